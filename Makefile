@@ -1,0 +1,52 @@
+# Each target is enough alone: it makes the environment first if that is missing or out of date.
+PYTHON ?= python3
+VENV ?= .venv
+PIP_ARGS ?=
+PYTEST_ARGS ?=
+
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install $(PIP_ARGS)
+STAMP := $(VENV)/.yoriai-installed
+
+.PHONY: help setup demo test test-fast check clean
+
+help:
+	@echo "make demo       install, then five machines adapt one base model together"
+	@echo "make test       install, then run every test"
+	@echo "make test-fast  the same without the tests marked slow"
+	@echo "make check      ruff, mypy and the import contracts"
+	@echo "make setup      install only"
+	@echo "make clean      remove the environment, caches and built distributions"
+	@echo "Settings: PYTHON=$(PYTHON) VENV=$(VENV) PIP_ARGS='$(PIP_ARGS)' PYTEST_ARGS='$(PYTEST_ARGS)'"
+
+setup: $(STAMP)
+
+# torch comes first and keeps out of the second step's constraints, so that a build that is already there stays.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PY) -m pip --version >/dev/null 2>&1 || { \
+	  $(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
+	    echo "Yoriai needs Python 3.11, 3.12 or 3.13, and $(PYTHON) is none of them; try: make setup PYTHON=python3.12"; \
+	    exit 1; }; \
+	  $(PYTHON) -m venv $(VENV); }
+	$(PY) -c 'import torch' 2>/dev/null || $(PIP) -c constraints.txt torch
+	grep -v '^torch==' constraints.txt > $(VENV)/constraints.txt
+	$(PIP) -c $(VENV)/constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(STAMP)
+	$(VENV)/bin/yoriai simulate
+
+test: $(STAMP)
+	$(PY) -m pytest -q $(PYTEST_ARGS)
+
+test-fast: $(STAMP)
+	$(PY) -m pytest -q -m "not slow and not deploy" $(PYTEST_ARGS)
+
+check: $(STAMP)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --no-cache --no-logo
+
+clean:
+	rm -rf $(VENV) build dist yoriai.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

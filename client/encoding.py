@@ -1,0 +1,218 @@
+"""From records to tokens, with a mask of the tokens that a model is to learn.
+
+Each part of a record (prompt, response, turn) is turned into tokens by itself, because that is how the parts meet when
+a model answers: the prompt is there as tokens before the first token of the response exists.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import numpy as np
+from jinja2 import TemplateError
+from numpy.typing import NDArray
+
+from yoriai.client.records import Record
+from yoriai.config import TaskSection
+from yoriai.errors import ConfigError, RecordError
+
+DEFAULT_TEMPLATES: Final = {"classify": "{prompt}\nLabel:", "instruct": "{prompt}\n"}
+_FITTING: Final = {
+    "lm": {"texts"},
+    "instruct": {"prompts with responses", "messages"},
+    "classify": {"prompts with responses"},
+}
+
+
+class Tokenizer(Protocol):
+    """The part of a transformers tokenizer that encoding needs."""
+
+    @property
+    def bos_token_id(self) -> Any: ...
+
+    @property
+    def eos_token_id(self) -> Any: ...
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]: ...
+
+    def apply_chat_template(
+        self, conversation: list[dict[str, str]], *, tokenize: bool, add_generation_prompt: bool
+    ) -> Any: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """One record in tokens.
+
+    Attributes:
+        token_ids: (n,) int32.
+        loss_mask: (n,) bool, True where the token is a target, predicted from those before it; never at position 0.
+        label: index into the task's labels, to be chosen at the last position; -1 where the targets are tokens.
+    """
+
+    token_ids: NDArray[np.int32]
+    loss_mask: NDArray[np.bool_]
+    label: int = -1
+
+
+@dataclass(frozen=True)
+class EncodedRecords:
+    """One example a record, in the records' order, and how many of them had to be cut."""
+
+    examples: tuple[Example, ...]
+    cut: int
+
+
+def encode(
+    records: Sequence[Record], tokenizer: Tokenizer, task: TaskSection, *, context_tokens: int
+) -> EncodedRecords:
+    """Turn records into examples of at most min(task.max_tokens, context_tokens) tokens.
+
+    - `lm`: the text; every token but the first is a target.
+    - `instruct`: the prompt in the template, then the response and the end-of-text token, which are the targets; a
+      conversation goes through the base's own chat template, and the assistant's turns are the targets.
+    - `classify`: the prompt in the template; the target is the label's index.
+
+    What is too long is counted and cut, or refused, as the task says. Texts lose their end. Prompts lose the end of the
+    prompt's own text, so that the template's end stays; a response loses its end only where it needs more than half of
+    the room. Conversations lose their beginning.
+
+    Raises:
+        RecordError: a record does not fit the task, a label is not in the set, or a record is too long and may not
+            be cut.
+        ConfigError: the kind is still `auto`, a classify task has no labels, or the template leaves no room for a
+            prompt.
+    """
+    labels = _checked_labels(records, task)
+    limit = min(task.max_tokens, context_tokens)
+    examples: list[Example] = []
+    cut: list[Record] = []
+    for record in records:
+        tokens = _tokens(record, tokenizer, task, limit)
+        if tokens.cut:
+            cut.append(record)
+        loss_mask = np.array(tokens.is_target, dtype=np.bool_)
+        loss_mask[:1] = False
+        label = labels[record.response or ""] if labels else -1
+        examples.append(Example(np.array(tokens.ids, dtype=np.int32), loss_mask, label))
+    if cut and task.too_long == "refuse":
+        raise RecordError(
+            f"{cut[0].place or 'a record'}: longer than {limit} tokens, as are {len(cut) - 1} others",
+            remedy='raise task.max_tokens, shorten the records, or set task.too_long = "cut"',
+        )
+    return EncodedRecords(tuple(examples), len(cut))
+
+
+def _checked_labels(records: Sequence[Record], task: TaskSection) -> dict[str, int]:
+    """Index by label for a classify task, nothing for another kind, once every record is known to fit."""
+    if task.kind == "auto":
+        raise ConfigError("task.kind is still auto", expected="lm, instruct or classify", remedy="infer the kind first")
+    for record in records:
+        if record.shape not in _FITTING[task.kind]:
+            raise RecordError(
+                f"{record.place or 'a record'}: does not fit task.kind = {task.kind}",
+                found=record.shape,
+                expected=" or ".join(sorted(_FITTING[task.kind])),
+                remedy="choose the other kind, or convert the records",
+            )
+    if task.kind != "classify":
+        return {}
+    if not task.labels:
+        raise ConfigError("a classify task needs its labels", found="none", remedy="list them in task.labels")
+    outside = [record for record in records if record.response not in task.labels]
+    if outside:
+        raise RecordError(
+            f"{outside[0].place or 'a record'}: a label outside the set, as in {len(outside) - 1} other records",
+            expected=f"one of the {len(task.labels)} labels of the task",
+            remedy="add the label to task.labels, or correct the records",
+        )
+    return {label: index for index, label in enumerate(task.labels)}
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """A record's tokens, at most as many as allowed, with True for each target."""
+
+    ids: list[int]
+    is_target: list[bool]
+    cut: bool
+
+
+def _tokens(record: Record, tokenizer: Tokenizer, task: TaskSection, limit: int) -> _Tokens:
+    if record.messages is not None:
+        ids, is_target = _conversation(record, record.messages, tokenizer)
+        # The assistant speaks last, so the end always holds a target.
+        return _Tokens(ids[-limit:], is_target[-limit:], len(ids) > limit)
+    if record.text is not None:
+        ids = _beginning(tokenizer) + tokenizer.encode(record.text, add_special_tokens=False)
+        return _Tokens(ids[:limit], [True] * min(len(ids), limit), len(ids) > limit)
+    targets: list[int] = []
+    if task.kind == "instruct":
+        end = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
+        targets = tokenizer.encode(record.response or "", add_special_tokens=False) + end
+    return _prompted(record.prompt or "", targets, tokenizer, task.template or DEFAULT_TEMPLATES[task.kind], limit)
+
+
+def _prompted(prompt: str, targets: list[int], tokenizer: Tokenizer, template: str, limit: int) -> _Tokens:
+    """The prompt in its template, then the targets; what is too long is cut inside the template, not off its end."""
+    head, _, tail = template.partition("{prompt}")
+    before = _beginning(tokenizer) + tokenizer.encode(head + prompt + tail, add_special_tokens=False)
+    cut = len(before) + len(targets) > limit
+    if cut:
+        opening = _beginning(tokenizer) + tokenizer.encode(head, add_special_tokens=False)
+        closing = tokenizer.encode(tail, add_special_tokens=False)
+        middle = tokenizer.encode(prompt, add_special_tokens=False)
+        room = limit - len(opening) - len(closing)
+        if room < 2:
+            raise ConfigError(
+                "the template leaves no room for a prompt",
+                found=f"{limit - room} tokens of template, {limit} in all",
+                remedy="raise task.max_tokens or shorten task.template",
+            )
+        targets = targets[: max(room - len(middle), room // 2)]
+        before = opening + middle[: room - len(targets)] + closing
+    return _Tokens(before + targets, [False] * len(before) + [True] * len(targets), cut)
+
+
+def _conversation(
+    record: Record, messages: tuple[tuple[str, str], ...], tokenizer: Tokenizer
+) -> tuple[list[int], list[bool]]:
+    """Render growing prefixes: what an assistant's turn adds to its prompt is a target, all else is context."""
+    turns = [{"role": role, "content": content} for role, content in messages]
+    ids: list[int] = []
+    is_target: list[bool] = []
+    rendered = ""
+    for position, turn in enumerate(turns):
+        if turn["role"] != "assistant":
+            continue
+        for count, target in ((position, False), (position + 1, True)):
+            longer = _render(record, turns[:count], tokenizer, prompt=not target)
+            if not longer.startswith(rendered):
+                raise _template_error(record, "rewrites earlier turns when a later one is added")
+            piece = tokenizer.encode(longer[len(rendered) :], add_special_tokens=False)
+            ids += piece
+            is_target += [target] * len(piece)
+            rendered = longer
+    return ids, is_target
+
+
+def _render(record: Record, turns: list[dict[str, str]], tokenizer: Tokenizer, *, prompt: bool) -> str:
+    try:
+        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=prompt))
+    except (TemplateError, ValueError):
+        # The cause may quote the turns, so it is not chained.
+        raise _template_error(record, "is missing or refuses these roles") from None
+
+
+def _template_error(record: Record, what: str) -> RecordError:
+    return RecordError(
+        f"{record.place or 'a record'}: the base's chat template {what}",
+        expected="a template that renders these messages turn by turn",
+        remedy='give the records as {"prompt", "response"}, or choose another base',
+    )
+
+
+def _beginning(tokenizer: Tokenizer) -> list[int]:
+    """The beginning-of-text token, for a tokenizer that puts one; what it may put at the end is left out."""
+    special = tokenizer.encode("", add_special_tokens=True)
+    return special[:1] if special and special[0] == tokenizer.bos_token_id else []

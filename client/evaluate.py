@@ -1,0 +1,67 @@
+"""Measure an adapter on test records."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from yoriai.client.lora import AdaptedModel
+from yoriai.client.measure import Tally
+from yoriai.client.prepared import PreparedRecords
+from yoriai.client.tasks import TaskHead
+from yoriai.strategies.adapter import AdapterState
+
+# Greedy decoding is slow without a GPU, so at most this many responses are generated for exact match.
+EXACT_MATCH_RECORDS = 64
+
+
+@torch.no_grad()
+def evaluate(
+    model: AdaptedModel,
+    adapter: AdapterState,
+    records: PreparedRecords,
+    head: TaskHead,
+    *,
+    physical_batch_size: int,
+    exact_match: bool = False,
+) -> Tally:
+    """Count losses and right answers of `adapter` on `records`.
+
+    Args:
+        exact_match: also generate responses greedily and compare them whole, for `instruct` tasks; the count of
+            records then is that of the responses generated.
+    """
+    model.load(adapter)
+    model.tail.eval()
+    total = Tally(records=0, loss_sum=0.0, loss_units=0, correct=None)
+    pieces = [
+        head.tally(model.final_hidden(batch.entering), batch)
+        for batch in records.batches(range(len(records)), physical_batch_size)
+    ]
+    if pieces:
+        total = pieces[0]
+        for piece in pieces[1:]:
+            total = total + piece
+    if exact_match:
+        sample = records.examples[:EXACT_MATCH_RECORDS]
+        matches = sum(
+            _answers_exactly(model, example.token_ids.tolist(), example.loss_mask.tolist()) for example in sample
+        )
+        total = replace(total, correct=matches, answered=len(sample))
+    return total
+
+
+def _answers_exactly(model: AdaptedModel, token_ids: Sequence[int], loss_mask: Sequence[bool]) -> bool:
+    """Whether greedy decoding from the prompt gives the first response, token for token up to the end-of-text."""
+    start = loss_mask.index(True)
+    stop = next((i for i in range(start, len(loss_mask)) if not loss_mask[i]), len(loss_mask))
+    wanted = list(token_ids[start:stop])
+    prompt = torch.tensor([token_ids[:start]], device=model.base.device)
+    generated = model.peft_model.generate(
+        input_ids=prompt,
+        attention_mask=torch.ones_like(prompt),
+        max_new_tokens=len(wanted),
+        do_sample=False,
+        pad_token_id=model.base.tokenizer.pad_token_id,
+    )
+    return bool(generated[0, start:].tolist() == wanted)

@@ -1,0 +1,100 @@
+"""The model at work: one base in memory, the adapter of the job attached, records prepared for it.
+
+A site has one workbench; in a simulation all sites share one, because the base is the same for all of them.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from yoriai.client.base_model import BaseModel
+from yoriai.client.encoding import DEFAULT_TEMPLATES, EncodedRecords, encode
+from yoriai.client.lora import AdaptedModel, svd_factors
+from yoriai.client.prepared import PreparedRecords
+from yoriai.client.records import Record
+from yoriai.client.tasks import LabelHead, LanguageHead, TaskHead, label_vectors, untouched_logits
+from yoriai.config import JobConfig, SpeedSection, TaskSection
+from yoriai.errors import RecordError
+from yoriai.strategies.adapter import AdapterState
+from yoriai.strategies.rule import get_rule
+
+PrefixProgress = Callable[[int, int], None]
+
+
+class Workbench:
+    """Builds, and keeps while they serve, the adapted model, the task's head and prepared records.
+
+    Args:
+        base: frozen, on its device.
+        speed: threads, prefix cache, physical batch size.
+    """
+
+    def __init__(self, base: BaseModel, speed: SpeedSection) -> None:
+        self.base, self.speed = base, speed
+        if speed.threads:
+            torch.set_num_threads(speed.threads)
+        self._built_for: tuple[object, ...] | None = None
+        self._model: AdaptedModel | None = None
+        self._heads: dict[str, TaskHead] = {}
+        self._states: dict[bytes, torch.Tensor] = {}
+
+    def model(self, job: JobConfig) -> AdaptedModel:
+        """The base with the job's LoRA attached; replaces that of another job."""
+        has_core = "R" in get_rule(job.federation.rule).factors
+        wanted = (job.lora, has_core)
+        if self._model is None or self._built_for != wanted:
+            if self._model is not None:
+                self._model.detach()
+            self._model, self._built_for = AdaptedModel(self.base, job.lora, has_core=has_core), wanted
+            self._heads.clear()
+            self._states.clear()
+        return self._model
+
+    def initial_adapter(self, job: JobConfig) -> AdapterState:
+        """The adapter before round 0, with its fixed factors. Made once, when a job is submitted."""
+        model, rule = self.model(job), get_rule(job.federation.rule)
+        factors = svd_factors(model) if "U" in rule.factors else None
+        return rule.initial(model.maps, job.lora.rank, job.training.seed, factors)
+
+    def head(self, job: JobConfig) -> TaskHead:
+        """The head of the job's task."""
+        key = job.task.model_dump_json()
+        if key not in self._heads:
+            self._heads[key] = self._make_head(job)
+        return self._heads[key]
+
+    def encode(self, records: Sequence[Record], task: TaskSection) -> EncodedRecords:
+        """Tokens of the records; see `encoding.encode` for what is refused."""
+        if not records:
+            raise RecordError("a site has no records", remedy="put records into its folder, or leave the site out")
+        return encode(records, self.base.tokenizer, task, context_tokens=self.base.context_tokens)
+
+    def prepare(
+        self, records: Sequence[Record], job: JobConfig, *, progress: PrefixProgress | None = None
+    ) -> PreparedRecords:
+        """Records encoded and, if speed.prefix_cache says so, run through the frozen prefix.
+
+        Equal token rows only once.
+        """
+        return PreparedRecords(
+            self.model(job),
+            self.encode(records, job.task).examples,
+            known=self._states if self.speed.prefix_cache else None,
+            progress=progress,
+        )
+
+    def _make_head(self, job: JobConfig) -> TaskHead:
+        model, task, tokenizer = self.model(job), job.task, self.base.tokenizer
+        output_embedding = self.base.model.get_output_embeddings().weight
+        if task.kind != "classify":
+            return LanguageHead(output_embedding, tokenizer)
+        vectors = label_vectors(output_embedding, tokenizer, task.labels)
+        template = task.template or DEFAULT_TEMPLATES["classify"]
+        empty = encode(
+            [Record(prompt="", response=task.labels[0])],
+            tokenizer,
+            task.model_copy(update={"template": template}),
+            context_tokens=self.base.context_tokens,
+        ).examples[0]
+        ids = torch.from_numpy(empty.token_ids).long()[None].to(self.base.device)
+        return LabelHead(vectors, untouched_logits(model, ids, vectors))

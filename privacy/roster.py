@@ -1,0 +1,192 @@
+"""The roster: which sites take part, by which certificate, and with which weight. Signed by the federation CA.
+
+File: the line `yoriai-roster-1`, a line with the hex signature, then the JSON payload, which is parsed only after the
+signature over exactly these bytes has been verified. A roster has a serial number and an expiry; a site
+remembers the highest serial it has accepted and refuses a lower one, or the same one with other content (a server could
+otherwise bring back a member that was removed). A name stands for one certificate, and a certificate for one name.
+
+In the protocol a site is its position in the roster, which is sorted by name.
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from yoriai.errors import IdentityError
+from yoriai.privacy.identity import Authority, Trust, check_name, fingerprint, verify
+
+_DOMAIN = b"yoriai/roster/1"
+_FIRST_LINE = b"yoriai-roster-1"
+MAX_WEIGHT = 255
+
+
+@dataclass(frozen=True)
+class RosterEntry:
+    """A site: its name, the SHA-256 of its certificate (hex) and its integer weight, 1 to 255."""
+
+    name: str
+    certificate: str
+    weight: int = 1
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        if type(self.weight) is not int or not 1 <= self.weight <= MAX_WEIGHT:
+            raise IdentityError(f"weight of site {self.name}", found=repr(self.weight), expected=f"1 to {MAX_WEIGHT}")
+        if type(self.certificate) is not str or len(self.certificate) != 64:
+            raise IdentityError(f"certificate fingerprint of site {self.name}", expected="64 hex digits")
+
+
+@dataclass(frozen=True)
+class Roster:
+    """The members of a federation at one serial number, sorted by name."""
+
+    federation: str
+    serial: int
+    expires: datetime
+    sites: tuple[RosterEntry, ...]
+
+    def __post_init__(self) -> None:
+        names = [entry.name for entry in self.sites]
+        if names != sorted(set(names)) or len({entry.certificate for entry in self.sites}) != len(names):
+            raise IdentityError("the roster", expected="sites sorted by name, one certificate a name")
+
+    @cached_property
+    def payload(self) -> bytes:
+        """Canonical JSON, the bytes that are signed."""
+        sites = [{"name": e.name, "certificate": e.certificate, "weight": e.weight} for e in self.sites]
+        document = {"federation": self.federation, "serial": self.serial, "sites": sites}
+        document["expires"] = self.expires.isoformat()
+        return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+
+    @cached_property
+    def digest(self) -> bytes:
+        """SHA-256 of the payload, 32 bytes: what a round's terms name."""
+        return hashlib.sha256(self.payload).digest()
+
+    def position(self, name: str) -> int:
+        """The site's number in the protocol.
+
+        Raises:
+            IdentityError: if the roster does not name it.
+        """
+        if name not in self._positions:
+            raise IdentityError(f"site {name} is not in the roster", remedy="ask the consortium for a newer roster")
+        return self._positions[name]
+
+    @cached_property
+    def _positions(self) -> dict[str, int]:
+        return {entry.name: position for position, entry in enumerate(self.sites)}
+
+
+def sign_roster(authority: Authority, roster: Roster) -> bytes:
+    """The roster's file, signed by the CA."""
+    signature = authority.key.sign(_DOMAIN, roster.payload).hex().encode()
+    return b"\n".join([_FIRST_LINE, signature, roster.payload])
+
+
+def read_roster(data: bytes, trust: Trust) -> Roster:
+    """Verify and parse a roster file. Also pass it to `RosterMemory.accept` before using it at a site.
+
+    Raises:
+        IdentityError: if the pinned CA did not sign these bytes, they are not a roster, or it has expired.
+    """
+    lines = data.split(b"\n", 2)
+    try:
+        first, signature, payload = lines[0], bytes.fromhex(lines[1].decode("ascii")), lines[2]
+    except (IndexError, ValueError):
+        raise IdentityError("the roster file cannot be read", remedy="fetch it from the consortium") from None
+    if first != _FIRST_LINE:
+        raise IdentityError("the roster file is of another version", expected=_FIRST_LINE.decode())
+    verify(trust.authority_key, _DOMAIN, payload, signature)
+    try:
+        document = json.loads(payload)
+        sites = tuple(RosterEntry(e["name"], e["certificate"], e["weight"]) for e in document["sites"])
+        roster = Roster(document["federation"], document["serial"], datetime.fromisoformat(document["expires"]), sites)
+    except (KeyError, TypeError, ValueError):
+        raise IdentityError("the signed roster is malformed", remedy="ask the consortium to sign a new one") from None
+    if roster.payload != payload:
+        raise IdentityError("the signed roster is not in canonical form", remedy="have it signed anew")
+    if roster.expires < trust.now:
+        raise IdentityError("the roster has expired", found=f"{roster.expires:%Y-%m-%d}", remedy="fetch a newer one")
+    return roster
+
+
+class RosterMemory:
+    """The highest roster serial that a site has accepted, in a small file that is replaced atomically."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def accept(self, roster: Roster) -> None:
+        """Remember the roster durably, or refuse it.
+
+        Raises:
+            IdentityError: if a higher serial was seen, or the same serial with other content.
+        """
+        seen = f"{roster.serial} {roster.digest.hex()}"
+        if self._path.exists():
+            serial, digest = self._path.read_text().split()
+            if roster.serial < int(serial):
+                found, least = str(roster.serial), f"{serial} or later"
+                raise IdentityError("the roster is older than one seen before", found=found, expected=least)
+            if roster.serial == int(serial) and digest != roster.digest.hex():
+                raise IdentityError("two rosters with one serial number", found=serial, remedy="tell the consortium")
+        fresh = self._path.with_name(self._path.name + ".new")
+        with fresh.open("w") as file:
+            file.write(seen)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(self._path)
+        directory = os.open(self._path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+
+class Directory:
+    """Verified members of a round: the roster and the trust in its certificates, for lookups by position.
+
+    A certificate's signature is checked once an object, so one directory may serve many parties of a simulation.
+    """
+
+    def __init__(self, roster: Roster, trust: Trust) -> None:
+        self.roster = roster
+        self._trust = trust
+        self._keys: dict[int, Ed25519PublicKey] = {}
+
+    def name(self, position: int) -> str:
+        """Name of the site at a position.
+
+        Raises:
+            IdentityError: if there is none.
+        """
+        return self._entry(position).name
+
+    def weight(self, position: int) -> int:
+        """Roster weight of the site at a position."""
+        return self._entry(position).weight
+
+    def check(self, position: int, certificate_der: bytes) -> Ed25519PublicKey:
+        """Public key of the site at a position, if the certificate is the one that the roster names, and is valid.
+
+        Raises:
+            IdentityError: otherwise.
+        """
+        entry = self._entry(position)
+        if fingerprint(certificate_der).hex() != entry.certificate:
+            raise IdentityError(f"certificate of {entry.name} is not the one in the roster")
+        if position not in self._keys:
+            self._keys[position] = self._trust.check(entry.name, certificate_der)
+        return self._keys[position]
+
+    def _entry(self, position: int) -> RosterEntry:
+        if not 0 <= position < len(self.roster.sites):
+            raise IdentityError("a message from a site that is not in the roster", found=f"position {position}")
+        return self.roster.sites[position]

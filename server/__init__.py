@@ -1,0 +1,1 @@
+"""The coordinator: no base model, no records, no GPU."""

@@ -1,0 +1,188 @@
+"""Adapter versions by content, and the checkpoint that a run resumes from. Every write is atomic.
+
+    adapters/<digest>.safetensors   one factor over all maps; factors that stand still are stored once
+    state/<digest>.bin              the server optimizer's state
+    checkpoint.json                 which round comes next, and the digests that belong to it
+
+A file is written under a temporary name, synced, then renamed. A full disk or a kill leaves the last checkpoint as it
+was.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from yoriai.errors import CheckpointError
+from yoriai.strategies.adapter import AdapterState
+
+_SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """What the coordinator knows of one finished round. Bytes are those of the messages, by site."""
+
+    round_index: int
+    answered: tuple[str, ...]
+    refused: tuple[tuple[str, str], ...]
+    update_norm: float
+    seconds: float
+    bytes_up: dict[str, int]
+    bytes_down: dict[str, int]
+    adapter_digest: str
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state between two rounds.
+
+    Attributes:
+        next_round: index of the round that comes next; the number of finished rounds.
+        adapter: the adapter after them.
+        optimizer_state: bytes of the server optimizer's state; empty before the first round.
+        rounds: one record a finished round.
+    """
+
+    run_id: str
+    job_digest: str
+    next_round: int
+    adapter: AdapterState
+    optimizer_state: bytes = b""
+    rounds: tuple[RoundRecord, ...] = field(default=())
+
+
+class Registry:
+    """The folder of one run's versions.
+
+    Args:
+        folder: made when missing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        try:
+            for name in ("adapters", "state"):
+                (folder / name).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _cannot_write(folder, error) from error
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Store a checkpoint; what it refers to is durable before it is.
+
+        Raises:
+            CheckpointError: the disk is full or the folder cannot be written; the last checkpoint still stands.
+        """
+        factors = {}
+        for factor in checkpoint.adapter.factors():
+            part = checkpoint.adapter.select((factor,))
+            factors[factor] = part.digest()
+            self._put(f"adapters/{factors[factor]}.safetensors", part.to_bytes)
+        state_digest = hashlib.sha256(checkpoint.optimizer_state).hexdigest()
+        self._put(f"state/{state_digest}.bin", lambda: checkpoint.optimizer_state)
+        manifest = {
+            "schema": _SCHEMA,
+            "run_id": checkpoint.run_id,
+            "job_digest": checkpoint.job_digest,
+            "next_round": checkpoint.next_round,
+            "adapter": {"digest": checkpoint.adapter.digest(), "factors": factors},
+            "optimizer_state": state_digest,
+            "rounds": [asdict(record) for record in checkpoint.rounds],
+        }
+        write_atomically(self._folder / "checkpoint.json", json.dumps(manifest, indent=1).encode())
+
+    def load(self) -> Checkpoint | None:
+        """The last checkpoint; None when there is none.
+
+        Raises:
+            CheckpointError: it is damaged, or a file that it names is missing or altered.
+        """
+        path = self._folder / "checkpoint.json"
+        if not path.exists():
+            return None
+        try:
+            manifest: dict[str, Any] = json.loads(path.read_bytes())
+            if manifest["schema"] != _SCHEMA:
+                raise CheckpointError(
+                    f"{path} has another schema", found=str(manifest["schema"]), expected=str(_SCHEMA)
+                )
+            return Checkpoint(
+                run_id=manifest["run_id"],
+                job_digest=manifest["job_digest"],
+                next_round=manifest["next_round"],
+                adapter=self._adapter(manifest["adapter"]),
+                optimizer_state=self._state(manifest["optimizer_state"]),
+                rounds=tuple(_round_record(values) for values in manifest["rounds"]),
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"{path} is damaged", found=type(error).__name__, remedy="start the run again in a new folder"
+            ) from error
+
+    def _adapter(self, entry: dict[str, Any]) -> AdapterState:
+        parts = [
+            AdapterState.from_bytes((self._folder / "adapters" / f"{digest}.safetensors").read_bytes())
+            for digest in entry["factors"].values()
+        ]
+        whole = parts[0]
+        for part in parts[1:]:
+            whole = whole.merged_with(part)
+        if whole.digest() != entry["digest"]:
+            raise CheckpointError(f"{self._folder}: a stored adapter was altered", remedy="start the run again")
+        return whole
+
+    def _state(self, digest: str) -> bytes:
+        data = (self._folder / "state" / f"{digest}.bin").read_bytes()
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise CheckpointError(f"{self._folder}: a stored optimizer state was altered", remedy="start the run again")
+        return data
+
+    def _put(self, name: str, content: Any) -> None:
+        path = self._folder / name
+        if not path.exists():
+            write_atomically(path, content())
+
+
+def write_atomically(path: Path, data: bytes) -> Path:
+    """Replace a file's content so that a reader, or the next start after a crash, sees the old or the new whole.
+
+    Returns:
+        The path; its folder is made when missing.
+
+    Raises:
+        CheckpointError: the disk is full or the place cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise _cannot_write(path, error) from error
+    return path
+
+
+def _cannot_write(path: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(
+        f"{path} cannot be written",
+        found=error.strerror or type(error).__name__,
+        remedy="make room or choose another folder, then resume; the last checkpoint is intact",
+    )
+
+
+def _round_record(values: dict[str, Any]) -> RoundRecord:
+    return RoundRecord(
+        **{
+            **values,
+            "answered": tuple(values["answered"]),
+            "refused": tuple((site, reason) for site, reason in values["refused"]),
+        }
+    )

@@ -1,0 +1,1 @@
+"""Many sites on one machine: engines, ready scenarios, comparisons and reports. May import everything below it."""

@@ -1,0 +1,108 @@
+"""The in-process engine: every site is an object, one base model in memory serves them all in turn."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from yoriai.client.records import SiteRecords
+from yoriai.client.site import Site, SiteHooks
+from yoriai.client.workbench import Workbench
+from yoriai.config import JobConfig, PolicySection, SiteConfig
+from yoriai.privacy.ledger import Ledger
+from yoriai.privacy.randomness import RandomSource, SeededSource, SystemSource
+
+
+@dataclass(frozen=True)
+class SiteSpec:
+    """All that it takes to build a simulated site, here or in another process.
+
+    Attributes:
+        ledger_path: the site's ledger; kept with the run, so that a resumed run goes on charging it.
+        noise_seed: tests only; makes sampling and noise repeatable and so voids every privacy guarantee.
+    """
+
+    job: JobConfig
+    records: SiteRecords
+    ledger_path: Path
+    noise_seed: bytes | None = None
+
+    def site_config(self) -> SiteConfig:
+        """The policy of a simulated site: exactly what its job asks for, and nothing beyond."""
+        privacy = self.job.privacy
+        policy = PolicySection(
+            epsilon_budget=privacy.epsilon,
+            delta=privacy.delta,
+            min_sites=self.job.federation.min_sites,
+            allow_no_privacy=privacy.noise == "none",
+        )
+        return SiteConfig(name=self.records.name, policy=policy)
+
+    def randomness(self, run_id: str, round_index: int) -> RandomSource:
+        """The source for one round."""
+        if self.noise_seed is None:
+            return SystemSource()
+        return SeededSource(
+            b"%b:%b:%b:%d" % (self.noise_seed, self.records.name.encode(), run_id.encode(), round_index)
+        )
+
+    def open_ledger(self) -> Ledger:
+        """The site's ledger, made when missing."""
+        self.ledger_path.parent.mkdir(parents=True, exist_ok=True)
+        privacy = self.job.privacy
+        return Ledger.open(
+            self.ledger_path,
+            dataset=self.records.name,
+            epsilon_budget=privacy.epsilon,
+            delta=privacy.delta,
+            accountant=privacy.accountant,
+        )
+
+    def build(self, workbench: Workbench, hooks: SiteHooks | None = None) -> Site:
+        """The site itself."""
+        return Site(
+            self.site_config(),
+            self.records,
+            workbench=workbench,
+            ledger=self.open_ledger(),
+            hooks=hooks or SiteHooks(randomness=self.randomness),
+        )
+
+
+class InProcessTransport:
+    """Calls each site in turn, in the order of names.
+
+    Args:
+        handlers: what answers a message, by site.
+        on_site: called as (stage, sites done, sites in all).
+
+    Attributes:
+        seconds: time spent inside each site's handler; what is left of a run is the engine's own.
+    """
+
+    def __init__(
+        self,
+        handlers: Mapping[str, Callable[[bytes], bytes]],
+        *,
+        on_site: Callable[[str, int, int], None] | None = None,
+    ) -> None:
+        self._handlers = dict(sorted(handlers.items()))
+        self._on_site = on_site
+        self.seconds = dict.fromkeys(self._handlers, 0.0)
+
+    def sites(self) -> Sequence[str]:
+        """Every site, always."""
+        return tuple(self._handlers)
+
+    def exchange(self, stage: str, payloads: Mapping[str, bytes], timeout_s: float) -> Mapping[str, bytes]:
+        """Replies by site. A call cannot be cut short in process, so `timeout_s` is not enforced here."""
+        replies = {}
+        for done, site in enumerate(sorted(payloads)):
+            if self._on_site is not None:
+                self._on_site(stage, done, len(payloads))
+            started = time.monotonic()
+            replies[site] = self._handlers[site](payloads[site])
+            self.seconds[site] += time.monotonic() - started
+        if self._on_site is not None:
+            self._on_site(stage, len(payloads), len(payloads))
+        return replies

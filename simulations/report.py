@@ -1,0 +1,321 @@
+"""What a run leaves behind: the `Report`, its JSON Schema, and the files of a run's folder.
+
+A report holds counts, scores, settings and privacy spent; it never holds record text, predictions or tensors.
+Every number that the terminal table and the page show stands in `report.json`, so that both can be made again from it.
+`docs/report-schema.md` explains the keys; `schema` goes up when one of them changes its meaning.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+
+from yoriai.errors import ConfigError
+from yoriai.server.registry import write_atomically
+
+SCHEMA_VERSION: Final = 1
+REPORT_FILE: Final = "report.json"
+# The trainings that may be compared, in the order in which tables and figures show them.
+TRAININGS: Final = (
+    "majority",
+    "base",
+    "local",
+    "federated",
+    "federated_no_privacy",
+    "central",
+    "central_no_privacy",
+)
+
+Count = Annotated[int, Field(ge=0)]
+Amount = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Part(BaseModel):
+    # JSON has no infinity: "no guarantee" is null, never an infinite epsilon.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True)
+
+
+class Score(_Part):
+    """How well one model answers one set of test records."""
+
+    records: Count = Field(description="Test records that were scored.")
+    accuracy: Share | None = Field(default=None, description="Share of records whose label is right.")
+    macro_f1: Share | None = Field(default=None, description="Mean over labels of the F1 score.")
+    exact_match: Share | None = Field(
+        default=None, description="Share of responses that greedy decoding reproduces exactly."
+    )
+    loss: Amount | None = Field(default=None, description="Mean cross-entropy in nats (per record, or per token).")
+    bits_per_byte: Amount | None = Field(default=None, description="Bits needed per byte of text.")
+    interval: tuple[Share, Share] | None = Field(
+        default=None, description="95 % Wilson interval of the accuracy (of exact_match where there is no accuracy)."
+    )
+
+    @classmethod
+    def measured(cls, records: int, **metrics: float | None) -> "Score":
+        """A score with its Wilson interval filled in; `metrics` are this class's other fields by name."""
+        share = metrics.get("accuracy") if metrics.get("accuracy") is not None else metrics.get("exact_match")
+        interval = None if share is None or records == 0 else wilson_interval(round(share * records), records)
+        return cls.model_validate({"records": records, "interval": interval, **metrics})
+
+
+class Paired(_Part):
+    """The same test records before and after: only those whose answer changed tell the two models apart."""
+
+    gained: Count = Field(description="Records wrong before and right after.")
+    lost: Count = Field(description="Records right before and wrong after.")
+
+
+class Task(_Part):
+    kind: Literal["lm", "instruct", "classify"]
+    reason: str = Field(
+        default="", description="Why this kind was chosen (set by the job, or inferred from the records)."
+    )
+    labels: tuple[str, ...] = Field(default=(), description="The public label set of a classify task.")
+    metrics: tuple[str, ...] = Field(min_length=1, description="Names of the metrics; the first is the main one.")
+
+
+class Base(_Part):
+    name: str
+    digest: str = Field(description="Hash of configuration and weights that all sites agreed on.")
+    licence: str
+    source: str
+
+
+class Data(_Part):
+    title: str
+    licence: str
+    source: str
+
+
+class Privacy(_Part):
+    noise: Literal["local", "none"]
+    epsilon_target: Amount | None = Field(default=None, description="Epsilon that the whole job was calibrated to.")
+    delta: Share | None = None
+    noise_multiplier: Amount | None = Field(default=None, description="Noise standard deviation over the clip norm.")
+    clip_norm: Amount | None = Field(default=None, description="Largest L2 norm of one record's gradient.")
+    sampling_rate: Share
+    steps: Count = Field(description="Noised steps at one site over the whole job.")
+    unit: str = "record"
+    adjacency: str = "add or remove one record"
+    accountant: str | None = None
+    secure_aggregation: bool
+
+    @model_validator(mode="after")
+    def _noise_is_described(self) -> Self:
+        needed = ("epsilon_target", "delta", "noise_multiplier", "clip_norm", "accountant")
+        missing = [name for name in needed if getattr(self, name) is None]
+        if self.noise == "local" and missing:
+            raise ValueError(f"local noise without {', '.join(missing)}")
+        if self.noise == "none" and self.epsilon_target is not None:
+            raise ValueError("epsilon_target must be null when there is no noise: nothing is guaranteed")
+        return self
+
+
+class SiteReport(_Part):
+    """One site. `epsilon` is null where the job gave no guarantee."""
+
+    name: str
+    train_records: Count
+    test_records: Count
+    weight: Count = Field(description="Public weight from the roster.")
+    epsilon: Amount | None
+    delta: Share | None
+    bytes_up: Count
+    bytes_down: Count
+    seconds: Amount
+    majority: Score | None = Field(default=None, description="Always answering the site's commonest training label.")
+    base: Score
+    federated: Score | None = Field(default=None, description="Null only where a run stopped before it was measured.")
+    local: Score | None = Field(default=None, description="This site alone, same privacy, same steps.")
+    federated_no_privacy: Score | None = None
+    central: Score | None = Field(default=None, description="All records at one place, same epsilon.")
+    central_no_privacy: Score | None = None
+    paired: Paired | None = Field(default=None, description="Base against federated, on the same test records.")
+
+    def score(self, training: str) -> Score | None:
+        """The score of one of `TRAININGS` at this site, if it was measured."""
+        found: Score | None = getattr(self, training) if training in TRAININGS else None
+        return found
+
+
+class Refusal(_Part):
+    site: str
+    reason: str
+
+
+class RoundReport(_Part):
+    round: Count = Field(description="Counted from 1.")
+    sites: tuple[str, ...] = Field(description="Sites whose update entered the sum.")
+    refused: tuple[Refusal, ...] = ()
+    loss: Amount | None = Field(default=None, description="Mean test loss over all sites, in rounds that evaluate.")
+    accuracy: Share | None = Field(default=None, description="Test accuracy over all sites, in rounds that evaluate.")
+    epsilon: Amount | None = Field(
+        default=None, description="Largest epsilon that any site has spent up to this round."
+    )
+    update_norm: Amount | None = Field(default=None, description="L2 norm of the mean update.")
+    seconds: Amount
+    bytes_up: Count
+    bytes_down: Count
+
+
+class AdapterReport(_Part):
+    path: str = Field(description="Folder in PEFT's format, relative to the run's folder.")
+    digest: str
+    rule: str
+    rank: Count
+    parameters_trained: Count
+    bytes: Count
+
+
+# What `Report._whole` checks, said in JSON Schema too, so that other languages can validate.
+_REQUIREMENTS: Final[dict[str, JsonValue]] = {
+    "allOf": [
+        {
+            "if": {"properties": {"status": {"const": "done"}}},
+            "then": {"properties": {"overall": {"required": ["federated"]}}},
+        },
+        {
+            "if": {"properties": {"task": {"properties": {"kind": {"const": "classify"}}}}},
+            "then": {"properties": {"overall": {"required": ["majority"]}}},
+        },
+    ]
+}
+
+
+class Report(_Part):
+    """One run of `yoriai simulate`, whole."""
+
+    model_config = ConfigDict(json_schema_extra=_REQUIREMENTS, title="Yoriai report")
+
+    schema_: Literal[1] = Field(default=SCHEMA_VERSION, alias="schema", description="Version of this format.")
+    name: str
+    created: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)$")] = Field(
+        description="When the run ended, ISO 8601, UTC."
+    )
+    yoriai_version: str
+    status: Literal["done", "partial", "interrupted"]
+    engine: str
+    task: Task
+    base: Base
+    data: Data
+    job: dict[str, JsonValue] = Field(description="The effective job, table by table.")
+    privacy: Privacy
+    overall: dict[str, Score] = Field(
+        description="Over all sites' test records, one score a training.",
+        json_schema_extra={"required": ["base"], "propertyNames": {"enum": list(TRAININGS)}},
+    )
+    paired: Paired | None = Field(default=None, description="Base against federated, over all sites' test records.")
+    sites: tuple[SiteReport, ...] = Field(min_length=1)
+    rounds: tuple[RoundReport, ...]
+    seconds: dict[str, Amount] = Field(
+        description="Wall time of the whole run (`total`) and of its parts.", json_schema_extra={"required": ["total"]}
+    )
+    peak_memory_mb: Amount
+    adapter: AdapterReport
+    notes: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        needed = {"base"} | ({"federated"} if self.status == "done" else set())
+        needed |= {"majority"} if self.task.kind == "classify" else set()
+        if missing := sorted(needed - set(self.overall)):
+            raise ValueError(f"overall lacks {', '.join(missing)}")
+        if unknown := sorted(set(self.overall) - set(TRAININGS)):
+            raise ValueError(f"overall has unknown trainings {', '.join(unknown)}")
+        if "total" not in self.seconds:
+            raise ValueError("seconds lacks total")
+        names = [site.name for site in self.sites]
+        if len(set(names)) != len(names):
+            raise ValueError("two sites have the same name")
+        private = self.privacy.noise == "local"
+        if wrong := [site.name for site in self.sites if (site.epsilon is not None) != private]:
+            raise ValueError(f"epsilon of {', '.join(wrong)} does not go with noise = {self.privacy.noise}")
+        return self
+
+    @property
+    def epsilon_spent(self) -> float | None:
+        """The largest epsilon that any site spent: sites hold different records, so it bounds each record's loss."""
+        spent = [site.epsilon for site in self.sites if site.epsilon is not None]
+        return max(spent) if spent else None
+
+
+def wilson_interval(successes: int, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
+    """The score interval of a share (Wilson 1927); `z` of 1.96 gives 95 %. `n` of 0 gives (0, 1): nothing is known."""
+    if not 0 <= successes <= n:
+        raise ValueError(f"{successes} successes in {n} trials")
+    if n == 0:
+        return (0.0, 1.0)
+    p, z2 = successes / n, z * z
+    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
+    half = z / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
+    # At p = 0 and p = 1 the exact bound is 0 and 1; rounding may fall just beside it.
+    return (0.0 if successes == 0 else centre - half, 1.0 if successes == n else centre + half)
+
+
+def report_schema() -> dict[str, JsonValue]:
+    """The JSON Schema (draft 2020-12) of `report.json`."""
+    schema: dict[str, JsonValue] = Report.model_json_schema(by_alias=True, mode="serialization")
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    return schema
+
+
+def report_json(report: Report) -> str:
+    """The text of `report.json`: every key present, null where nothing was measured."""
+    return json.dumps(report.model_dump(mode="json", by_alias=True), indent=2, ensure_ascii=False) + "\n"
+
+
+def write_report(report: Report, directory: Path) -> tuple[Path, ...]:
+    """Write `report.json`, `report.html` and `figures/*.png` into a run's folder; returns their paths, in this order.
+
+    `report.json` is written first, and each file replaces its forerunner in one step: a crash leaves old or new, whole.
+
+    Raises:
+        CheckpointError: a file cannot be written (no space, no permission).
+    """
+    # Drawing needs matplotlib; whoever only reads a report should not pay for it.
+    from yoriai.simulations.report_html import page_files
+
+    directory = Path(directory)
+    paths = [write_atomically(directory / REPORT_FILE, report_json(report).encode())]
+    paths += [write_atomically(directory / name, content) for name, content in page_files(report)]
+    return tuple(paths)
+
+
+def load_report(path: Path) -> Report:
+    """Read `report.json`, or the run's folder that holds it.
+
+    Raises:
+        ConfigError: no such file, not JSON, another schema version, or keys that do not fit; `faults` lists them all.
+    """
+    path = Path(path)
+    file = path / REPORT_FILE if path.is_dir() else path
+    try:
+        text = file.read_text(encoding="utf-8")
+        version = _schema_version(text)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{file}: no report here", remedy="name a run's folder or its report.json") from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{file}: cannot be read as JSON", found=str(error)) from error
+    if version != SCHEMA_VERSION:
+        raise ConfigError(
+            f"{file}: report of another version",
+            found=f"schema {version!r}",
+            expected=f"schema {SCHEMA_VERSION}",
+            remedy="read it with the Yoriai that wrote it",
+        )
+    try:
+        return Report.model_validate_json(text, strict=True)
+    except ValidationError as error:
+        faults = tuple(
+            ConfigError(f"{'.'.join(map(str, fault['loc'])) or 'report'}: {fault['msg']}") for fault in error.errors()
+        )
+        listed = "; ".join(str(fault) for fault in faults)
+        raise ConfigError(f"{file}: not a valid report", found=listed, faults=faults) from error
+
+
+def _schema_version(text: str) -> JsonValue:
+    content = json.loads(text)
+    return content.get("schema") if isinstance(content, dict) else None

@@ -1,0 +1,217 @@
+"""From what a run left behind to its report."""
+
+import datetime
+import math
+import resource
+import sys
+from dataclasses import dataclass
+
+import yoriai
+from yoriai.client import assets
+from yoriai.client.measure import Tally
+from yoriai.client.workbench import Workbench
+from yoriai.server.registry import RoundRecord
+from yoriai.simulations.experiment import Experiment, noise_multiplier
+from yoriai.simulations.federation import Outcome
+from yoriai.simulations.measuring import Measurements, TestBench, paired, score, together
+from yoriai.simulations.report import (
+    TRAININGS,
+    AdapterReport,
+    Base,
+    Privacy,
+    Refusal,
+    Report,
+    RoundReport,
+    Score,
+    SiteReport,
+    Task,
+)
+from yoriai.strategies.rule import get_rule
+
+_METRICS = {
+    "classify": ("accuracy", "macro_f1", "loss"),
+    "instruct": ("exact_match", "loss", "bits_per_byte"),
+    "lm": ("bits_per_byte", "loss"),
+}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured, and how long the parts took."""
+
+    kept: Measurements
+    bench: TestBench
+    seconds: dict[str, float]
+    engine: str
+
+
+def build_report(
+    experiment: Experiment, workbench: Workbench, outcome: Outcome, measured: Measured, *, created: datetime.datetime
+) -> Report:
+    """The whole report of a finished run."""
+    job, kept = experiment.job, measured.kept
+    return Report(
+        name=job.name,
+        created=created.isoformat(),
+        yoriai_version=yoriai.__version__,
+        status="done",
+        engine=measured.engine,
+        task=Task(
+            kind=job.task.kind,  # type: ignore[arg-type]
+            reason=experiment.reason,
+            labels=job.task.labels,
+            metrics=_METRICS[job.task.kind],
+        ),
+        base=_base(workbench),
+        data=experiment.data,
+        job=job.model_dump(mode="json", by_alias=True),
+        privacy=_privacy(experiment),
+        overall=_overall(experiment, measured),
+        paired=paired(_all(kept, "base"), _all(kept, "federated")),
+        sites=tuple(_site(experiment, outcome, measured, name) for name in sorted(experiment.roster().weights)),
+        rounds=tuple(_round(record, outcome, measured) for record in outcome.checkpoint.rounds),
+        seconds=_seconds(outcome, measured),
+        peak_memory_mb=_peak_memory_mb(),
+        adapter=_adapter(experiment, outcome),
+        notes=_notes(experiment, outcome),
+    )
+
+
+def _base(workbench: Workbench) -> Base:
+    base = workbench.base
+    if base.name in assets.ASSETS:
+        info = assets.asset_info(base.name)
+        return Base(name=base.name, digest=base.digest, licence=info.licence, source=info.source)
+    return Base(name=base.name, digest=base.digest, licence="see its source", source=base.name)
+
+
+def _privacy(experiment: Experiment) -> Privacy:
+    job = experiment.job
+    steps = job.federation.rounds * job.training.local_steps
+    if job.privacy.noise == "none":
+        return Privacy(noise="none", sampling_rate=job.training.sampling_rate, steps=steps, secure_aggregation=False)
+    return Privacy(
+        noise="local",
+        epsilon_target=job.privacy.epsilon,
+        delta=job.privacy.delta,
+        noise_multiplier=noise_multiplier(job),
+        clip_norm=job.privacy.clip_norm,
+        sampling_rate=job.training.sampling_rate,
+        steps=steps,
+        accountant=job.privacy.accountant,
+        secure_aggregation=False,
+    )
+
+
+def _overall(experiment: Experiment, measured: Measured) -> dict[str, Score]:
+    kind = experiment.job.task.kind
+    scores: dict[str, Score] = {}
+    for training in TRAININGS:
+        if training == "majority" and kind == "classify":
+            scores[training] = score(measured.bench.overall_majority(), kind)
+        elif training in measured.kept:
+            scores[training] = score(_all(measured.kept, training), kind)
+    return scores
+
+
+def _site(experiment: Experiment, outcome: Outcome, measured: Measured, name: str) -> SiteReport:
+    job, kept, kind = experiment.job, measured.kept, experiment.job.task.kind
+    records = next(site for site in experiment.sites if site.name == name)
+    majorities = measured.bench.majorities() if kind == "classify" else {}
+    scores: dict[str, Score] = {
+        str(training): score(kept[training].get(name), kind)
+        for training in TRAININGS
+        if training != "majority" and training in kept
+    }
+    rounds = outcome.checkpoint.rounds
+    return SiteReport(
+        name=name,
+        train_records=len(records.train),
+        test_records=len(records.test),
+        weight=experiment.roster().weights[name],
+        epsilon=outcome.epsilon.get(name),
+        delta=job.privacy.delta if name in outcome.epsilon else None,
+        bytes_up=sum(record.bytes_up.get(name, 0) for record in rounds),
+        bytes_down=sum(record.bytes_down.get(name, 0) for record in rounds),
+        seconds=outcome.seconds.get(name, 0.0),
+        majority=score(majorities[name], kind) if name in majorities else None,
+        paired=paired(kept["base"].get(name), kept["federated"].get(name)),
+        **scores,
+    )
+
+
+def _round(record: RoundRecord, outcome: Outcome, measured: Measured) -> RoundReport:
+    number = record.round_index + 1
+    is_last = number == len(outcome.checkpoint.rounds)
+    tallies = measured.kept["federated"] if is_last else measured.kept.by_round().get(number)
+    total = together(tallies) if tallies else None
+    loss = None if total is None or math.isnan(total.loss) else total.loss
+    return RoundReport(
+        round=number,
+        sites=record.answered,
+        refused=tuple(Refusal(site=site, reason=reason) for site, reason in record.refused),
+        loss=loss,
+        accuracy=None if total is None else total.accuracy,
+        epsilon=_epsilon_after(outcome, number),
+        update_norm=record.update_norm,
+        seconds=record.seconds,
+        bytes_up=sum(record.bytes_up.values()),
+        bytes_down=sum(record.bytes_down.values()),
+    )
+
+
+def _epsilon_after(outcome: Outcome, number: int) -> float | None:
+    """The largest epsilon of any site after that many charges, where the ledgers' spending names it."""
+    found = [epsilon for points in outcome.spending.values() for charges, epsilon in points if charges == number]
+    return max(found) if found else None
+
+
+def _all(kept: Measurements, training: str) -> Tally:
+    return together(kept[training])
+
+
+def _seconds(outcome: Outcome, measured: Measured) -> dict[str, float]:
+    """The parts, and what of the training's wall time was neither inside a site nor measuring.
+
+    Coordinator and engine.
+    """
+    seconds = {name: round(value, 3) for name, value in measured.seconds.items()}
+    if outcome.seconds:
+        inside = sum(outcome.seconds.values())
+        seconds["sites"] = round(inside, 3)
+        seconds["overhead"] = round(max(0.0, measured.seconds.get("train", 0.0) - inside), 3)
+    return seconds
+
+
+def _adapter(experiment: Experiment, outcome: Outcome) -> AdapterReport:
+    job, adapter = experiment.job, outcome.checkpoint.adapter
+    rule = get_rule(job.federation.rule)
+    trained = adapter.select({factor for index in range(2) for factor in rule.trainable(index)})
+    return AdapterReport(
+        path="adapter",
+        digest=adapter.digest(),
+        rule=rule.name,
+        rank=job.lora.rank,
+        parameters_trained=trained.size_bytes // 4,
+        bytes=adapter.size_bytes,
+    )
+
+
+def _notes(experiment: Experiment, outcome: Outcome) -> tuple[str, ...]:
+    notes = []
+    if experiment.labels_from_records:
+        notes.append(
+            "The label set was read off all sites' training records, which a real federation cannot do: "
+            "list task.labels."
+        )
+    small = [site.name for site in experiment.sites if 0 < len(site.test) < 30]
+    if small:
+        notes.append(f"Too few test records for a judgement by itself: {', '.join(small)}.")
+    notes += [f"Site {site} did not take part: {reason}" for site, reason in sorted(outcome.refused.items())]
+    return tuple(notes)
+
+
+def _peak_memory_mb() -> float:
+    """Largest resident size of this process so far; Linux counts in KiB, macOS in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1024 / (1024 if sys.platform == "darwin" else 1)

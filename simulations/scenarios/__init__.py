@@ -1,0 +1,1 @@
+"""Ready data sets with the sites, labels and prompt that belong to them."""

@@ -1,0 +1,174 @@
+"""Accounting: two independent accountants agree, costs move the right way, calibration inverts epsilon."""
+
+import json
+import math
+import subprocess
+import sys
+from typing import TypeAlias
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from yoriai.errors import ConfigError
+from yoriai.privacy.accounting import (
+    Accountant,
+    SampledGaussian,
+    calibrate,
+    epsilon,
+    event_from_dict,
+    event_to_dict,
+)
+
+DELTA = 1e-5
+
+# Histories: pairs of (sampling_rate, noise_multiplier, steps), and epsilon at 1e-5 by dp_accounting 0.6.0 with its own
+# default grid of 1e-4.
+History: TypeAlias = tuple[tuple[float, float, int], ...]
+GOLDEN: list[tuple[History, float]] = [
+    (((0.115, 1.0, 50),), 5.89105),
+    (((0.115, 2.0, 50),), 1.92093),
+    (((0.115, 0.5, 50),), 25.10571),
+    (((1.0, 5.0, 50),), 6.57297),
+]
+MIXED: History = ((0.115, 1.0, 20), (0.05, 0.8, 30), (1.0, 6.0, 2))
+
+
+def _events(history: History) -> list[SampledGaussian]:
+    return [SampledGaussian(*values) for values in history]
+
+
+@pytest.mark.parametrize(("history", "expected"), GOLDEN)
+def test_pld_gives_the_golden_epsilon(history: History, expected: float) -> None:
+    assert epsilon(_events(history), DELTA) == pytest.approx(expected, rel=2e-4)
+
+
+@pytest.mark.parametrize("history", [*(history for history, _ in GOLDEN), MIXED])
+def test_prv_written_by_others_agrees_with_pld_within_two_percent(history: History) -> None:
+    assert epsilon(_events(history), DELTA, "prv") == pytest.approx(epsilon(_events(history), DELTA), rel=0.02)
+
+
+def test_one_unsampled_gaussian_gives_the_closed_form_of_balle_and_wang() -> None:
+    noise = 3.0
+    cost = epsilon([SampledGaussian(1.0, noise)], DELTA)
+
+    def phi(x: float) -> float:
+        return math.erfc(-x / math.sqrt(2.0)) / 2.0
+
+    # Balle and Wang 2018, theorem 8, for sensitivity 1.
+    delta = phi(0.5 / noise - cost * noise) - math.exp(cost) * phi(-0.5 / noise - cost * noise)
+    assert delta == pytest.approx(DELTA, rel=1e-2)
+
+
+@pytest.mark.parametrize("history", [*(history for history, _ in GOLDEN), MIXED])
+def test_rdp_is_never_below_pld(history: History) -> None:
+    assert epsilon(_events(history), DELTA, "rdp") >= epsilon(_events(history), DELTA)
+
+
+@pytest.mark.parametrize("accountant", ["pld", "prv", "rdp"])
+def test_epsilon_falls_with_noise_and_rises_with_rate_and_steps(accountant: Accountant) -> None:
+    def cost(rate: float, noise: float, steps: int) -> float:
+        return epsilon([SampledGaussian(rate, noise, steps)], DELTA, accountant)
+
+    by_noise = [cost(0.1, noise, 20) for noise in (0.6, 0.8, 1.0, 2.0, 4.0)]
+    by_rate = [cost(rate, 1.0, 20) for rate in (0.01, 0.05, 0.2, 0.6, 1.0)]
+    by_steps = [cost(0.1, 1.0, steps) for steps in (1, 2, 10, 50, 51)]
+    assert by_noise == sorted(set(by_noise), reverse=True)
+    assert by_rate == sorted(set(by_rate))
+    assert by_steps == sorted(set(by_steps))
+
+
+@pytest.mark.parametrize("accountant", ["pld", "prv", "rdp"])
+@pytest.mark.parametrize(("rate", "steps"), [(0.115, 50), (1.0, 3)])
+def test_calibrated_noise_meets_the_target_and_is_nearly_the_smallest(
+    accountant: Accountant, rate: float, steps: int
+) -> None:
+    noise = calibrate(epsilon=4.0, delta=DELTA, sampling_rate=rate, steps=steps, accountant=accountant)
+    assert epsilon([SampledGaussian(rate, noise, steps)], DELTA, accountant) <= 4.0
+    assert epsilon([SampledGaussian(rate, noise / 1.001, steps)], DELTA, accountant) > 4.0
+
+
+def test_calibrating_to_the_cost_of_a_noise_multiplier_gives_it_back() -> None:
+    cost = epsilon([SampledGaussian(0.2, 1.7, 30)], DELTA)
+    assert calibrate(epsilon=cost, delta=DELTA, sampling_rate=0.2, steps=30) == pytest.approx(1.7, rel=1e-3)
+
+
+@pytest.mark.parametrize("accountant", ["pld", "prv", "rdp"])
+def test_an_empty_history_costs_nothing(accountant: Accountant) -> None:
+    assert epsilon([], DELTA, accountant) == 0.0
+    assert epsilon([(SampledGaussian(0.1, 1.0), 0)], DELTA, accountant) == 0.0
+
+
+def test_counts_steps_and_order_of_a_history_do_not_matter() -> None:
+    a, b = SampledGaussian(0.1, 1.0), SampledGaussian(0.2, 2.0)
+    cost = epsilon([(a, 3), (b, 2)], DELTA)
+    assert cost == epsilon([b, a, b, a, a], DELTA)
+    assert cost == epsilon([SampledGaussian(0.2, 2.0, 2), SampledGaussian(0.1, 1.0, 3)], DELTA)
+
+
+@pytest.mark.parametrize("rate", [0.0, -0.1, 1.01, math.nan])
+def test_a_sampling_rate_that_is_no_probability_is_refused(rate: float) -> None:
+    with pytest.raises(ConfigError, match="sampling_rate"):
+        SampledGaussian(rate, 1.0)
+
+
+@pytest.mark.parametrize("noise", [0.0, -1.0, math.inf, math.nan])
+def test_a_noise_multiplier_that_is_no_noise_is_refused(noise: float) -> None:
+    with pytest.raises(ConfigError, match="noise_multiplier"):
+        SampledGaussian(0.1, noise)
+
+
+@pytest.mark.parametrize("steps", [0, -1, 1.5, True])
+def test_steps_that_are_no_count_are_refused(steps: int) -> None:
+    with pytest.raises(ConfigError, match="steps"):
+        SampledGaussian(0.1, 1.0, steps)
+
+
+@pytest.mark.parametrize("delta", [0.0, 1.0, -1e-5, math.nan])
+def test_a_delta_outside_0_to_1_is_refused(delta: float) -> None:
+    with pytest.raises(ConfigError, match="delta"):
+        epsilon([], delta)
+    with pytest.raises(ConfigError, match="delta"):
+        calibrate(epsilon=1.0, delta=delta, sampling_rate=0.1, steps=1)
+
+
+@pytest.mark.parametrize("target", [0.0, -1.0, math.inf, math.nan])
+def test_a_target_epsilon_that_is_no_bound_is_refused(target: float) -> None:
+    with pytest.raises(ConfigError, match="epsilon"):
+        calibrate(epsilon=target, delta=DELTA, sampling_rate=0.1, steps=1)
+
+
+def test_an_unknown_accountant_is_refused_with_the_list_of_known_ones() -> None:
+    with pytest.raises(ConfigError, match="pld, prv, rdp"):
+        epsilon([], DELTA, "moments")  # type: ignore[arg-type]
+
+
+def test_a_negative_count_is_refused() -> None:
+    with pytest.raises(ConfigError, match="count"):
+        epsilon([(SampledGaussian(0.1, 1.0), -1)], DELTA)
+
+
+@given(
+    st.floats(min_value=1e-9, max_value=1.0),
+    st.floats(min_value=1e-3, max_value=1e6),
+    st.integers(min_value=1, max_value=10**9),
+)
+def test_an_event_survives_json_unchanged(rate: float, noise: float, steps: int) -> None:
+    event = SampledGaussian(rate, noise, steps)
+    assert event_from_dict(json.loads(json.dumps(event_to_dict(event)))) == event
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"kind": "laplace"}, {"extra": 1}, {"steps": None}, {"sampling_rate": "0.1"}, {"noise_multiplier": True}],
+)
+def test_a_malformed_event_is_refused(change: dict[str, object]) -> None:
+    values = {**event_to_dict(SampledGaussian(0.1, 1.0)), **change}
+    with pytest.raises(ConfigError):
+        event_from_dict(values)
+
+
+def test_importing_the_module_loads_no_heavy_library() -> None:
+    heavy = "{'torch', 'scipy', 'numpy', 'opacus', 'dp_accounting'}"
+    code = f"import sys, yoriai.privacy.accounting; sys.exit(bool({heavy} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

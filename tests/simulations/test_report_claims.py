@@ -1,0 +1,71 @@
+"""What a report claims, and what it does not."""
+
+import re
+
+import pytest
+
+from tests.simulations.report_fixture import changed, example_report, interrupted_report, language_model_report
+from yoriai.simulations.report import Paired, Score
+from yoriai.simulations.report_claims import claims, main_metric, verdict
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"), [(20, 60, "gain"), (60, 20, "loss"), (40, 45, "open"), (40, 40, "open")]
+)
+def test_unpaired_verdict_asks_for_intervals_that_do_not_overlap(before: int, after: int, expected: str) -> None:
+    assert verdict(Score.measured(100, accuracy=before / 100), Score.measured(100, accuracy=after / 100)) == expected
+
+
+@pytest.mark.parametrize(
+    # Two-sided sign test: 5 of 5 gives p = 0.0625, 6 of 6 gives 0.03125, 9 of 10 gives 0.021, 8 of 10 gives 0.109.
+    ("gained", "lost", "expected"),
+    [(5, 0, "open"), (6, 0, "gain"), (0, 6, "loss"), (9, 1, "gain"), (8, 2, "open"), (0, 0, "open")],
+)
+def test_paired_verdict_is_the_exact_sign_test(gained: int, lost: int, expected: str) -> None:
+    same = Score.measured(100, accuracy=0.5)
+    assert verdict(same, same, Paired(gained=gained, lost=lost)) == expected
+
+
+def test_measure_without_interval_is_not_judged() -> None:
+    assert verdict(Score(records=9, loss=3.0), Score(records=9, loss=1.0)) == "unmeasured"
+
+
+def test_gain_is_claimed_only_where_the_intervals_show_it() -> None:
+    shown = [sentence for sentence in claims(example_report()) if sentence.startswith("Shown:")]
+    unshown = [sentence for sentence in claims(example_report()) if sentence.startswith("Not shown:")]
+    assert any("a gain at B, C, D and E" in sentence for sentence in shown)
+    assert any("at A (7 test records)" in sentence for sentence in unshown)
+    assert not any(re.search(r"\bat A\b", sentence) for sentence in shown)
+
+
+def test_result_below_the_commonest_label_is_said() -> None:
+    assert "Not shown: an advantage over always giving the commonest label at A." in claims(example_report())
+
+
+def test_worse_result_is_said_to_be_worse() -> None:
+    report = example_report(compare=False)
+    overall = report.overall | {"base": report.overall["federated"], "federated": report.overall["base"]}
+    assert "which is worse" in claims(changed(report, overall=overall, paired=None))[0]
+
+
+def test_worse_than_central_is_said() -> None:
+    overall = example_report().overall | {"central": Score.measured(418, accuracy=0.9)}
+    sentences = claims(changed(example_report(), overall=overall))
+    assert any("all at one place 0.90" in one and "the federation is worse" in one for one in sentences)
+
+
+def test_no_gain_is_claimed_for_a_measure_without_interval() -> None:
+    sentences = claims(language_model_report())
+    assert not any(sentence.startswith("Shown") for sentence in sentences)
+    assert "no gain is claimed" in sentences[0]
+
+
+def test_interrupted_run_claims_nothing() -> None:
+    assert claims(interrupted_report()) == (
+        "The run stopped before the federated adapter was evaluated, so nothing is claimed.",
+    )
+
+
+def test_main_metric_is_the_tasks_first_that_was_measured() -> None:
+    assert main_metric(example_report()).key == "accuracy"
+    assert main_metric(language_model_report()).key == "bits_per_byte"

@@ -1,0 +1,35 @@
+"""Yoriai: sites adapt one base language model together, with differential privacy, without showing a record.
+
+Importing this package loads nothing heavy. `simulate` and `__version__` are looked up when they are first asked for.
+"""
+
+from typing import TYPE_CHECKING
+
+__all__ = ["__version__", "simulate"]
+
+if TYPE_CHECKING:
+    from yoriai.simulations.api import simulate
+
+    __version__: str
+else:
+
+    def __getattr__(name: str) -> object:
+        """Load the public names on demand, so that neither torch nor flwr is imported with the package."""
+        if name == "simulate":
+            from yoriai.simulations.api import simulate
+
+            value = simulate
+        elif name == "__version__":
+            value = _installed_version()
+        else:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = value
+        return value
+
+    def _installed_version() -> str:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("yoriai")
+        except PackageNotFoundError:  # A checkout on PYTHONPATH that was never installed.
+            return "0+uninstalled"

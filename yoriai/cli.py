@@ -1,0 +1,44 @@
+"""The `yoriai` command. Heavy libraries load only in the sub-command that needs them."""
+
+import sys
+
+import typer
+from rich.console import Console
+
+from yoriai.errors import EXIT_INTERRUPTED, YoriaiError
+from yoriai.simulations import cli as simulations
+
+app = typer.Typer(
+    name="yoriai",
+    help="Sites adapt one base language model together, with differential privacy, without showing a record.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+simulations.mount(app)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    import yoriai
+
+    typer.echo(yoriai.__version__)
+
+
+def main() -> None:
+    """Run the command; an error of Yoriai's own becomes its message and its exit code, never a traceback."""
+    console = Console(stderr=True)
+    try:
+        app()
+    except YoriaiError as error:
+        console.print(f"[bold red]error[/] {error}", highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        console.print("interrupted", highlight=False)
+        sys.exit(EXIT_INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()
