@@ -23,7 +23,15 @@ from yoriai.client import assets
 from yoriai.errors import BaseModelError
 
 # Entries of a model's configuration that say how it was stored, not what it computes.
-_STORAGE_ONLY = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "quantization_config", "use_cache"}
+_STORAGE_ONLY = {
+    "_name_or_path",
+    "architectures",  # Written when a model is saved; the digest takes the class itself.
+    "dtype",
+    "quantization_config",
+    "torch_dtype",
+    "transformers_version",
+    "use_cache",
+}
 
 
 @dataclass(frozen=True)
@@ -46,9 +54,10 @@ def choose_device(setting: str) -> torch.device:
     """Turn `auto`, `cpu` or `cuda:N` into a device; `auto` takes the first GPU that there is."""
     if setting == "auto":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    if setting.startswith("cuda") and not torch.cuda.is_available():
+    present = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if setting.startswith("cuda") and int(setting.removeprefix("cuda:")) >= present:
         raise BaseModelError(
-            f"device {setting} is not there", found="no CUDA device", remedy='set speed.device = "auto"'
+            f"device {setting} is not there", found=f"{present} CUDA devices", remedy='set speed.device = "auto"'
         )
     return torch.device(setting)
 
@@ -104,10 +113,10 @@ def wrap_base(
 
 
 def base_digest(model: nn.Module) -> str:
-    """SHA-256 (hex) over the configuration and every weight, in the order of their names."""
+    """SHA-256 (hex) over the class, the configuration and every weight, in the order of their names."""
     configuration: Mapping[str, Any] = model.config.to_dict()  # type: ignore[operator, union-attr]
     relevant = {key: value for key, value in configuration.items() if key not in _STORAGE_ONLY}
-    digest = hashlib.sha256(json.dumps(relevant, sort_keys=True, default=str).encode())
+    digest = hashlib.sha256(json.dumps([type(model).__name__, relevant], sort_keys=True, default=str).encode())
     for weight_name, weight in sorted(model.state_dict().items()):
         digest.update(f"{weight_name}:{weight.dtype}:{tuple(weight.shape)}".encode())
         digest.update(weight.detach().cpu().contiguous().numpy().data)
@@ -136,7 +145,17 @@ def _dequantised(gguf: Path) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix="unfinished-", dir=folder.parent))
     try:
-        _convert(gguf, unfinished)
+        try:
+            _convert(gguf, unfinished)
+        except OSError:
+            raise  # A full disk, say, which is no fault of the file.
+        except Exception as error:  # The libraries raise all kinds, down to bare Exception.
+            raise BaseModelError(
+                f"base model {gguf.name} does not load",
+                found=f"{type(error).__name__} from transformers",
+                expected="a GGUF file of an architecture that transformers dequantises",
+                remedy="check that the file is whole, or give the base as a folder",
+            ) from error
         (unfinished / "complete").touch()
         try:
             os.replace(unfinished, folder)

@@ -28,22 +28,20 @@ def evaluate(
     """Count losses and right answers of `adapter` on `records`.
 
     Args:
-        exact_match: also generate responses greedily and compare them whole, for `instruct` tasks; the count of
-            records then is that of the responses generated.
+        exact_match: also generate responses greedily and compare them whole, for `instruct` tasks; `answered` then
+            is the number of responses generated, EXACT_MATCH_RECORDS at most.
     """
     model.load(adapter)
     model.tail.eval()
-    total = Tally(records=0, loss_sum=0.0, loss_units=0, correct=None)
     pieces = [
         head.tally(model.final_hidden(batch.entering), batch)
         for batch in records.batches(range(len(records)), physical_batch_size)
     ]
-    if pieces:
-        total = pieces[0]
-        for piece in pieces[1:]:
-            total = total + piece
+    total = pieces[0] if pieces else Tally(records=0, loss_sum=0.0, loss_units=0)
+    for piece in pieces[1:]:
+        total = total + piece
     if exact_match:
-        sample = records.examples[:EXACT_MATCH_RECORDS]
+        sample = [example for example in records.examples if example.loss_mask.any()][:EXACT_MATCH_RECORDS]
         matches = sum(
             _answers_exactly(model, example.token_ids.tolist(), example.loss_mask.tolist()) for example in sample
         )

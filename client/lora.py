@@ -17,8 +17,9 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
 from yoriai.client.base_model import BaseModel
+from yoriai.client.layers import backbone_of, check_rank, chosen_layers, find_maps, slice_backbone, uniform_layers
 from yoriai.config import LoraSection
-from yoriai.errors import BaseModelError
+from yoriai.errors import AdapterError, BaseModelError, TrainingError
 from yoriai.strategies.adapter import AdapterState
 
 _ADAPTER = "default"  # PEFT's name for the only adapter
@@ -52,8 +53,12 @@ class AdaptedModel:
     def __init__(self, base: BaseModel, lora: LoraSection, *, has_core: bool) -> None:
         self.base = base
         self.rank, self.alpha = lora.rank, lora.alpha
+        backbone = backbone_of(base)
         layer_count = int(base.model.config.num_hidden_layers)
-        chosen = _chosen_layers(lora.layers, layer_count)
+        chosen = chosen_layers(lora.layers, layer_count)
+        # All that may be wrong is found before PEFT changes the base, which is to serve other jobs after this one.
+        self.maps = find_maps(base.model, lora.target_modules, chosen)
+        check_rank(lora.rank, self.maps)
         config = LoraConfig(
             r=lora.rank,
             lora_alpha=int(lora.alpha) if float(lora.alpha).is_integer() else lora.alpha,  # type: ignore[arg-type]
@@ -62,41 +67,52 @@ class AdaptedModel:
             layers_to_transform=chosen,
             task_type="CAUSAL_LM",
         )
-        try:
-            self.peft_model: Any = get_peft_model(base.model, config)
-        except ValueError as error:
-            raise BaseModelError(
-                "lora.target_modules match no linear map of the base",
-                found=", ".join(lora.target_modules),
-                expected="names such as " + ", ".join(sorted(_linear_names(base.model))[:8]),
-                remedy="correct lora.target_modules",
-            ) from error
+        self.peft_model: Any = get_peft_model(base.model, config)
         self._layers = _lora_layers(self.peft_model)
-        self.maps = {path: (int(m.out_features), int(m.in_features)) for path, m in self._layers.items()}
-        self._check_rank(lora.rank)
         if has_core:
             for layer in self._layers.values():
                 layer.lora_B[_ADAPTER] = CoreB(lora.rank, layer.out_features).to(base.device)
         self._hooked: tuple[str, ...] | None = None
-        self.first_layer = min(chosen) if _uniform_layers(base.model.config) else 0
-        backbone: nn.Module = base.model.model
-        self.prefix_module = _slice_backbone(backbone, 0, self.first_layer, keep_norm=False)
+        self.first_layer = min(chosen) if uniform_layers(base.model.config) else 0
+        self.prefix_module = slice_backbone(backbone, 0, self.first_layer, keep_norm=False)
         self.tail = GradSampleModule(
-            _slice_backbone(backbone, self.first_layer, layer_count, keep_norm=True),
+            slice_backbone(backbone, self.first_layer, layer_count, keep_norm=True),
             batch_first=True,
             loss_reduction="sum",
             strict=False,
         )
+        # A few public tokens as they enter the tail, to see whether the model computes.
+        self._probe_ids = torch.arange(1, 5, device=base.device)[None] % int(base.model.config.vocab_size)
+        self._probe = self.prefix(self._probe_ids)
+        self._check_split()
 
-    def _check_rank(self, rank: int) -> None:
-        for path, shape in self.maps.items():
-            if rank > min(shape):
-                raise BaseModelError(
-                    f"lora.rank is above the size of {path}",
-                    found=f"rank {rank} on a map of {shape[0]}x{shape[1]}",
-                    expected=f"at most {min(shape)}",
-                    remedy="lower lora.rank or leave that map out of lora.target_modules",
-                )
+    @torch.no_grad()
+    def _check_split(self) -> None:
+        """Compare prefix, tail and output embedding with the untouched base in one piece.
+
+        Architectures differ in what happens between their parts (scaled embeddings, capped logits).
+        """
+        with self.peft_model.disable_adapter():
+            expected = self.base.model(input_ids=self._probe_ids, use_cache=False).logits
+            found = self.final_hidden(self._probe) @ self.base.model.get_output_embeddings().weight.T
+        if not torch.allclose(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()), equal_nan=True):
+            self.detach()
+            raise BaseModelError(
+                f"base model {self.base.name} does not part into prefix, tail and output embedding",
+                found=type(self.base.model).__name__,
+                expected="an architecture such as LLaMA's",
+                remedy="choose another base",
+            )
+
+    @torch.no_grad()
+    def check_output(self) -> None:
+        """Raise TrainingError if, with the adapter as loaded, public tokens give values that are not finite."""
+        if not bool(torch.isfinite(self.final_hidden(self._probe)).all()):
+            raise TrainingError(
+                "with this round's adapter the model computes values that are not finite",
+                expected="finite hidden states for a few fixed tokens, before any record is looked at",
+                remedy="lower the learning rates, or check the base model",
+            )
 
     def detach(self) -> None:
         """Take the adapter off the base again; this object is of no use afterwards."""
@@ -117,12 +133,19 @@ class AdaptedModel:
         return dict(sorted(found.items()))
 
     def set_trainable(self, factors: tuple[str, ...]) -> dict[str, nn.Parameter]:
-        """Let only these factors (`A`, `B`, `R`) train; returns their parameters in the order of names."""
+        """Let only these factors (`A`, `B`, `R`) train; returns their parameters in the order of names.
+
+        Opacus keeps activations and counts of passes on the modules; what an interrupted pass left there goes.
+        """
         trained = {}
         for name, parameter in self.factor_parameters().items():
             parameter.requires_grad_(name.rsplit(":", 1)[1] in factors)
             if parameter.requires_grad:
                 trained[name] = parameter
+            parameter._forward_counter = 0  # type: ignore[attr-defined]
+            parameter.grad_sample = parameter.grad = None  # type: ignore[attr-defined]
+            vars(parameter).pop("_current_grad_sample", None)
+        self._mark_training()
         if factors != self._hooked:
             # Opacus hooks the maps that are trainable when it is told to, and fails on those that are frozen later.
             self.tail.remove_hooks()
@@ -130,15 +153,29 @@ class AdaptedModel:
             self._hooked = factors
         return trained
 
-    @torch.no_grad()
-    def load(self, state: AdapterState) -> None:
-        """Write every factor of `state` into the model; its names and shapes must be the model's own."""
-        parameters = self.factor_parameters()
-        if set(parameters) != set(state.tensors):
-            raise BaseModelError(
+    def _mark_training(self) -> None:
+        """Opacus watches modules in training mode; the base stays in evaluation mode, so that it drops nothing out."""
+        self.tail.eval()
+        for layer in self._layers.values():
+            for side in (layer.lora_A[_ADAPTER], layer.lora_B[_ADAPTER]):
+                for module in side.train().modules():
+                    vars(module).pop("activations", None)
+                    vars(module).pop("max_batch_len", None)
+
+    def check(self, state: AdapterState) -> None:
+        """Raise AdapterError unless the state holds every factor of this model, of its shape, in finite numbers."""
+        expected = {name: tuple(parameter.shape) for name, parameter in self.factor_parameters().items()}
+        if {name: tensor.shape for name, tensor in state.tensors.items()} != expected:
+            raise AdapterError(
                 "the adapter's factors are not those of this base and job", remedy="compare rule and lora settings"
             )
-        for name, parameter in parameters.items():
+        state.check_finite()
+
+    @torch.no_grad()
+    def load(self, state: AdapterState) -> None:
+        """Write every factor of `state` into the model. Raises AdapterError as `check`."""
+        self.check(state)
+        for name, parameter in self.factor_parameters().items():
             parameter.copy_(torch.from_numpy(np.array(state.tensors[name])))
 
     def state(self) -> AdapterState:
@@ -199,44 +236,6 @@ def save_peft(model: AdaptedModel, factors: AdapterState, folder: Path) -> None:
     config.save_pretrained(str(folder))
 
 
-def _chosen_layers(setting: str, layer_count: int) -> list[int]:
-    if setting == "all":
-        return list(range(layer_count))
-    wanted = int(setting.removeprefix("last:"))
-    if wanted > layer_count:
-        raise BaseModelError(
-            "lora.layers asks for more layers than the base has",
-            found=setting,
-            expected=f"at most last:{layer_count}",
-            remedy='lower it, or write "all"',
-        )
-    return list(range(layer_count - wanted, layer_count))
-
-
-def _uniform_layers(config: Any) -> bool:
-    """Whether every decoder layer works alike, so that a slice of them can stand alone.
-
-    Models with sliding-window layers pick each layer's mask by its index in the full stack; those run whole.
-    """
-    kinds: Any = getattr(config, "layer_types", None)
-    return kinds is None or len(set(kinds)) == 1
-
-
-def _slice_backbone(backbone: nn.Module, start: int, stop: int, *, keep_norm: bool) -> nn.Module:
-    """A decoder that shares the backbone's weights and runs only its layers start..stop."""
-    part = copy.copy(backbone)
-    part._modules = dict(backbone._modules)
-    part.layers = nn.ModuleList(list(backbone.layers)[start:stop])  # type: ignore[arg-type]
-    if keep_norm:
-        if start > 0:
-            part.embed_tokens = (
-                nn.Identity()
-            )  # Embeddings enter from outside; the tail must not count the table as its own.
-    else:
-        part.norm = nn.Identity()
-    return part
-
-
 def _lora_layers(peft_model: nn.Module) -> Mapping[str, Any]:
     prefix = "base_model.model."
     return {
@@ -244,7 +243,3 @@ def _lora_layers(peft_model: nn.Module) -> Mapping[str, Any]:
         for name, module in sorted(peft_model.named_modules())
         if hasattr(module, "lora_A") and _ADAPTER in module.lora_A
     }
-
-
-def _linear_names(model: nn.Module) -> set[str]:
-    return {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, nn.Linear)}

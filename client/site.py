@@ -2,25 +2,32 @@
 
 The same object answers a simulation directly and, behind the site's daemon, a deployment. Whatever goes wrong becomes
 a Refusal whose reason holds no data; nothing that was computed leaves unless the ledger marked it as released first.
+
+What a refusal tells. Faults of the records are named in full to the site's own log and in general terms to the
+coordinator, which could otherwise count labels or lengths by offering jobs. That there was a fault remains visible.
 """
 
-import json
+import logging
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from yoriai import wire
 from yoriai.client.lora import AdaptedModel
+from yoriai.client.policy import check_base, check_membership, read_job, round_event
 from yoriai.client.prepared import PreparedRecords
 from yoriai.client.records import SiteRecords
 from yoriai.client.train import LocalUpdate, TrainingPlan, train_round
 from yoriai.client.workbench import PrefixProgress, Workbench
 from yoriai.config import JobConfig, SiteConfig
-from yoriai.errors import AdapterError, PolicyError, RecordError, WireError, YoriaiError
+from yoriai.errors import AdapterError, BudgetError, PolicyError, RecordError, TrainingError, WireError, YoriaiError
 from yoriai.privacy.accounting import SampledGaussian
 from yoriai.privacy.ledger import Ledger
 from yoriai.privacy.randomness import RandomSource, SystemSource
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.rule import get_rule
+
+_log = logging.getLogger("yoriai.site")
 
 
 @dataclass(frozen=True)
@@ -31,11 +38,14 @@ class SiteHooks:
         randomness: source for one round, by run id and round index.
         on_prefix: progress of the prefix, in records.
         on_step: called after each local step.
+        on_fault: called with a line for the site's own eyes when a message is refused for a fault of the records or
+            of the code.
     """
 
     randomness: Callable[[str, int], RandomSource] = lambda _run, _round: SystemSource()
     on_prefix: PrefixProgress | None = None
     on_step: Callable[[int], None] | None = None
+    on_fault: Callable[[str], None] = _log.warning
 
 
 @dataclass(frozen=True)
@@ -56,7 +66,7 @@ class Site:
         config: name and policy.
         records: only the training records are used here.
         workbench: base model and what is built on it.
-        ledger: of this data set; None only where the policy allows jobs without privacy and nothing else is asked.
+        ledger: of this data set, at the policy's budget and delta.
         hooks: see SiteHooks.
     """
 
@@ -82,10 +92,17 @@ class Site:
             message = wire.decode(data)
             run_id = message.run_id
             reply = self._answer(message)
+        except RecordError as error:
+            self._hooks.on_fault(f"site {self.name}: {error}")
+            reason = f"the records of site {self.name} do not fit the job; its own log says where"
+            reply = wire.Refusal(run_id=run_id, site=self.name, reason=reason)
         except YoriaiError as error:
             reply = wire.Refusal(run_id=run_id, site=self.name, reason=str(error))
         except Exception as error:  # The type alone: an unexpected message might quote a record.
-            reply = wire.Refusal(run_id=run_id, site=self.name, reason=f"internal error: {type(error).__name__}")
+            reason = f"internal error: {type(error).__name__}"
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            self._hooks.on_fault(f"site {self.name}: {reason} at {place.filename}:{place.lineno}")
+            reply = wire.Refusal(run_id=run_id, site=self.name, reason=reason)
         return wire.encode(reply)
 
     def _answer(self, message: wire.Message) -> wire.Message:
@@ -98,15 +115,17 @@ class Site:
     def _consider(self, offer: wire.JobOffer) -> wire.Message:
         """Check a job against policy, base, records and budget, and prepare for it."""
         self._accepted = None
-        job = JobConfig.model_validate_json(
-            json.dumps(offer.job)
-        )  # Strict models take a list for a tuple from JSON only.
-        self._check_policy(job, offer)
+        job = read_job(offer)
+        check_membership(self.name, self._policy, job, offer)
+        check_base(self.name, self._policy, job, offer, self._workbench.base.digest)
+        event = round_event(self.name, self._policy, job, offer, records=len(self._records.train))
         model = self._workbench.model(job)
         start = AdapterState.from_bytes(offer.payload)
-        if set(start.tensors) != set(model.factor_parameters()):
-            raise AdapterError("the job's adapter does not fit its own rule and lora settings")
-        self._check_budget(job, offer)
+        model.check(start)
+        # Records that do not fit are found before the ledger holds anything for the job; the costly prefix comes after.
+        self._workbench.encode(self._records.train, job.task)
+        if event is not None:
+            self._approve(offer.run_id, event, job)
         self._accepted = _AcceptedJob(
             run_id=offer.run_id,
             job=job,
@@ -118,58 +137,38 @@ class Site:
         )
         return wire.Acceptance(run_id=offer.run_id, site=self.name)
 
-    def _check_policy(self, job: JobConfig, offer: wire.JobOffer) -> None:
-        policy, weights = self._policy, offer.roster.weights
-        if self.name not in weights:
-            raise PolicyError(f"site {self.name} is not in the roster", remedy="ask for a roster that names it")
-        if job.federation.min_sites < policy.min_sites or len(weights) < policy.min_sites:
+    def _approve(self, run_id: str, event: SampledGaussian, job: JobConfig) -> None:
+        """Have the ledger promise the rounds. A run keeps the noise that it began with, or its losses would add up."""
+        if any(charge.job_id == run_id and charge.event != event for charge in self._ledger.charges()):
             raise PolicyError(
-                f"site {self.name}: too few sites take part",
-                found=f"{len(weights)} in the roster, {job.federation.min_sites} needed by the job",
-                expected=f"at least {policy.min_sites} (policy.min_sites)",
+                f"site {self.name}: run {run_id[:80]} was charged for rounds with other privacy settings",
+                remedy="start a new run",
             )
-        if policy.base_digests and offer.base_digest not in policy.base_digests:
-            raise PolicyError(f"site {self.name}: the base model is not one of policy.base_digests")
-        if offer.base_digest != self._workbench.base.digest:
-            raise PolicyError(
-                f"site {self.name} has another base model",
-                found=f"digest {self._workbench.base.digest[:16]}…",
-                expected=f"{offer.base_digest[:16]}…",
-                remedy="load the base that the job names",
-            )
-        private = job.privacy.noise != "none"
-        if not private and not policy.allow_no_privacy:
-            raise PolicyError(f"site {self.name}: policy forbids jobs without differential privacy")
-        if private and offer.noise_multiplier is None:
-            raise PolicyError(f"site {self.name}: the job promises noise, and its offer holds none")
+        self._ledger.approve(run_id, event, job.federation.rounds + job.privacy.spare_rounds)
 
-    def _check_budget(self, job: JobConfig, offer: wire.JobOffer) -> None:
-        """Have the ledger promise the rounds.
-
-        Delta must be below one over the records: above it, one record may be published whole.
-        """
-        if offer.noise_multiplier is None:
-            return
-        if not self._records.train:
-            raise RecordError(f"site {self.name} has no training records")
-        if job.privacy.delta >= 1 / len(self._records.train):
-            raise PolicyError(
-                f"site {self.name}: privacy.delta is not below 1 / (records of this site)",
-                found=f"{job.privacy.delta:g}",
-                remedy="lower privacy.delta",
+    def _reserve(self, request: wire.TrainRequest, event: SampledGaussian) -> None:
+        """Charge a round, within what the job may have in all; the ledger alone would let it take the site's whole."""
+        run_id, index = request.run_id, request.round_index
+        open_reservation = any(
+            (charge.job_id, charge.round_index, charge.released) == (run_id, index, False)
+            for charge in self._ledger.charges()
+        )
+        if not open_reservation and not self._ledger.outstanding(run_id):
+            raise BudgetError(
+                f"site {self.name}: every round of run {run_id[:80]} is used, the spare ones too",
+                remedy="raise privacy.spare_rounds in a new run",
             )
-        if job.privacy.delta > self._policy.delta:
-            raise PolicyError(
-                f"site {self.name}: privacy.delta is above the site's own",
-                found=f"{job.privacy.delta:g}",
-                expected=f"at most {self._policy.delta:g} (policy.delta)",
-            )
-        event = SampledGaussian(job.training.sampling_rate, offer.noise_multiplier, job.training.local_steps)
-        self._ledger.approve(offer.run_id, event, job.federation.rounds + job.privacy.spare_rounds)
+        self._ledger.reserve(run_id, index, event)
 
     def _train(self, request: wire.TrainRequest) -> wire.Message:
         accepted = self._accepted
-        if accepted is None or accepted.run_id != request.run_id:
+        # Another job may have taken the workbench meanwhile; what was prepared for this one is then of no use.
+        if (
+            accepted is None
+            or accepted.run_id != request.run_id
+            or self._workbench.model(accepted.job) is not accepted.model
+        ):
+            self._accepted = None
             return wire.Refusal(
                 run_id=request.run_id,
                 site=self.name,
@@ -179,6 +178,13 @@ class Site:
         start = accepted.start.merged_with(AdapterState.from_bytes(request.payload))
         if start.digest() != request.adapter_digest:
             raise AdapterError("the adapter of this round is not the one that its digest names")
+        if not 0 <= request.round_index < accepted.job.federation.rounds:
+            raise PolicyError(
+                f"site {self.name}: the job has no such round",
+                found=f"round_index {request.round_index}",
+                expected=f"0 to {accepted.job.federation.rounds - 1}",
+            )
+        accepted.model.check(start)
         plan = training_plan(
             accepted.job,
             request.round_index,
@@ -188,8 +194,20 @@ class Site:
         )
         event = plan.event()
         if event is not None:
-            self._ledger.reserve(request.run_id, request.round_index, event)
-        trained = self._run(accepted, start, plan, request)
+            self._reserve(request, event)
+        # Nothing of the records is in this check, so a refusal here leaves the reservation open.
+        accepted.model.load(start)
+        accepted.model.check_output()
+        try:
+            trained = self._run(accepted, start, plan, request)
+            if trained.event != event:
+                raise TrainingError("the round was trained with other noise than was charged")
+        except Exception:
+            # That training failed may tell something of the records, and is seen outside: it is paid for. A site that
+            # is stopped or killed tells nothing, and may use its reservation again.
+            if event is not None:
+                self._ledger.mark_released(request.run_id, request.round_index)
+            raise
         if event is not None:
             self._ledger.mark_released(request.run_id, request.round_index)
         return wire.PlainUpdate(

@@ -6,10 +6,14 @@
         noise the sum once, divide by the public divisor, let the optimizer step
 
 `noise_multiplier = None` is the same loop without clip and noise.
+
+Under privacy nothing that the records decide may stop a round, because a refusal is seen outside and is paid for by
+nobody: a record whose loss or gradient is not finite counts as zero. Whether the model computes at all is asked
+beforehand, on public tokens (`AdaptedModel.check_output`).
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,7 +22,7 @@ from torch import nn
 from yoriai.client.lora import AdaptedModel
 from yoriai.client.prepared import PreparedRecords
 from yoriai.client.tasks import TaskHead
-from yoriai.errors import TrainingError
+from yoriai.errors import AdapterError, TrainingError
 from yoriai.privacy.accounting import SampledGaussian
 from yoriai.privacy.dpsgd import ClippedGradientSum, split_like
 from yoriai.privacy.mechanisms import poisson_sample
@@ -55,7 +59,10 @@ class TrainingPlan:
 
 @dataclass(frozen=True)
 class LocalUpdate:
-    """What a round of training made: trained factors after minus before. Private or not, as `event` says."""
+    """What a round of training made: trained factors after minus before.
+
+    `event` is the sum of what the round's releases cost; None says that the update is not private.
+    """
 
     update: AdapterState
     event: SampledGaussian | None
@@ -74,16 +81,24 @@ def train_round(
     """Train one round from `start` and return the update.
 
     Raises:
-        TrainingError: a loss is not a number; nothing may be sent then.
+        TrainingError: the update is not finite or, without privacy, a loss is not. Nothing may be sent then, and
+            under privacy the round must be charged all the same: this error is made from released values.
     """
     model.load(start)
     trained = model.set_trainable(plan.factors)
     parameters = list(trained.values())
     optimizer = _optimizer(plan, parameters)
-    model.tail.train()
+    events: list[SampledGaussian] = []
     for step in range(plan.local_steps):
         indices = poisson_sample(source, len(records), plan.sampling_rate)
-        vector = _step_gradient(model, records, head, plan, indices=indices, parameters=parameters, source=source)
+        total = _gradient_sum(model, records, head, plan, indices=indices, parameters=parameters)
+        if plan.noise_multiplier is None:
+            vector = total.flat()
+        else:
+            vector, event = total.release(
+                noise_multiplier=plan.noise_multiplier, sampling_rate=plan.sampling_rate, source=source
+            )
+            events.append(event)
         for parameter, gradient in zip(parameters, split_like(vector / plan.divisor, parameters), strict=True):
             parameter.grad = gradient
         optimizer.step()
@@ -93,10 +108,10 @@ def train_round(
     after = AdapterState({name: p.detach().cpu().numpy().copy() for name, p in trained.items()})
     update = difference(after, start.select(plan.factors))
     _check_update(update)
-    return LocalUpdate(update, plan.event())
+    return LocalUpdate(update, replace(events[0], steps=len(events)) if events else None)
 
 
-def _step_gradient(
+def _gradient_sum(
     model: AdaptedModel,
     records: PreparedRecords,
     head: TaskHead,
@@ -104,15 +119,15 @@ def _step_gradient(
     *,
     indices: np.ndarray,
     parameters: list[nn.Parameter],
-    source: RandomSource,
-) -> np.ndarray:
-    """The batch's gradient sum (n,), clipped a record and noised once; plain without a noise multiplier."""
+) -> ClippedGradientSum:
+    """The batch's gradient sum, each record's clipped; unclipped without a noise multiplier."""
     device = model.base.device
     total = ClippedGradientSum(parameters, plan.clip_norm if plan.noise_multiplier is not None else None)
     for batch in records.batches(indices, plan.physical_batch_size):
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            losses = head.losses(model.final_hidden(batch.entering), batch)
-        if not bool(torch.isfinite(losses).all()):
+            hidden = model.final_hidden(batch.entering)
+        losses = head.losses(hidden, batch)  # In fp32: a prior is subtracted from logits of its own size.
+        if plan.noise_multiplier is None and not bool(torch.isfinite(losses).all()):
             raise TrainingError(
                 "the loss of a record is not a number",
                 expected="finite losses",
@@ -120,10 +135,7 @@ def _step_gradient(
             )
         losses.sum().backward()  # type: ignore[no-untyped-call]
         total.add_piece()
-    if plan.noise_multiplier is None:
-        return total.flat()
-    noised, _ = total.release(noise_multiplier=plan.noise_multiplier, sampling_rate=plan.sampling_rate, source=source)
-    return noised
+    return total
 
 
 def _optimizer(plan: TrainingPlan, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
@@ -137,7 +149,7 @@ def _check_update(update: AdapterState) -> None:
     """Refuse to hand out an update that is not finite."""
     try:
         update.check_finite()
-    except Exception as error:
+    except AdapterError as error:
         raise TrainingError(
             "training diverged: the update holds values that are not finite",
             remedy="lower the learning rate",

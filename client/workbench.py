@@ -43,12 +43,17 @@ class Workbench:
         has_core = "R" in get_rule(job.federation.rule).factors
         wanted = (job.lora, has_core)
         if self._model is None or self._built_for != wanted:
-            if self._model is not None:
-                self._model.detach()
+            self.close()  # First, so that nobody is handed a detached model should the next line fail.
             self._model, self._built_for = AdaptedModel(self.base, job.lora, has_core=has_core), wanted
-            self._heads.clear()
-            self._states.clear()
         return self._model
+
+    def close(self) -> None:
+        """Give the base back without an adapter, and forget what was built on it."""
+        if self._model is not None:
+            self._model.detach()
+        self._model = None
+        self._heads.clear()
+        self._states.clear()
 
     def initial_adapter(self, job: JobConfig) -> AdapterState:
         """The adapter before round 0, with its fixed factors. Made once, when a job is submitted."""

@@ -31,8 +31,10 @@ LARGEST_NOISE_MULTIPLIER = 1e6
 _PLD_GRID_SHARE, _PLD_GRID_RANGE = 1e-4, (1e-5, 1e-2)
 _PRV_GRID_SHARE, _PRV_GRID_RANGE = 2.5e-3, (1e-3, 1e-1)
 
-# Opacus multiplies by exp(epsilon); above this RDP bound it overflows, slowly, and the RDP bound stands instead.
-_PRV_LARGEST = 500.0
+# Above this RDP bound, which is an upper bound too and means no privacy anyway, the tight accountants are not asked:
+# Opacus overflows, and the grid of a privacy-loss distribution takes minutes and gigabytes. A hostile job's tiny noise
+# must not stall a site.
+_LARGEST_TIGHT = 200.0
 
 # Whole orders only: for these the divergence of the sampled Gaussian is a finite sum, whereas the series for
 # fractional orders often fails to converge.
@@ -176,7 +178,7 @@ def _merged(events: Iterable[tuple[Event, int] | Event]) -> _History:
 @lru_cache(maxsize=4096)
 def _epsilon(history: _History, delta: float, accountant: Accountant) -> float:
     by_rdp = _epsilon_rdp(history, delta)
-    if accountant == "rdp" or (accountant == "prv" and by_rdp > _PRV_LARGEST):
+    if accountant == "rdp" or by_rdp > _LARGEST_TIGHT:
         return by_rdp
     if accountant == "pld":
         return _epsilon_pld(history, delta, _grid(by_rdp, _PLD_GRID_SHARE, _PLD_GRID_RANGE))

@@ -33,12 +33,20 @@ class ClippedGradientSum:
     def __init__(self, parameters: Sequence[nn.Parameter], clip_norm: float | None) -> None:
         self._parameters = list(parameters)
         self._clip_norm = clip_norm
-        self._sums = [torch.zeros_like(parameter) for parameter in self._parameters]
+        self._sums = [torch.zeros_like(parameter, dtype=torch.float64) for parameter in self._parameters]
+        self._clear()  # What a round that broke off left behind belongs to no record of this batch.
 
     @torch.no_grad()
     def add_piece(self) -> None:
-        """Clip and add the per-record gradients that the last backward pass left, and clear them."""
+        """Clip and add the per-record gradients that one backward pass left, and clear them.
+
+        Raises:
+            TrainingError: a parameter got no per-record gradients, or those of another number of records, or of
+                several passes.
+        """
         gradients = [_grad_sample(parameter) for parameter in self._parameters]
+        if len({len(gradient) for gradient in gradients}) != 1:
+            raise TrainingError("the trained factors hold gradients of different numbers of records")
         factors = torch.ones(len(gradients[0]), device=gradients[0].device)
         if self._clip_norm is not None:
             squared = torch.stack([g.flatten(1).square().sum(1) for g in gradients]).sum(0)  # (N,)
@@ -46,13 +54,11 @@ class ClippedGradientSum:
             factors = torch.from_numpy(clip_factors(norms, self._clip_norm)).to(gradients[0])
         for total, gradient in zip(self._sums, gradients, strict=True):
             total.add_(torch.einsum("n,n...->...", factors, torch.nan_to_num(gradient, 0.0, 0.0, 0.0)))
-        for parameter in self._parameters:
-            parameter.grad_sample = None  # type: ignore[attr-defined]
-            parameter.grad = None
+        self._clear()
 
     def flat(self) -> np.ndarray:
         """The sum as one float64 vector (n,), in the order of the parameters. Private until noised."""
-        return torch.cat([total.flatten() for total in self._sums]).double().cpu().numpy()
+        return torch.cat([total.flatten() for total in self._sums]).cpu().numpy()
 
     def release(
         self, *, noise_multiplier: float, sampling_rate: float, source: RandomSource
@@ -72,6 +78,11 @@ class ClippedGradientSum:
             source=source,
         )
 
+    def _clear(self) -> None:
+        for parameter in self._parameters:
+            parameter.grad_sample = None  # type: ignore[attr-defined]
+            parameter.grad = None
+
 
 def split_like(vector: np.ndarray, parameters: Sequence[nn.Parameter]) -> Iterator[Tensor]:
     """Cut a flat vector (n,) back into tensors of the parameters' shapes, types and devices."""
@@ -85,5 +96,11 @@ def split_like(vector: np.ndarray, parameters: Sequence[nn.Parameter]) -> Iterat
 def _grad_sample(parameter: nn.Parameter) -> Tensor:
     """Opacus' per-record gradients of one parameter, (N, *shape)."""
     samples = parameter.grad_sample  # type: ignore[attr-defined]
-    gradient: Tensor = sum(samples) if isinstance(samples, list) else samples  # type: ignore[assignment]
-    return gradient.float()
+    if not isinstance(samples, Tensor):
+        # A list holds several backward passes: whether its rows are the same records or others, nobody can tell.
+        raise TrainingError(
+            "a trained factor has no per-record gradients of one backward pass",
+            found="several passes" if samples else "none",
+            expected="one forward, one backward, one piece",
+        )
+    return samples.float()

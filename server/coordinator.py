@@ -7,11 +7,13 @@ run this same code over different transports.
 import hashlib
 import json
 import math
-import random
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
+
+import numpy as np
 
 from yoriai import wire
 from yoriai.config import JobConfig
@@ -20,6 +22,10 @@ from yoriai.server.registry import Checkpoint, Registry, RoundRecord
 from yoriai.strategies.adapter import AdapterState, weighted_mean
 from yoriai.strategies.rule import Rule
 from yoriai.strategies.server_opt import OptState, server_optimizer
+
+_LONGEST_REASON = 300
+_UNEXPECTED = "an unexpected kind of reply"
+_STRANGE = "the reply belongs to another site, round or run"
 
 
 class Transport(Protocol):
@@ -75,11 +81,14 @@ class Coordinator:
         self._deadlines = deadlines or Deadlines()
         federation = job.federation
         self._optimizer = server_optimizer(federation.server_optimizer, momentum=federation.server_momentum)
-        self._initial_payload = b""
+        # Every site of the roster that was offered the job is in one of the first two; those that said no in words
+        # are in the third as well, and are not asked again.
         self._accepted: set[str] = set()
-        self._refused: dict[str, str] = {}
-        self._bytes_up: dict[str, int] = {}
-        self._bytes_down: dict[str, int] = {}
+        self._absent: dict[str, str] = {}
+        self._declined: set[str] = set()
+        # Of the messages since the last record, by site.
+        self._bytes_up: Counter[str] = Counter()
+        self._bytes_down: Counter[str] = Counter()
 
     def run(
         self,
@@ -88,74 +97,72 @@ class Coordinator:
         on_round: Callable[[Checkpoint], None] | None = None,
         on_offer: Callable[[Mapping[str, str]], None] | None = None,
     ) -> Checkpoint:
-        """Run the job to its end, from the last checkpoint when there is one.
+        """Run the job to its end, from the last checkpoint when there is one. A finished run asks nothing of a site.
 
         Args:
-            initial: the adapter before round 0, fixed factors included.
+            initial: the adapter before round 0, fixed factors included; not used when there is a checkpoint.
             on_round: called after each stored round.
-            on_offer: called once with the sites that refused the job, and why.
+            on_offer: called after each offer with the sites that do not take part so far, and why.
 
         Raises:
             RoundError: fewer than federation.min_sites took part; the finished rounds stay stored.
             CheckpointError: the stored run belongs to another job, or cannot be written.
         """
-        checkpoint = self._resume() or Checkpoint(self._run_id, job_digest(self._job), 0, initial)
-        self._initial_payload = initial.to_bytes()
-        sites = sorted(set(self._transport.sites()) & set(self._roster.weights))
-        self._offer(sites)
-        if on_offer is not None:
-            on_offer(self._refused)
+        digest = job_digest(self._job, self._base_digest)
+        checkpoint = last_checkpoint(self._registry, digest, self._run_id)
+        if checkpoint is None:
+            checkpoint = Checkpoint(self._run_id, digest, 0, initial)
         while checkpoint.next_round < self._job.federation.rounds:
-            checkpoint = self._round(checkpoint, sites)
+            if self._invite(checkpoint) and on_offer is not None:
+                on_offer(dict(self._absent))
+            checkpoint = self._round(checkpoint)
             self._registry.save(checkpoint)
             if on_round is not None:
                 on_round(checkpoint)
         return checkpoint
 
-    def _resume(self) -> Checkpoint | None:
-        stored = self._registry.load()
-        if stored is not None and (stored.job_digest != job_digest(self._job) or stored.run_id != self._run_id):
-            raise CheckpointError(
-                "the stored run belongs to another job",
-                remedy="resume with the job it was started with, or choose another folder",
-            )
-        return stored
+    def _invite(self, checkpoint: Checkpoint) -> bool:
+        """Offer the job to every site that has not answered an offer yet: all at first, then those out of reach."""
+        unheard = sorted(set(self._roster.weights) - self._accepted - self._declined)
+        reachable = set(self._transport.sites()) if unheard else set()
+        self._absent.update({site: "not connected" for site in unheard if site not in reachable})
+        self._offer(checkpoint, [site for site in unheard if site in reachable])
+        return bool(unheard)
 
-    def _offer(self, sites: Sequence[str]) -> None:
-        """Offer the job to these sites and note who accepts and who refuses, with the reason."""
+    def _offer(self, checkpoint: Checkpoint, sites: Sequence[str]) -> None:
+        """Offer the job to these sites and note who accepts, who declines and who cannot be understood."""
         offer = wire.JobOffer(
             run_id=self._run_id,
             job=self._job.model_dump(mode="json", by_alias=True),
             roster=self._roster,
             base_digest=self._base_digest,
             noise_multiplier=self._noise_multiplier,
-            payload=self._initial_payload,
+            payload=checkpoint.adapter.to_bytes(),
         )
-        replies = self._exchange("offer", dict.fromkeys(sites, offer), self._deadlines.offer_s)
+        replies, faults = self._ask("offer", sites, offer, self._deadlines.offer_s)
         for site in sites:
             reply = replies.get(site)
+            self._accepted.discard(site)
+            self._absent.pop(site, None)
             if isinstance(reply, wire.Acceptance):
                 self._accepted.add(site)
-                self._refused.pop(site, None)
+            elif isinstance(reply, wire.Refusal):
+                self._declined.add(site)
+                self._absent[site] = _one_line(reply.reason)
             else:
-                self._accepted.discard(site)
-                self._refused[site] = _reason(reply)
+                self._absent[site] = faults.get(site, _UNEXPECTED)
 
-    def _round(self, checkpoint: Checkpoint, sites: Sequence[str]) -> Checkpoint:
+    def _round(self, checkpoint: Checkpoint) -> Checkpoint:
         """Train one round at the sampled sites and fold the mean of their updates into the adapter."""
         started = time.monotonic()
-        self._bytes_up, self._bytes_down = {}, {}
-        chosen = self._sample(checkpoint.next_round, sites)
-        updates, refused = self._collect(checkpoint, chosen)
-        needed = self._job.federation.min_sites
-        if len(updates) < needed:
-            reasons = "; ".join(f"{site}: {reason}" for site, reason in sorted(refused.items()))
-            raise RoundError(
-                f"round {checkpoint.next_round + 1} has too few sites",
-                found=f"{len(updates)} updates ({reasons})" if reasons else f"{len(updates)} updates",
-                expected=f"at least {needed} (federation.min_sites)",
-                remedy="see to the sites named, then resume",
-            )
+        chosen = self._sample(checkpoint.next_round)
+        refused = {s: reason for s, reason in self._absent.items() if s in chosen or s in self._declined}
+        asked = [site for site in chosen if site in self._accepted]
+        # Nobody's budget is charged for a round that is lost already.
+        self._require_enough(checkpoint, f"{len(asked)} that accepted the job", len(asked), refused)
+        updates, missing = self._collect(checkpoint, asked)
+        refused |= missing
+        self._require_enough(checkpoint, f"{len(updates)} updates", len(updates), refused)
         weights = self._roster.weights
         mean_update = weighted_mean({site: (weights[site], update) for site, update in updates.items()})
         adapter, state = self._fold(checkpoint, mean_update)
@@ -163,19 +170,20 @@ class Coordinator:
             round_index=checkpoint.next_round,
             answered=tuple(sorted(updates)),
             refused=tuple(sorted(refused.items())),
-            update_norm=float(math.sqrt(sum(float((t.astype("f8") ** 2).sum()) for t in mean_update.tensors.values()))),
+            update_norm=float(np.linalg.norm(mean_update.flatten().astype(np.float64))),
             seconds=time.monotonic() - started,
-            bytes_up=self._bytes_up,
-            bytes_down=self._bytes_down,
+            bytes_up=dict(self._bytes_up),
+            bytes_down=dict(self._bytes_down),
             adapter_digest=adapter.digest(),
         )
-        return Checkpoint(
-            checkpoint.run_id,
-            checkpoint.job_digest,
-            checkpoint.next_round + 1,
-            adapter,
-            state.to_bytes(),
-            (*checkpoint.rounds, record),
+        self._bytes_up.clear()
+        self._bytes_down.clear()
+        return replace(
+            checkpoint,
+            next_round=checkpoint.next_round + 1,
+            adapter=adapter,
+            optimizer_state=state.to_bytes(),
+            rounds=(*checkpoint.rounds, record),
         )
 
     def _fold(self, checkpoint: Checkpoint, mean_update: AdapterState) -> tuple[AdapterState, OptState]:
@@ -192,34 +200,42 @@ class Coordinator:
         step, state = self._optimizer.step(mean_update, state, learning_rate=rate)
         return self._rule.combine(checkpoint.adapter, step, checkpoint.next_round), state
 
-    def _sample(self, round_index: int, sites: Sequence[str]) -> list[str]:
-        """The sites of a round.
+    def _sample(self, round_index: int) -> list[str]:
+        """The sites of a round, in order; those that declined the job are passed over."""
+        federation, roster = self._job.federation, self._roster.weights
+        wanted = max(federation.min_sites, round(federation.participation * len(roster)))
+        return sample_sites(federation.seed, round_index, set(roster) - self._declined, wanted)
 
-        Those that accepted and, again, those that were merely out of reach. The same on resume.
-        """
-        wanted = max(self._job.federation.min_sites, round(self._job.federation.participation * len(sites)))
-        if wanted >= len(sites):
-            return list(sites)
-        return sorted(random.Random(f"{self._job.federation.seed}:{round_index}").sample(list(sites), wanted))
+    def _require_enough(self, checkpoint: Checkpoint, found: str, count: int, refused: Mapping[str, str]) -> None:
+        needed = self._job.federation.min_sites
+        if count < needed:
+            reasons = "; ".join(f"{site}: {reason}" for site, reason in sorted(refused.items()))
+            raise RoundError(
+                f"round {checkpoint.next_round + 1} has too few sites",
+                found=f"{found} ({reasons})" if reasons else found,
+                expected=f"at least {needed} (federation.min_sites)",
+                remedy="see to the sites named, then resume",
+            )
 
-    def _collect(self, checkpoint: Checkpoint, chosen: Sequence[str]) -> tuple[dict[str, AdapterState], dict[str, str]]:
-        """Updates by site, and the reason of every site that sent none."""
-        asked = [site for site in chosen if site in self._accepted]
-        refused = {site: self._refused[site] for site in chosen if site not in self._accepted}
-        replies = self._train(checkpoint, asked)
+    def _collect(self, checkpoint: Checkpoint, asked: Sequence[str]) -> tuple[dict[str, AdapterState], dict[str, str]]:
+        """Updates by site, and the reason of every site asked that sent none."""
+        replies, missing = self._train(checkpoint, asked)
         forgotten = [s for s, r in replies.items() if isinstance(r, wire.Refusal) and r.unknown_job]
         if forgotten:  # A site that was started anew no longer knows the job; it may look at the offer again.
-            self._offer(forgotten)
-            replies |= self._train(checkpoint, [site for site in forgotten if site in self._accepted])
+            self._offer(checkpoint, forgotten)
+            missing |= {site: self._absent.get(site, "") for site in forgotten}
+            again, faults = self._train(checkpoint, [site for site in forgotten if site in self._accepted])
+            replies = {site: reply for site, reply in replies.items() if site not in forgotten} | again
+            missing |= faults
         updates = {}
-        for site in asked:
+        for site, reply in replies.items():
             try:
-                updates[site] = self._update(checkpoint, site, replies.get(site))
+                updates[site] = self._update(checkpoint, reply)
             except (WireError, AdapterError) as error:
-                refused[site] = str(error)
-        return updates, refused
+                missing[site] = _one_line(str(error))
+        return updates, {site: reason for site, reason in missing.items() if site not in updates}
 
-    def _train(self, checkpoint: Checkpoint, sites: Sequence[str]) -> dict[str, wire.Message]:
+    def _train(self, checkpoint: Checkpoint, sites: Sequence[str]) -> tuple[dict[str, wire.Reply], dict[str, str]]:
         moving = {f for i in range(checkpoint.next_round + 1) for f in self._rule.trainable(i)}
         request = wire.TrainRequest(
             run_id=self._run_id,
@@ -227,14 +243,16 @@ class Coordinator:
             adapter_digest=checkpoint.adapter.digest(),
             payload=checkpoint.adapter.select(moving).to_bytes(),
         )
-        return self._exchange("train", dict.fromkeys(sites, request), self._deadlines.train_s)
+        return self._ask("train", sites, request, self._deadlines.train_s)
 
-    def _update(self, checkpoint: Checkpoint, site: str, reply: wire.Message | None) -> AdapterState:
-        """The update in a reply, checked: this round's, of this site, with the trained factors' names and shapes."""
+    def _update(self, checkpoint: Checkpoint, reply: wire.Reply) -> AdapterState:
+        """The update in a reply, checked: of this round, finite, with the trained factors' names and shapes."""
+        if isinstance(reply, wire.Refusal):
+            raise WireError(reply.reason)
         if not isinstance(reply, wire.PlainUpdate):
-            raise WireError(_reason(reply))
-        if (reply.site, reply.round_index, reply.run_id) != (site, checkpoint.next_round, self._run_id):
-            raise WireError("the reply belongs to another site, round or run")
+            raise WireError(_UNEXPECTED)
+        if reply.round_index != checkpoint.next_round:
+            raise WireError(_STRANGE)
         update = AdapterState.from_bytes(reply.payload)
         update.check_finite()
         expected = checkpoint.adapter.select(self._rule.trainable(checkpoint.next_round))
@@ -242,24 +260,61 @@ class Coordinator:
             raise AdapterError("the update's factors are not those that train in this round")
         return update
 
-    def _exchange(self, stage: str, messages: Mapping[str, wire.Message], timeout_s: float) -> dict[str, wire.Message]:
-        """One exchange of typed messages, with its bytes counted; a reply that cannot be read counts as a refusal."""
-        encoded: dict[int, bytes] = {}
-        for message in messages.values():
-            encoded.setdefault(id(message), wire.encode(message))
-        payloads = {site: encoded[id(message)] for site, message in messages.items()}
-        replies = self._transport.exchange(stage, payloads, timeout_s) if payloads else {}
-        decoded: dict[str, wire.Message] = {}
-        for site, payload in payloads.items():
-            self._bytes_down[site] = self._bytes_down.get(site, 0) + len(payload)
-            if site not in replies:
+    def _ask(
+        self, stage: str, sites: Sequence[str], message: wire.Message, timeout_s: float
+    ) -> tuple[dict[str, wire.Reply], dict[str, str]]:
+        """Send these sites one message: the replies that can be read, and why the other sites have none."""
+        data = wire.encode(message)
+        answers = self._transport.exchange(stage, dict.fromkeys(sites, data), timeout_s) if sites else {}
+        replies, faults = {}, {}
+        for site in sites:
+            self._bytes_down[site] += len(data)
+            self._bytes_up[site] += len(answers.get(site, b""))
+            if site not in answers:
+                faults[site] = "no reply in time"
                 continue
-            self._bytes_up[site] = self._bytes_up.get(site, 0) + len(replies[site])
             try:
-                decoded[site] = wire.decode(replies[site])
+                replies[site] = self._read(site, answers[site])
             except WireError as error:
-                decoded[site] = wire.Refusal(run_id=self._run_id, site=site, reason=str(error))
-        return decoded
+                faults[site] = str(error)
+        return replies, faults
+
+    def _read(self, site: str, data: bytes) -> wire.Reply:
+        reply = wire.decode(data)
+        if not isinstance(reply, wire.Reply):
+            raise WireError(_UNEXPECTED)
+        # A site that could not read the question does not know which run it was of.
+        known = (self._run_id, "") if isinstance(reply, wire.Refusal) else (self._run_id,)
+        if reply.site != site or reply.run_id not in known:
+            raise WireError(_STRANGE)
+        return reply
+
+
+def last_checkpoint(registry: Registry, digest: str, run_id: str) -> Checkpoint | None:
+    """What a run goes on from; None when nothing is stored.
+
+    Raises:
+        CheckpointError: the stored run belongs to another job, or is damaged.
+    """
+    stored = registry.load()
+    if stored is not None and (stored.job_digest, stored.run_id) != (digest, run_id):
+        raise CheckpointError(
+            "the stored run belongs to another job",
+            remedy="resume with the job and base model it was started with, or choose another folder",
+        )
+    return stored
+
+
+def sample_sites(seed: int, round_index: int, sites: Collection[str], wanted: int) -> list[str]:
+    """Up to `wanted` of the sites, sorted; a function of its arguments alone, so the same after a resume.
+
+    Each site's turn is a hash of its own, so that one that drops out changes no other site's turn but its substitute's.
+    """
+
+    def turn(site: str) -> bytes:
+        return hashlib.sha256(f"{seed}:{round_index}:{site}".encode()).digest()
+
+    return sorted(sorted(sites, key=turn)[:wanted])
 
 
 def schedule_factor(schedule: str, round_index: int, rounds: int) -> float:
@@ -271,13 +326,12 @@ def schedule_factor(schedule: str, round_index: int, rounds: int) -> float:
     return 1.0
 
 
-def job_digest(job: JobConfig) -> str:
-    """SHA-256 (hex) over every setting that bears on the result; those in [speed] do not."""
+def job_digest(job: JobConfig, base_digest: str) -> str:
+    """SHA-256 (hex) over the base and every setting that bears on the result; those in [speed] do not."""
     settings = job.model_dump(mode="json", by_alias=True, exclude={"speed"})
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([base_digest, settings], sort_keys=True).encode()).hexdigest()
 
 
-def _reason(reply: wire.Message | None) -> str:
-    if reply is None:
-        return "no reply in time"
-    return reply.reason if isinstance(reply, wire.Refusal) else "an unexpected kind of reply"
+def _one_line(text: str) -> str:
+    """A site's words as they may stand in a log or on a terminal."""
+    return "".join(c if c.isprintable() else " " for c in text[:_LONGEST_REASON])

@@ -1,7 +1,7 @@
 """Adapter versions by content, and the checkpoint that a run resumes from. Every write is atomic.
 
     adapters/<digest>.safetensors   one factor over all maps; factors that stand still are stored once
-    state/<digest>.bin              the server optimizer's state
+    state/<digest>.bin              the server optimizer's state after the last round
     checkpoint.json                 which round comes next, and the digests that belong to it
 
 A file is written under a temporary name, synced, then renamed. A full disk or a kill leaves the last checkpoint as it
@@ -10,21 +10,26 @@ was.
 
 import contextlib
 import hashlib
-import json
 import os
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
-from yoriai.errors import CheckpointError
+from pydantic import BaseModel, ConfigDict, Field
+
+from yoriai.errors import AdapterError, CheckpointError
 from yoriai.strategies.adapter import AdapterState
 
-_SCHEMA = 1
+_Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """What the coordinator knows of one finished round. Bytes are those of the messages, by site."""
+    """What the coordinator knows of one finished round.
+
+    Bytes are those of the messages by site since the last record: those of the first one hold the job's offer too.
+    """
 
     round_index: int
     answered: tuple[str, ...]
@@ -55,6 +60,27 @@ class Checkpoint:
     rounds: tuple[RoundRecord, ...] = field(default=())
 
 
+class _Stored(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+
+class _AdapterEntry(_Stored):
+    digest: _Digest
+    factors: dict[str, _Digest] = Field(min_length=1)
+
+
+class _Manifest(_Stored):
+    """What checkpoint.json holds."""
+
+    schema_: Literal[1] = Field(default=1, alias="schema")
+    run_id: str
+    job_digest: str
+    next_round: int
+    adapter: _AdapterEntry
+    optimizer_state: _Digest
+    rounds: tuple[RoundRecord, ...]
+
+
 class Registry:
     """The folder of one run's versions.
 
@@ -83,16 +109,16 @@ class Registry:
             self._put(f"adapters/{factors[factor]}.safetensors", part.to_bytes)
         state_digest = hashlib.sha256(checkpoint.optimizer_state).hexdigest()
         self._put(f"state/{state_digest}.bin", lambda: checkpoint.optimizer_state)
-        manifest = {
-            "schema": _SCHEMA,
-            "run_id": checkpoint.run_id,
-            "job_digest": checkpoint.job_digest,
-            "next_round": checkpoint.next_round,
-            "adapter": {"digest": checkpoint.adapter.digest(), "factors": factors},
-            "optimizer_state": state_digest,
-            "rounds": [asdict(record) for record in checkpoint.rounds],
-        }
-        write_atomically(self._folder / "checkpoint.json", json.dumps(manifest, indent=1).encode())
+        manifest = _Manifest(
+            run_id=checkpoint.run_id,
+            job_digest=checkpoint.job_digest,
+            next_round=checkpoint.next_round,
+            adapter=_AdapterEntry(digest=checkpoint.adapter.digest(), factors=factors),
+            optimizer_state=state_digest,
+            rounds=checkpoint.rounds,
+        )
+        write_atomically(self._folder / "checkpoint.json", manifest.model_dump_json(by_alias=True, indent=1).encode())
+        self._forget_states_but(state_digest)
 
     def load(self) -> Checkpoint | None:
         """The last checkpoint; None when there is none.
@@ -101,36 +127,36 @@ class Registry:
             CheckpointError: it is damaged, or a file that it names is missing or altered.
         """
         path = self._folder / "checkpoint.json"
-        if not path.exists():
-            return None
         try:
-            manifest: dict[str, Any] = json.loads(path.read_bytes())
-            if manifest["schema"] != _SCHEMA:
-                raise CheckpointError(
-                    f"{path} has another schema", found=str(manifest["schema"]), expected=str(_SCHEMA)
-                )
+            manifest = _Manifest.model_validate_json(path.read_bytes())
+            if len(manifest.rounds) != manifest.next_round:
+                raise ValueError
             return Checkpoint(
-                run_id=manifest["run_id"],
-                job_digest=manifest["job_digest"],
-                next_round=manifest["next_round"],
-                adapter=self._adapter(manifest["adapter"]),
-                optimizer_state=self._state(manifest["optimizer_state"]),
-                rounds=tuple(_round_record(values) for values in manifest["rounds"]),
+                run_id=manifest.run_id,
+                job_digest=manifest.job_digest,
+                next_round=manifest.next_round,
+                adapter=self._adapter(manifest.adapter),
+                optimizer_state=self._state(manifest.optimizer_state),
+                rounds=manifest.rounds,
             )
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, AdapterError) as error:
+            if isinstance(error, FileNotFoundError) and not path.exists():
+                return None
             raise CheckpointError(
-                f"{path} is damaged", found=type(error).__name__, remedy="start the run again in a new folder"
+                f"{path}, or a file that it names, is damaged, missing or of another Yoriai version",
+                found=type(error).__name__,
+                remedy="start the run again in a new folder",
             ) from error
 
-    def _adapter(self, entry: dict[str, Any]) -> AdapterState:
+    def _adapter(self, entry: _AdapterEntry) -> AdapterState:
         parts = [
             AdapterState.from_bytes((self._folder / "adapters" / f"{digest}.safetensors").read_bytes())
-            for digest in entry["factors"].values()
+            for digest in entry.factors.values()
         ]
         whole = parts[0]
         for part in parts[1:]:
             whole = whole.merged_with(part)
-        if whole.digest() != entry["digest"]:
+        if whole.digest() != entry.digest:
             raise CheckpointError(f"{self._folder}: a stored adapter was altered", remedy="start the run again")
         return whole
 
@@ -140,10 +166,17 @@ class Registry:
             raise CheckpointError(f"{self._folder}: a stored optimizer state was altered", remedy="start the run again")
         return data
 
-    def _put(self, name: str, content: Any) -> None:
+    def _put(self, name: str, content: Callable[[], bytes]) -> None:
         path = self._folder / name
         if not path.exists():
             write_atomically(path, content())
+
+    def _forget_states_but(self, digest: str) -> None:
+        """Adapters of past rounds are versions worth keeping; past states of the optimizer serve nobody."""
+        for path in (self._folder / "state").glob("*.bin"):
+            if path.stem != digest:
+                with contextlib.suppress(OSError):
+                    path.unlink()
 
 
 def write_atomically(path: Path, data: bytes) -> Path:
@@ -163,6 +196,7 @@ def write_atomically(path: Path, data: bytes) -> Path:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+        _sync_folder(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -170,19 +204,18 @@ def write_atomically(path: Path, data: bytes) -> Path:
     return path
 
 
+def _sync_folder(folder: Path) -> None:
+    """Make a rename durable: until the folder itself is synced, a power cut can undo it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _cannot_write(path: Path, error: OSError) -> CheckpointError:
     return CheckpointError(
         f"{path} cannot be written",
         found=error.strerror or type(error).__name__,
         remedy="make room or choose another folder, then resume; the last checkpoint is intact",
-    )
-
-
-def _round_record(values: dict[str, Any]) -> RoundRecord:
-    return RoundRecord(
-        **{
-            **values,
-            "answered": tuple(values["answered"]),
-            "refused": tuple((site, reason) for site, reason in values["refused"]),
-        }
     )

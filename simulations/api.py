@@ -1,37 +1,40 @@
 """`simulate`: from a job and records to a report, in a run's folder that can be resumed.
 
 RUN/
-  job.toml  run.json          what runs, and on which data
+  job.toml  run.json  .lock   what runs, and on which data (run_folder.py)
   checkpoint.json  adapters/  state/   the coordinator's (server/registry.py)
   ledgers/                    one a site
-  measurements.json           what the test records said so far
+  measurements.json  seconds.json      what the test records said so far, and how long it took
+  compare/                    the comparisons' own checkpoints and ledgers
   adapter/                    PEFT's format, with task.json (labels, prior, template)
   report.json  report.html  figures/
 """
 
 import datetime
 import json
-import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from yoriai import config
-from yoriai.client.base_model import choose_device, load_base
+from yoriai.client.data import DEFAULT_TEMPLATES
 from yoriai.client.lora import save_peft
 from yoriai.client.tasks import LabelHead
 from yoriai.client.workbench import Workbench
-from yoriai.config import JobConfig, job_to_toml
-from yoriai.errors import CheckpointError, ConfigError
-from yoriai.server.registry import Checkpoint, write_atomically
-from yoriai.simulations import compare
-from yoriai.simulations.experiment import DataSource, Experiment, resolve
+from yoriai.config import JobConfig
+from yoriai.errors import CheckpointError, ConfigError, RoundError
+from yoriai.server.registry import Checkpoint, Registry, write_atomically
+from yoriai.simulations import compare, run_folder
+from yoriai.simulations.check import Fitted, fit
+from yoriai.simulations.experiment import DataSource, Experiment, noise_multiplier, resolve
 from yoriai.simulations.federation import Federation, Outcome, run_federation
 from yoriai.simulations.measuring import Measurements, TestBench
 from yoriai.simulations.progress import Observer, Silent
-from yoriai.simulations.report import Report, write_report
-from yoriai.simulations.reporting import Measured, build_report
+from yoriai.simulations.report import REPORT_FILE, Report, load_report, write_report
+from yoriai.simulations.reporting import Measured, build_report, describe
+from yoriai.simulations.run_folder import StoredRun
+from yoriai.simulations.spent import budget_used_up
+from yoriai.simulations.timing import Stopwatch
 from yoriai.strategies.rule import get_rule
 
 ENGINES = ("inprocess", "flower")
@@ -52,6 +55,27 @@ class Options:
     noise_seed: bytes | None = None
 
 
+@dataclass(frozen=True)
+class _Session:
+    """One sitting of a run: what it is, where, and the model and the clock it works with."""
+
+    experiment: Experiment
+    folder: Path
+    run_id: str
+    options: Options
+    fitted: Fitted
+    observer: Observer
+    watch: Stopwatch
+
+    @property
+    def job(self) -> JobConfig:
+        return self.experiment.job
+
+    @property
+    def workbench(self) -> Workbench:
+        return self.fitted.workbench
+
+
 def simulate(
     job: JobConfig | Path | str | None = None,
     *,
@@ -67,127 +91,182 @@ def simulate(
         job: a job, or the path of a job file; None takes the defaults for the data.
         data: a folder of sites, a file to split, or None for the excavator work orders.
         settings: overrides by dotted key, such as {"privacy.epsilon": 4.0}.
-        out: the run's folder, which must not hold another run; None makes one under `runs/`.
+        out: the run's folder, new or empty; None makes one under `runs/`.
         options: engine and comparisons.
         observer: told of each advance.
 
     Raises:
-        YoriaiError: whatever is wrong with job, records or budget, with a remedy; the folder keeps what was finished.
+        YoriaiError: whatever is wrong with job, records or budget, with a remedy. What does not fit is found before
+            the folder is made; later on the folder keeps what was finished.
     """
-    options = options or Options()
+    options, observer = options or Options(), observer or Silent()
     if options.engine not in ENGINES:
         raise ConfigError("no such engine", found=options.engine, expected=" or ".join(ENGINES))
     source = data if isinstance(data, DataSource) else DataSource(path=Path(data) if data is not None else None)
     loaded = job if isinstance(job, JobConfig) or job is None else config.load_job(Path(job))
+    folder = Path(out) if out is not None else None
+    if folder is not None:
+        run_folder.must_be_free(folder)
     experiment = resolve(loaded, source, settings)
-    folder = Path(out) if out is not None else new_folder(experiment.job.name)
-    if (folder / "run.json").exists():
-        raise ConfigError(f"{folder} holds a run already", remedy="resume it with --resume, or choose another --out")
-    run_id = f"{experiment.job.name}-{uuid.uuid4().hex[:12]}"
-    _store(folder, experiment, source, options, run_id)
-    return _run(experiment, folder, options, run_id, observer or Silent())
+    folder = folder or new_folder(experiment.job.name)
+    run = StoredRun(
+        run_id=f"{experiment.job.name}-{uuid.uuid4().hex[:12]}",
+        data=source,
+        engine=options.engine,
+        compare=options.compare,
+        reason=experiment.reason,
+        labels_from_records=experiment.labels_from_records,
+        records_digest=experiment.records_digest(),
+    )
+    session = _open(experiment, folder, run.run_id, options, observer)
+    with run_folder.locked(folder):
+        run_folder.store(folder, experiment.job, run)
+        observer.say(f"run      {folder}")
+        return _run(session)
 
 
-def resume(folder: Path | str, *, options: Options | None = None, observer: Observer | None = None) -> Report:
+def resume(
+    folder: Path | str, *, compare: bool = False, options: Options | None = None, observer: Observer | None = None
+) -> Report:
     """Carry on a run that was interrupted, from its last finished round; a finished one is only reported again.
 
     Args:
+        compare: do the comparisons, even if the run was started without them.
         options: None repeats those the run was started with.
 
     Raises:
-        CheckpointError: the folder holds no run.
+        CheckpointError: the folder holds no run, another process works on it, or the records are others now.
     """
-    folder = Path(folder)
-    try:
-        stored: dict[str, Any] = json.loads((folder / "run.json").read_bytes())
-        source = DataSource(**{**stored["data"], "path": Path(p) if (p := stored["data"]["path"]) else None})
-        options = options or Options(engine=stored["engine"], compare=stored["compare"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder} holds no run", remedy="name the folder of a run") from error
-    experiment = resolve(config.load_job(folder / "job.toml"), source)
-    return _run(experiment, folder, options, stored["run_id"], observer or Silent())
+    folder, observer = Path(folder), observer or Silent()
+    job, run = run_folder.load(folder)
+    options = options or Options(engine=run.engine, compare=run.compare or compare)
+    with run_folder.locked(folder):
+        if (done := _finished(folder, options)) is not None:
+            return done
+        experiment = replace(resolve(job, run.data), reason=run.reason, labels_from_records=run.labels_from_records)
+        if experiment.records_digest() != run.records_digest:
+            raise CheckpointError(
+                f"the records are not those that the run in {folder} began with",
+                remedy="put them back, or start a new run",
+            )
+        return _run(_open(experiment, folder, run.run_id, options, observer))
 
 
-def _store(folder: Path, experiment: Experiment, source: DataSource, options: Options, run_id: str) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CheckpointError(
-            f"{folder} cannot be made", found=error.strerror or "", remedy="choose another --out"
-        ) from error
-    write_atomically(folder / "job.toml", job_to_toml(experiment.job).encode())
-    data = {**source.__dict__, "path": str(source.path.resolve()) if source.path else None}
-    stored = {"run_id": run_id, "data": data, "engine": options.engine, "compare": options.compare}
-    write_atomically(folder / "run.json", json.dumps(stored, indent=1).encode())
+def _finished(folder: Path, options: Options) -> Report | None:
+    """The report of a run that has nothing left to do."""
+    if not (folder / REPORT_FILE).exists():
+        return None
+    report = load_report(folder)
+    complete = report.status == "done" and (not options.compare or compare.LAST in report.overall)
+    return report if complete else None
 
 
-def _run(experiment: Experiment, folder: Path, options: Options, run_id: str, observer: Observer) -> Report:
-    clock = _Clock()
-    job = experiment.job
-    base = load_base(
-        job.base.model,
-        device=choose_device(job.speed.device),
-        expected_digest=job.base.digest,
-        progress=lambda what, done, total: observer.advance(f"base model: {what}", done, total),
-    )
-    workbench = Workbench(base, job.speed)
-    clock.lap("load")
-    kept = Measurements(folder / "measurements.json")
-    bench = TestBench(job, experiment.sites, workbench, observer)
+def _open(experiment: Experiment, folder: Path, run_id: str, options: Options, observer: Observer) -> _Session:
+    """Load the base and see that job and records fit it, before anything is written."""
+    watch = Stopwatch(folder / "seconds.json", sorted(site.name for site in experiment.sites), observer)
+    fitted = fit(experiment, watch)
+    noise_multiplier(experiment.job)  # Calibrated here, it is not taken for the coordinator's overhead.
+    watch.lap("load")
+    for line in describe(experiment, fitted.workbench, fitted.cut):
+        observer.say(line)
+    return _Session(experiment, folder, run_id, options, fitted, observer, watch)
+
+
+def _run(session: _Session) -> Report:
+    """Train, measure, compare and report whatever is not done yet."""
+    watch = session.watch
+    kept = Measurements(session.folder / "measurements.json")
+    bench = TestBench(session.job, session.experiment.sites, session.workbench, watch)
     federation = Federation(
-        job=job,
-        sites=experiment.sites,
-        roster=experiment.roster(),
-        folder=folder,
-        run_id=run_id,
-        engine=options.engine,
-        noise_seed=options.noise_seed,
-        observer=observer,
-        on_round=lambda checkpoint: _measure_between(job, checkpoint, bench, kept, clock),
+        job=session.job,
+        sites=session.experiment.sites,
+        roster=session.experiment.roster(),
+        folder=session.folder,
+        run_id=session.run_id,
+        engine=session.options.engine,
+        noise_seed=session.options.noise_seed,
+        observer=watch,
+        on_round=lambda checkpoint: _after_round(session, checkpoint, bench, kept),
     )
-    if "base" not in kept:
-        kept.put("base", bench.measure(workbench.initial_adapter(job)))
-    clock.lap("evaluate")
-    outcome = run_federation(federation, workbench)
-    clock.lap("train")
-    if "federated" not in kept:
-        kept.put("federated", bench.measure(outcome.checkpoint.adapter))
-    clock.lap("evaluate")
-    _save_adapter(experiment, workbench, outcome, folder / "adapter")
-    if options.compare:
-        for comparison in compare.comparisons(federation):
-            observer.say(f"comparison: {comparison.name.replace('_', ' ')}")
-            compare.measure(comparison, bench, workbench, kept)
-        clock.lap("compare")
-    report = build_report(
-        experiment,
-        workbench,
-        outcome,
-        Measured(kept=kept, bench=bench, seconds=clock.seconds(), engine=options.engine),
-        created=datetime.datetime.now(datetime.UTC),
-    )
-    write_report(report, folder)
+    stored = Registry(session.folder).load()
+    try:
+        if "base" not in kept:
+            kept.put("base", bench.measure(session.fitted.initial))
+        if stored is not None:  # The interruption may have come between a round and its measurement.
+            _measure_between(session, stored, bench, kept)
+        watch.lap("evaluate")
+        outcome = _trained(federation, session)
+        watch.lap("account")
+        if "federated" not in kept:
+            kept.put("federated", bench.measure(outcome.checkpoint.adapter))
+        watch.lap("evaluate")
+        _save_adapter(session, outcome)
+        report = _report(session, outcome, kept, bench)
+        if session.options.compare:
+            _compare(session, federation, kept, bench)
+            report = _report(session, outcome, kept, bench)
+    finally:
+        watch.save()
     return report
 
 
-def _measure_between(
-    job: JobConfig, checkpoint: Checkpoint, bench: TestBench, kept: Measurements, clock: "_Clock"
-) -> None:
+def _trained(federation: Federation, session: _Session) -> Outcome:
+    try:
+        return run_federation(federation, session.workbench)
+    except RoundError as error:
+        raise budget_used_up(federation) or error from None
+    except BaseException:
+        session.watch.lap("train")
+        raise
+
+
+def _after_round(session: _Session, checkpoint: Checkpoint, bench: TestBench, kept: Measurements) -> None:
+    session.watch.lap("train")
+    _measure_between(session, checkpoint, bench, kept)
+    session.watch.lap("evaluate")
+    session.watch.save()
+
+
+def _measure_between(session: _Session, checkpoint: Checkpoint, bench: TestBench, kept: Measurements) -> None:
     """Measure every few rounds; the last one is measured at the end anyway."""
-    every, done = job.evaluation.every, checkpoint.next_round
-    if every and done % every == 0 and done < job.federation.rounds:
-        clock.lap("train")
-        kept.put(f"round {done}", bench.measure(checkpoint.adapter))
-        clock.lap("evaluate")
+    every, done = session.job.evaluation.every, checkpoint.next_round
+    due = every and done % every == 0 and done < session.job.federation.rounds
+    if due and (name := f"round {done}") not in kept:
+        kept.put(name, bench.measure(checkpoint.adapter))
 
 
-def _save_adapter(experiment: Experiment, workbench: Workbench, outcome: Outcome, folder: Path) -> None:
+def _compare(session: _Session, federation: Federation, kept: Measurements, bench: TestBench) -> None:
+    # The stopwatch times the federation's sites; those of comparisons are told to the observer alone.
+    for comparison in compare.comparisons(replace(federation, observer=session.observer)):
+        session.observer.say(f"compare  {comparison.name.replace('_', ' ')}")
+        compare.measure(comparison, replace(bench, observer=session.observer), session.workbench, kept)
+        session.watch.lap("compare")
+
+
+def _report(session: _Session, outcome: Outcome, kept: Measurements, bench: TestBench) -> Report:
+    """Build the report and write it; done before the comparisons too, so that they cannot cost it."""
+    measured = Measured(
+        kept=kept,
+        bench=bench,
+        seconds=session.watch.parts(),
+        site_seconds=session.watch.sites(),
+        cut=session.fitted.cut,
+        engine=session.options.engine,
+    )
+    now = datetime.datetime.now(datetime.UTC)
+    report = build_report(session.experiment, session.workbench, outcome, measured, created=now)
+    write_report(report, session.folder)
+    return report
+
+
+def _save_adapter(session: _Session, outcome: Outcome) -> None:
     """The adapter as PEFT reads it, and beside it what a classifier needs to answer."""
-    job = experiment.job
+    job, folder = session.job, session.folder / "adapter"
     adapter = get_rule(job.federation.rule).to_peft(outcome.checkpoint.adapter)
-    save_peft(workbench.model(job), adapter, folder)
-    head = workbench.head(job)
-    task: dict[str, object] = {"kind": job.task.kind, "template": job.task.template}
+    save_peft(session.workbench.model(job), adapter, folder)
+    head = session.workbench.head(job)
+    template = job.task.template or DEFAULT_TEMPLATES.get(job.task.kind)
+    task: dict[str, object] = {"kind": job.task.kind, "template": template}
     if isinstance(head, LabelHead):
         task |= {"labels": list(job.task.labels), "prior": head.prior.tolist()}
     write_atomically(folder / "task.json", json.dumps(task, indent=1).encode())
@@ -202,19 +281,3 @@ def new_folder(name: str) -> Path:
 def run_files(folder: Path) -> tuple[Path, ...]:
     """What a reader of a finished run wants to open."""
     return (folder / "report.html", folder / "report.json", folder / "adapter")
-
-
-class _Clock:
-    """Wall time by part of the run; `lap` gives the time since the last call to a part."""
-
-    def __init__(self) -> None:
-        self._started = self._last = time.monotonic()
-        self._parts: dict[str, float] = {}
-
-    def lap(self, part: str) -> None:
-        now = time.monotonic()
-        self._parts[part] = self._parts.get(part, 0.0) + now - self._last
-        self._last = now
-
-    def seconds(self) -> dict[str, float]:
-        return {**self._parts, "total": time.monotonic() - self._started}

@@ -5,15 +5,34 @@ from dataclasses import dataclass
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from yoriai import wire
 from yoriai.client.base_model import choose_device, load_base
 from yoriai.client.workbench import Workbench
 from yoriai.config import JobConfig
-from yoriai.errors import ConfigError
+from yoriai.errors import RecordError
 from yoriai.privacy.accounting import SampledGaussian, epsilon
 from yoriai.simulations.experiment import DataSource, Experiment, noise_multiplier, resolve
+from yoriai.simulations.progress import Observer, Silent
 from yoriai.simulations.report_html import size_text
+from yoriai.simulations.reporting import describe
+from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.rule import get_rule
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A base that the job's adapter and the records were seen to fit.
+
+    Attributes:
+        initial: the adapter before round 0.
+        cut: records, for training or testing, that are cut to task.max_tokens, by site.
+    """
+
+    workbench: Workbench
+    initial: AdapterState
+    cut: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -23,23 +42,57 @@ class Check:
     Attributes:
         epsilon: of all rounds without the spare ones; None without privacy.
         epsilon_with_spares: of all rounds and spare ones.
-        cut: records that are cut to task.max_tokens, by site.
-        bytes_offer: of the adapter that travels once to each site.
-        bytes_round: of the factors that travel each way in a round, at most.
+        bytes_offer: of the message that brings a site the job and the complete adapter, once.
+        bytes_down, bytes_up: of one round's messages to and from a site, at most.
         parameters: trained in a round, at most.
     """
 
     experiment: Experiment
+    fitted: Fitted
     noise_multiplier: float | None
     epsilon: float | None
     epsilon_with_spares: float | None
-    cut: dict[str, int]
     bytes_offer: int
-    bytes_round: int
+    bytes_down: int
+    bytes_up: int
     parameters: int
 
 
-def check(job: JobConfig, source: DataSource, settings: Mapping[str, object] | None = None) -> Check:
+def fit(experiment: Experiment, observer: Observer) -> Fitted:
+    """Load the base, attach the adapter and turn every record into tokens.
+
+    Raises:
+        YoriaiError: the base does not load or is another one, the adapter does not fit it, or a record does not fit
+            the task.
+    """
+    job = experiment.job
+    observer.advance("loading the base model", 0, 0)
+    base = load_base(
+        job.base.model,
+        device=choose_device(job.speed.device),
+        expected_digest=job.base.digest,
+        progress=lambda what, done, total: observer.advance(f"base model: {what}", done, total),
+    )
+    observer.advance("fitting the adapter", 0, 0)
+    workbench = Workbench(base, job.speed)
+    initial = workbench.initial_adapter(job)
+    cut = {}
+    for site in experiment.sites:
+        try:
+            cut[site.name] = workbench.encode((*site.train, *site.test), job.task).cut
+        except RecordError as error:
+            raise RecordError(
+                f"site {site.name}: {error.what}", found=error.found, expected=error.expected, remedy=error.remedy
+            ) from None
+    return Fitted(workbench, initial, cut)
+
+
+def check(
+    job: JobConfig,
+    source: DataSource,
+    settings: Mapping[str, object] | None = None,
+    observer: Observer | None = None,
+) -> Check:
     """Validate job and records together.
 
     Raises:
@@ -47,68 +100,111 @@ def check(job: JobConfig, source: DataSource, settings: Mapping[str, object] | N
     """
     experiment = resolve(job, source, settings)
     job = experiment.job
-    for site in experiment.sites:
-        if job.privacy.noise != "none" and job.privacy.delta >= 1 / max(1, len(site.train)):
-            raise ConfigError(
-                f"privacy.delta is not below 1 / (training records of site {site.name})",
-                found=f"{job.privacy.delta:g}",
-                expected=f"below {1 / max(1, len(site.train)):.3g}",
-                remedy="lower privacy.delta",
-            )
-    base = load_base(job.base.model, device=choose_device(job.speed.device), expected_digest=job.base.digest)
-    workbench = Workbench(base, job.speed)
+    fitted = fit(experiment, observer or Silent())
     rule = get_rule(job.federation.rule)
-    initial = workbench.initial_adapter(job)
-    moving = [initial.select(rule.trainable(index)) for index in range(2)]
+    # Which factors move takes turns under some rules; the adapter of a request holds all that may have changed.
+    moving = fitted.initial.select({factor for index in range(2) for factor in rule.trainable(index)})
+    updates = [fitted.initial.select(rule.trainable(index)) for index in range(2)]
     noise = noise_multiplier(job)
     return Check(
         experiment=experiment,
+        fitted=fitted,
         noise_multiplier=noise,
         epsilon=_epsilon(job, noise, job.federation.rounds),
         epsilon_with_spares=_epsilon(job, noise, job.federation.rounds + job.privacy.spare_rounds),
-        cut={site.name: workbench.encode(site.train, job.task).cut for site in experiment.sites},
-        bytes_offer=initial.size_bytes,
-        bytes_round=max(state.size_bytes for state in moving),
-        parameters=max(state.size_bytes for state in moving) // 4,
+        bytes_offer=len(wire.encode(_offer(experiment, fitted, noise))),
+        bytes_down=len(wire.encode(_request(job, moving))),
+        bytes_up=max(len(wire.encode(_update(experiment, update))) for update in updates),
+        parameters=max(update.size_bytes for update in updates) // 4,
     )
 
 
 def print_check(found: Check, console: Console) -> None:
     """Show it."""
     job, experiment = found.experiment.job, found.experiment
-    console.print(f"[bold]{job.name}[/]: {job.task.kind}. {experiment.reason}", highlight=False)
-    console.print(
-        f"rule {job.federation.rule}, {found.parameters:,} parameters trained, {job.federation.rounds} rounds of "
-        f"{job.training.local_steps} local steps at sampling rate {job.training.sampling_rate:g}",
-        highlight=False,
-    )
+    training, federation = job.training, job.federation
+    lines = [
+        *map(Text, describe(experiment, found.fitted.workbench, found.fitted.cut)),
+        Text(
+            f"training rule {federation.rule}, {found.parameters:,} parameters, {federation.rounds} rounds of "
+            f"{training.local_steps} local step{'s' * (training.local_steps > 1)}, sampling rate "
+            f"{training.sampling_rate:g}"
+        ),
+        _privacy_line(found),
+        Text(
+            f"traffic  to each site {size_text(found.bytes_offer)} once; each round {size_text(found.bytes_down)} "
+            f"down and {size_text(found.bytes_up)} up"
+        ),
+        Text("secure aggregation is off: the coordinator can read single updates", style="bold red"),
+    ]
+    for line in lines:
+        console.print(line, highlight=False)
+    console.print()
+    console.print(_table(found))
+
+
+def _privacy_line(found: Check) -> Text:
+    job = found.experiment.job
     if found.noise_multiplier is None:
-        console.print("[bold red]no differential privacy[/]: privacy.noise is none", highlight=False)
-    else:
-        console.print(
-            f"noise multiplier {found.noise_multiplier:.4f}: epsilon {found.epsilon:.3f} for "
-            f"{job.federation.rounds} rounds, "
-            f"{found.epsilon_with_spares:.3f} with {job.privacy.spare_rounds} spare, at delta {job.privacy.delta:g}, "
-            "per record, add or remove one",
-            highlight=False,
-        )
-    console.print("[bold red]secure aggregation is off[/]: the coordinator can read single updates", highlight=False)
-    console.print(
-        f"to each site {size_text(found.bytes_offer)} once, then {size_text(found.bytes_round)} a round each way",
-        highlight=False,
+        return Text("no differential privacy: privacy.noise is none", style="bold red")
+    return Text(
+        f"privacy  noise multiplier {found.noise_multiplier:.4f}: epsilon {found.epsilon:.3f} for "
+        f"{job.federation.rounds} rounds, {found.epsilon_with_spares:.3f} with {job.privacy.spare_rounds} spare, "
+        f"at delta {job.privacy.delta:g}, per record (add or remove one)"
     )
-    table = Table("site", "train", "test", "weight", "cut", "epsilon", "delta", box=None, pad_edge=False)
+
+
+def _table(found: Check) -> Table:
+    experiment, weights = found.experiment, found.experiment.roster().weights
+    table = Table(box=None, pad_edge=False)
+    table.add_column("site", overflow="fold")
+    for heading in ("train", "test", "weight", "cut", "epsilon", "delta"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for site in experiment.sites:
         table.add_row(
-            site.name,
+            Text(site.name),
             str(len(site.train)),
             str(len(site.test)),
-            str(experiment.roster().weights[site.name]),
-            str(found.cut[site.name]),
+            str(weights[site.name]),
+            str(found.fitted.cut[site.name]),
             "none" if found.epsilon is None else f"{found.epsilon:.3f}",
-            "-" if found.epsilon is None else f"{job.privacy.delta:g}",
+            "-" if found.epsilon is None else f"{experiment.job.privacy.delta:g}",
         )
-    console.print(table)
+    return table
+
+
+def _offer(experiment: Experiment, fitted: Fitted, noise: float | None) -> wire.JobOffer:
+    return wire.JobOffer(
+        run_id=_run_id(experiment.job),
+        job=experiment.job.model_dump(mode="json", by_alias=True),
+        roster=experiment.roster(),
+        base_digest=fitted.workbench.base.digest,
+        noise_multiplier=noise,
+        payload=fitted.initial.to_bytes(),
+    )
+
+
+def _request(job: JobConfig, moving: AdapterState) -> wire.TrainRequest:
+    return wire.TrainRequest(
+        run_id=_run_id(job),
+        round_index=job.federation.rounds - 1,
+        adapter_digest=moving.digest(),
+        payload=moving.to_bytes(),
+    )
+
+
+def _update(experiment: Experiment, update: AdapterState) -> wire.PlainUpdate:
+    return wire.PlainUpdate(
+        run_id=_run_id(experiment.job),
+        round_index=experiment.job.federation.rounds - 1,
+        site=max((site.name for site in experiment.sites), key=len),
+        payload=update.to_bytes(),
+    )
+
+
+def _run_id(job: JobConfig) -> str:
+    """As long as a run's own."""
+    return f"{job.name}-{'0' * 12}"
 
 
 def _epsilon(job: JobConfig, noise: float | None, rounds: int) -> float | None:

@@ -1,15 +1,12 @@
 """Commands of the simulation: `simulate`, `fetch`, `report`, `job check`, `job init`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from yoriai.errors import EXIT_INTERRUPTED, ConfigError
-
-if TYPE_CHECKING:
-    pass
+from yoriai.errors import EXIT_INTERRUPTED, EXIT_PARTIAL, ConfigError, YoriaiError
 
 _console = Console()
 
@@ -21,7 +18,9 @@ DataPath = Annotated[
     typer.Option("--data", help="Folder with a folder a site, or one .jsonl or .csv file to split with --sites."),
 ]
 Sites = Annotated[int | None, typer.Option("--sites", min=1, help="Split one file over this many sites.")]
-Partition = Annotated[str, typer.Option("--partition", help="How: iid, dirichlet:ALPHA, by:FIELD.")]
+Partition = Annotated[
+    str | None, typer.Option("--partition", help="How to split it: iid (the default), dirichlet:ALPHA or by:FIELD.")
+]
 PromptField = Annotated[str, typer.Option("--prompt-field", help="Key or column of the prompt.")]
 ResponseField = Annotated[str, typer.Option("--response-field", help="Key or column of the response.")]
 Seed = Annotated[int, typer.Option("--seed", help="Of partition and split of the records; never of noise.")]
@@ -43,13 +42,14 @@ def mount(app: typer.Typer) -> None:
 
 
 def simulate(
+    ctx: typer.Context,
     job: JobFile = None,
     data: DataPath = None,
     rule: RuleName = None,
     epsilon: Epsilon = None,
     rounds: Rounds = None,
     sites: Sites = None,
-    partition: Partition = "iid",
+    partition: Partition = None,
     prompt_field: PromptField = "prompt",
     response_field: ResponseField = "response",
     seed: Seed = 0,
@@ -63,39 +63,47 @@ def simulate(
         ),
     ] = False,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Folder of the run; default: a new one under runs/.")
+        Path | None, typer.Option("--out", help="Folder of the run, new or empty; default: a new one under runs/.")
     ] = None,
-    resume: Annotated[Path | None, typer.Option("--resume", help="Carry on the run in this folder.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option("--resume", help="Carry on the run in this folder; goes with --compare only.")
+    ] = None,
 ) -> None:
     """Train a shared adapter over many sites on this machine. Without arguments: five excavators, epsilon 8."""
-    from yoriai.simulations.experiment import DataSource
-    from yoriai.simulations.progress import Bars
-
-    with Bars(_console) as bars:
+    if resume is not None:
+        _refuse_beside_resume(ctx)
+    with _console.status("loading libraries"):
         from yoriai.simulations import api
+        from yoriai.simulations.experiment import DataSource
+        from yoriai.simulations.progress import screen
+        from yoriai.simulations.quiet import quiet_libraries
         from yoriai.simulations.report_table import print_report
 
+    name = job.stem if job else data.stem if data else "excavators"
+    folder = resume or out or api.new_folder(name)
+    with quiet_libraries(), screen(_console) as observer:
         try:
             if resume is not None:
-                _refuse_beside_resume(job, data, rule, epsilon, rounds, sites)
-                folder, done = resume, api.resume(resume, observer=bars)
+                done = api.resume(resume, compare=compare, observer=observer)
             else:
-                source = DataSource(data, sites, partition, prompt_field, response_field, seed)
-                folder = (
-                    out if out is not None else api.new_folder(job.stem if job else data.stem if data else "excavators")
-                )
-                bars.say(f"run folder {folder}")
                 done = api.simulate(
                     job,
-                    data=source,
+                    data=DataSource(data, sites, partition, prompt_field, response_field, seed),
                     settings=overrides(rule=rule, epsilon=epsilon, rounds=rounds),
                     out=folder,
                     options=api.Options(engine=engine, compare=compare),
-                    observer=bars,
+                    observer=observer,
                 )
         except KeyboardInterrupt:
-            bars.say(f"stopped; carry on with: yoriai simulate --resume {resume or folder}")
+            stored = (folder / "run.json").exists()
+            again = f"--resume {folder}{' --compare' if resume and compare else ''}"
+            hint = f"carry on with: yoriai simulate {again}" if stored else "nothing had begun yet"
+            observer.say(f"interrupted; {hint}")
             raise typer.Exit(EXIT_INTERRUPTED) from None
+        except YoriaiError as error:
+            if error.exit_code == EXIT_PARTIAL:
+                observer.say(f"the finished rounds are kept; carry on with: yoriai simulate --resume {folder}")
+            raise
     print_report(done, _console, api.run_files(folder))
 
 
@@ -106,13 +114,15 @@ def fetch(
 ) -> None:
     """Fetch the default base model and records (93 MB) into the cache, or take them from a folder."""
     from yoriai.client import assets
-    from yoriai.simulations.progress import Bars
+    from yoriai.simulations.progress import screen
 
-    with Bars(_console) as bars:
+    with screen(_console) as observer:
         for name in assets.ASSETS:
-            path = assets.fetch(name, from_dir=from_dir, progress=bars.advance)
+            path = assets.fetch(name, from_dir=from_dir, progress=observer.advance)
             info = assets.asset_info(name)
-            bars.say(f"{info.title}\n  licence {info.licence}\n  source  {info.source}\n  file    {path}")
+            _console.print(info.title, style="bold", highlight=False)
+            for key, value in (("licence", info.licence), ("source", info.source), ("file", path)):
+                _console.print(f"  {key:<8}{value}", highlight=False, markup=False, soft_wrap=True)
 
 
 def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or its report.json.")]) -> None:
@@ -132,10 +142,14 @@ def job_init(
     """Write a complete job file with every setting explained."""
     from yoriai.config import job_template
 
-    if path.exists():
-        raise ConfigError(f"{path} exists", remedy="name another file")
-    path.write_text(job_template(), encoding="utf-8")
-    _console.print(f"wrote {path}; check it with: yoriai job check {path}", highlight=False)
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(job_template())
+    except FileExistsError:
+        raise ConfigError(f"{path} exists", remedy="name another file") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written", found=error.strerror or "", remedy="name another file") from None
+    _console.print(f"wrote {path}; check it with: yoriai job check {path}", highlight=False, markup=False)
 
 
 def job_schema() -> None:
@@ -154,19 +168,26 @@ def job_check(
     epsilon: Epsilon = None,
     rounds: Rounds = None,
     sites: Sites = None,
-    partition: Partition = "iid",
+    partition: Partition = None,
     prompt_field: PromptField = "prompt",
     response_field: ResponseField = "response",
     seed: Seed = 0,
 ) -> None:
     """Check all of a job without training: settings, records, noise, epsilon per site, bytes per round."""
     from yoriai.config import load_job
-    from yoriai.simulations.check import check, print_check
-    from yoriai.simulations.experiment import DataSource
 
-    source: DataSource = DataSource(data, sites, partition, prompt_field, response_field, seed)
+    loaded = load_job(job)
+    with _console.status("loading libraries"):
+        from yoriai.simulations.check import check, print_check
+        from yoriai.simulations.experiment import DataSource
+        from yoriai.simulations.progress import screen
+        from yoriai.simulations.quiet import quiet_libraries
+
+    source = DataSource(data, sites, partition, prompt_field, response_field, seed)
     settings = overrides(rule=rule, epsilon=epsilon, rounds=rounds)
-    print_check(check(load_job(job), source, settings), _console)
+    with quiet_libraries(), screen(_console) as observer:
+        found = check(loaded, source, settings, observer)
+    print_check(found, _console)
 
 
 def overrides(*, rule: str | None, epsilon: str | None, rounds: int | None) -> dict[str, object]:
@@ -180,18 +201,23 @@ def overrides(*, rule: str | None, epsilon: str | None, rounds: int | None) -> d
         settings["federation.rule"] = rule
     if rounds is not None:
         settings["federation.rounds"] = rounds
-    if epsilon == "none":
+    if epsilon is not None and epsilon.lower() == "none":
         settings["privacy.noise"] = "none"
     elif epsilon is not None:
         try:
-            settings["privacy.epsilon"] = float(epsilon)
+            settings |= {"privacy.noise": "local", "privacy.epsilon": float(epsilon)}
         except ValueError:
             raise ConfigError("--epsilon", found=epsilon, expected='a number above 0, or "none"') from None
     return settings
 
 
-def _refuse_beside_resume(*given: object) -> None:
-    if any(value is not None for value in given):
-        raise ConfigError(
-            "--resume carries on a run as it was started", remedy="leave the job, --data and the overrides out"
-        )
+def _refuse_beside_resume(ctx: typer.Context) -> None:
+    """A resumed run is the one that was started; only comparisons may be added."""
+    given = [
+        name
+        for name in ctx.params
+        if name not in ("resume", "compare") and getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE"
+    ]
+    if given:
+        listed = ", ".join("JOB.toml" if name == "job" else f"--{name.replace('_', '-')}" for name in given)
+        raise ConfigError("--resume carries on a run as it was started", found=listed, remedy="leave it out")

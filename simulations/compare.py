@@ -17,6 +17,8 @@ from yoriai.config import override
 from yoriai.simulations.federation import Federation, run_federation
 from yoriai.simulations.measuring import Measurements, SiteTallies, TestBench
 
+# The comparison that is made last, with privacy or without.
+LAST = "central_no_privacy"
 _POOL = "all"
 
 
@@ -43,7 +45,7 @@ def comparisons(federation: Federation) -> Iterator[Comparison]:
             "federated_no_privacy", ((_without_privacy(federation, folder / "federated_no_privacy"), everyone),)
         )
         yield Comparison("central", ((pooled, everyone),))
-    yield Comparison("central_no_privacy", ((_without_privacy(pooled, folder / "central_no_privacy"), everyone),))
+    yield Comparison(LAST, ((_without_privacy(pooled, folder / "central_no_privacy"), everyone),))
 
 
 def measure(comparison: Comparison, bench: TestBench, workbench: Workbench, kept: Measurements) -> SiteTallies:

@@ -1,5 +1,6 @@
 """The in-process engine: every site is an object, one base model in memory serves them all in turn."""
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from yoriai.client.workbench import Workbench
 from yoriai.config import JobConfig, PolicySection, SiteConfig
 from yoriai.privacy.ledger import Ledger
 from yoriai.privacy.randomness import RandomSource, SeededSource, SystemSource
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -39,12 +42,10 @@ class SiteSpec:
         return SiteConfig(name=self.records.name, policy=policy)
 
     def randomness(self, run_id: str, round_index: int) -> RandomSource:
-        """The source for one round."""
+        """The source for one round. A seeded one does not depend on the run's id, which differs from run to run."""
         if self.noise_seed is None:
             return SystemSource()
-        return SeededSource(
-            b"%b:%b:%b:%d" % (self.noise_seed, self.records.name.encode(), run_id.encode(), round_index)
-        )
+        return SeededSource(b"%b:%b:%d" % (self.noise_seed, self.records.name.encode(), round_index))
 
     def open_ledger(self) -> Ledger:
         """The site's ledger, made when missing."""
@@ -58,13 +59,13 @@ class SiteSpec:
             accountant=privacy.accountant,
         )
 
-    def build(self, workbench: Workbench, hooks: SiteHooks | None = None) -> Site:
-        """The site itself."""
+    def build(self, workbench: Workbench, ledger: Ledger, hooks: SiteHooks | None = None) -> Site:
+        """The site itself; whoever opened its ledger closes it."""
         return Site(
             self.site_config(),
             self.records,
             workbench=workbench,
-            ledger=self.open_ledger(),
+            ledger=ledger,
             hooks=hooks or SiteHooks(randomness=self.randomness),
         )
 
@@ -95,13 +96,19 @@ class InProcessTransport:
         return tuple(self._handlers)
 
     def exchange(self, stage: str, payloads: Mapping[str, bytes], timeout_s: float) -> Mapping[str, bytes]:
-        """Replies by site. A call cannot be cut short in process, so `timeout_s` is not enforced here."""
+        """Replies by site; a handler that raises is a missing reply, as it would be in a process of its own.
+
+        A call cannot be cut short in process, so `timeout_s` is not enforced here.
+        """
         replies = {}
         for done, site in enumerate(sorted(payloads)):
             if self._on_site is not None:
                 self._on_site(stage, done, len(payloads))
             started = time.monotonic()
-            replies[site] = self._handlers[site](payloads[site])
+            try:
+                replies[site] = self._handlers[site](payloads[site])
+            except Exception as error:  # The type alone: the text might quote a record.
+                _LOG.error("site %s failed in stage %s: %s", site, stage, type(error).__name__)
             self.seconds[site] += time.monotonic() - started
         if self._on_site is not None:
             self._on_site(stage, len(payloads), len(payloads))

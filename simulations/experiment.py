@@ -1,12 +1,23 @@
 """What is to be simulated: a job with nothing left open, the sites' records, and where they come from."""
 
+import hashlib
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from yoriai import wire
-from yoriai.client.data import SiteRecords, infer_task_kind, label_set, partition, read_records, read_sites, split
+from yoriai.client.data import (
+    Record,
+    SiteRecords,
+    infer_task_kind,
+    label_set,
+    partition,
+    read_records,
+    read_sites,
+    split,
+)
 from yoriai.config import JobConfig, override
 from yoriai.errors import ConfigError, RecordError
 from yoriai.privacy.accounting import calibrate
@@ -16,6 +27,7 @@ from yoriai.strategies.rule import get_rule
 
 _TEST_FRACTION = 0.2
 _LARGEST_WEIGHT = 255
+_SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True)
@@ -24,14 +36,15 @@ class DataSource:
 
     Attributes:
         path: a folder with a folder a site, or one file to split over `sites`.
-        sites, partition: how many sites one file is split over, and how.
+        sites, partition: how many sites one file is split over, and how; None stands for `iid`, and for as many sites
+            as the field of a `by:FIELD` has values.
         prompt_field, response_field: columns or keys that hold prompt and response.
         seed: of the partition and of the split.
     """
 
     path: Path | None = None
     sites: int | None = None
-    partition: str = "iid"
+    partition: str | None = None
     prompt_field: str = "prompt"
     response_field: str = "response"
     seed: int = 0
@@ -43,8 +56,8 @@ class Experiment:
 
     Attributes:
         reason: why the task is of its kind, in a sentence.
-        labels_from_records: whether the label set was read off the training records of all sites, which a real
-            federation cannot do.
+        labels_from_records: whether the label set was read off the records of all sites, which a real federation
+            cannot do.
     """
 
     job: JobConfig
@@ -67,6 +80,16 @@ class Experiment:
             )
         return wire.Roster(serial=1, weights=weights)
 
+    def records_digest(self) -> str:
+        """SHA-256 (hex) over all sites' records, to see whether they changed since a run began."""
+        digest = hashlib.sha256()
+        for site in self.sites:
+            for part in (site.train, site.test):
+                digest.update(f"{site.name} {len(part)}\n".encode())
+                for r in part:
+                    digest.update(repr((r.prompt, r.response, r.text, r.messages, r.owner)).encode("utf-8", "replace"))
+        return digest.hexdigest()
+
 
 def resolve(job: JobConfig | None, source: DataSource, settings: Mapping[str, object] | None = None) -> Experiment:
     """Read the records and settle what the job leaves open.
@@ -81,10 +104,12 @@ def resolve(job: JobConfig | None, source: DataSource, settings: Mapping[str, ob
         AssetError: the default scenario's records cannot be fetched.
     """
     sites, data = _read(source)
+    _check_sites(sites)
     if job is None:
         job = excavators.default_job() if source.path is None else _job_for(source.path, sites)
     job = override(job, settings or {})
     get_rule(job.federation.rule)  # Raises for an unknown name before anything is loaded.
+    _check_delta(job, sites)
     if len(sites) < job.federation.min_sites:
         raise ConfigError(
             "federation.min_sites is above the number of sites",
@@ -114,42 +139,92 @@ def noise_multiplier(job: JobConfig) -> float | None:
 
 def _read(source: DataSource) -> tuple[tuple[SiteRecords, ...], Data]:
     if source.path is None:
-        if source.sites is not None:
-            raise ConfigError("--sites splits one file", remedy="name the file with --data")
+        if source != DataSource(seed=source.seed):
+            raise ConfigError(
+                "--sites, --partition and the names of fields go with records of your own",
+                remedy="name them with --data",
+            )
         title = Data(title=excavators.TITLE, licence=excavators.LICENCE, source=excavators.SOURCE)
         return excavators.excavators(source.seed), title
-    own = Data(title=source.path.name, licence="the user's own", source=str(source.path))
+    own = Data(title=source.path.name or str(source.path), licence="the user's own", source=str(source.path))
     fields = {"prompt_field": source.prompt_field, "response_field": source.response_field}
     if source.path.is_dir():
-        if source.sites is not None:
-            raise ConfigError("--sites splits one file, and --data is a folder of sites", remedy="leave --sites out")
+        if source.sites is not None or source.partition is not None:
+            raise ConfigError(
+                "--sites and --partition split one file, and --data is a folder of sites", remedy="leave them out"
+            )
         return read_sites(source.path, **fields), own
-    if source.sites is None:
+    records = read_records(source.path, **fields)
+    return _partitioned(records, source), own
+
+
+def _partitioned(records: Sequence[Record], source: DataSource) -> tuple[SiteRecords, ...]:
+    """The records of one file dealt out to sites, and split into train and test at each."""
+    how = source.partition or "iid"
+    by_field = how.startswith("by:")
+    if source.sites is None and not by_field:
         raise ConfigError(
             f"{source.path} is one file",
             expected="a folder with a folder a site",
             remedy="split the file with --sites N",
         )
-    parts = partition(read_records(source.path, **fields), source.sites, source.partition, source.seed)
-    sites = []
-    for name, records in sorted(parts.items()):
-        train, test = split(records, _TEST_FRACTION, source.seed)
-        sites.append(SiteRecords(name, train, test))
-    return tuple(sites), own
+    sites: dict[str, SiteRecords] = {}
+    for value, own in partition(records, source.sites or 0, how, source.seed).items():
+        name = _name_from(value)
+        if name in sites:
+            raise RecordError(f"{how}: two values give the same site name", found=name, remedy="rename one of them")
+        sites[name] = SiteRecords(name, *split(own, _TEST_FRACTION, source.seed))
+    return tuple(sites[name] for name in sorted(sites))
+
+
+def _name_from(text: str) -> str:
+    """A name as jobs and sites have it, made from any text."""
+    name = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in text).strip("._-")
+    return name[:64] or "unnamed"
+
+
+def _check_sites(sites: Sequence[SiteRecords]) -> None:
+    """Names that a ledger's file can have, something to train on at each site, and something to measure at all."""
+    for site in sites:
+        if not _SITE_NAME.fullmatch(site.name):
+            raise RecordError(
+                "a site's name does not fit",
+                found=repr(site.name),
+                expected="1 to 64 letters, digits, dots, dashes or underscores, beginning with a letter or digit",
+                remedy="rename its folder",
+            )
+        if not site.train:
+            raise RecordError(f"site {site.name} has no training records", remedy="add some, or leave the site out")
+    if not any(site.test for site in sites):
+        raise RecordError(
+            "no site has a test record, so nothing can be measured",
+            found=f"{sum(len(site.train) for site in sites)} training records at {len(sites)} sites",
+            remedy="add records, or split them over fewer sites",
+        )
+
+
+def _check_delta(job: JobConfig, sites: Sequence[SiteRecords]) -> None:
+    """Delta must be below one over the records: above it, one record may be published whole."""
+    largest = max(sites, key=lambda site: len(site.train))
+    bound = 1 / len(largest.train)
+    if job.privacy.noise != "none" and job.privacy.delta >= bound:
+        raise ConfigError(
+            f"privacy.delta is not below 1 / (training records of site {largest.name})",
+            found=f"{job.privacy.delta:g}",
+            expected=f"below {bound:.3g}",
+            remedy="lower privacy.delta",
+        )
 
 
 def _job_for(path: Path, sites: tuple[SiteRecords, ...]) -> JobConfig:
     """Defaults for records without a job file, with a weight unit that fits the largest site."""
-    name = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in path.stem).strip("._-") or "job"
     largest = max(len(site.train) for site in sites)
     unit = max(1, math.ceil(largest / _LARGEST_WEIGHT), min([10, *(len(site.train) for site in sites)]))
-    return override(JobConfig(name=name[:64]), {"training.records_per_weight": unit})
+    return override(JobConfig(name=_name_from(path.stem)), {"training.records_per_weight": unit})
 
 
 def _settle_task(job: JobConfig, sites: tuple[SiteRecords, ...]) -> tuple[JobConfig, str, bool]:
     records = [record for site in sites for record in site.train]
-    if not records:
-        raise RecordError("no site has a training record", remedy="put records into the sites' folders")
     if job.task.kind == "auto":
         kind, reason = infer_task_kind(records)
         job = override(job, {"task.kind": kind})
@@ -157,5 +232,5 @@ def _settle_task(job: JobConfig, sites: tuple[SiteRecords, ...]) -> tuple[JobCon
         reason = "The job says so."
     if job.task.kind != "classify" or job.task.labels:
         return job, reason, False
-    labels = label_set(records)
+    labels = label_set(records + [record for site in sites for record in site.test])
     return override(job, {"task.labels": list(labels)}), reason, True

@@ -1,6 +1,7 @@
 """One federated training in simulation: sites and coordinator built, run, and what came of it."""
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from yoriai.client.records import SiteRecords
 from yoriai.client.site import SiteHooks
 from yoriai.client.workbench import Workbench
 from yoriai.config import JobConfig
-from yoriai.server.coordinator import Coordinator, Transport
+from yoriai.server.coordinator import Coordinator, Transport, job_digest, last_checkpoint
 from yoriai.server.registry import Checkpoint, Registry
 from yoriai.simulations.engines import InProcessTransport, SiteSpec
 from yoriai.simulations.experiment import noise_multiplier
@@ -45,8 +46,9 @@ class Outcome:
     Attributes:
         epsilon: spent by site; empty without privacy.
         spending: by site, (rounds charged, epsilon after them), at most 20 points.
-        seconds: time inside each site; empty with the flower engine, whose sites live elsewhere.
-        refused: sites that refused the job, with the reason.
+        seconds: time inside each site; empty with the flower engine, whose sites live elsewhere, and for a run that
+            was finished already.
+        refused: sites that took part in no round, with the reason.
     """
 
     checkpoint: Checkpoint
@@ -57,54 +59,59 @@ class Outcome:
 
 
 def run_federation(federation: Federation, workbench: Workbench) -> Outcome:
-    """Run to the end of the job.
+    """Run to the end of the job, from the last stored round; a run that is finished starts no engine.
 
     Raises:
         RoundError, CheckpointError: as Coordinator.run.
     """
-    job = federation.job
+    job, registry = federation.job, Registry(federation.folder)
     specs = {
         site.name: SiteSpec(
             job, site, federation.folder / "ledgers" / f"{site.name}.sqlite", noise_seed=federation.noise_seed
         )
         for site in federation.sites
     }
-    finished: list[Checkpoint] = []
-    refused: dict[str, str] = {}
+    base_digest = workbench.base.digest
+    checkpoint = last_checkpoint(registry, job_digest(job, base_digest), federation.run_id)
+    seconds: dict[str, float] = {}
+    if checkpoint is None or checkpoint.next_round < job.federation.rounds:
+        initial = checkpoint.adapter if checkpoint else workbench.initial_adapter(job)
+        said: set[str] = set()
 
-    def coordinate(transport: Transport) -> None:
-        coordinator = Coordinator(
-            job,
-            federation.roster,
-            base_digest=workbench.base.digest,
-            noise_multiplier=noise_multiplier(job),
-            rule=get_rule(job.federation.rule),
-            transport=transport,
-            registry=Registry(federation.folder),
-            run_id=federation.run_id,
-        )
-        finished.append(
-            coordinator.run(
-                workbench.initial_adapter(job),
-                on_round=lambda checkpoint: _after_round(federation, checkpoint),
-                on_offer=lambda refusals: _after_offer(federation.observer, refusals, refused),
+        def coordinate(transport: Transport) -> Checkpoint:
+            coordinator = Coordinator(
+                job,
+                federation.roster,
+                base_digest=base_digest,
+                noise_multiplier=noise_multiplier(job),
+                rule=get_rule(job.federation.rule),
+                transport=transport,
+                registry=registry,
+                run_id=federation.run_id,
             )
-        )
+            return coordinator.run(
+                initial,
+                on_round=lambda checkpoint: _after_round(federation, checkpoint, said),
+                on_offer=lambda absent: _say_once(federation.observer, absent, said),
+            )
 
-    if federation.engine == "flower":
-        from yoriai.simulations.flower_engine import run_in_flower
+        if federation.engine == "flower":
+            from yoriai.simulations.flower_engine import run_in_flower
 
-        run_in_flower(specs, workbench.base.digest, coordinate)
-        seconds: dict[str, float] = {}
-    else:
-        transport = _in_process(federation, specs, workbench)
-        coordinate(transport)
-        seconds = transport.seconds
+            checkpoint = run_in_flower(specs, base_digest, coordinate)
+        else:
+            checkpoint, seconds = _run_in_process(federation, specs, workbench, coordinate)
     epsilon, spending = _spent(federation, specs)
-    return Outcome(finished[0], epsilon, spending, seconds, refused)
+    return Outcome(checkpoint, epsilon, spending, seconds, _never_took_part(checkpoint))
 
 
-def _in_process(federation: Federation, specs: Mapping[str, SiteSpec], workbench: Workbench) -> InProcessTransport:
+def _run_in_process(
+    federation: Federation,
+    specs: Mapping[str, SiteSpec],
+    workbench: Workbench,
+    coordinate: Callable[[Transport], Checkpoint],
+) -> tuple[Checkpoint, dict[str, float]]:
+    """Build the sites, coordinate them, close their ledgers."""
     observer, steps = federation.observer, federation.job.training.local_steps
 
     def hooks(name: str, spec: SiteSpec) -> SiteHooks:
@@ -114,26 +121,39 @@ def _in_process(federation: Federation, specs: Mapping[str, SiteSpec], workbench
             on_step=lambda done: observer.advance(f"steps at site {name}", done, steps),
         )
 
-    sites = {name: spec.build(workbench, hooks(name, spec)) for name, spec in specs.items()}
-    return InProcessTransport(
-        {name: site.handle for name, site in sites.items()},
-        on_site=lambda stage, done, total: observer.advance(f"sites ({stage})", done, total),
-    )
+    with ExitStack() as open_ledgers:
+        sites = {
+            name: spec.build(workbench, open_ledgers.enter_context(spec.open_ledger()), hooks(name, spec))
+            for name, spec in specs.items()
+        }
+        transport = InProcessTransport(
+            {name: site.handle for name, site in sites.items()},
+            on_site=lambda stage, done, total: observer.advance(f"sites ({stage})", done, total),
+        )
+        return coordinate(transport), transport.seconds
 
 
-def _after_offer(observer: Observer, refusals: Mapping[str, str], kept: dict[str, str]) -> None:
-    kept.update(refusals)
-    for line in refusal_lines(refusals):
-        observer.say(line)
+def _say_once(observer: Observer, absent: Mapping[str, str], said: set[str], prefix: str = "") -> None:
+    """A site that stays away for one reason is named once, not in every round."""
+    for line in refusal_lines(absent):
+        if line not in said:
+            said.add(line)
+            observer.say(prefix + line)
 
 
-def _after_round(federation: Federation, checkpoint: Checkpoint) -> None:
-    record = checkpoint.rounds[-1]
-    for line in refusal_lines(dict(record.refused)):
-        federation.observer.say(f"round {checkpoint.next_round}: {line}")
+def _after_round(federation: Federation, checkpoint: Checkpoint, said: set[str]) -> None:
+    refused = dict(checkpoint.rounds[-1].refused)
+    _say_once(federation.observer, refused, said, f"round {checkpoint.next_round}: ")
     federation.observer.advance("rounds", checkpoint.next_round, federation.job.federation.rounds)
     if federation.on_round is not None:
         federation.on_round(checkpoint)
+
+
+def _never_took_part(checkpoint: Checkpoint) -> dict[str, str]:
+    """Sites that were missing and answered in no round, with the last reason."""
+    answered = {site for record in checkpoint.rounds for site in record.answered}
+    refused = {site: reason for record in checkpoint.rounds for site, reason in record.refused}
+    return {site: reason for site, reason in refused.items() if site not in answered}
 
 
 def _spent(

@@ -1,30 +1,40 @@
 """Flower's own simulation runtime as the engine.
 
-The same sites and coordinator, with Flower's messages between them.
+The same sites and coordinator, with Flower's messages between them. Flower is imported inside the function that runs
+it, because it reads its settings from the environment when it is imported.
 """
 
+import logging
 import os
-from collections.abc import Callable, Mapping
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
 
-from flwr.app import Context
-from flwr.simulation import run_simulation
-
-from yoriai.client.app import Door, client_app
 from yoriai.client.base_model import choose_device, load_base
 from yoriai.client.workbench import Workbench
-from yoriai.server.app import server_app
+from yoriai.errors import RoundError
 from yoriai.server.coordinator import Transport
 from yoriai.simulations.engines import SiteSpec
 
-# One worker process, so that one base model in memory serves every site of it.
-_BACKEND = {"client_resources": {"num_cpus": os.cpu_count() or 1, "num_gpus": 0.0}}
-_QUIET = {
+if TYPE_CHECKING:
+    from flwr.app import Context
+
+    from yoriai.client.app import Door
+
+_Result = TypeVar("_Result")
+
+_ENVIRONMENT = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # The worker sees the GPUs although Ray hands out none.
 }
+
+_LONGEST_PLACE = 24  # In characters: Ray's sockets lie 83 below it, and a socket's path has at most 107.
 
 
 @dataclass(frozen=True)
@@ -34,7 +44,7 @@ class _Doors:
     specs: Mapping[str, SiteSpec]
     base_digest: str
 
-    def __call__(self, context: Context) -> Door:
+    def __call__(self, context: "Context") -> "Door":
         name = sorted(self.specs)[int(context.node_config["partition-id"])]
         if name not in _BUILT:
             spec = self.specs[name]
@@ -42,35 +52,94 @@ class _Doors:
                 device = choose_device(spec.job.speed.device)
                 base = load_base(spec.job.base.model, device=device, expected_digest=self.base_digest)
                 _WORKBENCHES.append(Workbench(base, spec.job.speed))
-            _BUILT[name] = spec.build(_WORKBENCHES[0])
+            _BUILT[name] = spec.build(_WORKBENCHES[0], spec.open_ledger())
         return _BUILT[name]
 
 
-# Of the worker process: what its sites share, and the sites.
+# Of the worker process, and as long-lived as it: what its sites share, and the sites with their open ledgers.
 _WORKBENCHES: list[Workbench] = []
-_BUILT: dict[str, Door] = {}
+_BUILT: dict[str, "Door"] = {}
 
 
-def run_in_flower(specs: Mapping[str, SiteSpec], base_digest: str, run: Callable[[Transport], None]) -> None:
-    """Run a coordinator over Flower's simulation runtime; `run` gets the Transport, and its error comes out here."""
-    os.environ.update({key: value for key, value in _QUIET.items() if key not in os.environ})
-    failure: list[BaseException] = []
+def run_in_flower(specs: Mapping[str, SiteSpec], base_digest: str, run: Callable[[Transport], _Result]) -> _Result:
+    """Run a coordinator over Flower's simulation runtime.
+
+    Args:
+        specs: the sites, by name.
+        base_digest: of the base model that the worker loads.
+        run: gets the Transport; what it returns is returned, and its error comes out here.
+    """
+    results: list[_Result] = []
+    failures: list[BaseException] = []
+    stop = threading.Event()
 
     def guarded(transport: Transport) -> None:
         try:
-            run(transport)
+            results.append(run(transport))
         except BaseException as error:
-            failure.append(error)
+            failures.append(error)
             raise
 
-    try:
-        run_simulation(
-            server_app=server_app(guarded, expected_nodes=len(specs)),
-            client_app=client_app(_Doors(dict(specs), base_digest)),
-            num_supernodes=len(specs),
-            backend_config=_BACKEND,  # type: ignore[arg-type]
-        )
-    except BaseException:
-        if failure:
-            raise failure[0] from None
-        raise
+    with _surroundings() as folder:
+        from flwr.simulation import run_simulation
+
+        from yoriai.client.app import client_app
+        from yoriai.server.app import server_app
+
+        try:
+            run_simulation(
+                server_app=server_app(guarded, expected_nodes=len(specs), stop=stop),
+                client_app=client_app(_Doors(dict(specs), base_digest)),
+                num_supernodes=len(specs),
+                backend_config=_backend(folder),  # type: ignore[arg-type]
+            )
+        except Exception:
+            if not failures:
+                raise
+        finally:
+            stop.set()  # After Ctrl-C the coordinator's thread would wait for replies that cannot come.
+    if failures:
+        raise failures[0]
+    if not results:
+        raise RoundError("Flower's runtime ended before the run did", remedy="resume it")
+    return results[0]
+
+
+def _backend(folder: str) -> dict[str, object]:
+    """One worker process with all processors, so that one base model in memory serves every site of it.
+
+    What the worker prints stays in the worker; its errors come back with the replies.
+    """
+    processors = os.cpu_count() or 1
+    return {
+        "init_args": {
+            "num_cpus": processors,
+            "include_dashboard": False,
+            "logging_level": "ERROR",
+            "log_to_driver": False,
+            "_temp_dir": folder,
+        },
+        "client_resources": {"num_cpus": processors, "num_gpus": 0.0},
+    }
+
+
+@contextmanager
+def _surroundings() -> Iterator[str]:
+    """A folder for Ray's and Flower's files, a quiet environment, only errors in Flower's log; all put back at the end.
+
+    Settings of the user's own environment win.
+    """
+    environment, logger = dict(os.environ), logging.getLogger("flwr")
+    place = tempfile.gettempdir() if len(tempfile.gettempdir()) <= _LONGEST_PLACE else "/tmp"
+    with tempfile.TemporaryDirectory(prefix="yoriai-", dir=place, ignore_cleanup_errors=True) as folder:
+        os.environ.update({**_ENVIRONMENT, "FLWR_HOME": folder, **environment})
+        import flwr.supercore.logger  # noqa: F401 - sets the logger's level when it is first imported
+
+        level = logger.level
+        logger.setLevel(logging.ERROR)
+        try:
+            yield folder
+        finally:
+            logger.setLevel(level)
+            os.environ.clear()
+            os.environ.update(environment)

@@ -13,6 +13,7 @@ from yoriai.client.measure import Tally, majority_tally
 from yoriai.client.records import SiteRecords
 from yoriai.client.workbench import Workbench
 from yoriai.config import JobConfig
+from yoriai.errors import CheckpointError
 from yoriai.server.registry import write_atomically
 from yoriai.simulations.progress import Observer
 from yoriai.simulations.report import Paired, Score
@@ -113,11 +114,16 @@ class Measurements:
         self._path = path
         self._kept: dict[str, SiteTallies] = {}
         if path.exists():
-            stored = json.loads(path.read_bytes())
-            self._kept = {
-                name: {site: _tally_from(values) for site, values in tallies.items()}
-                for name, tallies in stored.items()
-            }
+            try:
+                stored = json.loads(path.read_bytes())
+                self._kept = {
+                    name: {site: _tally_from(values) for site, values in tallies.items()}
+                    for name, tallies in stored.items()
+                }
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                raise CheckpointError(
+                    f"{path} is damaged", found=type(error).__name__, remedy="delete it; what it holds is measured anew"
+                ) from error
 
     def __contains__(self, name: str) -> bool:
         return name in self._kept

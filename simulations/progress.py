@@ -1,19 +1,16 @@
-"""What a run tells whoever watches it. The library is silent; the command line draws bars."""
+"""What a run tells whoever watches it. The library is silent; the command line draws bars, or prints lines to a log."""
 
+import time
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Protocol, Self
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+_ROUNDS, _SITES, _NOW = "rounds", "sites", "now"
+# Stages whose units are bytes.
+_BYTES = ("download", "unpack")
 
 
 class Observer(Protocol):
@@ -38,21 +35,40 @@ class Silent:
         """Ignored."""
 
 
+class Screen(Observer, Protocol):
+    """An observer that holds the terminal, or the log, for a while."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+def screen(console: Console) -> Screen:
+    """Bars on a terminal, lines elsewhere."""
+    return Bars(console) if console.is_terminal else Lines(console)
+
+
 class Bars:
-    """Progress bars on a terminal, one for each thing under way. A context manager."""
+    """Three bars on a terminal, which stay where they are: the rounds, the sites of a round, and what is done just now.
+
+    Fits 80 columns. A context manager; the bars are gone at its end.
+    """
 
     def __init__(self, console: Console) -> None:
         self._progress = Progress(
-            TextColumn("{task.description:<28}"),
-            BarColumn(bar_width=32),
-            MofNCompleteColumn(),
+            TextColumn("{task.description:<26.26}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[amount]:>13}"),
             TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            TimeRemainingColumn(elapsed_when_finished=False),
             console=console,
             transient=True,
         )
         self._tasks: dict[str, TaskID] = {}
+        self._now = ""
+        self._clear()
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -64,19 +80,65 @@ class Bars:
         self._progress.stop()
 
     def advance(self, what: str, done: int, total: int) -> None:
-        """Draw or move the bar of `what`; a finished one is taken away."""
-        if what not in self._tasks:
-            self._tasks[what] = self._progress.add_task(what, total=total or None)
-        task = self._tasks[what]
-        self._progress.update(task, completed=done, total=total or None)
-        if total and done >= total:
-            self._progress.remove_task(self._tasks.pop(what))
+        """Move the bar that `what` belongs to."""
+        if what == _ROUNDS and done >= total:
+            self._clear()
+            return
+        bar = self._tasks[what if what == _ROUNDS else _SITES if what.startswith("sites (") else _NOW]
+        if bar == self._tasks[_NOW] and what != self._now:
+            self._now = what
+            self._progress.reset(bar)
+        amount = _amount(what, done, total)
+        self._progress.update(bar, description=what, completed=done, total=total or None, amount=amount, visible=True)
 
     def say(self, text: str) -> None:
         """Print above the bars."""
-        self._progress.console.print(text, highlight=False)
+        self._progress.console.print(text, highlight=False, markup=False)
+
+    def _clear(self) -> None:
+        """Three new bars, top to bottom; each is seen from its first advance."""
+        for task in self._tasks.values():
+            self._progress.remove_task(task)
+        self._tasks = {
+            bar: self._progress.add_task(bar, total=None, amount="", visible=False) for bar in (_ROUNDS, _SITES, _NOW)
+        }
+
+
+class Lines:
+    """Plain lines for a log: what is said, and the rounds about every tenth of the way."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._started = time.monotonic()
+        self._download = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing to put away."""
+
+    def advance(self, what: str, done: int, total: int) -> None:
+        """Print a line where a download begins and where a tenth of the rounds is done."""
+        if what == _ROUNDS and (done == total or done * 10 // total > (done - 1) * 10 // total):
+            self.say(f"round {done} of {total} done, {time.monotonic() - self._started:.0f} s")
+        elif what.endswith(_BYTES) and what != self._download:
+            self._download = what
+            self.say(f"{what}, {total / 1e6:.0f} MB")
+
+    def say(self, text: str) -> None:
+        """Print a line, however long."""
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def refusal_lines(refused: Mapping[str, str]) -> list[str]:
     """One line a site that refused, with its reason."""
     return [f"site {site} does not take part: {reason}" for site, reason in sorted(refused.items())]
+
+
+def _amount(what: str, done: int, total: int) -> str:
+    if what.endswith(_BYTES):
+        return f"{done / 1e6:.0f}/{total / 1e6:.0f} MB"
+    return f"{done}/{total}" if total else ""

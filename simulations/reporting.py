@@ -37,12 +37,33 @@ _METRICS = {
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured, and how long the parts took."""
+    """What was measured.
+
+    Attributes:
+        seconds, site_seconds: over all sessions of the run.
+        cut: records longer than the task allows, by site.
+    """
 
     kept: Measurements
     bench: TestBench
     seconds: dict[str, float]
+    site_seconds: dict[str, float]
+    cut: dict[str, int]
     engine: str
+
+
+def describe(experiment: Experiment, workbench: Workbench, cut: dict[str, int]) -> list[str]:
+    """What a run works on, in lines for its beginning: base and records with licence and source, and the task."""
+    base, data, task = base_of(workbench), experiment.data, experiment.job.task
+    lines = [
+        f"base     {base.name}; licence: {base.licence}; source: {base.source}",
+        f"records  {data.title}; licence: {data.licence}; source: {data.source}",
+        f"task     {task.kind}. {experiment.reason}",
+    ]
+    if long := sum(cut.values()):
+        records = sum(len(site.train) + len(site.test) for site in experiment.sites)
+        lines.append(f"cut      {long} of {records} records are longer than {task.max_tokens} tokens and lose the rest")
+    return lines
 
 
 def build_report(
@@ -62,7 +83,7 @@ def build_report(
             labels=job.task.labels,
             metrics=_METRICS[job.task.kind],
         ),
-        base=_base(workbench),
+        base=base_of(workbench),
         data=experiment.data,
         job=job.model_dump(mode="json", by_alias=True),
         privacy=_privacy(experiment),
@@ -70,14 +91,15 @@ def build_report(
         paired=paired(_all(kept, "base"), _all(kept, "federated")),
         sites=tuple(_site(experiment, outcome, measured, name) for name in sorted(experiment.roster().weights)),
         rounds=tuple(_round(record, outcome, measured) for record in outcome.checkpoint.rounds),
-        seconds=_seconds(outcome, measured),
+        seconds=_seconds(measured),
         peak_memory_mb=_peak_memory_mb(),
         adapter=_adapter(experiment, outcome),
-        notes=_notes(experiment, outcome),
+        notes=_notes(experiment, outcome, measured.cut),
     )
 
 
-def _base(workbench: Workbench) -> Base:
+def base_of(workbench: Workbench) -> Base:
+    """The base with its licence and source."""
     base = workbench.base
     if base.name in assets.ASSETS:
         info = assets.asset_info(base.name)
@@ -133,7 +155,7 @@ def _site(experiment: Experiment, outcome: Outcome, measured: Measured, name: st
         delta=job.privacy.delta if name in outcome.epsilon else None,
         bytes_up=sum(record.bytes_up.get(name, 0) for record in rounds),
         bytes_down=sum(record.bytes_down.get(name, 0) for record in rounds),
-        seconds=outcome.seconds.get(name, 0.0),
+        seconds=round(measured.site_seconds.get(name, 0.0), 3),
         majority=score(majorities[name], kind) if name in majorities else None,
         paired=paired(kept["base"].get(name), kept["federated"].get(name)),
         **scores,
@@ -170,14 +192,11 @@ def _all(kept: Measurements, training: str) -> Tally:
     return together(kept[training])
 
 
-def _seconds(outcome: Outcome, measured: Measured) -> dict[str, float]:
-    """The parts, and what of the training's wall time was neither inside a site nor measuring.
-
-    Coordinator and engine.
-    """
+def _seconds(measured: Measured) -> dict[str, float]:
+    """The parts, and the overhead of coordinator and engine: training's wall time that no site accounts for."""
     seconds = {name: round(value, 3) for name, value in measured.seconds.items()}
-    if outcome.seconds:
-        inside = sum(outcome.seconds.values())
+    if measured.site_seconds:
+        inside = sum(measured.site_seconds.values())
         seconds["sites"] = round(inside, 3)
         seconds["overhead"] = round(max(0.0, measured.seconds.get("train", 0.0) - inside), 3)
     return seconds
@@ -197,13 +216,15 @@ def _adapter(experiment: Experiment, outcome: Outcome) -> AdapterReport:
     )
 
 
-def _notes(experiment: Experiment, outcome: Outcome) -> tuple[str, ...]:
+def _notes(experiment: Experiment, outcome: Outcome, cut: dict[str, int]) -> tuple[str, ...]:
     notes = []
     if experiment.labels_from_records:
         notes.append(
-            "The label set was read off all sites' training records, which a real federation cannot do: "
-            "list task.labels."
+            "The label set was read off all sites' records, which a real federation cannot do: list task.labels."
         )
+    if any(cut.values()):
+        listed = ", ".join(f"{name} {count}" for name, count in cut.items() if count)
+        notes.append(f"Records longer than {experiment.job.task.max_tokens} tokens were cut: {listed}.")
     small = [site.name for site in experiment.sites if 0 < len(site.test) < 30]
     if small:
         notes.append(f"Too few test records for a judgement by itself: {', '.join(small)}.")

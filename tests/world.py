@@ -46,3 +46,51 @@ def job_settings(base: Path, **more: object) -> dict[str, object]:
         "speed.threads": 1,
         **more,
     }
+
+
+def write_job(path: Path, base: Path, **more: object) -> Path:
+    """Write a job file with those settings."""
+    from yoriai.config import JobConfig, job_to_toml, override
+
+    settings = job_settings(base) | more
+    path.write_text(job_to_toml(override(JobConfig(name="tiny"), settings)), encoding="utf-8")
+    return path
+
+
+def write_records(path: Path, records: list[dict[str, object]]) -> Path:
+    """Write records as JSON Lines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return path
+
+
+class Notebook:
+    """An observer that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.advances: list[tuple[str, int, int]] = []
+
+    def advance(self, what: str, done: int, total: int) -> None:
+        """Keep an advance."""
+        self.advances.append((what, done, total))
+
+    def say(self, text: str) -> None:
+        """Keep a line."""
+        self.said.append(text)
+
+
+class Stop(Notebook):
+    """An observer that interrupts a run, as Ctrl-C does, at the nth advance of a kind."""
+
+    def __init__(self, what: str, done: int, times: int = 1) -> None:
+        super().__init__()
+        self._at, self._left = (what, done), times
+
+    def advance(self, what: str, done: int, total: int) -> None:
+        """Interrupt, if this is the place."""
+        super().advance(what, done, total)
+        if (what, done) == self._at:
+            self._left -= 1
+            if self._left == 0:
+                raise KeyboardInterrupt

@@ -4,6 +4,7 @@ import sys
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from yoriai.errors import EXIT_INTERRUPTED, YoriaiError
 from yoriai.simulations import cli as simulations
@@ -33,7 +34,8 @@ def main() -> None:
     try:
         app()
     except YoriaiError as error:
-        console.print(f"[bold red]error[/] {error}", highlight=False, soft_wrap=True)
+        # The message is text, not markup: it may name [tables] of a file.
+        console.print(Text.assemble(("error: ", "bold red"), str(error)), highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         console.print("interrupted", highlight=False)

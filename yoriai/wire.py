@@ -1,47 +1,58 @@
 """What coordinator and sites say to each other: typed messages in one versioned, length-checked envelope.
 
-    "YORI" | protocol version (u16) | header length (u32) | header (JSON) | payload
+    "YORI" | protocol version (u16) | CRC-32 of all that follows (u32) | header length (u32) | header (JSON) | payload
 
 All integers are big-endian. The header names the message's kind and holds its fields; the payload is opaque bytes (an
-adapter). Nothing here knows what a payload means. Without secure aggregation a site's update travels as a
-`PlainUpdate`; the coordinator can read it.
+adapter), and only three kinds have one. Nothing here knows what a payload means. The checksum finds accidents, not
+attackers: who sent a message is for the layer that signs it to say. Without secure aggregation a site's update travels
+as a `PlainUpdate`; the coordinator can read it.
 """
 
 import json
 import struct
-from typing import Any, ClassVar
+import zlib
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from yoriai.errors import WireError
 
 PROTOCOL_VERSION = 1
 _MAGIC = b"YORI"
-_PREAMBLE = struct.Struct(">4sHI")
+_PREAMBLE = struct.Struct(">4sHII")
 _LARGEST_HEADER_BYTES = 4 * 1024 * 1024
 
+_Weight = Annotated[int, Field(ge=1)]
+_RoundIndex = Annotated[int, Field(ge=0)]
 
-class Roster(BaseModel):
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class Roster(_Strict):
     """Who takes part, with what weight. A weight w stands for w · training.records_per_weight records."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     serial: int = Field(ge=1)
-    weights: dict[str, int]
+    weights: dict[str, _Weight]
 
 
-class Message(BaseModel):
-    """A message of the protocol. `payload` travels behind the header, not in it."""
+class Message(_Strict):
+    """A message of the protocol."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     kind: ClassVar[str]
 
     run_id: str
+
+
+class _Laden(Message):
+    """A message with a payload, which travels behind the header, not in it."""
+
     payload: bytes = Field(default=b"", exclude=True, repr=False)
 
 
-class JobOffer(Message):
-    """Coordinator to site: the whole job, before anything trains. Payload: the complete first adapter."""
+class JobOffer(_Laden):
+    """Coordinator to site: the whole job, before anything trains. Payload: a complete adapter."""
 
     kind: ClassVar[str] = "job_offer"
     job: dict[str, Any]
@@ -66,24 +77,26 @@ class Refusal(Message):
     unknown_job: bool = False
 
 
-class TrainRequest(Message):
+class TrainRequest(_Laden):
     """Coordinator to site.
 
     Train one round. Payload: the factors that may have changed; the others came with the offer.
     """
 
     kind: ClassVar[str] = "train_request"
-    round_index: int
+    round_index: _RoundIndex
     adapter_digest: str
 
 
-class PlainUpdate(Message):
+class PlainUpdate(_Laden):
     """Site to coordinator: an update in the clear. Payload: the trained factors, after minus before."""
 
     kind: ClassVar[str] = "plain_update"
-    round_index: int
+    round_index: _RoundIndex
     site: str
 
+
+Reply = Acceptance | Refusal | PlainUpdate  # What a site may answer.
 
 _KINDS: dict[str, type[Message]] = {
     message.kind: message for message in (JobOffer, Acceptance, Refusal, TrainRequest, PlainUpdate)
@@ -93,18 +106,36 @@ _KINDS: dict[str, type[Message]] = {
 def encode(message: Message) -> bytes:
     """The envelope's bytes."""
     header = json.dumps({"kind": message.kind, **message.model_dump(mode="json")}, sort_keys=True).encode()
-    return _PREAMBLE.pack(_MAGIC, PROTOCOL_VERSION, len(header)) + header + message.payload
+    payload = message.payload if isinstance(message, _Laden) else b""
+    return _PREAMBLE.pack(_MAGIC, PROTOCOL_VERSION, _checksum(header, payload), len(header)) + header + payload
 
 
 def decode(data: bytes) -> Message:
     """The message in an envelope.
 
     Raises:
-        WireError: the bytes are not an envelope of this protocol version, or its fields are not those of its kind.
+        WireError: the bytes are not an envelope of this protocol version, were damaged on the way, or their fields
+            are not those of their kind. No error quotes the bytes.
     """
+    header, payload = _open(data)
+    try:
+        fields = json.loads(header)
+        kind = _KINDS[fields.pop("kind")]
+        if "payload" in fields or (payload and not issubclass(kind, _Laden)):
+            raise ValueError
+        if issubclass(kind, _Laden):
+            fields["payload"] = payload
+        return kind.model_validate(fields)
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+        # The cause (json's or pydantic's) may quote the bytes, so it is not chained.
+        raise WireError("a message's header is malformed", expected=f"one of {', '.join(sorted(_KINDS))}") from None
+
+
+def _open(data: bytes) -> tuple[bytes, bytes]:
+    """Header and payload of an envelope whose version, length and checksum are right."""
     if len(data) < _PREAMBLE.size:
         raise WireError("a message is cut short", found=f"{len(data)} bytes", expected=f"at least {_PREAMBLE.size}")
-    magic, version, header_length = _PREAMBLE.unpack_from(data)
+    magic, version, checksum, header_length = _PREAMBLE.unpack_from(data)
     if magic != _MAGIC:
         raise WireError("bytes are not a Yoriai message", remedy="check that both sides speak Yoriai")
     if version != PROTOCOL_VERSION:
@@ -117,10 +148,11 @@ def decode(data: bytes) -> Message:
     payload_start = _PREAMBLE.size + header_length
     if header_length > _LARGEST_HEADER_BYTES or payload_start > len(data):
         raise WireError("a message's header is cut short or too long", found=f"{header_length} bytes announced")
-    try:
-        header = json.loads(data[_PREAMBLE.size : payload_start])
-        kind = _KINDS[header.pop("kind")]
-        return kind.model_validate({**header, "payload": data[payload_start:]})
-    except (ValueError, KeyError, AttributeError, TypeError, ValidationError):
-        # The cause may quote the bytes, so it is not chained.
-        raise WireError("a message's header is malformed", expected=f"one of {', '.join(sorted(_KINDS))}") from None
+    header, payload = data[_PREAMBLE.size : payload_start], data[payload_start:]
+    if _checksum(header, payload) != checksum:
+        raise WireError("a message was damaged or cut short on the way", remedy="send it again")
+    return header, payload
+
+
+def _checksum(header: bytes, payload: bytes) -> int:
+    return zlib.crc32(payload, zlib.crc32(header, zlib.crc32(struct.pack(">I", len(header)))))

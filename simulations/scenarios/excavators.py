@@ -130,10 +130,10 @@ def default_job() -> JobConfig:
     """The job that `yoriai simulate` runs without arguments; docs/benchmarks/excavators.md tells how it was tuned."""
     return JobConfig(
         name="excavators",
-        lora=LoraSection(rank=16, alpha=16.0, layers="last:4"),
+        lora=LoraSection(rank=32, alpha=32.0, layers="last:4"),
         task=TaskSection(kind="classify", template=TEMPLATE, labels=LABELS, max_tokens=64),
-        training=TrainingSection(sampling_rate=0.23),
+        training=TrainingSection(sampling_rate=0.35),
         privacy=PrivacySection(epsilon=8.0, delta=1e-5),
-        federation=FederationSection(rounds=50, server_learning_rate=0.06),
+        federation=FederationSection(rounds=40, server_learning_rate=0.05),
         evaluation=EvaluationSection(every=10),
     )

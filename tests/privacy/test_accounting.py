@@ -172,3 +172,9 @@ def test_importing_the_module_loads_no_heavy_library() -> None:
     heavy = "{'torch', 'scipy', 'numpy', 'opacus', 'dp_accounting'}"
     code = f"import sys, yoriai.privacy.accounting; sys.exit(bool({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("accountant", ["pld", "prv"])
+def test_tiny_noise_costs_the_cheap_upper_bound(accountant: Accountant) -> None:
+    hostile = [(SampledGaussian(0.5, 1e-3), 50)]
+    assert epsilon(hostile, 1e-5, accountant) == epsilon(hostile, 1e-5, "rdp") > 1e4

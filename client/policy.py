@@ -1,0 +1,113 @@
+"""What a site checks of an offered job before it looks at a record: its own policy, and that the offer is honest.
+
+A coordinator may be hostile. Nothing of what it states about privacy is believed; the cost is worked out here anew.
+No refusal depends on the records, except where a job's delta is within the site's policy and still too large for them.
+"""
+
+import json
+
+from pydantic import ValidationError
+
+from yoriai import wire
+from yoriai.config import JobConfig, PolicySection
+from yoriai.errors import PolicyError, WireError
+from yoriai.privacy.accounting import SampledGaussian, epsilon
+
+LARGEST_WEIGHT = 255
+LARGEST_STEPS = 1_000_000
+
+
+def read_job(offer: wire.JobOffer) -> JobConfig:
+    """The offered job. Raises WireError when it is not one."""
+    try:
+        # Strict models take a list for a tuple from JSON only.
+        return JobConfig.model_validate_json(json.dumps(offer.job))
+    except ValidationError as error:
+        places = sorted({".".join(str(part) for part in fault["loc"])[:80] for fault in error.errors()})
+        raise WireError("the offered job is malformed", found="faults in " + ", ".join(places[:8])) from None
+
+
+def check_membership(site: str, policy: PolicySection, job: JobConfig, offer: wire.JobOffer) -> None:
+    """Raise PolicyError unless the roster names the site, and enough others, with weights that a roster may have."""
+    weights = offer.roster.weights
+    if site not in weights:
+        raise PolicyError(f"site {site} is not in the roster", remedy="ask for a roster that names it")
+    if not all(1 <= weight <= LARGEST_WEIGHT for weight in weights.values()):
+        raise PolicyError(
+            f"site {site}: the roster holds a weight that none may have",
+            expected=f"whole numbers from 1 to {LARGEST_WEIGHT}",
+        )
+    if job.federation.min_sites < policy.min_sites or len(weights) < policy.min_sites:
+        raise PolicyError(
+            f"site {site}: too few sites take part",
+            found=f"{len(weights)} in the roster, {job.federation.min_sites} needed by the job",
+            expected=f"at least {policy.min_sites} (policy.min_sites)",
+        )
+
+
+def check_base(site: str, policy: PolicySection, job: JobConfig, offer: wire.JobOffer, digest: str) -> None:
+    """Raise PolicyError unless policy, offer and job all mean the base with this digest, the one at the site."""
+    if policy.base_digests and offer.base_digest not in policy.base_digests:
+        raise PolicyError(f"site {site}: the base model is not one of policy.base_digests")
+    for wanted in (offer.base_digest, job.base.digest or digest):
+        if wanted != digest:
+            raise PolicyError(
+                f"site {site} has another base model",
+                found=f"digest {digest[:16]}…",
+                expected=f"{wanted[:16]}…",
+                remedy="load the base that the job names",
+            )
+
+
+def round_event(
+    site: str, policy: PolicySection, job: JobConfig, offer: wire.JobOffer, *, records: int
+) -> SampledGaussian | None:
+    """What one round of the job costs; None without privacy.
+
+    Raises:
+        PolicyError: the job's privacy is not what the site asks for, or not what the job itself states.
+        ConfigError: the noise multiplier is not a finite number above 0.
+    """
+    privacy, noise = job.privacy, offer.noise_multiplier
+    if privacy.noise == "none":
+        if not policy.allow_no_privacy:
+            raise PolicyError(f"site {site}: policy forbids jobs without differential privacy")
+        if noise is not None:
+            raise PolicyError(f"site {site}: the job promises no noise, and its offer holds some")
+        return None
+    if noise is None:
+        raise PolicyError(f"site {site}: the job promises noise, and its offer holds none")
+    # This check comes before the next one, so that offers with ever other deltas do not tell the number of records.
+    if privacy.delta > policy.delta:
+        raise PolicyError(
+            f"site {site}: privacy.delta is above the site's own",
+            found=f"{privacy.delta:g}",
+            expected=f"at most {policy.delta:g} (policy.delta)",
+        )
+    if records and privacy.delta >= 1 / records:  # Above it, one record may be published whole.
+        raise PolicyError(
+            f"site {site}: privacy.delta is not below 1 / (records of this site)",
+            found=f"{privacy.delta:g}",
+            remedy="lower privacy.delta",
+        )
+    event = SampledGaussian(job.training.sampling_rate, noise, job.training.local_steps)
+    rounds = job.federation.rounds + privacy.spare_rounds
+    if rounds * event.steps > LARGEST_STEPS:
+        raise PolicyError(
+            f"site {site}: the job has more steps than are accounted for",
+            found=f"{rounds} rounds of {event.steps} steps",
+            expected=f"at most {LARGEST_STEPS} steps",
+        )
+    # Absurdly little noise would keep the exact accountants busy for hours, so the cheap bound goes first: on honest
+    # offers it is far closer to them than this.
+    cost = epsilon([(event, rounds)], privacy.delta, "rdp")
+    if cost <= 10 * (privacy.epsilon + 1):
+        cost = epsilon([(event, rounds)], privacy.delta, privacy.accountant)
+    if cost > privacy.epsilon:
+        raise PolicyError(
+            f"site {site}: the offered noise does not keep what the job promises",
+            found=f"epsilon {cost:.6g} over {rounds} rounds",
+            expected=f"at most {privacy.epsilon:g} (privacy.epsilon)",
+            remedy="calibrate noise_multiplier to the whole job, spare rounds included",
+        )
+    return event

@@ -1,0 +1,34 @@
+"""Keeps the libraries' own bars and known harmless warnings off a command's screen; all else still shows."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_HARMLESS = (
+    # transformers warns about its own attribute while Opacus and PEFT copy the model.
+    (r"`is_gradient_checkpointing` is deprecated", FutureWarning),
+    # The prefix is frozen on purpose, so nothing that enters the tail needs a gradient.
+    (r"Full backward hook is firing when gradients are computed with respect to module outputs", UserWarning),
+    # The grid of orders is fixed; its end still gives a valid, slightly larger epsilon.
+    (r"Optimal order is the (largest|smallest) alpha", UserWarning),
+)
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Hide transformers' bars and notices and the warnings above, for as long as the block runs."""
+    from transformers.utils import logging as notices
+
+    verbosity, bars = notices.get_verbosity(), notices.is_progress_bar_enabled()
+    notices.set_verbosity(logging.ERROR)
+    notices.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        with warnings.catch_warnings():
+            for message, category in _HARMLESS:
+                warnings.filterwarnings("ignore", message, category)
+            yield
+    finally:
+        notices.set_verbosity(verbosity)
+        if bars:
+            notices.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -1,0 +1,101 @@
+"""Records made ready: batches, padding, and hidden states that are computed once."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.client.conftest import Attach
+from yoriai.client import prepared as module
+from yoriai.client.encoding import Example
+from yoriai.client.lora import AdaptedModel
+from yoriai.client.prepared import PreparedRecords
+
+LENGTHS = (5, 2, 7, 3, 5)
+
+
+def _example(length: int, seed: int) -> Example:
+    ids = np.random.default_rng(seed).integers(3, 200, length).astype(np.int32)
+    mask = np.zeros(length, np.bool_)
+    mask[1:] = True
+    return Example(ids, mask, label=seed)
+
+
+def _prepared(model: AdaptedModel, known: dict[bytes, torch.Tensor] | None = None, **more: Any) -> PreparedRecords:
+    return PreparedRecords(model, [_example(n, i) for i, n in enumerate(LENGTHS)], known=known, **more)
+
+
+def test_pieces_hold_each_chosen_record_once_and_like_sized_ones_together(attach: Attach) -> None:
+    records = _prepared(attach())
+    pieces = [piece.labels.tolist() for piece in records.batches(np.array([4, 2, 0, 1]), 2)]
+    assert pieces == [[1, 0], [4, 2]]
+    assert list(records.batches([], 2)) == []
+    assert len(records) == len(LENGTHS)
+
+
+def test_a_batch_is_padded_on_the_right_to_its_own_longest(attach: Attach) -> None:
+    records = _prepared(attach())
+    (batch,) = records.batches([1, 3], 8)
+    assert batch.token_ids.shape == batch.loss_mask.shape == (2, 3)
+    assert batch.entering.shape == (2, 3, 32)
+    assert batch.last.tolist() == [1, 2]
+    assert batch.token_ids[0].tolist() == [*records.examples[1].token_ids.tolist(), 0]
+    assert batch.loss_mask.tolist() == [[False, True, False], [False, True, True]]
+
+
+def test_cached_states_are_those_of_the_prefix(attach: Attach) -> None:
+    model = attach()
+    cached, fresh = _prepared(model, {}), _prepared(model)
+    for kept, computed in zip(cached.batches(range(5), 2), fresh.batches(range(5), 2), strict=True):
+        for row, last in enumerate(kept.last.tolist()):
+            torch.testing.assert_close(kept.entering[row, : last + 1], computed.entering[row, : last + 1])
+        torch.testing.assert_close(kept.token_ids, computed.token_ids)
+
+
+def test_padding_changes_no_record_that_stands_beside_a_longer_one(attach: Attach) -> None:
+    model = attach()
+    records = _prepared(model)
+    (together,) = records.batches(range(5), 8)
+    with torch.no_grad():
+        hidden = model.final_hidden(together.entering)
+        for row, index in enumerate(together.labels.tolist()):
+            (alone,) = records.batches([index], 1)
+            expected = model.final_hidden(alone.entering)[0]
+            torch.testing.assert_close(hidden[row, : len(expected)], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_equal_token_rows_are_computed_once_and_shared(attach: Attach, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = attach()
+    rows: list[int] = []
+    prefix = model.prefix
+    monkeypatch.setattr(model, "prefix", lambda ids: (rows.append(len(ids)), prefix(ids))[1])
+    known: dict[bytes, torch.Tensor] = {}
+    twice = [_example(4, 0), _example(4, 1), _example(4, 0)]
+    PreparedRecords(model, twice, known=known)
+    PreparedRecords(model, twice, known=known)
+    assert sum(rows) == 2
+    assert len(known) == 2
+
+
+def test_progress_counts_the_records_that_are_computed(attach: Attach, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PREFIX_BATCH", 2)
+    seen: list[tuple[int, int]] = []
+    _prepared(attach(), {}, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(2, 5), (4, 5), (5, 5)]
+
+
+def test_large_states_lie_in_an_unlinked_file(attach: Attach, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    model = attach()
+    in_memory: dict[bytes, torch.Tensor] = {}
+    _prepared(model, in_memory)
+    monkeypatch.setattr(module, "_MEMORY_LIMIT_BYTES", 16)
+    monkeypatch.setattr(module.tempfile, "tempdir", str(tmp_path))
+    mapped: dict[bytes, torch.Tensor] = {}
+    records = _prepared(model, mapped)
+    assert list(tmp_path.iterdir()) == []
+    for key, states in in_memory.items():
+        torch.testing.assert_close(mapped[key], states, rtol=0, atol=0)
+    (batch,) = records.batches([0], 1)
+    torch.testing.assert_close(batch.entering[0], in_memory[records.examples[0].token_ids.tobytes()])

@@ -1,0 +1,596 @@
+"""A site against a coordinator that may be hostile: what it refuses, what it charges, and what never leaves."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.client.conftest import LABELS, JobMaker
+from yoriai import wire
+from yoriai.client import site as module
+from yoriai.client.policy import check_membership
+from yoriai.client.records import Record, SiteRecords
+from yoriai.client.site import Site, SiteHooks
+from yoriai.client.workbench import Workbench
+from yoriai.config import JobConfig, PolicySection, SiteConfig
+from yoriai.errors import PolicyError, TrainingError
+from yoriai.privacy.accounting import SampledGaussian, calibrate
+from yoriai.privacy.ledger import Ledger
+from yoriai.privacy.randomness import SeededSource
+from yoriai.strategies.adapter import AdapterState
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Full backward hook", "ignore:.is_gradient_checkpointing", "ignore:Pydantic serializer"
+)
+
+MARKER = "swordfish"
+NOISE_FREE = {"privacy__noise": "none"}
+
+
+def site_records(count: int = 8) -> SiteRecords:
+    """Records with a word that must never leave; their place stands for a local path."""
+    train = tuple(
+        Record(prompt=f"{MARKER} {n}", response=LABELS[n % 3], place=f"/home/{MARKER}/train.jsonl line {n + 1}")
+        for n in range(count)
+    )
+    return SiteRecords("north", train, ())
+
+
+@dataclass
+class Office:
+    """The coordinator's side of a conversation with one site, and what the site writes down locally."""
+
+    bench: Workbench
+    ledger: Ledger
+    policy: PolicySection
+    records: SiteRecords = field(default_factory=site_records)
+    log: list[str] = field(default_factory=list)
+    run: str = "run-1"
+
+    def __post_init__(self) -> None:
+        self.rebuild()
+
+    def rebuild(self) -> None:
+        """Start the site anew, as after a crash."""
+        hooks = SiteHooks(
+            randomness=lambda run, index: SeededSource(f"{run}:{index}".encode()), on_fault=self.log.append
+        )
+        config = SiteConfig(name="north", policy=self.policy)
+        self.site = Site(config, self.records, workbench=self.bench, ledger=self.ledger, hooks=hooks)
+
+    def send(self, message: wire.Message) -> wire.Message:
+        """Ask, and see that no word of the records is in the answer."""
+        reply = self.site.handle(wire.encode(message))
+        assert MARKER.encode() not in reply
+        return wire.decode(reply)
+
+    def offer(self, job: JobConfig, /, **changes: Any) -> wire.Message:
+        values = {
+            "run_id": self.run,
+            "job": job.model_dump(mode="json", by_alias=True),
+            "roster": wire.Roster(serial=1, weights={"north": 2, "south": 1}),
+            "base_digest": self.bench.base.digest,
+            "noise_multiplier": changes.get("noise_multiplier") or noise_for(job),
+            "payload": b"" if "payload" in changes else self.bench.initial_adapter(job).to_bytes(),
+        }
+        return self.send(wire.JobOffer.model_construct(**(values | changes)))  # Unchecked, as a hostile one would.
+
+    def train(self, job: JobConfig, round_index: int = 0, state: AdapterState | None = None) -> wire.Message:
+        adapter = state or self.bench.initial_adapter(job)
+        return self.send(
+            wire.TrainRequest.model_construct(
+                run_id=self.run,
+                round_index=round_index,
+                adapter_digest=adapter.digest(),
+                payload=adapter.select(("R",)).to_bytes(),
+            )
+        )
+
+    def charges(self) -> list[tuple[int, bool]]:
+        return [(charge.round_index, charge.released) for charge in self.ledger.charges()]
+
+
+def noise_for(job: JobConfig) -> float | None:
+    """The noise of an honest coordinator."""
+    privacy, steps = job.privacy, (job.federation.rounds + job.privacy.spare_rounds) * job.training.local_steps
+    if privacy.noise == "none":
+        return None
+    return calibrate(
+        epsilon=privacy.epsilon, delta=privacy.delta, sampling_rate=job.training.sampling_rate, steps=steps
+    )
+
+
+@pytest.fixture
+def office(workbench: Workbench, tmp_path: Path) -> Iterator[Office]:
+    policy = PolicySection(epsilon_budget=20.0)
+    with Ledger.open(tmp_path / "ledger.sqlite", dataset="north", epsilon_budget=20.0, delta=1e-5) as ledger:
+        yield Office(workbench, ledger, policy)
+
+
+def refused(reply: wire.Message, reason: str) -> None:
+    assert isinstance(reply, wire.Refusal), reply
+    assert reason in reply.reason
+
+
+def accepted(reply: wire.Message) -> None:
+    assert isinstance(reply, wire.Acceptance), reply
+
+
+def updated(reply: wire.Message) -> AdapterState:
+    assert isinstance(reply, wire.PlainUpdate), reply
+    return AdapterState.from_bytes(reply.payload)
+
+
+def test_an_honest_job_runs_to_its_end_within_its_own_epsilon(office: Office, make_job: JobMaker) -> None:
+    job = make_job()
+    accepted(office.offer(job))
+    for index in range(3):
+        update = updated(office.train(job, index))
+        assert update.factors() == ("R",)
+        update.check_finite()
+    assert office.charges() == [(0, True), (1, True), (2, True)]
+    assert 0 < office.ledger.spent() <= job.privacy.epsilon
+
+
+@pytest.mark.parametrize(
+    ("policy", "settings", "changes", "reason"),
+    [
+        ({"min_sites": 3}, {}, {}, "too few sites"),
+        ({}, {"federation__min_sites": 1}, {}, "too few sites"),
+        ({"base_digests": ("0" * 64,)}, {}, {}, "not one of policy.base_digests"),
+        ({}, {}, {"base_digest": "0" * 64}, "another base model"),
+        ({}, {"base__digest": "0" * 64}, {}, "another base model"),
+        ({}, NOISE_FREE, {}, "forbids jobs without differential privacy"),
+        ({"allow_no_privacy": True}, NOISE_FREE, {"noise_multiplier": 1.0}, "promises no noise"),
+        ({"delta": 1e-6}, {}, {}, "above the site's own"),
+        ({}, {}, {"roster": wire.Roster(serial=1, weights={"south": 1, "east": 1})}, "not in the roster"),
+        ({}, {}, {"roster": wire.Roster(serial=1, weights={"north": 1, "south": 256})}, "a weight that none may have"),
+        ({}, {}, {"roster": {"serial": 1, "weights": {"north": 0, "south": 1}}}, "malformed"),
+        ({}, {}, {"roster": {"serial": 1, "weights": {"north": -3, "south": 1}}}, "malformed"),
+        ({}, {"federation__rule": "krum"}, {"payload": b""}, "not a known rule"),
+        ({}, {"lora__rank": 99}, {"payload": b""}, "rank"),
+        ({}, {}, {"payload": b"not an adapter"}, "cannot be read"),
+        ({}, {"task__labels": ()}, {}, "needs its labels"),
+    ],
+)
+def test_a_job_against_the_rules_is_refused_and_nothing_is_promised(
+    office: Office, make_job: JobMaker, policy: dict[str, Any], settings: dict[str, Any], changes: dict[str, Any],
+    reason: str,
+) -> None:  # fmt: skip
+    office.policy = PolicySection(**{"epsilon_budget": 20.0, **policy})
+    office.rebuild()
+    job = make_job(**settings)
+    refused(office.offer(job, **changes), reason)
+    assert office.ledger.outstanding(office.run) == 0
+    reply = office.train(make_job())
+    refused(reply, "not known here")
+    assert isinstance(reply, wire.Refusal)
+    assert reply.unknown_job
+    assert office.charges() == []
+
+
+@pytest.mark.parametrize(
+    ("noise", "reason"),
+    [
+        (None, "its offer holds none"),
+        (0.0, "noise_multiplier"),
+        (-1.0, "noise_multiplier"),
+        (float("nan"), "malformed"),
+        (float("inf"), "malformed"),
+        (1e-3, "does not keep what the job promises"),
+    ],
+)
+def test_noise_that_is_none_or_nonsense_or_too_little_is_refused(
+    office: Office, make_job: JobMaker, noise: float | None, reason: str
+) -> None:
+    refused(office.offer(make_job(), noise_multiplier=noise), reason)
+    assert office.ledger.outstanding(office.run) == 0
+
+
+def test_noise_just_below_what_the_job_needs_is_refused_though_the_budget_would_bear_it(
+    office: Office, make_job: JobMaker
+) -> None:
+    job = make_job()
+    calibrated = noise_for(job)
+    assert calibrated is not None
+    refused(office.offer(job, noise_multiplier=calibrated * 0.98), "at most 8 (privacy.epsilon)")
+    accepted(office.offer(job, noise_multiplier=calibrated))
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("settings", [{"federation__rounds": 2**40}, {"training__local_steps": 2**40}])
+def test_a_job_of_endless_steps_is_refused_without_working_out_its_cost(
+    office: Office, make_job: JobMaker, settings: dict[str, Any]
+) -> None:
+    refused(office.offer(make_job(**settings), noise_multiplier=1e6), "more steps than are accounted for")
+
+
+def test_spare_rounds_count_towards_what_the_job_promises(office: Office, make_job: JobMaker) -> None:
+    noise = noise_for(make_job(privacy__spare_rounds=0))
+    refused(office.offer(make_job(privacy__spare_rounds=5), noise_multiplier=noise), "does not keep")
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "value"),
+    [
+        ("privacy", "clip_norm", float("inf")),
+        ("privacy", "clip_norm", 0.0),
+        ("privacy", "epsilon", float("nan")),
+        ("privacy", "delta", 1.0),
+        ("training", "sampling_rate", 1.5),
+        ("training", "sampling_rate", 0.0),
+        ("training", "local_steps", 0),
+        ("training", "learning_rate", float("inf")),
+        ("training", "records_per_weight", 0),
+        ("federation", "rounds", -1),
+        ("privacy", "unknown", 1),
+    ],
+)
+def test_settings_out_of_range_are_refused_by_name(
+    office: Office, make_job: JobMaker, table: str, key: str, value: object
+) -> None:
+    settings = make_job().model_dump(mode="json", by_alias=True)
+    settings[table][key] = value
+    refused(office.offer(make_job(), job=settings), f"the offered job is malformed; found faults in {table}.{key}")
+
+
+def test_a_delta_too_large_for_the_records_is_refused(office: Office, make_job: JobMaker) -> None:
+    office.policy = PolicySection(epsilon_budget=20.0, delta=0.5)
+    office.rebuild()
+    refused(office.offer(make_job(privacy__delta=1 / 8), noise_multiplier=20.0), "not below 1 / (records of this site)")
+    accepted(office.offer(make_job(privacy__delta=1 / 9), noise_multiplier=20.0))
+
+
+@pytest.mark.parametrize("delta", [0.3, 0.15, 0.05])
+def test_offers_with_other_deltas_do_not_tell_the_number_of_records(
+    office: Office, make_job: JobMaker, delta: float
+) -> None:
+    replies = []
+    for count in (3, 8):
+        office.records = site_records(count)
+        office.rebuild()
+        replies.append(office.offer(make_job(privacy__delta=delta)))
+    assert replies[0] == replies[1]
+
+
+@pytest.mark.parametrize("weight", [0, -3, 256])
+def test_a_weight_that_none_may_have_is_refused_whatever_the_envelope_lets_through(
+    make_job: JobMaker, weight: int
+) -> None:
+    roster = wire.Roster.model_construct(serial=1, weights={"north": weight, "south": 1})
+    offer = wire.JobOffer.model_construct(run_id="r", job={}, roster=roster, base_digest="", noise_multiplier=None)
+    with pytest.raises(PolicyError, match="a weight that none may have"):
+        check_membership("north", PolicySection(), make_job(), offer)
+
+
+def test_a_job_beyond_the_budget_is_refused_before_anything_trains(
+    office: Office, make_job: JobMaker, tmp_path: Path
+) -> None:
+    with Ledger.open(tmp_path / "small.sqlite", dataset="north", epsilon_budget=4.0, delta=1e-5) as ledger:
+        office.ledger = ledger
+        office.rebuild()
+        before = (tmp_path / "small.sqlite").read_bytes()
+        refused(office.offer(make_job()), "of 4 is left")
+        assert (tmp_path / "small.sqlite").read_bytes() == before
+        refused(office.train(make_job()), "not known here")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"YORI", b"HTTP/1.1 200 OK\r\n\r\n", b"YORI\x00\x01\x00\x00\x00\x02[]", b"YORI\x00\x09\x00\x00\x00\x02{}"],
+)
+def test_bytes_that_are_no_message_are_refused(office: Office, data: bytes) -> None:
+    refused(wire.decode(office.site.handle(data)), "message")
+
+
+def test_messages_that_a_site_sends_itself_are_refused(office: Office) -> None:
+    refused(office.send(wire.Acceptance(run_id="r", site="south")), "acceptance")
+
+
+@pytest.mark.parametrize(
+    ("settings", "log"),
+    [
+        ({"task__labels": ("cabin",)}, "a label outside the set"),
+        ({"task__max_tokens": 17, "task__too_long": "refuse"}, "longer than 17 tokens"),
+        ({"task__kind": "lm", "task__labels": ()}, "does not fit task.kind"),
+    ],
+)
+def test_faults_of_the_records_are_told_in_full_to_the_site_only(
+    office: Office, make_job: JobMaker, settings: dict[str, Any], log: str
+) -> None:
+    """Counts of labels and lengths, and file names, are the site's own; a job could be made to ask for each."""
+    reply = office.offer(make_job(**settings))
+    refused(reply, "do not fit the job; its own log says where")
+    assert isinstance(reply, wire.Refusal)
+    assert not any(character.isdigit() for character in reply.reason)
+    assert len(office.log) == 1
+    assert log in office.log[0]
+    assert "train.jsonl line" in office.log[0]
+    assert office.ledger.outstanding(office.run) == 0
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyError, RuntimeError, MemoryError])
+def test_an_unexpected_error_gives_its_type_and_its_place_but_not_its_text(
+    office: Office, make_job: JobMaker, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    job = make_job()
+    accepted(office.offer(job))
+
+    def fail(*_: object, **__: object) -> None:
+        raise error(f"could not read {MARKER}")
+
+    monkeypatch.setattr(module, "train_round", fail)
+    refused(office.train(job), f"internal error: {error.__name__}")
+    assert len(office.log) == 1
+    assert "test_site.py" in office.log[0]
+    assert MARKER not in office.log[0]
+
+
+def test_a_failure_during_training_is_charged(
+    office: Office, make_job: JobMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That it failed is seen outside, and may depend on the records; asked again for nothing, it would add up."""
+    job = make_job()
+    accepted(office.offer(job))
+
+    def fail(*_: object, **__: object) -> None:
+        raise TrainingError("training diverged")
+
+    monkeypatch.setattr(module, "train_round", fail)
+    for _ in range(4):
+        refused(office.train(job), "training diverged")
+    assert office.charges() == [(0, True)] * 4
+    refused(office.train(job), "every round of run run-1 is used")
+
+
+def test_a_learning_rate_that_overflows_the_update_is_paid_for(office: Office, make_job: JobMaker) -> None:
+    job = make_job(training__learning_rate=1e38, privacy__clip_norm=1e3)
+    accepted(office.offer(job))
+    refused(office.train(job), "not finite")
+    assert office.charges() == [(0, True)]
+
+
+def test_a_model_that_computes_no_numbers_stops_the_round_before_a_record_is_looked_at(
+    office: Office, make_job: JobMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job()
+    accepted(office.offer(job))
+    start = office.bench.initial_adapter(job)
+    monkeypatch.setattr(module, "train_round", lambda *_, **__: pytest.fail("a record was looked at"))
+    diverged = start.merged_with(
+        AdapterState({name: np.full_like(t, 3e38) for name, t in start.select(("R",)).tensors.items()})
+    )
+    refused(office.train(job, state=diverged), "values that are not finite")
+    assert office.charges() == [(0, False)]
+    monkeypatch.undo()
+    updated(office.train(job))  # The same reservation serves, since nothing was made of the records.
+    assert office.charges() == [(0, True)]
+
+
+def test_an_adapter_with_values_that_are_not_finite_is_refused_uncharged(office: Office, make_job: JobMaker) -> None:
+    job = make_job()
+    accepted(office.offer(job))
+    start = office.bench.initial_adapter(job)
+    spoilt = {name: np.full_like(t, np.nan) for name, t in start.select(("R",)).tensors.items()}
+    refused(office.train(job, state=start.merged_with(AdapterState(spoilt))), "not finite")
+    assert office.charges() == []
+
+
+def test_without_privacy_a_loss_that_is_not_a_number_is_refused_without_data(
+    office: Office, make_job: JobMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    office.policy = PolicySection(epsilon_budget=20.0, allow_no_privacy=True)
+    office.rebuild()
+    job = make_job(**NOISE_FREE, training__sampling_rate=1.0)
+    accepted(office.offer(job))
+    head = office.bench.head(job)
+    losses = head.losses
+    monkeypatch.setattr(head, "losses", lambda hidden, batch: losses(hidden, batch) * float("nan"))
+    refused(office.train(job), "the loss of a record is not a number")
+    monkeypatch.undo()
+    updated(office.train(job))
+    assert office.charges() == []
+
+
+def test_an_interrupted_round_leaves_its_reservation_open(
+    office: Office, make_job: JobMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job()
+    accepted(office.offer(job))
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "train_round", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        office.train(job)
+    assert office.charges() == [(0, False)]
+    monkeypatch.undo()
+    office.rebuild()
+    accepted(office.offer(job))
+    updated(office.train(job))
+    assert office.charges() == [(0, True)]
+
+
+def test_the_release_is_on_disk_before_the_reply_is_built(
+    office: Office, make_job: JobMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job()
+    accepted(office.offer(job))
+    seen: list[list[tuple[int, bool]]] = []
+    to_bytes = AdapterState.to_bytes
+
+    def watched(state: AdapterState) -> bytes:
+        seen.append(office.charges())
+        return to_bytes(state)
+
+    adapter = office.bench.initial_adapter(job)
+    request = wire.TrainRequest(
+        run_id=office.run, round_index=0, adapter_digest=adapter.digest(), payload=adapter.to_bytes()
+    )
+    monkeypatch.setattr(AdapterState, "to_bytes", watched)
+    updated(office.send(request))
+    assert seen == [[(0, True)]]
+
+
+def test_the_charge_is_on_disk_before_training_begins(
+    office: Office, make_job: JobMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job()
+    accepted(office.offer(job))
+    train_round, seen = module.train_round, []
+
+    def watched(*arguments: Any, **more: Any) -> Any:
+        seen.append(office.charges())
+        return train_round(*arguments, **more)
+
+    monkeypatch.setattr(module, "train_round", watched)
+    updated(office.train(job))
+    assert seen == [[(0, False)]]
+
+
+def test_no_update_leaves_when_the_ledger_cannot_be_written(
+    office: Office, make_job: JobMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job()
+    accepted(office.offer(job))
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(office.ledger, "mark_released", fail)
+    refused(office.train(job), "internal error: OSError")
+
+
+def test_noise_other_than_was_charged_never_leaves(
+    office: Office, make_job: JobMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job()
+    accepted(office.offer(job))
+    train_round = module.train_round
+    monkeypatch.setattr(
+        module,
+        "train_round",
+        lambda *a, **k: replace(train_round(*a, **k), event=SampledGaussian(0.5, 0.1)),
+    )
+    refused(office.train(job), "other noise than was charged")
+
+
+def test_a_released_round_is_charged_anew_with_new_noise_and_only_so_often(office: Office, make_job: JobMaker) -> None:
+    job = make_job()
+    accepted(office.offer(job))
+    office.site._hooks = SiteHooks()  # The system's own noise.
+    updates = [updated(office.train(job)) for _ in range(4)]  # Three rounds and the spare one.
+    assert len({update.digest() for update in updates}) == 4
+    assert office.charges() == [(0, True)] * 4
+    spent = office.ledger.spent()
+    assert spent <= job.privacy.epsilon
+    for index in (0, 1):
+        refused(office.train(job, index), "every round of run run-1 is used")
+    assert office.ledger.spent() == spent
+
+
+@pytest.mark.parametrize("index", [3, 10**6])
+def test_a_round_that_the_job_does_not_have_is_refused_uncharged(
+    office: Office, make_job: JobMaker, index: int
+) -> None:
+    job = make_job()
+    accepted(office.offer(job))
+    refused(office.train(job, index), "the job has no such round")
+    assert office.charges() == []
+
+
+def test_offering_a_run_again_does_not_renew_its_rounds(office: Office, make_job: JobMaker) -> None:
+    job = make_job()
+    accepted(office.offer(job))
+    for _ in range(4):
+        updated(office.train(job))
+    office.ledger.finish(office.run)
+    office.rebuild()
+    accepted(office.offer(job))
+    refused(office.train(job, 1), "every round of run run-1 is used")
+
+
+def test_a_run_cannot_go_on_with_other_noise(office: Office, make_job: JobMaker) -> None:
+    """Each setting alone would keep the job's epsilon; the two together would not."""
+    job = make_job()
+    accepted(office.offer(job))
+    updated(office.train(job))
+    noise = noise_for(job)
+    assert noise is not None
+    refused(office.offer(job, noise_multiplier=noise * 1.001), "charged for rounds with other privacy settings")
+    refused(office.offer(make_job(federation__rounds=30)), "charged for rounds with other privacy settings")
+    accepted(office.offer(job))
+
+
+def test_a_job_offered_again_with_more_rounds_is_refused_though_nothing_was_charged(
+    office: Office, make_job: JobMaker
+) -> None:
+    job = make_job()
+    accepted(office.offer(job))
+    refused(office.offer(make_job(federation__rounds=30), noise_multiplier=noise_for(job)), "does not keep")
+    refused(office.train(job), "not known here")  # A refused offer withdraws the earlier one.
+
+
+def test_an_adapter_other_than_its_digest_says_is_refused_uncharged(office: Office, make_job: JobMaker) -> None:
+    job = make_job()
+    accepted(office.offer(job))
+    adapter = office.bench.initial_adapter(job)
+    request = wire.TrainRequest(run_id=office.run, round_index=0, adapter_digest="0" * 64, payload=adapter.to_bytes())
+    refused(office.send(request), "not the one that its digest names")
+    assert office.charges() == []
+
+
+def test_a_request_of_another_run_or_after_a_restart_asks_for_the_offer(office: Office, make_job: JobMaker) -> None:
+    job = make_job()
+    accepted(office.offer(job))
+    office.rebuild()
+    for run in ("run-1", "run-2"):
+        office.run = run
+        reply = office.train(job)
+        assert isinstance(reply, wire.Refusal)
+        assert reply.unknown_job
+    accepted(office.offer(job))
+    updated(office.train(job))
+
+
+def test_a_job_whose_model_was_replaced_meanwhile_asks_for_the_offer(office: Office, make_job: JobMaker) -> None:
+    job = make_job()
+    accepted(office.offer(job))
+    office.bench.model(make_job(lora__rank=2))
+    reply = office.train(job)
+    assert isinstance(reply, wire.Refusal)
+    assert reply.unknown_job
+    accepted(office.offer(job))
+    updated(office.train(job))
+
+
+def test_what_a_site_says_does_not_depend_on_one_record(office: Office, make_job: JobMaker) -> None:
+    """Neighbouring data sets: the same acceptance, the same charge, an update of the same size."""
+    job = make_job()
+    seen = []
+    for count in (8, 7):
+        office.records, office.run = site_records(count), f"run-{count}"
+        office.rebuild()
+        reply = office.offer(job)
+        accepted(reply)
+        done = office.train(job)
+        updated(done)
+        assert isinstance(done, wire.PlainUpdate)
+        seen.append((office.ledger.charges()[-1].event, len(done.payload)))
+        office.ledger.finish(office.run)
+    assert seen[0] == seen[1]
+
+
+def test_a_job_without_privacy_runs_where_the_policy_allows_it_and_charges_nothing(
+    office: Office, make_job: JobMaker
+) -> None:
+    office.policy = PolicySection(epsilon_budget=20.0, allow_no_privacy=True)
+    office.rebuild()
+    job = make_job(**NOISE_FREE)
+    accepted(office.offer(job))
+    updated(office.train(job))
+    assert office.charges() == []

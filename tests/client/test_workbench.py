@@ -1,0 +1,105 @@
+"""One base, one adapted model at a time, and what is kept while it serves."""
+
+import pytest
+import torch
+
+from tests.client.conftest import LABELS, JobMaker
+from yoriai.client.base_model import BaseModel, base_digest
+from yoriai.client.lora import AdaptedModel, svd_factors
+from yoriai.client.records import Record
+from yoriai.client.tasks import LabelHead, LanguageHead
+from yoriai.client.workbench import Workbench
+from yoriai.config import SpeedSection
+from yoriai.errors import BaseModelError, RecordError
+
+RECORDS = [Record(prompt=f"order {n}", response=LABELS[n % 3]) for n in range(4)]
+
+
+def test_one_model_and_head_serve_equal_jobs(workbench: Workbench, make_job: JobMaker) -> None:
+    first = workbench.model(make_job())
+    head = workbench.head(make_job())
+    assert workbench.model(make_job(federation__rounds=9)) is first
+    assert workbench.head(make_job(privacy__epsilon=1.0)) is head
+
+
+def test_another_shape_of_adapter_replaces_the_model_and_what_hangs_on_it(
+    workbench: Workbench, make_job: JobMaker
+) -> None:
+    first, head = workbench.model(make_job()), workbench.head(make_job())
+    for settings in ({"lora__rank": 2}, {"lora__layers": "last:1"}, {"federation__rule": "fedavg"}):
+        job = make_job(**settings)
+        model = workbench.model(job)
+        assert model is not first
+        assert workbench.head(job) is not head
+        assert set(model.factor_parameters()) == set(workbench.initial_adapter(job).tensors)
+        first, head = model, workbench.head(job)
+
+
+def test_rules_with_equal_factors_share_a_model(workbench: Workbench, make_job: JobMaker) -> None:
+    first = workbench.model(make_job(federation__rule="fedavg"))
+    assert workbench.model(make_job(federation__rule="ffa")) is first
+
+
+def test_a_job_that_does_not_fit_leaves_the_workbench_usable(workbench: Workbench, make_job: JobMaker) -> None:
+    workbench.model(make_job())
+    with pytest.raises(BaseModelError, match="rank"):
+        workbench.model(make_job(lora__rank=99))
+    model = workbench.model(make_job())
+    assert isinstance(model, AdaptedModel)
+    trained = model.set_trainable(("R",))
+    (batch,) = workbench.prepare(RECORDS[:1], make_job()).batches([0], 1)
+    model.final_hidden(batch.entering).sum().backward()
+    assert all(parameter.grad_sample is not None for parameter in trained.values())  # type: ignore[attr-defined]
+
+
+def test_closing_gives_the_base_back(workbench: Workbench, make_job: JobMaker, base: BaseModel) -> None:
+    workbench.model(make_job())
+    workbench.close()
+    workbench.close()
+    assert base_digest(base.model) == base.digest
+
+
+def test_the_first_core_adapter_holds_the_bases_own_factors(workbench: Workbench, make_job: JobMaker) -> None:
+    job = make_job()
+    state = workbench.initial_adapter(job)
+    for path, (left, right) in svd_factors(workbench.model(job)).items():
+        assert (state.factor(path, "U") == left).all()
+        assert (state.factor(path, "A") == right).all()
+        assert not state.factor(path, "R").any()
+
+
+def test_the_first_adapter_is_the_same_each_time(workbench: Workbench, make_job: JobMaker) -> None:
+    job = make_job(federation__rule="fedavg")
+    first = workbench.initial_adapter(job)
+    assert workbench.initial_adapter(job) == first
+    assert workbench.initial_adapter(make_job(federation__rule="fedavg", training__seed=1)) != first
+
+
+@pytest.mark.parametrize("kind", ["lm", "instruct"])
+def test_the_head_is_that_of_the_task(workbench: Workbench, make_job: JobMaker, kind: str) -> None:
+    assert isinstance(workbench.head(make_job()), LabelHead)
+    assert isinstance(workbench.head(make_job(task__kind=kind, task__labels=())), LanguageHead)
+
+
+def test_prefixes_are_kept_between_sites_only_if_the_job_says_so(base: BaseModel, make_job: JobMaker) -> None:
+    job = make_job()
+    for cache in (True, False):
+        bench = Workbench(base, SpeedSection(threads=1, prefix_cache=cache))
+        seen: list[int] = []
+        for _ in range(2):
+            bench.prepare(RECORDS, job, progress=lambda done, total, seen=seen: seen.append(done))  # type: ignore[misc]
+        assert seen == ([4] if cache else [])
+        bench.close()
+
+
+def test_a_site_without_records_is_told_so(workbench: Workbench, make_job: JobMaker) -> None:
+    with pytest.raises(RecordError, match="no records"):
+        workbench.prepare([], make_job())
+
+
+def test_threads_are_set_only_where_the_job_names_a_number(base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    Workbench(base, SpeedSection(threads=0))
+    Workbench(base, SpeedSection(threads=3))
+    assert asked == [3]

@@ -1,0 +1,202 @@
+"""The clipped sum of a batch against loops over single records, real neighbours and Opacus' own optimizer."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from opacus.grad_sample import GradSampleModule
+from opacus.optimizers import DPOptimizer
+from torch import Tensor, nn
+
+from yoriai.errors import TrainingError
+from yoriai.privacy.accounting import SampledGaussian
+from yoriai.privacy.dpsgd import ClippedGradientSum, split_like
+from yoriai.privacy.randomness import SeededSource
+
+pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook")
+
+CLIP = 0.5
+RECORDS = 7
+
+
+class CountingSource:
+    """A seeded source that notes how many Gaussians each call asked for."""
+
+    def __init__(self) -> None:
+        self._source = SeededSource(b"counting")
+        self.drawn: list[int] = []
+
+    def uniform(self, n: int) -> np.ndarray:
+        return self._source.uniform(n)
+
+    def gaussian(self, n: int) -> np.ndarray:
+        self.drawn.append(n)
+        return self._source.gaussian(n)
+
+
+@pytest.fixture
+def network() -> GradSampleModule:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        layers = nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3, bias=False))
+    return GradSampleModule(layers, loss_reduction="sum")
+
+
+@pytest.fixture
+def records() -> Tensor:
+    """Some of them far below the clip, some far above."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        return torch.randn(RECORDS, 5) * torch.logspace(-4, 1, RECORDS)[:, None]
+
+
+def _backward(network: GradSampleModule, records: Tensor) -> None:
+    network(records).square().sum().backward()
+
+
+def _sum(network: GradSampleModule, pieces: Sequence[Tensor], clip_norm: float | None = CLIP) -> ClippedGradientSum:
+    total = ClippedGradientSum(list(network.parameters()), clip_norm)
+    for piece in pieces:
+        _backward(network, piece)
+        total.add_piece()
+    return total
+
+
+def _looped(network: GradSampleModule, records: Tensor, clip_norm: float) -> np.ndarray:
+    """Each record's gradient by plain autograd, clipped and added in float64."""
+    rows = []
+    for record in records:
+        gradients = torch.autograd.grad(network._module(record[None]).square().sum(), list(network.parameters()))
+        row = torch.cat([gradient.flatten() for gradient in gradients]).double().numpy()
+        rows.append(row * min(1.0, clip_norm / np.linalg.norm(row)))
+    return np.sum(rows, axis=0)
+
+
+def test_the_sum_is_that_of_a_loop_over_single_records(network: GradSampleModule, records: Tensor) -> None:
+    network.disable_hooks()
+    expected = _looped(network, records, CLIP)
+    network.enable_hooks()
+    np.testing.assert_allclose(_sum(network, [records]).flat(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1, 3, RECORDS])
+def test_pieces_of_any_size_give_the_same_sum(network: GradSampleModule, records: Tensor, size: int) -> None:
+    whole = _sum(network, [records]).flat()
+    np.testing.assert_allclose(_sum(network, records.split(size)).flat(), whole, rtol=1e-5, atol=1e-7)
+
+
+def test_the_sum_is_that_of_opacus_own_optimizer(network: GradSampleModule, records: Tensor) -> None:
+    optimizer = DPOptimizer(
+        torch.optim.SGD(network.parameters(), lr=1.0),
+        noise_multiplier=0.0,
+        max_grad_norm=CLIP,
+        expected_batch_size=1,
+        loss_reduction="sum",
+    )
+    _backward(network, records)
+    optimizer.pre_step()
+    theirs = torch.cat([p.grad.flatten() for p in network.parameters()]).numpy()  # type: ignore[union-attr]
+    optimizer.zero_grad()
+    # Opacus divides by norm + 1e-6 where this divides by the norm.
+    np.testing.assert_allclose(_sum(network, [records]).flat(), theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_dropping_any_one_record_moves_the_sum_by_at_most_the_clip_norm(
+    network: GradSampleModule, records: Tensor
+) -> None:
+    whole = _sum(network, [records]).flat()
+    moved = []
+    for index in range(RECORDS):
+        neighbour = torch.cat([records[:index], records[index + 1 :]])
+        moved.append(float(np.linalg.norm(whole - _sum(network, [neighbour]).flat())))
+    assert max(moved) <= CLIP * (1 + 1e-5)
+    assert max(moved) >= CLIP * (1 - 1e-5)  # The bound is reached: some record was clipped.
+
+
+def test_without_a_clip_norm_the_sum_is_the_plain_gradient(network: GradSampleModule, records: Tensor) -> None:
+    network.disable_hooks()
+    expected = torch.autograd.grad(network._module(records).square().sum(), list(network.parameters()))
+    network.enable_hooks()
+    flat = torch.cat([gradient.flatten() for gradient in expected]).numpy()
+    np.testing.assert_allclose(_sum(network, [records], None).flat(), flat, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_record_whose_gradient_is_not_finite_counts_as_zero(
+    network: GradSampleModule, records: Tensor, value: float
+) -> None:
+    without = _sum(network, [records[1:]]).flat()
+    spoilt = records.clone()
+    spoilt[0] = value
+    np.testing.assert_allclose(_sum(network, [spoilt]).flat(), without, rtol=1e-5, atol=1e-7)
+
+
+def test_a_gradient_whose_square_overflows_counts_as_zero(network: GradSampleModule, records: Tensor) -> None:
+    total = ClippedGradientSum(list(network.parameters()), CLIP)
+    _backward(network, records)
+    for parameter in network.parameters():
+        parameter.grad_sample[0] = 1e25  # type: ignore[index]
+    total.add_piece()
+    np.testing.assert_allclose(total.flat(), _sum(network, [records[1:]]).flat(), rtol=1e-5, atol=1e-7)
+
+
+def test_an_empty_batch_is_zero_and_is_noised_all_the_same(network: GradSampleModule) -> None:
+    total = _sum(network, [])
+    assert not total.flat().any()
+    source = CountingSource()
+    noised, event = total.release(noise_multiplier=2.0, sampling_rate=0.1, source=source)
+    assert noised.any()
+    assert source.drawn == [total.flat().size]
+    assert event == SampledGaussian(0.1, 2.0)
+
+
+def test_a_release_is_the_sum_with_noise_drawn_once(network: GradSampleModule, records: Tensor) -> None:
+    total, source = _sum(network, records.split(2)), CountingSource()
+    noised, _ = total.release(noise_multiplier=2.0, sampling_rate=0.1, source=source)
+    noise = CountingSource().gaussian(total.flat().size) * 2.0 * CLIP
+    np.testing.assert_array_equal(noised, total.flat() + noise)
+    assert len(source.drawn) == 1
+
+
+def test_an_unclipped_sum_cannot_be_released(network: GradSampleModule, records: Tensor) -> None:
+    with pytest.raises(TrainingError, match="unclipped"):
+        _sum(network, [records], None).release(noise_multiplier=1.0, sampling_rate=0.1, source=CountingSource())
+
+
+def test_two_backward_passes_in_one_piece_are_refused(network: GradSampleModule, records: Tensor) -> None:
+    """Their rows would be of different records, and a sum of two records clipped as one has twice the sensitivity."""
+    total = ClippedGradientSum(list(network.parameters()), CLIP)
+    _backward(network, records[:3])
+    _backward(network, records[3:6])
+    with pytest.raises(TrainingError, match="several passes"):
+        total.add_piece()
+
+
+def test_a_factor_without_gradients_is_refused(network: GradSampleModule) -> None:
+    with pytest.raises(TrainingError, match="found none"):
+        ClippedGradientSum(list(network.parameters()), CLIP).add_piece()
+
+
+def test_factors_with_gradients_of_different_counts_are_refused(network: GradSampleModule, records: Tensor) -> None:
+    total = ClippedGradientSum(list(network.parameters()), CLIP)
+    _backward(network, records)
+    first = next(network.parameters())
+    first.grad_sample = first.grad_sample[:-1]  # type: ignore[index]
+    with pytest.raises(TrainingError, match="different numbers"):
+        total.add_piece()
+
+
+def test_what_a_broken_round_left_behind_is_not_added(network: GradSampleModule, records: Tensor) -> None:
+    expected = _sum(network, [records[:3]]).flat()
+    _backward(network, records[3:])  # No piece was added: the round broke off here.
+    np.testing.assert_array_equal(_sum(network, [records[:3]]).flat(), expected)
+
+
+def test_a_flat_vector_is_cut_in_the_order_of_the_parameters() -> None:
+    shapes = [(2, 3), (4,), (1, 1)]
+    parameters = [nn.Parameter(torch.zeros(shape)) for shape in shapes]
+    parts = list(split_like(np.arange(11.0), parameters))
+    assert [tuple(part.shape) for part in parts] == shapes
+    assert {part.dtype for part in parts} == {torch.float32}
+    np.testing.assert_array_equal(torch.cat([part.flatten() for part in parts]).numpy(), np.arange(11.0))

@@ -1,0 +1,143 @@
+"""The transport over Flower's Grid, with a Grid of the test's own: nodes that hang, fail and lie."""
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import pytest
+from flwr.app import ConfigRecord, Error, Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
+
+from yoriai.errors import RoundError
+from yoriai.server.app import GridTransport
+
+Node = Callable[[bytes], object]
+
+
+@pytest.fixture(autouse=True)
+def _inside_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flower's messages ask their process which run it serves."""
+    for name in ("_task_id", "_run_id", "_node_id"):
+        monkeypatch.setattr(TaskIdentity, name, 1)
+
+
+@dataclass
+class FakeGrid:
+    """Nodes by id. A node returns the reply's record, None for an error reply, or ... for none at all."""
+
+    nodes: dict[int, Node]
+    waiting: dict[str, Message] = field(default_factory=dict)
+
+    def get_node_ids(self) -> Iterable[int]:
+        return list(self.nodes)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        ids = []
+        for message in messages:
+            identity = f"m{len(self.waiting)}-{id(message)}"
+            message.metadata.__dict__["_message_id"] = identity
+            self.waiting[identity] = message
+            ids.append(identity)
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        replies = []
+        for identity in list(message_ids):
+            message = self.waiting[identity]
+            payload = message.content.config_records["yoriai"]["payload"]
+            assert isinstance(payload, bytes)
+            record = self.nodes[message.metadata.dst_node_id](payload)
+            if record is None:
+                replies.append(Message(Error(code=1, reason="it raised"), reply_to=message))
+            elif record is not ...:
+                assert isinstance(record, dict)
+                content = RecordDict({record.pop("name", "yoriai"): ConfigRecord(record)})
+                replies.append(Message(content, reply_to=message))
+        for reply in replies:
+            reply.metadata.__dict__["_src_node_id"] = self.waiting[
+                reply.metadata.reply_to_message_id
+            ].metadata.dst_node_id
+        return replies
+
+
+def site(name: str, answer: Callable[[bytes], object] | None = None) -> Node:
+    """A node that knows its name, and answers the rest as told (an echo if not)."""
+
+    def node(payload: bytes) -> object:
+        if not payload:
+            return {"site": name, "payload": b""}
+        return {"site": name, "payload": payload + name.encode()} if answer is None else answer(payload)
+
+    return node
+
+
+def transport(nodes: dict[int, Node], *, expected: int | None = None, timeout_s: float = 0.5) -> GridTransport:
+    expected = len(nodes) if expected is None else expected
+    return GridTransport(FakeGrid(nodes), expected_nodes=expected, hello_timeout_s=timeout_s)  # type: ignore[arg-type]
+
+
+def test_sites_are_named_by_their_hello_and_replies_come_back_by_name() -> None:
+    sites = transport({7: site("b"), 3: site("a")})
+    assert sites.sites() == ("a", "b")
+    assert sites.exchange("train", {"a": b"1", "b": b"2"}, 1.0) == {"a": b"1a", "b": b"2b"}
+    assert sites.exchange("train", {"b": b"2"}, 1.0) == {"b": b"2b"}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda payload: None,
+        lambda payload: ...,
+        lambda payload: {"site": "b"},
+        lambda payload: {"site": "b", "payload": 10**12},
+        lambda payload: {"site": "b", "payload": "text"},
+        lambda payload: {"name": "other", "payload": b"x"},
+    ],
+    ids=["raises", "hangs", "no payload", "a number", "a text", "another record"],
+)
+def test_node_that_fails_is_a_missing_reply(answer: Callable[[bytes], object]) -> None:
+    sites = transport({1: site("a"), 2: site("b", answer)})
+    assert sites.exchange("train", {"a": b"1", "b": b"2"}, 0.3) == {"a": b"1a"}
+
+
+@pytest.mark.parametrize("hello", [None, ..., {"payload": b""}, {"site": 5}, {"site": ""}])
+def test_node_without_a_name_is_no_site(hello: object) -> None:
+    nodes = {1: site("a"), 2: lambda payload: dict(hello) if isinstance(hello, dict) else hello}
+    assert transport(nodes, timeout_s=0.3).sites() == ("a",)
+
+
+def test_two_nodes_of_one_name_are_refused() -> None:
+    with pytest.raises(RoundError, match="two nodes say that they are site 'a'"):
+        transport({1: site("a"), 2: site("a")})
+
+
+def test_no_node_at_all_is_an_error_after_the_wait() -> None:
+    with pytest.raises(RoundError, match="no site is connected"):
+        transport({}, expected=2, timeout_s=0.3)
+
+
+def test_fewer_nodes_than_expected_do_after_the_wait() -> None:
+    assert transport({1: site("a")}, expected=2, timeout_s=0.3).sites() == ("a",)
+
+
+def test_nodes_may_come_and_go() -> None:
+    nodes = {1: site("a"), 2: site("b")}
+    sites = transport(nodes)
+    del nodes[1]
+    nodes[9] = site("c")
+    assert sites.sites() == ("b", "c")
+    assert sites.exchange("train", {"a": b"1", "c": b"3"}, 1.0) == {"c": b"3c"}
+    nodes[10] = site("a")  # A site whose node was started anew has another id.
+    assert sites.sites() == ("a", "b", "c")
+
+
+def test_waiting_ends_at_once_when_the_run_is_stopped() -> None:
+    stop = threading.Event()
+    grid = FakeGrid({1: site("a", lambda payload: ...)})
+    sites = GridTransport(grid, expected_nodes=1, hello_timeout_s=1.0, stop=stop)  # type: ignore[arg-type]
+    threading.Timer(0.2, stop.set).start()
+    started = time.monotonic()
+    with pytest.raises(RoundError, match="stopped"):
+        sites.exchange("train", {"a": b"1"}, 60.0)
+    assert time.monotonic() - started < 10.0

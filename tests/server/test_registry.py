@@ -1,0 +1,258 @@
+"""The registry: what was stored comes back to the bit, and no crash, full disk or altered file loses the last round."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from yoriai.errors import CheckpointError
+from yoriai.server import registry
+from yoriai.server.registry import Checkpoint, Registry, RoundRecord, write_atomically
+from yoriai.strategies.adapter import AdapterState
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def checkpoint(rounds: int, *, width: int = 4) -> Checkpoint:
+    """The state after some rounds: A stands still, B is of the round."""
+    adapter = AdapterState(
+        {"layers.0.q:A": np.ones((2, width), np.float32), "layers.0.q:B": np.full((width, 2), rounds, np.float32)}
+    )
+    records = tuple(
+        RoundRecord(
+            round_index=index,
+            answered=("a", "b"),
+            refused=(("c", "no reply in time"),),
+            update_norm=0.1 * (index + 1),
+            seconds=1.5,
+            bytes_up={"a": 10, "b": 11},
+            bytes_down={"a": 20, "b": 21},
+            adapter_digest="d",
+        )
+        for index in range(rounds)
+    )
+    return Checkpoint("run", "job", rounds, adapter, b"state of round %d" % rounds, records)
+
+
+def test_stored_checkpoint_comes_back_equal(tmp_path: Path) -> None:
+    Registry(tmp_path).save(checkpoint(2))
+    assert Registry(tmp_path).load() == checkpoint(2)
+
+
+def test_checkpoint_before_the_first_round_comes_back_equal(tmp_path: Path) -> None:
+    start = replace(checkpoint(0), optimizer_state=b"")
+    Registry(tmp_path).save(start)
+    assert Registry(tmp_path).load() == start
+
+
+def test_empty_folder_holds_nothing(tmp_path: Path) -> None:
+    assert Registry(tmp_path).load() is None
+
+
+def test_factors_that_stand_still_are_stored_once_and_past_states_are_forgotten(tmp_path: Path) -> None:
+    store = Registry(tmp_path)
+    for rounds in range(4):
+        store.save(checkpoint(rounds))
+    assert len(list((tmp_path / "adapters").iterdir())) == 1 + 4
+    assert len(list((tmp_path / "state").iterdir())) == 1
+    assert store.load() == checkpoint(3)
+
+
+@pytest.mark.parametrize("name", ["adapters/*.safetensors", "state/*.bin", "checkpoint.json"])
+@pytest.mark.parametrize("change", ["flip", "cut", "empty", "remove"])
+def test_altered_file_is_detected(name: str, change: str, tmp_path: Path) -> None:
+    Registry(tmp_path).save(checkpoint(1))
+    for path in tmp_path.glob(name):
+        data = path.read_bytes()
+        if change == "remove":
+            if name == "checkpoint.json":
+                path.unlink()
+                assert Registry(tmp_path).load() is None
+                return
+            path.unlink()
+        elif change == "flip":
+            middle = data.rindex(b'"state') if name == "checkpoint.json" and b'"state' in data else len(data) - 2
+            path.write_bytes(data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :])
+        else:
+            path.write_bytes(data[: len(data) // 2] if change == "cut" else b"")
+        with pytest.raises(CheckpointError):
+            Registry(tmp_path).load()
+        path.write_bytes(data)
+    assert Registry(tmp_path).load() == checkpoint(1)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("schema", 2),
+        ("next_round", 7),
+        ("next_round", "1"),
+        ("optimizer_state", "../../etc/passwd"),
+        ("adapter", {"digest": "0" * 64, "factors": {}}),
+        ("rounds", [{}]),
+        ("rounds", None),
+        ("more", 1),
+    ],
+)
+def test_manifest_that_does_not_fit_is_refused(key: str, value: object, tmp_path: Path) -> None:
+    Registry(tmp_path).save(checkpoint(1))
+    path = tmp_path / "checkpoint.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    with pytest.raises(CheckpointError, match="damaged"):
+        Registry(tmp_path).load()
+
+
+def test_factors_of_two_versions_do_not_make_one(tmp_path: Path) -> None:
+    store = Registry(tmp_path)
+    store.save(checkpoint(1))
+    old = json.loads((tmp_path / "checkpoint.json").read_text())
+    store.save(checkpoint(2))
+    new = json.loads((tmp_path / "checkpoint.json").read_text())
+    new["adapter"]["factors"] = old["adapter"]["factors"]
+    (tmp_path / "checkpoint.json").write_text(json.dumps(new))
+    with pytest.raises(CheckpointError, match="altered"):
+        store.load()
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from tests.server.test_registry import checkpoint
+from yoriai.server.registry import Registry
+store = Registry(Path(sys.argv[1]))
+for rounds in range(1, 1000):
+    store.save(checkpoint(rounds, width=20000))
+    print(rounds, flush=True)
+"""
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.002, 0.005, 0.011])
+def test_kill_in_the_middle_of_saving_leaves_the_last_checkpoint(delay_s: float, tmp_path: Path) -> None:
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", KILLED, str(tmp_path)]
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if int(line) == 3:
+                break
+        time.sleep(delay_s)
+        process.send_signal(signal.SIGKILL)
+        finished = [3, *(int(line) for line in process.stdout.read().split())][-1]
+    stored = Registry(tmp_path).load()
+    assert stored is not None
+    assert stored.next_round in (finished, finished + 1)
+    assert stored == checkpoint(stored.next_round, width=20000)
+    Registry(tmp_path).save(checkpoint(2000))
+    assert Registry(tmp_path).load() == checkpoint(2000)
+
+
+# Every system call of a save at which a process may die.
+@pytest.mark.parametrize("step", range(12))
+def test_death_at_any_step_of_saving_leaves_the_old_or_the_new_whole(
+    step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Death(BaseException):
+        pass
+
+    store = Registry(tmp_path)
+    store.save(checkpoint(1))
+    left = step
+    sync, move = os.fsync, Path.replace
+
+    def count() -> None:
+        nonlocal left
+        if left == 0:
+            raise Death
+        left -= 1
+
+    def dying_sync(descriptor: int) -> None:
+        count()
+        sync(descriptor)
+
+    def dying_move(self: Path, target: Path) -> Path:
+        count()
+        return move(self, target)
+
+    monkeypatch.setattr(os, "fsync", dying_sync)
+    monkeypatch.setattr(Path, "replace", dying_move)
+    died = False
+    try:
+        store.save(checkpoint(2))
+    except Death:
+        died = True
+    monkeypatch.undo()
+    # Content, rename and folder of three files: the factor that changed, the state, the checkpoint.
+    assert died == (step < 9)
+    assert Registry(tmp_path).load() == checkpoint(1 if step < 8 else 2)
+
+
+@contextmanager
+def full_disk(limit_bytes: int) -> Iterator[None]:
+    """No file can grow beyond the limit: writing on fails as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_full_disk_is_an_error_and_the_last_checkpoint_stays_good(tmp_path: Path) -> None:
+    store = Registry(tmp_path)
+    store.save(checkpoint(1))
+    with full_disk(1000), pytest.raises(CheckpointError, match=r"cannot be written.*the last checkpoint is intact"):
+        store.save(checkpoint(2, width=4000))
+    assert Registry(tmp_path).load() == checkpoint(1)
+    assert list(tmp_path.rglob("*.part")) == []
+    store.save(checkpoint(2))
+    assert Registry(tmp_path).load() == checkpoint(2)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".bin", ".json"])
+def test_no_space_for_any_of_the_files_leaves_the_last_checkpoint(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Registry(tmp_path)
+    store.save(checkpoint(1))
+    sync = os.fsync
+
+    def full(descriptor: int) -> None:
+        if suffix in os.readlink(f"/proc/self/fd/{descriptor}"):
+            raise OSError(28, "No space left on device")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(CheckpointError, match="found No space left on device"):
+        store.save(checkpoint(2))
+    monkeypatch.undo()
+    assert Registry(tmp_path).load() == checkpoint(1)
+    assert list(tmp_path.rglob("*.part")) == []
+
+
+def test_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        Registry(tmp_path / "file")
+
+
+def test_write_syncs_content_before_the_rename_and_the_folder_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    sync, move = os.fsync, Path.replace
+    monkeypatch.setattr(registry.os, "fsync", lambda fd: (seen.append(os.readlink(f"/proc/self/fd/{fd}")), sync(fd))[1])
+    monkeypatch.setattr(Path, "replace", lambda self, target: (seen.append("rename"), move(self, target))[1])
+    write_atomically(tmp_path / "new" / "file", b"x")
+    assert [Path(entry).name for entry in seen] == [f".file.{os.getpid()}.part", "rename", "new"]

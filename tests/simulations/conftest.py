@@ -1,0 +1,42 @@
+"""One finished run of a miniature federation, with every comparison, shared by the tests that only read."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.world import Notebook, job_settings, save_tiny_base, write_sites
+from yoriai.simulations.api import Options, simulate
+from yoriai.simulations.report import Report
+
+SIZES = {"a": 30, "b": 24, "c": 20}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its folder, its report and what its observer heard."""
+
+    folder: Path
+    report: Report
+    heard: Notebook
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the tiny base."""
+    return save_tiny_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="session")
+def sites(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three sites with classify records."""
+    return write_sites(tmp_path_factory.mktemp("data") / "sites", SIZES)
+
+
+@pytest.fixture(scope="session")
+def run(base: Path, sites: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Three private rounds at three sites, compared with everything."""
+    folder, heard = tmp_path_factory.mktemp("runs") / "run", Notebook()
+    options = Options(compare=True, noise_seed=b"seed")
+    report = simulate(data=sites, settings=job_settings(base), out=folder, options=options, observer=heard)
+    return Run(folder, report, heard)

@@ -1,0 +1,87 @@
+"""A federation of a tiny base and a few records, ready to be run with either engine."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.world import job_settings, save_tiny_base, write_sites
+from yoriai.client.base_model import choose_device, load_base
+from yoriai.client.site import SiteHooks
+from yoriai.client.workbench import Workbench
+from yoriai.privacy.ledger import Ledger
+from yoriai.server.registry import Checkpoint
+from yoriai.simulations.engines import SiteSpec
+from yoriai.simulations.experiment import DataSource, Experiment, resolve
+from yoriai.simulations.federation import Federation, Outcome, run_federation
+
+SIZES = {"north": 20, "east": 12, "south": 16, "west": 9}
+
+
+@dataclass(frozen=True)
+class Miniature:
+    """Where base and records are; every run loads the base anew, as a process of its own would."""
+
+    base: Path
+    data: Path
+
+    @classmethod
+    def make(cls, folder: Path) -> "Miniature":
+        return cls(save_tiny_base(folder / "base"), write_sites(folder / "data", SIZES, test_size=3))
+
+    def experiment(self, **settings: object) -> Experiment:
+        """The experiment; keys of settings with __ for the dot."""
+        more = {key.replace("__", "."): value for key, value in settings.items()}
+        small = {"training.local_steps": 2, "evaluation.every": 0, "training.records_per_weight": 4}
+        return resolve(None, DataSource(path=self.data), job_settings(self.base, **small, **more))
+
+    def federation(self, folder: Path, *, engine: str = "inprocess", **settings: object) -> Federation:
+        """A federation with repeatable noise."""
+        experiment = self.experiment(**settings)
+        return Federation(
+            job=experiment.job,
+            sites=experiment.sites,
+            roster=experiment.roster(),
+            folder=folder,
+            run_id="run-1",
+            engine=engine,
+            noise_seed=b"x",
+        )
+
+    def workbench(self, federation: Federation) -> Workbench:
+        job = federation.job
+        return Workbench(load_base(job.base.model, device=choose_device("cpu")), job.speed)
+
+    def run(self, federation: Federation) -> Outcome:
+        """Run it in what might be a new process: nothing is kept from an earlier run but the folder."""
+        return run_federation(federation, self.workbench(federation))
+
+
+def interrupt_after(rounds: int) -> Callable[[Checkpoint], None]:
+    """An on_round that ends the run as Ctrl-C would."""
+
+    def stop(checkpoint: Checkpoint) -> None:
+        if checkpoint.next_round == rounds:
+            raise KeyboardInterrupt
+
+    return stop
+
+
+@dataclass(frozen=True)
+class StubDoor:
+    """A site that answers with its name, or raises; one that raises may do so before it knows its name."""
+
+    name: str
+
+    def handle(self, data: bytes) -> bytes:
+        if self.name == "raising":
+            raise RuntimeError("this site raises")
+        return data + self.name.encode()
+
+
+class StubSpec(SiteSpec):
+    """Builds such a site where a real one would be built."""
+
+    def build(self, workbench: Workbench, ledger: Ledger, hooks: SiteHooks | None = None) -> StubDoor:  # type: ignore[override]
+        if self.records.name == "broken":
+            raise RuntimeError("this site cannot be built")
+        return StubDoor(self.records.name)

@@ -1,0 +1,295 @@
+"""`simulate` and `resume` from Python: what a run leaves behind, and what an interruption changes (nothing)."""
+
+import fcntl
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import torch
+
+from tests.simulations.conftest import Run
+from tests.world import Notebook, Stop, job_settings, write_records
+from yoriai.errors import BudgetError, CheckpointError, ConfigError, RecordError, YoriaiError
+from yoriai.privacy.ledger import Charge, Ledger
+from yoriai.simulations.api import Options, resume, simulate
+from yoriai.simulations.experiment import DataSource
+from yoriai.simulations.report import load_report, report_schema
+
+SEEDED = Options(noise_seed=b"seed")
+
+
+def charges(run: Path, site: str) -> list[Charge]:
+    """All charges in a site's ledger."""
+    path = run / "ledgers" / f"{site}.sqlite"
+    with Ledger.open(path, dataset=site, epsilon_budget=8.0, delta=1e-5) as ledger:
+        return ledger.charges()
+
+
+def interrupted(base: Path, sites: Path, folder: Path, stop: Stop, **more: object) -> None:
+    """Begin a run and interrupt it."""
+    with pytest.raises(KeyboardInterrupt):
+        simulate(data=sites, settings=job_settings(base, **more), out=folder, options=SEEDED, observer=stop)
+
+
+def test_report_is_valid_by_its_schema_and_holds_every_key_of_the_contract(run: Run) -> None:
+    stored = json.loads((run.folder / "report.json").read_text())
+    jsonschema.Draft202012Validator(report_schema()).validate(stored)
+    assert load_report(run.folder) == run.report
+    trainings = ["majority", "base", "federated", "local", "federated_no_privacy", "central", "central_no_privacy"]
+    for training in trainings:
+        assert {"accuracy", "loss"} <= stored["overall"][training].keys()
+        assert stored["overall"][training]["records"] == 36
+        assert all(site[training]["records"] == 12 for site in stored["sites"])
+    keys = "name train_records test_records epsilon delta bytes_up bytes_down majority base federated seconds"
+    assert all(set(keys.split()) <= site.keys() for site in stored["sites"])
+    assert {"schema", "rounds", "seconds", "peak_memory_mb", "adapter"} <= stored.keys()
+    assert [(site["name"], site["train_records"]) for site in stored["sites"]] == [("a", 30), ("b", 24), ("c", 20)]
+    assert [r["round"] for r in stored["rounds"]] == [1, 2, 3]
+    assert stored["peak_memory_mb"] > 1
+
+
+def test_spent_epsilon_is_below_the_target_and_above_zero(run: Run) -> None:
+    assert all(site.epsilon is not None and 4.0 < site.epsilon < 8.0 for site in run.report.sites)
+    assert all(site.seconds > 0 and site.bytes_up > 0 and site.bytes_down > 0 for site in run.report.sites)
+
+
+def test_page_and_figures_are_written(run: Run) -> None:
+    assert (run.folder / "report.html").stat().st_size > 1000
+    assert {path.name for path in (run.folder / "figures").iterdir()} >= {"accuracy.png", "loss.png", "epsilon.png"}
+
+
+def test_peft_loads_the_adapter_on_the_base_and_generates(run: Run, base: Path) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(base)
+    prompt = torch.tensor([[1, 5, 6]])
+    before = model(prompt).logits
+    adapted = PeftModel.from_pretrained(model, str(run.folder / "adapter"))
+    generated = adapted.generate(input_ids=prompt, max_new_tokens=4, do_sample=False)
+    assert generated.shape[1] > 3
+    assert not torch.allclose(before, adapted(prompt).logits)
+
+
+def test_task_file_holds_what_a_classifier_needs_to_answer(run: Run) -> None:
+    task = json.loads((run.folder / "adapter" / "task.json").read_text())
+    assert (task["kind"], task["template"]) == ("classify", "{prompt}\nLabel:")
+    assert task["labels"] == ["cabin", "engine", "pump"]
+    assert len(task["prior"]) == 3
+
+
+def test_inferred_kind_is_said_and_stored(run: Run) -> None:
+    assert run.report.task.reason.startswith("The 74 prompts have 3 distinct responses")
+    assert any("classify. The 74 prompts" in line for line in run.heard.said)
+    assert any("licence" in line and line.startswith("base") for line in run.heard.said)
+    assert any("licence" in line and line.startswith("records") for line in run.heard.said)
+
+
+@pytest.mark.parametrize(
+    ("record", "kind", "metric"),
+    [
+        ({"text": "the {n}th pump leaks"}, "lm", "bits_per_byte"),
+        ({"prompt": "part {n}", "response": "pump {n}"}, "instruct", "exact_match"),
+        (
+            {"messages": [{"role": "user", "content": "part {n}"}, {"role": "assistant", "content": "pump {n}"}]},
+            "instruct",
+            "exact_match",
+        ),
+    ],
+)
+def test_other_kinds_of_records_run(base: Path, tmp_path: Path, record: dict[str, Any], kind: str, metric: str) -> None:
+    for site in ("x", "y"):
+        for part in ("train", "test"):
+            lines = [json.loads(json.dumps(record).replace("{n}", f"{n}")) for n in range(6)]
+            write_records(tmp_path / "data" / site / f"{part}.jsonl", lines)
+    settings = job_settings(base) | {"federation.rounds": 1}
+    report = simulate(data=tmp_path / "data", settings=settings, out=tmp_path / "run")
+    assert report.task.kind == kind
+    assert "majority" not in report.overall
+    assert getattr(report.overall["federated"], metric) is not None
+    assert report.overall["federated"].loss is not None
+    assert "labels" not in json.loads((tmp_path / "run" / "adapter" / "task.json").read_text())
+
+
+def test_one_table_file_is_split_over_sites(base: Path, tmp_path: Path) -> None:
+    rows = [f"pump {n},{'leak' if n % 2 else 'noise'}" for n in range(40)]
+    (tmp_path / "orders.csv").write_text("\n".join(["order,fault", *rows]) + "\n")
+    source = DataSource(tmp_path / "orders.csv", 4, "iid", "order", "fault")
+    settings = job_settings(base, **{"privacy.noise": "none", "federation.rule": "fedavg"}) | {"federation.rounds": 1}
+    report = simulate(data=source, settings=settings, out=tmp_path / "run")
+    assert [site.train_records for site in report.sites] == [8, 8, 8, 8]
+    assert (report.task.kind, report.privacy.noise, report.adapter.rule) == ("classify", "none", "fedavg")
+    assert all(site.epsilon is None for site in report.sites)
+    assert len(report.rounds) == 1
+
+
+def test_a_resumed_run_ends_as_an_uninterrupted_one(run: Run, base: Path, sites: Path, tmp_path: Path) -> None:
+    interrupted(base, sites, tmp_path / "run", Stop("rounds", 2))
+    report = resume(tmp_path / "run", options=SEEDED)
+    assert report.adapter.digest == run.report.adapter.digest
+    assert report.overall["federated"] == run.report.overall["federated"]
+    assert [r.accuracy for r in report.rounds] == [r.accuracy for r in run.report.rounds]
+    assert [site.epsilon for site in report.sites] == [site.epsilon for site in run.report.sites]
+    assert (report.task, report.notes) == (run.report.task, run.report.notes)
+
+
+def test_a_half_done_round_is_charged_again_only_where_an_update_had_left(
+    base: Path, sites: Path, tmp_path: Path
+) -> None:
+    # Round 1 is interrupted at b, whose gradient step was done but whose update had not left; a's had.
+    interrupted(base, sites, tmp_path / "run", Stop("steps at site b", 1))
+    assert [(len(charges(tmp_path / "run", s)), s) for s in "abc"] == [(1, "a"), (1, "b"), (0, "c")]
+    report = resume(tmp_path / "run")
+    assert [(len(charges(tmp_path / "run", s)), s) for s in "abc"] == [(4, "a"), (3, "b"), (3, "c")]
+    epsilon = {site.name: site.epsilon or 0.0 for site in report.sites}
+    assert epsilon["b"] == epsilon["c"] < epsilon["a"] <= 8.0
+
+
+def test_more_interruptions_than_spare_rounds_end_in_a_budget_refusal(base: Path, sites: Path, tmp_path: Path) -> None:
+    folder, more = tmp_path / "run", {"federation.min_sites": 3}
+    interrupted(base, sites, folder, Stop("steps at site c", 1), **more)
+    with pytest.raises(KeyboardInterrupt):
+        resume(folder, observer=Stop("steps at site c", 1))
+    with pytest.raises(BudgetError, match=r"budget of a, b does not cover round 3.*spare_rounds") as caught:
+        resume(folder)
+    assert caught.value.exit_code == 3
+    assert "\n" not in str(caught.value)
+    assert {site: len(charges(folder, site)) for site in "ab"} == {"a": 4, "b": 4}
+    assert json.loads((folder / "checkpoint.json").read_text())["next_round"] == 2
+
+
+def test_a_finished_run_is_only_reported_again(run: Run) -> None:
+    before = (run.folder / "seconds.json").read_bytes()
+    heard = Notebook()
+    assert resume(run.folder, observer=heard) == run.report
+    assert heard.advances == []
+    assert (run.folder / "seconds.json").read_bytes() == before
+
+
+def test_seconds_of_earlier_sessions_count(base: Path, sites: Path, tmp_path: Path) -> None:
+    interrupted(base, sites, tmp_path / "run", Stop("rounds", 1))
+    path = tmp_path / "run" / "seconds.json"
+    stored = json.loads(path.read_text())
+    assert 0 < stored["parts"]["train"] < stored["total"]
+    stored["total"] += 1000
+    stored["sites"]["a"] += 100
+    path.write_text(json.dumps(stored))
+    report = resume(tmp_path / "run")
+    assert 1000 < report.seconds["total"] < 1100
+    assert 100 < report.sites[0].seconds < 150
+    assert 0 < report.sites[1].seconds < 50
+
+
+def test_comparisons_can_be_added_to_a_finished_run(base: Path, sites: Path, tmp_path: Path) -> None:
+    settings = job_settings(base) | {"federation.rounds": 1, "privacy.noise": "none"}
+    plain = simulate(data=sites, settings=settings, out=tmp_path / "run")
+    compared = resume(tmp_path / "run", compare=True)
+    assert set(compared.overall) - set(plain.overall) == {"local", "central_no_privacy"}
+    assert compared.adapter == plain.adapter
+
+
+def test_a_comparison_that_is_interrupted_leaves_the_report(base: Path, sites: Path, tmp_path: Path) -> None:
+    class StopComparing(Notebook):
+        def say(self, text: str) -> None:
+            if text.startswith("compare"):
+                raise KeyboardInterrupt
+
+    settings = job_settings(base) | {"federation.rounds": 1}
+    with pytest.raises(KeyboardInterrupt):
+        simulate(
+            data=sites,
+            settings=settings,
+            out=tmp_path / "run",
+            options=Options(compare=True),
+            observer=StopComparing(),
+        )
+    assert "federated" in load_report(tmp_path / "run").overall
+
+
+def test_a_run_does_not_go_on_with_other_records(base: Path, tmp_path: Path, sites: Path) -> None:
+    shutil.copytree(sites, tmp_path / "data")
+    interrupted(base, tmp_path / "data", tmp_path / "run", Stop("rounds", 1))
+    path = tmp_path / "data" / "b" / "train.jsonl"
+    whole = path.read_text()
+    path.write_text("\n".join(whole.splitlines()[:-1]) + "\n")
+    with pytest.raises(CheckpointError, match="records are not those"):
+        resume(tmp_path / "run")
+    path.write_text(whole)
+    assert resume(tmp_path / "run").status == "done"
+
+
+def test_two_processes_do_not_work_on_one_run(run: Run) -> None:
+    with (run.folder / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(CheckpointError, match="another process"):
+            resume(run.folder)
+
+
+@pytest.mark.parametrize("content", [None, "{", '{"run_id": "x"}'])
+def test_a_folder_without_a_run_is_refused(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "run.json").write_text(content)
+    with pytest.raises(CheckpointError, match="no run"):
+        resume(tmp_path)
+
+
+def test_a_place_that_is_taken_stays_as_it_is(run: Run, base: Path, sites: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "job.toml").write_text("# mine\n")
+    (tmp_path / "file").write_text("mine\n")
+    for place in (run.folder, own, tmp_path / "file"):
+        with pytest.raises(ConfigError, match="--out"):
+            simulate(data=sites, settings=job_settings(base), out=place)
+    assert (own / "job.toml").read_text() == "# mine\n"
+    assert [path.name for path in own.iterdir()] == ["job.toml"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"lora.rank": 64}, "rank"),
+        ({"lora.target_modules": ["query"]}, "target"),
+        ({"lora.layers": "last:9"}, "layers"),
+        ({"base.digest": "0" * 64}, "digest"),
+        ({"base.model": "no/such-folder"}, "does not load"),
+        ({"privacy.delta": 0.04}, "delta"),
+        ({"privacy.epsilon": 0.0}, "epsilon"),
+        ({"federation.rule": "corre"}, "rule"),
+        ({"federation.min_sites": 4}, "min_sites"),
+        ({"task.labels": ["cabin", "engine"]}, "label"),
+        ({"task.kind": "lm"}, "kind"),
+        ({"task.max_tokens": 10, "task.too_long": "refuse"}, "longer than 10"),
+        ({"privacy.epsilonn": 1.0}, "epsilon"),
+    ],
+)
+def test_what_does_not_fit_is_found_before_anything_is_written(
+    base: Path, sites: Path, tmp_path: Path, settings: dict[str, object], message: str
+) -> None:
+    with pytest.raises(YoriaiError, match=message) as caught:
+        simulate(data=sites, settings=job_settings(base) | settings, out=tmp_path / "run")
+    assert caught.value.exit_code == 2
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_cut_records_are_counted_in_the_report(base: Path, sites: Path, tmp_path: Path) -> None:
+    settings = job_settings(base) | {"federation.rounds": 1, "task.max_tokens": 12, "task.template": "{prompt}: it is"}
+    heard = Notebook()
+    report = simulate(data=sites, settings=settings, out=tmp_path / "run", observer=heard)
+    assert any("longer than 12 tokens were cut: a " in note for note in report.notes)
+    assert any(line.startswith("cut") for line in heard.said)
+
+
+def test_sites_without_any_test_record_are_refused(base: Path, tmp_path: Path) -> None:
+    path = write_records(tmp_path / "all.jsonl", [{"text": "pump"}] * 4)
+    with pytest.raises(RecordError, match="test record"):
+        simulate(data=DataSource(path, 2), settings=job_settings(base), out=tmp_path / "run")
+
+
+def test_engine_is_checked_first(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="inprocess or flower"):
+        simulate(options=Options(engine="ray"), out=tmp_path / "run")

@@ -1,0 +1,89 @@
+"""`job check` foretells what a run then really spends and moves."""
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from tests.simulations.conftest import Run
+from tests.world import job_settings
+from yoriai.config import JobConfig
+from yoriai.errors import RecordError
+from yoriai.simulations.check import Check, check, print_check
+from yoriai.simulations.experiment import DataSource
+
+# Names and numbers of a message's header differ in length by a few characters.
+HEADER_SLACK = 40
+
+
+def checked(base: Path, sites: Path, **more: object) -> Check:
+    """The tiny job, looked at."""
+    return check(JobConfig(name="tiny"), DataSource(sites), job_settings(base) | more)
+
+
+def shown(found: Check, width: int = 80) -> str:
+    """What the terminal shows."""
+    console = Console(file=io.StringIO(), width=width)
+    print_check(found, console)
+    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+def test_it_foretells_noise_epsilon_and_bytes_of_the_run(run: Run, base: Path, sites: Path) -> None:
+    found, report = checked(base, sites), run.report
+    assert found.noise_multiplier == report.privacy.noise_multiplier
+    assert all(site.epsilon == pytest.approx(found.epsilon) for site in report.sites)
+    assert found.epsilon is not None
+    assert found.epsilon_with_spares is not None
+    assert found.epsilon < found.epsilon_with_spares <= 8.0
+    # Two rounds of three sites, without the offer, which the first round carries.
+    for moved in report.rounds[1:]:
+        assert moved.bytes_up == pytest.approx(3 * found.bytes_up, abs=3 * HEADER_SLACK)
+        assert moved.bytes_down == pytest.approx(3 * found.bytes_down, abs=3 * HEADER_SLACK)
+    offered = report.rounds[0].bytes_down - report.rounds[1].bytes_down
+    assert offered == pytest.approx(3 * found.bytes_offer, abs=3 * HEADER_SLACK)
+    assert found.parameters == report.adapter.parameters_trained
+
+
+def test_the_screen_holds_every_figure_and_fits_80_columns(base: Path, sites: Path) -> None:
+    found = checked(base, sites)
+    text = shown(found)
+    assert all(len(line) <= 80 for line in text.splitlines())
+    flat = " ".join(text.split())
+    assert f"noise multiplier {found.noise_multiplier:.4f}" in flat
+    assert f"epsilon {found.epsilon:.3f} for 3 rounds, {found.epsilon_with_spares:.3f} with 1 spare" in flat
+    assert "secure aggregation is off" in flat
+    for line in ("a 30 12 3 0", "b 24 12 2 0", "c 20 12 2 0"):
+        assert f"{line} {found.epsilon:.3f} 1e-05" in flat
+
+
+def test_without_privacy_it_says_so(base: Path, sites: Path) -> None:
+    found = checked(base, sites, **{"privacy.noise": "none"})
+    assert (found.noise_multiplier, found.epsilon, found.epsilon_with_spares) == (None, None, None)
+    assert "no differential privacy" in shown(found)
+
+
+def test_cut_records_are_counted_for_each_site(base: Path, sites: Path) -> None:
+    found = checked(base, sites, **{"task.max_tokens": 12, "task.template": "{prompt}: it is"})
+    assert all(0 < found.fitted.cut[name] <= count for name, count in (("a", 42), ("b", 36), ("c", 32)))
+    assert f"{sum(found.fitted.cut.values())} of 110 records are longer than 12 tokens" in " ".join(
+        shown(found).split()
+    )
+
+
+def test_a_fault_of_a_record_names_its_site_and_place(base: Path, sites: Path) -> None:
+    with pytest.raises(RecordError, match=r"site a: .*train.jsonl line \d+: a label outside the set"):
+        checked(base, sites, **{"task.labels": ["cabin", "engine"]})
+
+
+def test_nothing_is_written(base: Path, sites: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    checked(base, sites)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rules_whose_factors_take_turns_are_counted_at_most(base: Path, sites: Path) -> None:
+    core, both = checked(base, sites), checked(base, sites, **{"federation.rule": "fedavg"})
+    ffa = checked(base, sites, **{"federation.rule": "ffa"})
+    assert core.bytes_up < ffa.bytes_up < both.bytes_up
+    assert core.parameters == 14 * 4 * 4

@@ -1,0 +1,76 @@
+"""The comparisons: who takes part in each, with how much noise, and on whose ledger."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.simulations.conftest import Run
+from yoriai import wire
+from yoriai.client.records import Record, SiteRecords
+from yoriai.config import JobConfig, override
+from yoriai.privacy.ledger import Ledger
+from yoriai.simulations.compare import LAST, Comparison, comparisons
+from yoriai.simulations.federation import Federation
+
+
+def federation(folder: Path, noise: str = "local") -> Federation:
+    """Two sites on paper."""
+    sites = tuple(SiteRecords(name, (Record(text=name),) * 20, (Record(text=name),)) for name in ("x", "y"))
+    job = override(JobConfig(name="tiny"), {"privacy.noise": noise, "federation.participation": 0.5})
+    return Federation(job, sites, wire.Roster(serial=1, weights={"x": 2, "y": 3}), folder, "run", engine="flower")
+
+
+def by_name(folder: Path, noise: str = "local") -> dict[str, Comparison]:
+    """The comparisons by name."""
+    return {comparison.name: comparison for comparison in comparisons(federation(folder, noise))}
+
+
+def test_a_private_federation_is_compared_with_four_trainings(tmp_path: Path) -> None:
+    found = by_name(tmp_path)
+    assert list(found) == ["local", "federated_no_privacy", "central", "central_no_privacy"]
+    noise = {name: {f.job.privacy.noise for f, _ in c.federations} for name, c in found.items()}
+    assert noise == {
+        "local": {"local"},
+        "federated_no_privacy": {"none"},
+        "central": {"local"},
+        "central_no_privacy": {"none"},
+    }
+
+
+def test_without_privacy_only_those_without_are_left(tmp_path: Path) -> None:
+    assert list(by_name(tmp_path, "none")) == ["local", "central_no_privacy"]
+
+
+@pytest.mark.parametrize("noise", ["local", "none"])
+def test_the_last_one_is_always_the_same(tmp_path: Path, noise: str) -> None:
+    assert list(by_name(tmp_path, noise))[-1] == LAST
+
+
+def test_a_site_alone_keeps_its_records_weight_and_steps(tmp_path: Path) -> None:
+    (alone, tested), (_, other) = by_name(tmp_path)["local"].federations
+    assert (tested, other) == (("x",), ("y",))
+    assert [site.name for site in alone.sites] == ["x"]
+    assert alone.roster.weights == {"x": 2}
+    assert alone.job.federation.rounds == federation(tmp_path).job.federation.rounds
+    assert (alone.job.federation.min_sites, alone.job.federation.participation) == (1, 1.0)
+
+
+def test_one_place_has_all_training_records_and_is_tested_everywhere(tmp_path: Path) -> None:
+    ((pooled, tested),) = by_name(tmp_path)["central"].federations
+    assert tested == ("x", "y")
+    assert [len(site.train) for site in pooled.sites] == [40]
+    assert list(pooled.roster.weights.values()) == [5]
+
+
+def test_every_federation_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    folders = [f.folder for c in by_name(tmp_path).values() for f, _ in c.federations]
+    assert len(set(folders)) == len(folders) == 5
+    assert all(folder.is_relative_to(tmp_path / "compare") for folder in folders)
+
+
+def test_comparisons_charge_nothing_to_the_sites_own_ledgers(run: Run) -> None:
+    for folder, count in ((run.folder, 3), (run.folder / "compare" / "local-a", 3)):
+        with Ledger.open(folder / "ledgers" / "a.sqlite", dataset="a", epsilon_budget=8.0, delta=1e-5) as ledger:
+            assert len(ledger.charges()) == count
+    ledgers = {path.relative_to(run.folder).as_posix() for path in (run.folder / "compare").rglob("*.sqlite")}
+    assert "compare/central/ledgers/all.sqlite" in ledgers

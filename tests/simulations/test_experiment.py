@@ -1,0 +1,155 @@
+"""What a job leaves open is settled, and what does not go together is refused, before any model is loaded."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.world import write_records, write_sites
+from yoriai.config import JobConfig, override
+from yoriai.errors import ConfigError, RecordError
+from yoriai.simulations.experiment import DataSource, noise_multiplier, resolve
+
+
+@pytest.fixture
+def one_file(tmp_path: Path) -> Path:
+    """Sixty records of two plants and three labels."""
+    labels = ("leak", "noise", "crack")
+    return write_records(
+        tmp_path / "orders.jsonl",
+        [{"prompt": f"order {n}", "response": labels[n % 3], "plant": f"P{n % 2}"} for n in range(60)],
+    )
+
+
+@pytest.mark.parametrize("how", ["iid", "dirichlet:0.5"])
+def test_one_file_is_dealt_out_and_split(one_file: Path, how: str) -> None:
+    experiment = resolve(None, DataSource(one_file, 4, how))
+    assert len(experiment.sites) == 4
+    assert sum(len(site.train) + len(site.test) for site in experiment.sites) == 60
+    assert experiment == resolve(None, DataSource(one_file, 4, how))
+    assert experiment.sites != resolve(None, DataSource(one_file, 4, how, seed=1)).sites
+
+
+def test_by_field_makes_a_site_of_each_value(one_file: Path) -> None:
+    experiment = resolve(None, DataSource(one_file, partition="by:plant"))
+    assert [(site.name, len(site.train), len(site.test)) for site in experiment.sites] == [("P0", 24, 6), ("P1", 24, 6)]
+
+
+def test_by_field_gives_sites_names_that_files_can_have(tmp_path: Path) -> None:
+    values = ("../../etc", "Werk Süd")
+    rows: list[dict[str, object]] = [{"text": f"order {n}", "plant": values[n % 2]} for n in range(20)]
+    experiment = resolve(None, DataSource(write_records(tmp_path / "o.jsonl", rows), partition="by:plant"))
+    assert [site.name for site in experiment.sites] == ["Werk-S-d", "etc"]
+    rows = [{"text": f"order {n}", "plant": ("a b", "a/b")[n % 2]} for n in range(20)]
+    with pytest.raises(RecordError, match="same site name"):
+        resolve(None, DataSource(write_records(tmp_path / "p.jsonl", rows), partition="by:plant"))
+
+
+def test_kind_and_labels_are_read_off_all_records_and_said(tmp_path: Path) -> None:
+    folder = write_sites(tmp_path / "sites", {"a": 30, "b": 20})
+    with (folder / "b" / "test.jsonl").open("a") as file:
+        file.write('{"prompt": "winch", "response": "winch"}\n')
+    experiment = resolve(None, DataSource(folder))
+    assert experiment.job.task.kind == "classify"
+    # A label that only test records have would otherwise stop the run.
+    assert experiment.job.task.labels == ("cabin", "engine", "pump", "winch")
+    assert experiment.labels_from_records
+    assert "distinct responses" in experiment.reason
+
+
+def test_listed_labels_stay_as_they_are(tmp_path: Path) -> None:
+    job = override(JobConfig(name="j"), {"task.kind": "classify", "task.labels": ["pump", "engine", "cabin", "x"]})
+    experiment = resolve(job, DataSource(write_sites(tmp_path / "s", {"a": 30, "b": 20})))
+    assert experiment.job.task.labels == ("pump", "engine", "cabin", "x")
+    assert (experiment.labels_from_records, experiment.reason) == (False, "The job says so.")
+
+
+def test_settings_override_the_job(tmp_path: Path) -> None:
+    job = override(JobConfig(name="j"), {"privacy.epsilon": 2.0, "federation.rounds": 9})
+    experiment = resolve(job, DataSource(write_sites(tmp_path / "s", {"a": 30, "b": 20})), {"federation.rounds": 4})
+    assert (experiment.job.privacy.epsilon, experiment.job.federation.rounds) == (2.0, 4)
+
+
+def test_weights_are_public_units_of_records(tmp_path: Path) -> None:
+    folder = write_sites(tmp_path / "sites", {"a": 34, "b": 4})
+    experiment = resolve(override(JobConfig(name="j"), {"training.records_per_weight": 10}), DataSource(folder))
+    assert experiment.roster().weights == {"a": 3, "b": 1}
+
+
+def test_a_unit_too_small_for_the_largest_site_is_refused(tmp_path: Path) -> None:
+    folder = write_sites(tmp_path / "sites", {"a": 300, "b": 4})
+    job = override(JobConfig(name="j"), {"training.records_per_weight": 1})
+    with pytest.raises(ConfigError, match="at least 2"):
+        resolve(job, DataSource(folder)).roster()
+    assert max(resolve(None, DataSource(folder)).roster().weights.values()) <= 255
+
+
+def test_noise_covers_the_spare_rounds_too() -> None:
+    job = override(JobConfig(name="j"), {"federation.rounds": 3, "training.sampling_rate": 0.5})
+    more = override(job, {"privacy.spare_rounds": 2})
+    assert (noise_multiplier(more) or 0) > (noise_multiplier(job) or 0) > 0.5
+    assert noise_multiplier(override(job, {"privacy.noise": "none"})) is None
+
+
+def test_the_digest_of_records_sees_every_change(tmp_path: Path) -> None:
+    experiment = resolve(None, DataSource(write_sites(tmp_path / "sites", {"a": 30, "b": 20})))
+    a, b = experiment.sites
+    others = [
+        (replace(a, train=a.train[:-1]), b),
+        (replace(a, train=a.train[::-1]), b),
+        (replace(a, train=(*a.train, a.test[0]), test=a.test[1:]), b),
+        (replace(a, name="c"), b),
+        (replace(a, test=(replace(a.test[0], prompt="other"), *a.test[1:])), b),
+    ]
+    digests = {replace(experiment, sites=sites).records_digest() for sites in ((a, b), *others)}
+    assert len(digests) == 6
+    assert experiment.records_digest() == replace(experiment, reason="other").records_digest()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"privacy.delta": 1 / 30}, r"delta is not below 1 / \(training records of site a\).*lower privacy.delta"),
+        ({"privacy.epsilon": -1.0}, "epsilon"),
+        ({"federation.min_sites": 3}, "min_sites"),
+        ({"federation.rule": "nope"}, "nope"),
+    ],
+)
+def test_settings_that_do_not_go_with_the_records(tmp_path: Path, settings: dict[str, object], message: str) -> None:
+    folder = write_sites(tmp_path / "sites", {"a": 30, "b": 20})
+    with pytest.raises(ConfigError, match=message):
+        resolve(None, DataSource(folder), settings)
+
+
+def test_delta_does_not_matter_without_privacy(tmp_path: Path) -> None:
+    folder = write_sites(tmp_path / "sites", {"a": 30, "b": 20})
+    assert resolve(None, DataSource(folder), {"privacy.delta": 0.5, "privacy.noise": "none"})
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (DataSource(sites=3), "--data"),
+        (DataSource(partition="iid"), "--data"),
+        (DataSource(prompt_field="x"), "--data"),
+    ],
+)
+def test_settings_of_own_records_need_own_records(source: DataSource, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        resolve(None, source)
+
+
+def test_ways_to_name_records_that_do_not_go_together(one_file: Path, tmp_path: Path) -> None:
+    folder = write_sites(tmp_path / "sites", {"a": 30, "b": 20})
+    for source, message in (
+        (DataSource(folder, 2), "folder of sites"),
+        (DataSource(folder, partition="by:plant"), "folder of sites"),
+        (DataSource(one_file), "--sites N"),
+        (DataSource(one_file, partition="iid"), "--sites N"),
+        (DataSource(one_file, 2, "even"), "unknown partition"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            resolve(None, source)
+    (folder / "a").rename(folder / "plant a")
+    with pytest.raises(RecordError, match="a site's name does not fit"):
+        resolve(None, DataSource(folder))
