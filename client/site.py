@@ -8,22 +8,35 @@ coordinator, which could otherwise count labels or lengths by offering jobs. Tha
 """
 
 import logging
+import os
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from yoriai import wire
 from yoriai.client.lora import AdaptedModel
 from yoriai.client.policy import check_base, check_membership, read_job, round_event
 from yoriai.client.prepared import PreparedRecords
 from yoriai.client.records import SiteRecords
-from yoriai.client.train import LocalUpdate, TrainingPlan, train_round
+from yoriai.client.secure import SecureRound, SiteIdentity
+from yoriai.client.train import TrainingPlan, train_round
 from yoriai.client.workbench import PrefixProgress, Workbench
 from yoriai.config import JobConfig, SiteConfig
-from yoriai.errors import AdapterError, BudgetError, PolicyError, RecordError, TrainingError, WireError, YoriaiError
+from yoriai.errors import (
+    AdapterError,
+    BudgetError,
+    PolicyError,
+    ProtocolError,
+    RecordError,
+    TrainingError,
+    WireError,
+    YoriaiError,
+)
 from yoriai.privacy.accounting import SampledGaussian
 from yoriai.privacy.ledger import Ledger
 from yoriai.privacy.randomness import RandomSource, SystemSource
+from yoriai.privacy.round_terms import round_terms
+from yoriai.privacy.secagg import Member, Update, quantise
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.rule import get_rule
 
@@ -57,6 +70,17 @@ class _AcceptedJob:
     start: AdapterState
     weight: int
     noise_multiplier: float | None
+    member: Member | None
+
+
+@dataclass(frozen=True)
+class _Round:
+    """A round that was asked for and may be trained: nothing of the records was looked at for it yet."""
+
+    job: _AcceptedJob
+    index: int
+    start: AdapterState
+    plan: TrainingPlan
 
 
 class Site:
@@ -67,6 +91,7 @@ class Site:
         records: only the training records are used here.
         workbench: base model and what is built on it.
         ledger: of this data set, at the policy's budget and delta.
+        identity: key, certificate and trust; None at a site that takes no part in secure aggregation.
         hooks: see SiteHooks.
     """
 
@@ -77,13 +102,15 @@ class Site:
         *,
         workbench: Workbench,
         ledger: Ledger,
+        identity: SiteIdentity | None = None,
         hooks: SiteHooks | None = None,
     ) -> None:
         self.name = config.name
         self._policy, self._records = config.policy, records
-        self._workbench, self._ledger = workbench, ledger
+        self._workbench, self._ledger, self._identity = workbench, ledger, identity
         self._hooks = hooks or SiteHooks()
         self._accepted: _AcceptedJob | None = None
+        self._secure: SecureRound | None = None
 
     def handle(self, data: bytes) -> bytes:
         """Answer one message. Never raises on what another party sent, and never lets text of a record out."""
@@ -109,14 +136,17 @@ class Site:
         if isinstance(message, wire.JobOffer):
             return self._consider(message)
         if isinstance(message, wire.TrainRequest):
-            return self._train(message)
+            return self._begin(message)
+        if isinstance(message, wire.SecureStage):
+            return self._go_on(message)
         raise WireError(f"a site does not answer messages of kind {message.kind}")
 
     def _consider(self, offer: wire.JobOffer) -> wire.Message:
         """Check a job against policy, base, records and budget, and prepare for it."""
-        self._accepted = None
+        self._accepted = self._secure = None
         job = read_job(offer)
         check_membership(self.name, self._policy, job, offer)
+        member = self._member(job, offer)
         check_base(self.name, self._policy, job, offer, self._workbench.base.digest)
         event = round_event(self.name, self._policy, job, offer, records=len(self._records.train))
         model = self._workbench.model(job)
@@ -134,8 +164,19 @@ class Site:
             start=start,
             weight=offer.roster.weights[self.name],
             noise_multiplier=offer.noise_multiplier,
+            member=member,
         )
         return wire.Acceptance(run_id=offer.run_id, site=self.name)
+
+    def _member(self, job: JobConfig, offer: wire.JobOffer) -> Member | None:
+        """This site as a party of secure aggregation; None where the job does without and the policy allows that."""
+        if not job.secure_aggregation.enabled:
+            if not self._policy.allow_plain_updates:
+                raise PolicyError(f"site {self.name}: policy forbids jobs without secure aggregation")
+            return None
+        if self._identity is None:
+            raise PolicyError(f"site {self.name} has no identity in the federation", remedy="enrol the site first")
+        return self._identity.member(self.name, self._policy, offer)
 
     def _approve(self, run_id: str, event: SampledGaussian, job: JobConfig) -> None:
         """Have the ledger promise the rounds. A run keeps the noise that it began with, or its losses would add up."""
@@ -146,9 +187,8 @@ class Site:
             )
         self._ledger.approve(run_id, event, job.federation.rounds + job.privacy.spare_rounds)
 
-    def _reserve(self, request: wire.TrainRequest, event: SampledGaussian) -> None:
+    def _reserve(self, run_id: str, index: int, event: SampledGaussian) -> None:
         """Charge a round, within what the job may have in all; the ledger alone would let it take the site's whole."""
-        run_id, index = request.run_id, request.round_index
         open_reservation = any(
             (charge.job_id, charge.round_index, charge.released) == (run_id, index, False)
             for charge in self._ledger.charges()
@@ -160,21 +200,53 @@ class Site:
             )
         self._ledger.reserve(run_id, index, event)
 
-    def _train(self, request: wire.TrainRequest) -> wire.Message:
-        accepted = self._accepted
-        # Another job may have taken the workbench meanwhile; what was prepared for this one is then of no use.
-        if (
-            accepted is None
-            or accepted.run_id != request.run_id
-            or self._workbench.model(accepted.job) is not accepted.model
-        ):
-            self._accepted = None
+    def _begin(self, request: wire.TrainRequest) -> wire.Message:
+        """Begin a round: train at once and answer with the update, or agree on keys first."""
+        self._secure = None
+        accepted = self._job_of(request.run_id)
+        if accepted is None:
             return wire.Refusal(
                 run_id=request.run_id,
                 site=self.name,
                 reason="this run's job is not known here; offer it again",
                 unknown_job=True,
             )
+        this = self._round(accepted, request)
+        if accepted.member is None:
+            update = self._trained(this)
+            self._mark_released(this)
+            return wire.PlainUpdate(
+                run_id=request.run_id, round_index=this.index, site=self.name, payload=update.to_bytes()
+            )
+        self._secure = self._secure_round(this, accepted.member, request.value_range)
+        return self._secure_reply(request.run_id, this.index, wire.SECURE_STAGES[0], b"")
+
+    def _go_on(self, message: wire.SecureStage) -> wire.Message:
+        """Answer a later stage of the round that is under way."""
+        accepted, secure = self._job_of(message.run_id), self._secure
+        if accepted is None or secure is None or secure.terms.round_index != message.round_index:
+            raise ProtocolError("no such round of secure aggregation is under way", remedy="start the round afresh")
+        return self._secure_reply(message.run_id, message.round_index, message.stage, message.payload)
+
+    def _secure_reply(self, run_id: str, round_index: int, stage: str, payload: bytes) -> wire.Message:
+        if self._secure is None:
+            raise ProtocolError("no round of secure aggregation is under way")
+        reply = self._secure.answer(stage, payload)
+        return wire.SecureReply(run_id=run_id, round_index=round_index, stage=stage, site=self.name, payload=reply)
+
+    def _job_of(self, run_id: str) -> _AcceptedJob | None:
+        """The accepted job of a run, if it still stands."""
+        accepted = self._accepted
+        if accepted is None or accepted.run_id != run_id:
+            return None
+        # Another job may have taken the workbench meanwhile; what was prepared for this one is then of no use.
+        if self._workbench.model(accepted.job) is not accepted.model:
+            self._accepted = None
+            return None
+        return accepted
+
+    def _round(self, accepted: _AcceptedJob, request: wire.TrainRequest) -> _Round:
+        """What a request asks for, checked against the job; reserves nothing yet."""
         start = accepted.start.merged_with(AdapterState.from_bytes(request.payload))
         if start.digest() != request.adapter_digest:
             raise AdapterError("the adapter of this round is not the one that its digest names")
@@ -192,43 +264,70 @@ class Site:
             noise_multiplier=accepted.noise_multiplier,
             physical_batch_size=self._workbench.speed.physical_batch_size,
         )
-        event = plan.event()
+        return _Round(accepted, request.round_index, start, plan)
+
+    def _secure_round(self, this: _Round, member: Member, value_range: float | None) -> SecureRound:
+        """The round as secure aggregation sees it: terms of this site's own making, and an update made on demand."""
+        if value_range is None:
+            raise PolicyError(f"site {self.name}: the job promises secure aggregation, and its round does without")
+        if self._identity is None:
+            raise PolicyError(f"site {self.name} has no identity in the federation", remedy="enrol the site first")
+        accepted, entropy = this.job, self._identity.entropy(this.job.run_id, this.index)
+        trained = this.start.select(this.plan.factors)
+        terms = round_terms(
+            accepted.job,
+            base_digest=self._workbench.base.digest,
+            run_id=accepted.run_id,
+            round_index=this.index,
+            roster_digest=member.directory.roster.digest,
+            n_params=trained.size_bytes // 4,
+            value_range=value_range,
+        )
+
+        def make_update() -> Update:
+            values = self._trained(this).flatten()
+            return Update(os.urandom(32), quantise(values, terms.grid, entropy))
+
+        return SecureRound(
+            replace(member, entropy=entropy),
+            terms,
+            make_update=make_update,
+            spend=lambda identity: self._mark_released(this, identity),
+        )
+
+    def _trained(self, this: _Round) -> AdapterState:
+        """Charge the round, then train it. The update may leave only after `_mark_released`."""
+        accepted, event = this.job, this.plan.event()
         if event is not None:
-            self._reserve(request, event)
+            self._reserve(accepted.run_id, this.index, event)
         # Nothing of the records is in this check, so a refusal here leaves the reservation open.
-        accepted.model.load(start)
+        accepted.model.load(this.start)
         accepted.model.check_output()
         try:
-            trained = self._run(accepted, start, plan, request)
+            trained = train_round(
+                accepted.model,
+                this.start,
+                accepted.records,
+                self._workbench.head(accepted.job),
+                this.plan,
+                source=self._hooks.randomness(accepted.run_id, this.index),
+                progress=self._hooks.on_step,
+            )
             if trained.event != event:
                 raise TrainingError("the round was trained with other noise than was charged")
         except Exception:
             # That training failed may tell something of the records, and is seen outside: it is paid for. A site that
             # is stopped or killed tells nothing, and may use its reservation again.
-            if event is not None:
-                self._ledger.mark_released(request.run_id, request.round_index)
+            self._mark_released(this)
             raise
-        if event is not None:
-            self._ledger.mark_released(request.run_id, request.round_index)
-        return wire.PlainUpdate(
-            run_id=request.run_id,
-            round_index=request.round_index,
-            site=self.name,
-            payload=trained.update.to_bytes(),
-        )
+        return trained.update
 
-    def _run(
-        self, accepted: _AcceptedJob, start: AdapterState, plan: TrainingPlan, request: wire.TrainRequest
-    ) -> LocalUpdate:
-        return train_round(
-            accepted.model,
-            start,
-            accepted.records,
-            self._workbench.head(accepted.job),
-            plan,
-            source=self._hooks.randomness(request.run_id, request.round_index),
-            progress=self._hooks.on_step,
-        )
+    def _mark_released(self, this: _Round, identity: bytes | None = None) -> None:
+        """Record durably that the round's update is about to leave; it never leaves a second time."""
+        if this.plan.event() is not None:
+            self._ledger.mark_released(this.job.run_id, this.index)
+        elif identity is not None:
+            self._ledger.mark_left(identity)
 
 
 def training_plan(

@@ -150,6 +150,19 @@ class Ledger:
                 )
             self._append(kind="released", job_id=job_id, round_index=round_index)
 
+    def mark_left(self, identity: bytes) -> None:
+        """Record that an update which no charge covers (a job without privacy) leaves; durable when it returns.
+
+        Raises:
+            LedgerError: an update of this identity left before. Nothing may be sent.
+        """
+        with self._writing():
+            if identity.hex() in self._book.left:
+                raise LedgerError(
+                    f"ledger {self._path.name}: an update must not leave twice", remedy="train the round anew"
+                )
+            self._append(kind="left", update=identity.hex())
+
     def finish(self, job_id: str) -> None:
         """Close a job's plan, so that its unused rounds are free for other jobs. Charges stay. Durable; repeatable."""
         with self._writing():

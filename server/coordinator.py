@@ -5,47 +5,55 @@ run this same code over different transports.
 """
 
 import hashlib
-import json
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 
 from yoriai import wire
-from yoriai.config import JobConfig
-from yoriai.errors import AdapterError, CheckpointError, RoundError, WireError
+from yoriai.config import JobConfig, job_digest
+from yoriai.errors import CheckpointError, ConfigError, RoundError
+from yoriai.privacy.roster import Directory
+from yoriai.privacy.round_terms import first_range, round_terms
+from yoriai.privacy.secagg import RoundTerms
+from yoriai.server.collecting import Collected, plain_mean, secure_mean, too_few
+from yoriai.server.messenger import UNEXPECTED, Messenger, Transport, one_line
 from yoriai.server.registry import Checkpoint, Registry, RoundRecord
-from yoriai.strategies.adapter import AdapterState, weighted_mean
+from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.rule import Rule
 from yoriai.strategies.server_opt import OptState, server_optimizer
 
-_LONGEST_REASON = 300
-_UNEXPECTED = "an unexpected kind of reply"
-_STRANGE = "the reply belongs to another site, round or run"
+__all__ = [
+    "Coordinator",
+    "Deadlines",
+    "SignedRoster",
+    "Transport",
+    "last_checkpoint",
+    "sample_sites",
+    "schedule_factor",
+]
 
-
-class Transport(Protocol):
-    """How bytes get to sites and back."""
-
-    def sites(self) -> Sequence[str]:
-        """Names of the sites that can be reached now."""
-        ...
-
-    def exchange(self, stage: str, payloads: Mapping[str, bytes], timeout_s: float) -> Mapping[str, bytes]:
-        """Send each site its payload and gather the replies by site; one that fails or is late has none."""
-        ...
+# How often a void round of secure aggregation is begun afresh before the run stops.
+_FRESH_STARTS = 2
 
 
 @dataclass(frozen=True)
 class Deadlines:
-    """How long the coordinator waits for the sites' replies in each stage."""
+    """How long the coordinator waits for the sites' replies in each stage; see [deadlines] of the job."""
 
     offer_s: float = 3600.0
+    keys_s: float = 300.0
     train_s: float = 3600.0
+
+
+@dataclass(frozen=True)
+class SignedRoster:
+    """The consortium's roster as the coordinator needs it: its file, and its verified members."""
+
+    file: bytes
+    directory: Directory
 
 
 class Coordinator:
@@ -60,6 +68,8 @@ class Coordinator:
         transport: to the sites.
         registry: where versions and checkpoints go.
         run_id: names the run in ledgers; the same after a resume.
+        signed_roster: needed, and used, by a job with secure aggregation.
+        deadlines: None takes the job's.
     """
 
     def __init__(
@@ -73,12 +83,17 @@ class Coordinator:
         transport: Transport,
         registry: Registry,
         run_id: str,
+        signed_roster: SignedRoster | None = None,
         deadlines: Deadlines | None = None,
     ) -> None:
+        if job.secure_aggregation.enabled and signed_roster is None:
+            raise ConfigError("secure aggregation needs a signed roster", remedy="name the consortium's roster file")
         self._job, self._roster, self._rule = job, roster, rule
         self._base_digest, self._noise_multiplier = base_digest, noise_multiplier
-        self._transport, self._registry, self._run_id = transport, registry, run_id
-        self._deadlines = deadlines or Deadlines()
+        self._registry, self._run_id = registry, run_id
+        self._messenger = Messenger(transport, run_id)
+        self._signed_roster = signed_roster
+        self._deadlines = deadlines or Deadlines(**job.deadlines.model_dump())
         federation = job.federation
         self._optimizer = server_optimizer(federation.server_optimizer, momentum=federation.server_momentum)
         # Every site of the roster that was offered the job is in one of the first two; those that said no in words
@@ -86,9 +101,6 @@ class Coordinator:
         self._accepted: set[str] = set()
         self._absent: dict[str, str] = {}
         self._declined: set[str] = set()
-        # Of the messages since the last record, by site.
-        self._bytes_up: Counter[str] = Counter()
-        self._bytes_down: Counter[str] = Counter()
 
     def run(
         self,
@@ -96,6 +108,7 @@ class Coordinator:
         *,
         on_round: Callable[[Checkpoint], None] | None = None,
         on_offer: Callable[[Mapping[str, str]], None] | None = None,
+        on_void: Callable[[RoundError], None] | None = None,
     ) -> Checkpoint:
         """Run the job to its end, from the last checkpoint when there is one. A finished run asks nothing of a site.
 
@@ -103,9 +116,11 @@ class Coordinator:
             initial: the adapter before round 0, fixed factors included; not used when there is a checkpoint.
             on_round: called after each stored round.
             on_offer: called after each offer with the sites that do not take part so far, and why.
+            on_void: called when a round of secure aggregation is void and begun afresh.
 
         Raises:
-            RoundError: fewer than federation.min_sites took part; the finished rounds stay stored.
+            RoundError: fewer than federation.min_sites took part; with secure aggregation, three times in a row. The
+                finished rounds stay stored.
             CheckpointError: the stored run belongs to another job, or cannot be written.
         """
         digest = job_digest(self._job, self._base_digest)
@@ -115,7 +130,7 @@ class Coordinator:
         while checkpoint.next_round < self._job.federation.rounds:
             if self._invite(checkpoint) and on_offer is not None:
                 on_offer(dict(self._absent))
-            checkpoint = self._round(checkpoint)
+            checkpoint = self._round(checkpoint, on_void)
             self._registry.save(checkpoint)
             if on_round is not None:
                 on_round(checkpoint)
@@ -124,7 +139,7 @@ class Coordinator:
     def _invite(self, checkpoint: Checkpoint) -> bool:
         """Offer the job to every site that has not answered an offer yet: all at first, then those out of reach."""
         unheard = sorted(set(self._roster.weights) - self._accepted - self._declined)
-        reachable = set(self._transport.sites()) if unheard else set()
+        reachable = self._messenger.reachable() if unheard else set()
         self._absent.update({site: "not connected" for site in unheard if site not in reachable})
         self._offer(checkpoint, [site for site in unheard if site in reachable])
         return bool(unheard)
@@ -135,11 +150,13 @@ class Coordinator:
             run_id=self._run_id,
             job=self._job.model_dump(mode="json", by_alias=True),
             roster=self._roster,
+            signed_roster=self._signed_roster.file.decode() if self._signed_roster else "",
             base_digest=self._base_digest,
             noise_multiplier=self._noise_multiplier,
             payload=checkpoint.adapter.to_bytes(),
         )
-        replies, faults = self._ask("offer", sites, offer, self._deadlines.offer_s)
+        payloads = dict.fromkeys(sites, wire.encode(offer))
+        replies, faults = self._messenger.ask("offer", payloads, self._deadlines.offer_s)
         for site in sites:
             reply = replies.get(site)
             self._accepted.discard(site)
@@ -148,42 +165,119 @@ class Coordinator:
                 self._accepted.add(site)
             elif isinstance(reply, wire.Refusal):
                 self._declined.add(site)
-                self._absent[site] = _one_line(reply.reason)
+                self._absent[site] = one_line(reply.reason)
             else:
-                self._absent[site] = faults.get(site, _UNEXPECTED)
+                self._absent[site] = faults.get(site, UNEXPECTED)
 
-    def _round(self, checkpoint: Checkpoint) -> Checkpoint:
+    def _round(self, checkpoint: Checkpoint, on_void: Callable[[RoundError], None] | None) -> Checkpoint:
         """Train one round at the sampled sites and fold the mean of their updates into the adapter."""
         started = time.monotonic()
         chosen = self._sample(checkpoint.next_round)
         refused = {s: reason for s, reason in self._absent.items() if s in chosen or s in self._declined}
         asked = [site for site in chosen if site in self._accepted]
         # Nobody's budget is charged for a round that is lost already.
-        self._require_enough(checkpoint, f"{len(asked)} that accepted the job", len(asked), refused)
-        updates, missing = self._collect(checkpoint, asked)
-        refused |= missing
-        self._require_enough(checkpoint, f"{len(updates)} updates", len(updates), refused)
-        weights = self._roster.weights
-        mean_update = weighted_mean({site: (weights[site], update) for site, update in updates.items()})
-        adapter, state = self._fold(checkpoint, mean_update)
+        if len(asked) < self._job.federation.min_sites:
+            raise self._named(
+                checkpoint,
+                too_few(f"{len(asked)} that accepted the job", refused, self._job.federation.min_sites),
+            )
+        collected, voided = self._collect(checkpoint, asked, refused, on_void)
+        adapter, state = self._fold(checkpoint, collected.mean_update)
+        bytes_up, bytes_down = self._messenger.take_bytes()
         record = RoundRecord(
             round_index=checkpoint.next_round,
-            answered=tuple(sorted(updates)),
-            refused=tuple(sorted(refused.items())),
-            update_norm=float(np.linalg.norm(mean_update.flatten().astype(np.float64))),
+            answered=collected.answered,
+            refused=tuple(sorted({**refused, **collected.missing}.items())),
+            update_norm=float(np.linalg.norm(collected.mean_update.flatten().astype(np.float64))),
             seconds=time.monotonic() - started,
-            bytes_up=dict(self._bytes_up),
-            bytes_down=dict(self._bytes_down),
+            bytes_up=bytes_up,
+            bytes_down=bytes_down,
             adapter_digest=adapter.digest(),
+            clipped=collected.clipped,
+            voided=voided,
         )
-        self._bytes_up.clear()
-        self._bytes_down.clear()
         return replace(
             checkpoint,
             next_round=checkpoint.next_round + 1,
             adapter=adapter,
             optimizer_state=state.to_bytes(),
             rounds=(*checkpoint.rounds, record),
+            value_range=collected.next_range,
+        )
+
+    def _collect(
+        self,
+        checkpoint: Checkpoint,
+        asked: Sequence[str],
+        refused: Mapping[str, str],
+        on_void: Callable[[RoundError], None] | None,
+    ) -> tuple[Collected, tuple[str, ...]]:
+        """What the round brought, and why it was begun afresh before that, if it was.
+
+        A void round of secure aggregation opened nothing and left no trace; it begins again with new keys, and its
+        updates are trained anew. In the clear there is nothing that a repetition would mend.
+        """
+        voided: list[str] = []
+        while True:
+            try:
+                return self._collect_once(checkpoint, asked), tuple(voided)
+            except RoundError as error:
+                named = self._named(checkpoint, error, refused)
+                if self._signed_roster is None or len(voided) == _FRESH_STARTS:
+                    raise named from None
+                voided.append(str(named))
+                if on_void is not None:
+                    on_void(named)
+
+    def _collect_once(self, checkpoint: Checkpoint, asked: Sequence[str]) -> Collected:
+        index, least = checkpoint.next_round, self._job.federation.min_sites
+        expected = checkpoint.adapter.select(self._rule.trainable(index))
+        if self._signed_roster is None:
+            replies, missing = self._begin(checkpoint, asked, None)
+            try:
+                collected = plain_mean(
+                    replies, expected=expected, round_index=index, weights=self._roster.weights, least=least
+                )
+            except RoundError as error:
+                raise _with_reasons(error, missing) from None
+        else:
+            terms = self._terms(checkpoint, self._signed_roster, expected)
+            replies, missing = self._begin(checkpoint, asked, terms.grid.value_range)
+            collected = secure_mean(
+                replies,
+                directory=self._signed_roster.directory,
+                terms=terms,
+                expected=expected,
+                exchange=lambda stage, payloads: self._stage(index, stage, payloads),
+            )
+        return replace(collected, missing={**missing, **collected.missing})
+
+    def _terms(self, checkpoint: Checkpoint, signed: SignedRoster, expected: AdapterState) -> RoundTerms:
+        value_range = checkpoint.value_range or first_range(
+            self._job, self._noise_multiplier, min(self._roster.weights.values())
+        )
+        return round_terms(
+            self._job,
+            base_digest=self._base_digest,
+            run_id=self._run_id,
+            round_index=checkpoint.next_round,
+            roster_digest=signed.directory.roster.digest,
+            n_params=expected.size_bytes // 4,
+            value_range=value_range,
+        )
+
+    def _stage(
+        self, round_index: int, stage: str, payloads: Mapping[str, bytes]
+    ) -> tuple[dict[str, wire.Reply], dict[str, str]]:
+        """One later stage of secure aggregation; in `mask` the sites train."""
+        messages = {
+            site: wire.encode(
+                wire.SecureStage(run_id=self._run_id, round_index=round_index, stage=stage, payload=payload)
+            )
+            for site, payload in payloads.items()
+        }
+        return self._messenger.ask(
+            stage, messages, self._deadlines.train_s if stage == "mask" else self._deadlines.keys_s
         )
 
     def _fold(self, checkpoint: Checkpoint, mean_update: AdapterState) -> tuple[AdapterState, OptState]:
@@ -206,88 +300,52 @@ class Coordinator:
         wanted = max(federation.min_sites, round(federation.participation * len(roster)))
         return sample_sites(federation.seed, round_index, set(roster) - self._declined, wanted)
 
-    def _require_enough(self, checkpoint: Checkpoint, found: str, count: int, refused: Mapping[str, str]) -> None:
-        needed = self._job.federation.min_sites
-        if count < needed:
-            reasons = "; ".join(f"{site}: {reason}" for site, reason in sorted(refused.items()))
-            raise RoundError(
-                f"round {checkpoint.next_round + 1} has too few sites",
-                found=f"{found} ({reasons})" if reasons else found,
-                expected=f"at least {needed} (federation.min_sites)",
-                remedy="see to the sites named, then resume",
-            )
-
-    def _collect(self, checkpoint: Checkpoint, asked: Sequence[str]) -> tuple[dict[str, AdapterState], dict[str, str]]:
-        """Updates by site, and the reason of every site asked that sent none."""
-        replies, missing = self._train(checkpoint, asked)
+    def _begin(
+        self, checkpoint: Checkpoint, asked: Sequence[str], value_range: float | None
+    ) -> tuple[dict[str, wire.Reply], dict[str, str]]:
+        """Send the round's request: the replies, and the reason of every site asked that sent none."""
+        replies, missing = self._request(checkpoint, asked, value_range)
         forgotten = [s for s, r in replies.items() if isinstance(r, wire.Refusal) and r.unknown_job]
         if forgotten:  # A site that was started anew no longer knows the job; it may look at the offer again.
             self._offer(checkpoint, forgotten)
-            missing |= {site: self._absent.get(site, "") for site in forgotten}
-            again, faults = self._train(checkpoint, [site for site in forgotten if site in self._accepted])
+            missing |= {site: self._absent[site] for site in forgotten if site in self._absent}
+            again, faults = self._request(
+                checkpoint, [site for site in forgotten if site in self._accepted], value_range
+            )
             replies = {site: reply for site, reply in replies.items() if site not in forgotten} | again
             missing |= faults
-        updates = {}
-        for site, reply in replies.items():
-            try:
-                updates[site] = self._update(checkpoint, reply)
-            except (WireError, AdapterError) as error:
-                missing[site] = _one_line(str(error))
-        return updates, {site: reason for site, reason in missing.items() if site not in updates}
+        return replies, {site: reason for site, reason in missing.items() if site not in replies}
 
-    def _train(self, checkpoint: Checkpoint, sites: Sequence[str]) -> tuple[dict[str, wire.Reply], dict[str, str]]:
+    def _request(
+        self, checkpoint: Checkpoint, sites: Sequence[str], value_range: float | None
+    ) -> tuple[dict[str, wire.Reply], dict[str, str]]:
         moving = {f for i in range(checkpoint.next_round + 1) for f in self._rule.trainable(i)}
         request = wire.TrainRequest(
             run_id=self._run_id,
             round_index=checkpoint.next_round,
             adapter_digest=checkpoint.adapter.digest(),
+            value_range=value_range,
             payload=checkpoint.adapter.select(moving).to_bytes(),
         )
-        return self._ask("train", sites, request, self._deadlines.train_s)
+        timeout_s = self._deadlines.train_s if value_range is None else self._deadlines.keys_s
+        return self._messenger.ask("train", dict.fromkeys(sites, wire.encode(request)), timeout_s)
 
-    def _update(self, checkpoint: Checkpoint, reply: wire.Reply) -> AdapterState:
-        """The update in a reply, checked: of this round, finite, with the trained factors' names and shapes."""
-        if isinstance(reply, wire.Refusal):
-            raise WireError(reply.reason)
-        if not isinstance(reply, wire.PlainUpdate):
-            raise WireError(_UNEXPECTED)
-        if reply.round_index != checkpoint.next_round:
-            raise WireError(_STRANGE)
-        update = AdapterState.from_bytes(reply.payload)
-        update.check_finite()
-        expected = checkpoint.adapter.select(self._rule.trainable(checkpoint.next_round))
-        if {n: t.shape for n, t in update.tensors.items()} != {n: t.shape for n, t in expected.tensors.items()}:
-            raise AdapterError("the update's factors are not those that train in this round")
-        return update
+    def _named(self, checkpoint: Checkpoint, error: RoundError, more: Mapping[str, str] | None = None) -> RoundError:
+        """The error with its round, and with the sites that were missing from the start."""
+        named = _with_reasons(error, more or {})
+        return RoundError(
+            f"round {checkpoint.next_round + 1} has too few sites",
+            found=named.found,
+            expected=named.expected,
+            remedy=named.remedy,
+        )
 
-    def _ask(
-        self, stage: str, sites: Sequence[str], message: wire.Message, timeout_s: float
-    ) -> tuple[dict[str, wire.Reply], dict[str, str]]:
-        """Send these sites one message: the replies that can be read, and why the other sites have none."""
-        data = wire.encode(message)
-        answers = self._transport.exchange(stage, dict.fromkeys(sites, data), timeout_s) if sites else {}
-        replies, faults = {}, {}
-        for site in sites:
-            self._bytes_down[site] += len(data)
-            self._bytes_up[site] += len(answers.get(site, b""))
-            if site not in answers:
-                faults[site] = "no reply in time"
-                continue
-            try:
-                replies[site] = self._read(site, answers[site])
-            except WireError as error:
-                faults[site] = str(error)
-        return replies, faults
 
-    def _read(self, site: str, data: bytes) -> wire.Reply:
-        reply = wire.decode(data)
-        if not isinstance(reply, wire.Reply):
-            raise WireError(_UNEXPECTED)
-        # A site that could not read the question does not know which run it was of.
-        known = (self._run_id, "") if isinstance(reply, wire.Refusal) else (self._run_id,)
-        if reply.site != site or reply.run_id not in known:
-            raise WireError(_STRANGE)
-        return reply
+def _with_reasons(error: RoundError, reasons: Mapping[str, str]) -> RoundError:
+    """The same error with more sites named."""
+    named = "; ".join(f"{site}: {reason}" for site, reason in sorted(reasons.items()) if f"{site}: " not in error.found)
+    found = f"{error.found}; {named}" if named else error.found
+    return RoundError(error.what, found=found, expected=error.expected, remedy=error.remedy)
 
 
 def last_checkpoint(registry: Registry, digest: str, run_id: str) -> Checkpoint | None:
@@ -324,14 +382,3 @@ def schedule_factor(schedule: str, round_index: int, rounds: int) -> float:
     if schedule == "cosine":
         return 0.5 * (1.0 + math.cos(math.pi * round_index / rounds))
     return 1.0
-
-
-def job_digest(job: JobConfig, base_digest: str) -> str:
-    """SHA-256 (hex) over the base and every setting that bears on the result; those in [speed] do not."""
-    settings = job.model_dump(mode="json", by_alias=True, exclude={"speed"})
-    return hashlib.sha256(json.dumps([base_digest, settings], sort_keys=True).encode()).hexdigest()
-
-
-def _one_line(text: str) -> str:
-    """A site's words as they may stand in a log or on a terminal."""
-    return "".join(c if c.isprintable() else " " for c in text[:_LONGEST_REASON])

@@ -29,6 +29,7 @@ class RoundRecord:
     """What the coordinator knows of one finished round.
 
     Bytes are those of the messages by site since the last record: those of the first one hold the job's offer too.
+    `clipped` counts the coordinates that the secure sum's range clipped; `voided` says why the round was begun afresh.
     """
 
     round_index: int
@@ -39,6 +40,8 @@ class RoundRecord:
     bytes_up: dict[str, int]
     bytes_down: dict[str, int]
     adapter_digest: str
+    clipped: int | None = None
+    voided: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class Checkpoint:
         adapter: the adapter after them.
         optimizer_state: bytes of the server optimizer's state; empty before the first round.
         rounds: one record a finished round.
+        value_range: public range of the next round's secure sum; None before the first, and without secure aggregation.
     """
 
     run_id: str
@@ -58,6 +62,7 @@ class Checkpoint:
     adapter: AdapterState
     optimizer_state: bytes = b""
     rounds: tuple[RoundRecord, ...] = field(default=())
+    value_range: float | None = None
 
 
 class _Stored(BaseModel):
@@ -79,6 +84,7 @@ class _Manifest(_Stored):
     adapter: _AdapterEntry
     optimizer_state: _Digest
     rounds: tuple[RoundRecord, ...]
+    value_range: float | None = None
 
 
 class Registry:
@@ -116,6 +122,7 @@ class Registry:
             adapter=_AdapterEntry(digest=checkpoint.adapter.digest(), factors=factors),
             optimizer_state=state_digest,
             rounds=checkpoint.rounds,
+            value_range=checkpoint.value_range,
         )
         write_atomically(self._folder / "checkpoint.json", manifest.model_dump_json(by_alias=True, indent=1).encode())
         self._forget_states_but(state_digest)
@@ -138,6 +145,7 @@ class Registry:
                 adapter=self._adapter(manifest.adapter),
                 optimizer_state=self._state(manifest.optimizer_state),
                 rounds=manifest.rounds,
+                value_range=manifest.value_range,
             )
         except (OSError, ValueError, AdapterError) as error:
             if isinstance(error, FileNotFoundError) and not path.exists():

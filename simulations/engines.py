@@ -1,17 +1,23 @@
 """The in-process engine: every site is an object, one base model in memory serves them all in turn."""
 
+import hashlib
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from yoriai.client.records import SiteRecords
+from yoriai.client.secure import Entropy, SiteIdentity
 from yoriai.client.site import Site, SiteHooks
 from yoriai.client.workbench import Workbench
 from yoriai.config import JobConfig, PolicySection, SiteConfig
 from yoriai.privacy.ledger import Ledger
 from yoriai.privacy.randomness import RandomSource, SeededSource, SystemSource
+from yoriai.privacy.roster import RosterMemory
+from yoriai.simulations.consortium import Consortium
 
 _LOG = logging.getLogger(__name__)
 
@@ -22,12 +28,14 @@ class SiteSpec:
 
     Attributes:
         ledger_path: the site's ledger; kept with the run, so that a resumed run goes on charging it.
-        noise_seed: tests only; makes sampling and noise repeatable and so voids every privacy guarantee.
+        consortium: folder of the site's key and certificate; None without secure aggregation.
+        noise_seed: tests only; makes sampling, noise and keys repeatable and so voids every guarantee.
     """
 
     job: JobConfig
     records: SiteRecords
     ledger_path: Path
+    consortium: Path | None = None
     noise_seed: bytes | None = None
 
     def site_config(self) -> SiteConfig:
@@ -37,6 +45,7 @@ class SiteSpec:
             epsilon_budget=privacy.epsilon,
             delta=privacy.delta,
             min_sites=self.job.federation.min_sites,
+            allow_plain_updates=not self.job.secure_aggregation.enabled,
             allow_no_privacy=privacy.noise == "none",
         )
         return SiteConfig(name=self.records.name, policy=policy)
@@ -46,6 +55,23 @@ class SiteSpec:
         if self.noise_seed is None:
             return SystemSource()
         return SeededSource(b"%b:%b:%d" % (self.noise_seed, self.records.name.encode(), round_index))
+
+    def identity(self) -> SiteIdentity | None:
+        """The site's identity in its consortium."""
+        if self.consortium is None:
+            return None
+        consortium, name = Consortium(self.consortium), self.records.name
+        memory = RosterMemory(self.consortium / f"{name}.seen")
+        key, certificate = consortium.key(name), consortium.certificate(name)
+        return SiteIdentity(key, certificate, consortium.trust, memory, self._entropy)
+
+    def _entropy(self, run_id: str, round_index: int) -> Entropy:
+        """Random bytes for one round's keys and rounding; seeded ones are for tests, as `randomness`."""
+        if self.noise_seed is None:
+            return os.urandom
+        key = b"%b:%b:%d" % (self.noise_seed, self.records.name.encode(), round_index)
+        drawn = count()
+        return lambda n: hashlib.shake_256(b"%b:%d" % (key, next(drawn))).digest(n)
 
     def open_ledger(self) -> Ledger:
         """The site's ledger, made when missing."""
@@ -66,6 +92,7 @@ class SiteSpec:
             self.records,
             workbench=workbench,
             ledger=ledger,
+            identity=self.identity(),
             hooks=hooks or SiteHooks(randomness=self.randomness),
         )
 

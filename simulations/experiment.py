@@ -23,7 +23,7 @@ from yoriai.errors import ConfigError, RecordError
 from yoriai.privacy.accounting import calibrate
 from yoriai.simulations.report import Data
 from yoriai.simulations.scenarios import excavators
-from yoriai.strategies.rule import get_rule
+from yoriai.strategies.rule import get_rule, rule_names
 
 _TEST_FRACTION = 0.2
 _LARGEST_WEIGHT = 255
@@ -117,6 +117,7 @@ def resolve(job: JobConfig | None, source: DataSource, settings: Mapping[str, ob
             expected=f"at least {job.federation.min_sites}",
             remedy="lower it or add sites",
         )
+    _check_secure_aggregation(job)
     job, reason, labels_from_records = _settle_task(job, sites)
     return Experiment(job, sites, data, reason, labels_from_records)
 
@@ -200,6 +201,23 @@ def _check_sites(sites: Sequence[SiteRecords]) -> None:
             "no site has a test record, so nothing can be measured",
             found=f"{sum(len(site.train) for site in sites)} training records at {len(sites)} sites",
             remedy="add records, or split them over fewer sites",
+        )
+
+
+def _check_secure_aggregation(job: JobConfig) -> None:
+    if not job.secure_aggregation.enabled:
+        return
+    if job.federation.min_sites < 2:
+        raise ConfigError(
+            "secure aggregation needs at least two sites in a round",
+            found=f"federation.min_sites = {job.federation.min_sites}",
+            remedy="raise it, or set secure_aggregation.enabled = false",
+        )
+    if not get_rule(job.federation.rule).sum_suffices:
+        fitting = ", ".join(name for name in rule_names() if get_rule(name).sum_suffices)
+        raise ConfigError(
+            f"the rule {job.federation.rule} needs single updates, and secure aggregation opens only their sum",
+            remedy=f"choose one of {fitting}, or set secure_aggregation.enabled = false",
         )
 
 

@@ -9,9 +9,10 @@ from yoriai import wire
 from yoriai.client.records import SiteRecords
 from yoriai.client.site import SiteHooks
 from yoriai.client.workbench import Workbench
-from yoriai.config import JobConfig
-from yoriai.server.coordinator import Coordinator, Transport, job_digest, last_checkpoint
+from yoriai.config import JobConfig, job_digest
+from yoriai.server.coordinator import Coordinator, Transport, last_checkpoint
 from yoriai.server.registry import Checkpoint, Registry
+from yoriai.simulations.consortium import Consortium
 from yoriai.simulations.engines import InProcessTransport, SiteSpec
 from yoriai.simulations.experiment import noise_multiplier
 from yoriai.simulations.progress import Observer, Silent, refusal_lines
@@ -65,9 +66,14 @@ def run_federation(federation: Federation, workbench: Workbench) -> Outcome:
         RoundError, CheckpointError: as Coordinator.run.
     """
     job, registry = federation.job, Registry(federation.folder)
+    consortium = _consortium(federation)
     specs = {
         site.name: SiteSpec(
-            job, site, federation.folder / "ledgers" / f"{site.name}.sqlite", noise_seed=federation.noise_seed
+            job,
+            site,
+            federation.folder / "ledgers" / f"{site.name}.sqlite",
+            consortium=consortium.folder if consortium else None,
+            noise_seed=federation.noise_seed,
         )
         for site in federation.sites
     }
@@ -88,11 +94,13 @@ def run_federation(federation: Federation, workbench: Workbench) -> Outcome:
                 transport=transport,
                 registry=registry,
                 run_id=federation.run_id,
+                signed_roster=consortium.signed_roster() if consortium else None,
             )
             return coordinator.run(
                 initial,
                 on_round=lambda checkpoint: _after_round(federation, checkpoint, said),
                 on_offer=lambda absent: _say_once(federation.observer, absent, said),
+                on_void=lambda error: federation.observer.say(f"void, begun afresh: {error}"),
             )
 
         if federation.engine == "flower":
@@ -103,6 +111,13 @@ def run_federation(federation: Federation, workbench: Workbench) -> Outcome:
             checkpoint, seconds = _run_in_process(federation, specs, workbench, coordinate)
     epsilon, spending = _spent(federation, specs)
     return Outcome(checkpoint, epsilon, spending, seconds, _never_took_part(checkpoint))
+
+
+def _consortium(federation: Federation) -> Consortium | None:
+    """The identities of the run's sites; none without secure aggregation."""
+    if not federation.job.secure_aggregation.enabled:
+        return None
+    return Consortium.found(federation.folder / "consortium", federation.roster.weights, federation=federation.job.name)
 
 
 def _run_in_process(

@@ -110,8 +110,9 @@ def base_of(workbench: Workbench) -> Base:
 def _privacy(experiment: Experiment) -> Privacy:
     job = experiment.job
     steps = job.federation.rounds * job.training.local_steps
+    masked = job.secure_aggregation.enabled
     if job.privacy.noise == "none":
-        return Privacy(noise="none", sampling_rate=job.training.sampling_rate, steps=steps, secure_aggregation=False)
+        return Privacy(noise="none", sampling_rate=job.training.sampling_rate, steps=steps, secure_aggregation=masked)
     return Privacy(
         noise="local",
         epsilon_target=job.privacy.epsilon,
@@ -121,7 +122,7 @@ def _privacy(experiment: Experiment) -> Privacy:
         sampling_rate=job.training.sampling_rate,
         steps=steps,
         accountant=job.privacy.accountant,
-        secure_aggregation=False,
+        secure_aggregation=masked,
     )
 
 

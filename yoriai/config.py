@@ -1,5 +1,7 @@
 """Job and site files: read from TOML, checked, changed, written. Nothing here imports torch, numpy or flwr."""
 
+import hashlib
+import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,12 +13,14 @@ from pydantic import BaseModel, ValidationError
 from yoriai.config_faults import all_faults, dotted, faults_of, schema_fault, syntax_error
 from yoriai.config_models import (
     BaseSection,
+    DeadlinesSection,
     EvaluationSection,
     FederationSection,
     JobConfig,
     LoraSection,
     PolicySection,
     PrivacySection,
+    SecureAggregationSection,
     SiteConfig,
     SpeedSection,
     TaskSection,
@@ -28,16 +32,19 @@ from yoriai.errors import ConfigError, YoriaiError
 __all__ = [
     "RESERVED_TABLES",
     "BaseSection",
+    "DeadlinesSection",
     "EvaluationSection",
     "FederationSection",
     "JobConfig",
     "LoraSection",
     "PolicySection",
     "PrivacySection",
+    "SecureAggregationSection",
     "SiteConfig",
     "SpeedSection",
     "TaskSection",
     "TrainingSection",
+    "job_digest",
     "job_json_schema",
     "job_template",
     "job_to_toml",
@@ -48,7 +55,7 @@ __all__ = [
     "parse_site",
 ]
 
-RESERVED_TABLES = frozenset({"secure_aggregation", "deadlines", "gate", "kpi"})
+RESERVED_TABLES = frozenset({"gate", "kpi"})
 
 _File = TypeVar("_File", JobConfig, SiteConfig)
 
@@ -89,6 +96,12 @@ def job_json_schema() -> dict[str, Any]:
     # In Python the schema version has a default; in a file it must stand.
     schema["required"] = ["schema", *schema["required"]]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def job_digest(job: JobConfig, base_digest: str) -> str:
+    """SHA-256 (hex) over the base and every setting that bears on the result: not [speed], not [deadlines]."""
+    settings = job.model_dump(mode="json", by_alias=True, exclude={"speed", "deadlines"})
+    return hashlib.sha256(json.dumps([base_digest, settings], sort_keys=True).encode()).hexdigest()
 
 
 def override(job: JobConfig, settings: Mapping[str, object]) -> JobConfig:

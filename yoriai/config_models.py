@@ -197,6 +197,34 @@ class FederationSection(_Table):
     seed: Whole = Field(default=0, description="Public seed of the choice of sites in each round.")
 
 
+class SecureAggregationSection(_Table):
+    """How updates are masked, so that the coordinator opens only their sum. Bears on who must be trusted."""
+
+    enabled: bool = Field(
+        default=True,
+        description="Whether updates leave a site masked only. false lets the coordinator read single updates; each "
+        "site's policy must allow that.",
+    )
+    bits: int = Field(default=16, ge=2, le=32, description="Bits of one quantised value of an update.")
+    value_range: float | None = Field(
+        default=None,
+        gt=0,
+        description="Largest absolute value that the first round can carry; later rounds adapt it from the public "
+        "count of clipped values. Left out, it follows from the noise.",
+        examples=[0.5],
+    )
+
+
+class DeadlinesSection(_Table):
+    """How long the coordinator waits for replies before it goes on without a site."""
+
+    offer_s: float = Field(default=3600.0, gt=0, description="Seconds to look at a job and prepare for it.")
+    keys_s: float = Field(
+        default=300.0, gt=0, description="Seconds for each stage of secure aggregation that does not train."
+    )
+    train_s: float = Field(default=3600.0, gt=0, description="Seconds to train a round and answer with the update.")
+
+
 class EvaluationSection(_Table):
     """When the adapter is measured on the sites' test records."""
 
@@ -232,6 +260,8 @@ class JobConfig(_Table):
     training: TrainingSection = Field(default_factory=TrainingSection)
     privacy: PrivacySection = Field(default_factory=PrivacySection)
     federation: FederationSection = Field(default_factory=FederationSection)
+    secure_aggregation: SecureAggregationSection = Field(default_factory=SecureAggregationSection)
+    deadlines: DeadlinesSection = Field(default_factory=DeadlinesSection)
     evaluation: EvaluationSection = Field(default_factory=EvaluationSection)
     speed: SpeedSection = Field(default_factory=SpeedSection)
 
@@ -249,6 +279,9 @@ class PolicySection(_Table):
     base_digests: Digests = Field(
         default=(),
         description="SHA-256 digests, in hexadecimal, of the base models that this site trains. Empty: any.",
+    )
+    allow_plain_updates: bool = Field(
+        default=False, description="Whether this site takes part in jobs without secure aggregation."
     )
     allow_no_privacy: bool = Field(
         default=False, description="Whether this site takes part in jobs without differential privacy."

@@ -3,7 +3,7 @@
     "YORI" | protocol version (u16) | CRC-32 of all that follows (u32) | header length (u32) | header (JSON) | payload
 
 All integers are big-endian. The header names the message's kind and holds its fields; the payload is opaque bytes (an
-adapter), and only three kinds have one. Nothing here knows what a payload means. The checksum finds accidents, not
+adapter, a protocol's message). Nothing here knows what a payload means. The checksum finds accidents, not
 attackers: who sent a message is for the layer that signs it to say. Without secure aggregation a site's update travels
 as a `PlainUpdate`; the coordinator can read it.
 """
@@ -18,6 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from yoriai.errors import WireError
 
 PROTOCOL_VERSION = 1
+# The stages of a round of secure aggregation, in order. The first is the answer to a TrainRequest.
+SECURE_STAGES = ("advertise", "sign", "share", "mask", "agree", "unmask")
 _MAGIC = b"YORI"
 _PREAMBLE = struct.Struct(">4sHII")
 _LARGEST_HEADER_BYTES = 4 * 1024 * 1024
@@ -52,11 +54,15 @@ class _Laden(Message):
 
 
 class JobOffer(_Laden):
-    """Coordinator to site: the whole job, before anything trains. Payload: a complete adapter."""
+    """Coordinator to site: the whole job, before anything trains. Payload: a complete adapter.
+
+    `signed_roster` is the consortium's roster file, which secure aggregation needs; `roster` repeats its weights.
+    """
 
     kind: ClassVar[str] = "job_offer"
     job: dict[str, Any]
     roster: Roster
+    signed_roster: str = ""
     base_digest: str
     noise_multiplier: float | None
 
@@ -80,12 +86,31 @@ class Refusal(Message):
 class TrainRequest(_Laden):
     """Coordinator to site.
 
-    Train one round. Payload: the factors that may have changed; the others came with the offer.
+    Train one round. Payload: the factors that may have changed; the others came with the offer. With secure
+    aggregation the answer is the first stage's, `value_range` is the round's public range, and training comes later.
     """
 
     kind: ClassVar[str] = "train_request"
     round_index: _RoundIndex
     adapter_digest: str
+    value_range: float | None = None
+
+
+class SecureStage(_Laden):
+    """Coordinator to site: a later stage of secure aggregation. Payload: the protocol's own bytes."""
+
+    kind: ClassVar[str] = "secure_stage"
+    round_index: _RoundIndex
+    stage: str
+
+
+class SecureReply(_Laden):
+    """Site to coordinator: its answer to a stage. Payload: the protocol's own bytes; in one stage a masked update."""
+
+    kind: ClassVar[str] = "secure_reply"
+    round_index: _RoundIndex
+    stage: str
+    site: str
 
 
 class PlainUpdate(_Laden):
@@ -96,10 +121,11 @@ class PlainUpdate(_Laden):
     site: str
 
 
-Reply = Acceptance | Refusal | PlainUpdate  # What a site may answer.
+Reply = Acceptance | Refusal | PlainUpdate | SecureReply  # What a site may answer.
 
 _KINDS: dict[str, type[Message]] = {
-    message.kind: message for message in (JobOffer, Acceptance, Refusal, TrainRequest, PlainUpdate)
+    message.kind: message
+    for message in (JobOffer, Acceptance, Refusal, TrainRequest, PlainUpdate, SecureStage, SecureReply)
 }
 
 

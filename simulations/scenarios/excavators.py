@@ -132,8 +132,8 @@ def default_job() -> JobConfig:
         name="excavators",
         lora=LoraSection(rank=32, alpha=32.0, layers="last:4"),
         task=TaskSection(kind="classify", template=TEMPLATE, labels=LABELS, max_tokens=64),
-        training=TrainingSection(sampling_rate=0.35),
+        training=TrainingSection(sampling_rate=0.25),
         privacy=PrivacySection(epsilon=8.0, delta=1e-5),
-        federation=FederationSection(rounds=40, server_learning_rate=0.05),
-        evaluation=EvaluationSection(every=10),
+        federation=FederationSection(rounds=32, server_learning_rate=0.045),
+        evaluation=EvaluationSection(every=8),
     )

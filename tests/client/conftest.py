@@ -80,6 +80,7 @@ def make_job() -> JobMaker:
             "training.sampling_rate": 0.5,
             "privacy.accountant": "pld",
             "federation.rounds": 3,
+            "secure_aggregation.enabled": False,
             "speed.threads": 1,
         }
         dotted = {key.replace("__", "."): value for key, value in settings.items()}

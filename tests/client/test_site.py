@@ -105,7 +105,7 @@ def noise_for(job: JobConfig) -> float | None:
 
 @pytest.fixture
 def office(workbench: Workbench, tmp_path: Path) -> Iterator[Office]:
-    policy = PolicySection(epsilon_budget=20.0)
+    policy = PolicySection(epsilon_budget=20.0, allow_plain_updates=True)
     with Ledger.open(tmp_path / "ledger.sqlite", dataset="north", epsilon_budget=20.0, delta=1e-5) as ledger:
         yield Office(workbench, ledger, policy)
 
@@ -160,7 +160,7 @@ def test_a_job_against_the_rules_is_refused_and_nothing_is_promised(
     office: Office, make_job: JobMaker, policy: dict[str, Any], settings: dict[str, Any], changes: dict[str, Any],
     reason: str,
 ) -> None:  # fmt: skip
-    office.policy = PolicySection(**{"epsilon_budget": 20.0, **policy})
+    office.policy = PolicySection(**{"epsilon_budget": 20.0, "allow_plain_updates": True, **policy})
     office.rebuild()
     job = make_job(**settings)
     refused(office.offer(job, **changes), reason)
@@ -238,7 +238,7 @@ def test_settings_out_of_range_are_refused_by_name(
 
 
 def test_a_delta_too_large_for_the_records_is_refused(office: Office, make_job: JobMaker) -> None:
-    office.policy = PolicySection(epsilon_budget=20.0, delta=0.5)
+    office.policy = PolicySection(epsilon_budget=20.0, allow_plain_updates=True, delta=0.5)
     office.rebuild()
     refused(office.offer(make_job(privacy__delta=1 / 8), noise_multiplier=20.0), "not below 1 / (records of this site)")
     accepted(office.offer(make_job(privacy__delta=1 / 9), noise_multiplier=20.0))
@@ -382,7 +382,7 @@ def test_an_adapter_with_values_that_are_not_finite_is_refused_uncharged(office:
 def test_without_privacy_a_loss_that_is_not_a_number_is_refused_without_data(
     office: Office, make_job: JobMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    office.policy = PolicySection(epsilon_budget=20.0, allow_no_privacy=True)
+    office.policy = PolicySection(epsilon_budget=20.0, allow_plain_updates=True, allow_no_privacy=True)
     office.rebuild()
     job = make_job(**NOISE_FREE, training__sampling_rate=1.0)
     accepted(office.offer(job))
@@ -588,7 +588,7 @@ def test_what_a_site_says_does_not_depend_on_one_record(office: Office, make_job
 def test_a_job_without_privacy_runs_where_the_policy_allows_it_and_charges_nothing(
     office: Office, make_job: JobMaker
 ) -> None:
-    office.policy = PolicySection(epsilon_budget=20.0, allow_no_privacy=True)
+    office.policy = PolicySection(epsilon_budget=20.0, allow_plain_updates=True, allow_no_privacy=True)
     office.rebuild()
     job = make_job(**NOISE_FREE)
     accepted(office.offer(job))

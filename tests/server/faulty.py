@@ -101,6 +101,7 @@ class FaultyTransport:
 def small_job(**settings: object) -> JobConfig:
     """A job for the fake sites; keys with __ for the dot."""
     defaults = {
+        "secure_aggregation.enabled": False,
         "federation.rule": "fedavg",
         "federation.rounds": 3,
         "federation.server_optimizer": "none",

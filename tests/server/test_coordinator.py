@@ -20,9 +20,9 @@ from tests.server.faulty import (
     update_of,
 )
 from yoriai import wire
-from yoriai.config import override
+from yoriai.config import job_digest, override
 from yoriai.errors import CheckpointError, RoundError
-from yoriai.server.coordinator import job_digest, sample_sites, schedule_factor
+from yoriai.server.coordinator import sample_sites, schedule_factor
 from yoriai.server.registry import Checkpoint, Registry
 from yoriai.strategies.adapter import AdapterState, weighted_mean, zeros_like
 
@@ -314,10 +314,11 @@ def test_another_run_of_the_same_job_is_refused(tmp_path: Path) -> None:
         coordinator(small_job(), FaultyTransport(federation("ab")), tmp_path).run(INITIAL)
 
 
-def test_job_digest_ignores_speed_and_nothing_else() -> None:
+def test_job_digest_ignores_speed_and_deadlines_and_nothing_else() -> None:
     job = small_job()
     digest = job_digest(job, BASE_DIGEST)
-    assert job_digest(override(job, {"speed.threads": 7, "speed.device": "cpu"}), BASE_DIGEST) == digest
+    elsewhere = {"speed.threads": 7, "speed.device": "cpu", "deadlines.train_s": 7.0}
+    assert job_digest(override(job, elsewhere), BASE_DIGEST) == digest
     changes: dict[str, object] = {
         "name": "other",
         "base.model": "other",
@@ -326,9 +327,12 @@ def test_job_digest_ignores_speed_and_nothing_else() -> None:
         "training.local_steps": 9,
         "privacy.epsilon": 1.0,
         "federation.rounds": 9,
+        "secure_aggregation.bits": 8,
         "evaluation.every": 3,
     }
-    assert {key.partition(".")[0] for key in changes} | {"schema", "speed"} == set(job.model_dump(by_alias=True))
+    assert {key.partition(".")[0] for key in changes} | {"schema", "speed", "deadlines"} == set(
+        job.model_dump(by_alias=True)
+    )
     digests = {job_digest(override(job, {key: value}), BASE_DIGEST) for key, value in changes.items()}
     assert len(digests | {digest, job_digest(job, "cd" * 32)}) == len(changes) + 2
 

@@ -1,0 +1,63 @@
+"""What coordinator and sites agree on before a round of secure aggregation, each working it out for itself.
+
+Everything comes from the accepted job and the signed roster; only the round's index and its public range come with the
+request.
+"""
+
+import hashlib
+
+import numpy as np
+
+from yoriai.config import JobConfig, job_digest
+from yoriai.privacy.secagg import FixedPoint, RoundTerms
+from yoriai.privacy.secagg.keyset import RUN_BYTES
+
+# Of a Gaussian beyond six standard deviations: 2e-9, so that a round of ordinary size clips no noise.
+_NOISE_WIDTHS = 6.0
+
+
+def round_terms(
+    job: JobConfig,
+    *,
+    base_digest: str,
+    run_id: str,
+    round_index: int,
+    roster_digest: bytes,
+    n_params: int,
+    value_range: float,
+) -> RoundTerms:
+    """The terms of one round of one run."""
+    return RoundTerms(
+        run=hashlib.sha256(b"yoriai/run/1\0" + run_id.encode()).digest()[:RUN_BYTES],
+        round_index=round_index,
+        job_digest=bytes.fromhex(job_digest(job, base_digest)),
+        roster_digest=roster_digest,
+        n_params=n_params,
+        grid=FixedPoint(job.secure_aggregation.bits, value_range),
+        least_survivors=job.federation.min_sites,
+    )
+
+
+def first_range(job: JobConfig, noise_multiplier: float | None, least_weight: int) -> float:
+    """The public range of the first round: the job's own, or six standard deviations of the widest noise.
+
+    With a plain local optimizer a site's update carries noise of clip_norm · noise_multiplier · learning_rate over its
+    divisor in each step; Adam's steps are about as long as the learning rate. Without noise there is nothing to go by,
+    and the learning rate serves; the range then follows the count of clipped coordinates.
+    """
+    training = job.training
+    if job.secure_aggregation.value_range is not None:
+        return job.secure_aggregation.value_range
+    if training.optimizer == "adam":
+        return 4.0 * training.learning_rate * training.local_steps
+    if noise_multiplier is None:
+        return training.learning_rate * float(np.sqrt(training.local_steps))
+    divisor = training.sampling_rate * least_weight * training.records_per_weight
+    width = (
+        job.privacy.clip_norm
+        * noise_multiplier
+        * training.learning_rate
+        * float(np.sqrt(training.local_steps))
+        / divisor
+    )
+    return _NOISE_WIDTHS * width

@@ -1,0 +1,83 @@
+"""The end of a round at the coordinator: rebuild the secrets whose masks are left in the sum, and check them."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from numpy.typing import NDArray
+
+from yoriai.errors import ProtocolError, RoundError
+from yoriai.privacy.secagg import shamir
+from yoriai.privacy.secagg.fixedpoint import FixedPoint, mean_of_sum
+from yoriai.privacy.secagg.graph import Graph, neighbours
+from yoriai.privacy.secagg.keyset import KeySet, seed_commitment
+from yoriai.privacy.secagg.masking import SignedMask, pair_masks
+from yoriai.privacy.secagg.masks import Words
+from yoriai.privacy.secagg.secret import SecretBytes
+
+_VOID = "the round is void"
+
+Released = Mapping[int, Mapping[int, SecretBytes]]
+"""Released shares by owner, then by the holder's coordinate; all of the one kind that the owner's fate asks for."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The sum over the survivors, and nothing else: `levels` (n_params,) = sum of weight * level, exact."""
+
+    levels: Words
+    total_weight: int
+    survivors: tuple[str, ...]
+    clipped: int
+    counts: tuple[int, ...]
+    grid: FixedPoint
+
+    def mean(self) -> NDArray[np.float64]:
+        """Weighted mean of the survivors' updates, (n_params,)."""
+        return mean_of_sum(self.levels, self.total_weight, self.grid)
+
+
+def left_over_masks(
+    keys: KeySet, graph: Graph, commitments: Mapping[int, bytes], survivors: frozenset[int], released: Released
+) -> list[SignedMask]:
+    """Masks that the sum of the survivors still carries: their own, and those with partners that dropped out.
+
+    Args:
+        keys: the key set.
+        graph: the neighbour graph.
+        commitments: what every site that shared has committed to as its seed.
+        survivors: sites whose masked update is in the sum.
+        released: seed shares of survivors and mask-key shares of the others.
+
+    Raises:
+        RoundError: if a secret cannot be rebuilt, or is not what its owner published. Nothing opens then.
+    """
+    masks = []
+    for owner in sorted(survivors):
+        seed = _combine(keys, owner, released)
+        if seed_commitment(keys, owner, seed) != commitments[owner]:
+            raise RoundError(f"shares of the site at position {owner} do not fit its commitment", remedy=_VOID)
+        masks.append((1, keys.self_mask(owner, seed)))
+    for owner in sorted(commitments.keys() - survivors):
+        partners = neighbours(owner, graph) & survivors
+        if partners:
+            masks += _masks_of_dropped(keys, owner, partners, released)
+    return masks
+
+
+def _masks_of_dropped(keys: KeySet, owner: int, partners: Iterable[int], released: Released) -> list[SignedMask]:
+    """Masks that the survivors have put on for a dropped site, which it has not taken back."""
+    secret = _combine(keys, owner, released)
+    public_key = X25519PrivateKey.from_private_bytes(secret.reveal()).public_key().public_bytes_raw()
+    if public_key != keys.advertised[owner].mask_key:
+        raise RoundError(f"shares of the site at position {owner} do not fit its mask key", remedy=_VOID)
+    return [(-sign, mask) for sign, mask in pair_masks(keys, owner, secret, partners)]
+
+
+def _combine(keys: KeySet, owner: int, released: Released) -> SecretBytes:
+    try:
+        return shamir.combine(released.get(owner, {}), keys.plan.threshold)
+    except ProtocolError as error:
+        what = f"the secret of the site at position {owner} cannot be rebuilt"
+        raise RoundError(what, found=error.what, remedy=_VOID) from None

@@ -1,0 +1,131 @@
+"""From the replies of a round to the mean of its updates: in the clear, or as a sum that alone can be opened."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from yoriai import wire
+from yoriai.errors import AdapterError, RoundError, WireError
+from yoriai.privacy.roster import Directory
+from yoriai.privacy.secagg import Advertising, Opened, RoundTerms, next_range
+from yoriai.server.messenger import STRANGE, UNEXPECTED, one_line
+from yoriai.strategies.adapter import AdapterState, weighted_mean
+
+Replies = Mapping[str, wire.Reply]
+
+Exchange = Callable[[str, Mapping[str, bytes]], tuple[Replies, Mapping[str, str]]]
+"""Sends each site a stage's bytes; gives the replies that came, and why the others did not."""
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What a round brought.
+
+    Attributes:
+        mean_update: weighted by the roster; the factors that trained.
+        answered: sites whose update is in it.
+        missing: the reason of every site asked whose update is not.
+        clipped: coordinates that the public range clipped, over all sites; None without secure aggregation.
+        next_range: public range of the next round; None without secure aggregation.
+    """
+
+    mean_update: AdapterState
+    answered: tuple[str, ...]
+    missing: dict[str, str]
+    clipped: int | None = None
+    next_range: float | None = None
+
+
+def plain_mean(
+    replies: Replies, *, expected: AdapterState, round_index: int, weights: Mapping[str, int], least: int
+) -> Collected:
+    """The weighted mean of updates in the clear.
+
+    Args:
+        expected: a state with the names and shapes of the factors that train.
+
+    Raises:
+        RoundError: fewer than `least` updates can be used.
+    """
+    updates, missing = {}, {}
+    for site, reply in replies.items():
+        try:
+            updates[site] = _plain_update(reply, expected, round_index)
+        except (WireError, AdapterError) as error:
+            missing[site] = one_line(str(error))
+    if len(updates) < least:
+        raise too_few(f"{len(updates)} updates", missing, least)
+    mean = weighted_mean({site: (weights[site], update) for site, update in updates.items()})
+    return Collected(mean, tuple(sorted(updates)), missing)
+
+
+def _plain_update(reply: wire.Reply, expected: AdapterState, round_index: int) -> AdapterState:
+    """The update in a reply, checked: of this round, finite, with the trained factors' names and shapes."""
+    if isinstance(reply, wire.Refusal):
+        raise WireError(reply.reason)
+    if not isinstance(reply, wire.PlainUpdate):
+        raise WireError(UNEXPECTED)
+    if reply.round_index != round_index:
+        raise WireError(STRANGE)
+    update = AdapterState.from_bytes(reply.payload)
+    update.check_finite()
+    if {n: t.shape for n, t in update.tensors.items()} != {n: t.shape for n, t in expected.tensors.items()}:
+        raise AdapterError("the update's factors are not those that train in this round")
+    return update
+
+
+def secure_mean(
+    advertisements: Replies, *, directory: Directory, terms: RoundTerms, expected: AdapterState, exchange: Exchange
+) -> Collected:
+    """The weighted mean of the survivors' updates, of which nothing but the sum is ever opened.
+
+    Args:
+        advertisements: the sites' answers to the request that began the round.
+        directory: verified members.
+        exchange: for the stages that follow.
+
+    Raises:
+        RoundError: too few sites are left. The round is void, nothing opened.
+    """
+    missing: dict[str, str] = {}
+    stage: Any = Advertising(directory, terms)
+    replies = _payloads(advertisements, wire.SECURE_STAGES[0], terms.round_index, missing)
+    try:
+        for name in wire.SECURE_STAGES[1:]:
+            stage, payloads = stage.step(replies.items())
+            answers, faults = exchange(name, payloads)
+            missing |= {site: f"{reason} (stage {name})" for site, reason in faults.items()}
+            replies = _payloads(answers, name, terms.round_index, missing)
+        opened: Opened = stage.step(replies.items())
+    except RoundError as error:
+        raise too_few(str(error), {**stage.refused, **missing}, terms.least_survivors) from None
+    missing = {**stage.refused, **missing}
+    return Collected(
+        mean_update=expected.unflatten(opened.mean()),
+        answered=opened.survivors,
+        missing={site: one_line(reason) for site, reason in missing.items() if site not in opened.survivors},
+        clipped=opened.clipped,
+        next_range=next_range(terms.grid.value_range, opened.clipped, terms.n_params * len(opened.survivors)),
+    )
+
+
+def _payloads(replies: Replies, stage: str, round_index: int, missing: dict[str, str]) -> dict[str, bytes]:
+    """The protocol's bytes in the replies to a stage; who sent something else is noted."""
+    payloads = {}
+    for site, reply in replies.items():
+        if isinstance(reply, wire.SecureReply) and (reply.stage, reply.round_index) == (stage, round_index):
+            payloads[site] = reply.payload
+        else:
+            missing[site] = one_line(reply.reason) if isinstance(reply, wire.Refusal) else STRANGE
+    return payloads
+
+
+def too_few(found: str, reasons: Mapping[str, str], least: int) -> RoundError:
+    """The error of a round that does not count, with what is known of every site that is missing."""
+    named = "; ".join(f"{site}: {reason}" for site, reason in sorted(reasons.items()))
+    return RoundError(
+        "the round has too few sites",
+        found=f"{found} ({named})" if named else found,
+        expected=f"at least {least} (federation.min_sites)",
+        remedy="see to the sites named, then resume",
+    )

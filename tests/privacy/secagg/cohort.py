@@ -1,0 +1,171 @@
+"""A cohort of sites for tests: real keys and certificates, and a coordinator that an attacker may replace by hand."""
+
+import hashlib
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from functools import cache
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.serialization import Encoding
+from numpy.typing import NDArray
+
+from yoriai.privacy.identity import Authority, SigningKey, Trust, fingerprint, make_request
+from yoriai.privacy.roster import Directory, Roster, RosterEntry
+from yoriai.privacy.secagg import Advertising, FixedPoint, Member, Opened, RoundTerms, SitePolicy, Update, advertise
+from yoriai.privacy.secagg.fixedpoint import Quantised
+from yoriai.privacy.secagg.shamir import Entropy
+
+NOW = datetime(2026, 6, 1, tzinfo=UTC)
+YEAR = timedelta(days=365)
+STAGES = ("advertise", "sign keys", "share", "mask", "consistency", "unmask")
+
+
+def seeded(label: str) -> Entropy:
+    """An entropy source for tests: an AES-CTR stream keyed by a label."""
+    stream = Cipher(algorithms.AES(hashlib.sha256(label.encode()).digest()), modes.CTR(bytes(16))).encryptor()
+    return lambda n: stream.update(bytes(n))
+
+
+def signing_key(label: str) -> SigningKey:
+    return SigningKey(Ed25519PrivateKey.from_private_bytes(hashlib.sha256(label.encode()).digest()))
+
+
+@cache
+def authority(label: str = "ca") -> Authority:
+    return Authority.create("federation", signing_key(label), now=NOW - YEAR, valid_for=10 * YEAR)
+
+
+@cache
+def certificate(name: str) -> bytes:
+    return authority().sign_request(make_request(name, signing_key(name)), now=NOW - timedelta(days=1), valid_for=YEAR)
+
+
+def trust(now: datetime = NOW, revocations: bytes | None = None) -> Trust:
+    return Trust(authority().certificate.public_bytes(Encoding.DER), revocations, now=now)
+
+
+def roster(weights: Collection[int], serial: int = 1) -> Roster:
+    names = [f"site-{i:04d}" for i in range(len(weights))]
+    entries = (RosterEntry(n, fingerprint(certificate(n)).hex(), w) for n, w in zip(names, weights, strict=True))
+    return Roster("federation", serial, NOW + YEAR, tuple(entries))
+
+
+def spend(identity: bytes) -> None:
+    """A mark of spent updates that never objects."""
+
+
+@dataclass
+class Cohort:
+    """Sites with equal policies and the terms of one round."""
+
+    weights: tuple[int, ...]
+    n_params: int = 11
+    grid: FixedPoint = field(default_factory=lambda: FixedPoint(16, 1.0))
+    n_counts: int = 0
+    least_survivors: int = 2
+    policy: SitePolicy = field(default_factory=lambda: SitePolicy(2, allow_counts=True))
+    round_index: int = 3
+    seed: str = ""
+
+    def __post_init__(self) -> None:
+        self.directory = Directory(roster(self.weights), trust())
+        self.names = [entry.name for entry in self.directory.roster.sites]
+        self.terms = RoundTerms(
+            run=b"run-of-16-bytes!", round_index=self.round_index, job_digest=bytes(32),
+            roster_digest=self.directory.roster.digest, n_params=self.n_params, grid=self.grid,
+            n_counts=self.n_counts, least_survivors=self.least_survivors,
+        )  # fmt: skip
+        self.spent: list[bytes] = []
+
+    def member(self, i: int) -> Member:
+        name = self.names[i]
+        entropy = seeded(f"{self.seed}{name}{self.round_index}")
+        return Member(signing_key(name), certificate(name), i, self.directory, entropy, self.policy, threads=1)
+
+    def levels(self, i: int) -> NDArray[np.uint32]:
+        rng = np.random.default_rng([i, self.n_params])
+        return rng.integers(0, self.grid.top, self.n_params, endpoint=True).astype(np.uint32)
+
+    def update(self, i: int) -> Update:
+        counts = tuple(100 * i + j for j in range(self.n_counts))
+        return Update(f"update-{i}".encode(), Quantised(self.levels(i), clipped=i), counts)
+
+    def expected(self, survivors: Collection[int]) -> NDArray[np.uint64]:
+        """The plain sum of the weighted levels."""
+        total = np.zeros(self.n_params, dtype=np.uint64)
+        for i in survivors:
+            total += np.uint64(self.weights[i]) * self.levels(i).astype(np.uint64)
+        return total
+
+
+@dataclass
+class Round:
+    """Drives real sites and a real coordinator; an attacker hooks into `tamper` or stops after a stage."""
+
+    cohort: Cohort
+    dropped_after: Mapping[str, Collection[int]] = field(default_factory=dict)
+    """Sites that answer nothing any more once that stage is over ("" = from the start)."""
+    tamper: Callable[[str, int, bytes], bytes] = lambda stage, site, payload: payload
+    """Changes what the coordinator sends to a site after a stage."""
+
+    def __post_init__(self) -> None:
+        self.stages: dict[int, object] = {}
+        self.sent: dict[str, dict[int, bytes]] = {}
+        self.payloads: dict[str, Mapping[str, bytes]] = {}
+        self.coordinator: object = Advertising(self.cohort.directory, self.cohort.terms, threads=1)
+
+    def _gone(self, until: int) -> set[int]:
+        over = ("", *STAGES)[: until + 1]
+        return {site for stage in over for site in self.dropped_after.get(stage, ())}
+
+    def _answer(self, stage: str, i: int, payload: bytes | None) -> bytes:
+        cohort = self.cohort
+        if stage == "advertise":
+            self.stages[i], message = advertise(cohort.member(i), cohort.terms)
+            return message
+        if stage == "mask":
+            ready = self.stages[i].step(payload)
+            self.stages[i], message = ready.step(cohort.update(i), cohort.spent.append)
+            return message
+        reply = self.stages[i].step(payload)
+        if stage == "unmask":
+            return reply
+        self.stages[i], message = reply
+        return message
+
+    def run(self, until: str = "unmask") -> Opened | None:
+        """Run the stages up to and including `until`; the sum, if that is the last one."""
+        cohort = self.cohort
+        payloads: Mapping[str, bytes] = dict.fromkeys(cohort.names, b"")
+        for k, stage in enumerate(STAGES):
+            gone = self._gone(k)
+            replies = self.sent[stage] = {}
+
+            def answers(stage=stage, payloads=payloads, gone=gone, replies=replies) -> Iterator[tuple[str, bytes]]:
+                for name, payload in payloads.items():
+                    i = cohort.names.index(name)
+                    if i not in gone:
+                        replies[i] = self._answer(stage, i, payload)
+                        yield name, replies[i]
+
+            result = self.coordinator.step(answers())
+            if stage == "unmask":
+                return result
+            self.coordinator, payloads = result
+            self.payloads[stage] = payloads
+            payloads = {n: self.tamper(stage, cohort.names.index(n), p) for n, p in payloads.items()}
+            self.payloads[stage] = payloads
+            if stage == until:
+                return None
+        return None
+
+    def payload(self, stage: str, i: int) -> bytes:
+        """What the coordinator sent to a site after a stage."""
+        return self.payloads[stage][self.cohort.names[i]]
+
+
+def other_terms(cohort: Cohort, **changes: object) -> RoundTerms:
+    return replace(cohort.terms, **changes)
