@@ -187,10 +187,13 @@ class Site:
             )
         self._ledger.approve(run_id, event, job.federation.rounds + job.privacy.spare_rounds)
 
-    def _reserve(self, run_id: str, index: int, event: SampledGaussian) -> None:
+    def _charge(self, this: _Round) -> None:
         """Charge a round, within what the job may have in all; the ledger alone would let it take the site's whole."""
+        run_id, event = this.job.run_id, this.plan.event()
+        if event is None:
+            return
         open_reservation = any(
-            (charge.job_id, charge.round_index, charge.released) == (run_id, index, False)
+            (charge.job_id, charge.round_index, charge.released) == (run_id, this.index, False)
             for charge in self._ledger.charges()
         )
         if not open_reservation and not self._ledger.outstanding(run_id):
@@ -198,7 +201,7 @@ class Site:
                 f"site {self.name}: every round of run {run_id[:80]} is used, the spare ones too",
                 remedy="raise privacy.spare_rounds in a new run",
             )
-        self._ledger.reserve(run_id, index, event)
+        self._ledger.reserve(run_id, this.index, event)
 
     def _begin(self, request: wire.TrainRequest) -> wire.Message:
         """Begin a round: train at once and answer with the update, or agree on keys first."""
@@ -213,11 +216,16 @@ class Site:
             )
         this = self._round(accepted, request)
         if accepted.member is None:
+            self._charge(this)
             update = self._trained(this)
             self._mark_released(this)
             return wire.PlainUpdate(
                 run_id=request.run_id, round_index=this.index, site=self.name, payload=update.to_bytes()
             )
+        if request.value_range is None:
+            raise PolicyError(f"site {self.name}: the job promises secure aggregation, and its round does without")
+        # Charged before keys are agreed on: a site that cannot pay drops out before any other has masked for nothing.
+        self._charge(this)
         self._secure = self._secure_round(this, accepted.member, request.value_range)
         return self._secure_reply(request.run_id, this.index, wire.SECURE_STAGES[0], b"")
 
@@ -266,10 +274,8 @@ class Site:
         )
         return _Round(accepted, request.round_index, start, plan)
 
-    def _secure_round(self, this: _Round, member: Member, value_range: float | None) -> SecureRound:
+    def _secure_round(self, this: _Round, member: Member, value_range: float) -> SecureRound:
         """The round as secure aggregation sees it: terms of this site's own making, and an update made on demand."""
-        if value_range is None:
-            raise PolicyError(f"site {self.name}: the job promises secure aggregation, and its round does without")
         if self._identity is None:
             raise PolicyError(f"site {self.name} has no identity in the federation", remedy="enrol the site first")
         accepted, entropy = this.job, self._identity.entropy(this.job.run_id, this.index)
@@ -296,10 +302,8 @@ class Site:
         )
 
     def _trained(self, this: _Round) -> AdapterState:
-        """Charge the round, then train it. The update may leave only after `_mark_released`."""
+        """Train a round that is charged. The update may leave only after `_mark_released`."""
         accepted, event = this.job, this.plan.event()
-        if event is not None:
-            self._reserve(accepted.run_id, this.index, event)
         # Nothing of the records is in this check, so a refusal here leaves the reservation open.
         accepted.model.load(this.start)
         accepted.model.check_output()

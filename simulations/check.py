@@ -13,12 +13,18 @@ from yoriai.client.workbench import Workbench
 from yoriai.config import JobConfig
 from yoriai.errors import RecordError
 from yoriai.privacy.accounting import SampledGaussian, epsilon
+from yoriai.privacy.secagg import FixedPoint
+from yoriai.privacy.secagg.fixedpoint import packed_bytes
+from yoriai.privacy.secagg.messages import HEADER_BYTES, SIGNATURE_BYTES
 from yoriai.simulations.experiment import DataSource, Experiment, noise_multiplier, resolve
 from yoriai.simulations.progress import Observer, Silent
 from yoriai.simulations.report_html import size_text
 from yoriai.simulations.reporting import describe
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.rule import get_rule
+
+# Of a masked update: its frame, the count of clipped values, the signature.
+MASKED_OVERHEAD_BYTES = HEADER_BYTES + 8 + SIGNATURE_BYTES
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,9 @@ class Check:
         epsilon: of all rounds without the spare ones; None without privacy.
         epsilon_with_spares: of all rounds and spare ones.
         bytes_offer: of the message that brings a site the job and the complete adapter, once.
-        bytes_down, bytes_up: of one round's messages to and from a site, at most.
+        bytes_down, bytes_up: of one round's adapter to a site, and of the update from it, at most; the keys and shares
+            of secure aggregation come on top.
+        word_bits: width of one masked value; None without secure aggregation.
         parameters: trained in a round, at most.
     """
 
@@ -56,6 +64,7 @@ class Check:
     bytes_down: int
     bytes_up: int
     parameters: int
+    word_bits: int | None
 
 
 def fit(experiment: Experiment, observer: Observer) -> Fitted:
@@ -116,6 +125,7 @@ def check(
         bytes_down=len(wire.encode(_request(job, moving))),
         bytes_up=max(len(wire.encode(_update(experiment, update))) for update in updates),
         parameters=max(update.size_bytes for update in updates) // 4,
+        word_bits=_word_bits(experiment),
     )
 
 
@@ -135,12 +145,22 @@ def print_check(found: Check, console: Console) -> None:
             f"traffic  to each site {size_text(found.bytes_offer)} once; each round {size_text(found.bytes_down)} "
             f"down and {size_text(found.bytes_up)} up"
         ),
-        Text("secure aggregation is off: the coordinator can read single updates", style="bold red"),
+        _secure_line(found),
     ]
     for line in lines:
         console.print(line, highlight=False)
     console.print()
     console.print(_table(found))
+
+
+def _secure_line(found: Check) -> Text:
+    if found.word_bits is None:
+        return Text("secure aggregation is off: the coordinator can read single updates", style="bold red")
+    bits, weight = found.experiment.job.secure_aggregation.bits, sum(found.experiment.roster().weights.values())
+    return Text(
+        f"masking  {bits} bits a value in words of {found.word_bits} bits (weights add up to {weight}), "
+        f"{found.word_bits / 8:g} bytes a parameter; keys and shares come on top"
+    )
 
 
 def _privacy_line(found: Check) -> Text:
@@ -193,7 +213,23 @@ def _request(job: JobConfig, moving: AdapterState) -> wire.TrainRequest:
     )
 
 
-def _update(experiment: Experiment, update: AdapterState) -> wire.PlainUpdate:
+def _word_bits(experiment: Experiment) -> int | None:
+    if not experiment.job.secure_aggregation.enabled:
+        return None
+    return FixedPoint(experiment.job.secure_aggregation.bits, 1.0).word_bits(sum(experiment.roster().weights.values()))
+
+
+def _update(experiment: Experiment, update: AdapterState) -> wire.Message:
+    """A message of the size that an update has."""
+    width = _word_bits(experiment)
+    if width is not None:
+        return wire.SecureReply(
+            run_id=_run_id(experiment.job),
+            round_index=experiment.job.federation.rounds - 1,
+            stage="mask",
+            site=max((site.name for site in experiment.sites), key=len),
+            payload=bytes(MASKED_OVERHEAD_BYTES + packed_bytes(update.size_bytes // 4, width)),
+        )
     return wire.PlainUpdate(
         run_id=_run_id(experiment.job),
         round_index=experiment.job.federation.rounds - 1,

@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 from yoriai.errors import EXIT_INTERRUPTED, EXIT_PARTIAL, ConfigError, YoriaiError
+from yoriai.simulations.bench_cli import bench
 
 _console = Console()
 
@@ -39,6 +40,7 @@ def mount(app: typer.Typer) -> None:
     job.command("check")(job_check)
     job.command("schema")(job_schema)
     app.add_typer(job, name="job")
+    app.add_typer(bench, name="bench")
 
 
 def simulate(

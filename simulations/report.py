@@ -156,6 +156,10 @@ class RoundReport(_Part):
         default=None, description="Largest epsilon that any site has spent up to this round."
     )
     update_norm: Amount | None = Field(default=None, description="L2 norm of the mean update.")
+    clipped: Count | None = Field(
+        default=None, description="Values clipped by the range of the secure sum, over all sites; null in the clear."
+    )
+    voided: Count = Field(default=0, description="How often the round was void and begun afresh.")
     seconds: Amount
     bytes_up: Count
     bytes_down: Count

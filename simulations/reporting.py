@@ -177,6 +177,8 @@ def _round(record: RoundRecord, outcome: Outcome, measured: Measured) -> RoundRe
         accuracy=None if total is None else total.accuracy,
         epsilon=_epsilon_after(outcome, number),
         update_norm=record.update_norm,
+        clipped=record.clipped,
+        voided=len(record.voided),
         seconds=record.seconds,
         bytes_up=sum(record.bytes_up.values()),
         bytes_down=sum(record.bytes_down.values()),

@@ -159,7 +159,7 @@ def test_a_request_with_anothers_public_key_is_refused() -> None:
         authority().sign_request(forged.public_bytes(Encoding.PEM), now=NOW, valid_for=YEAR)
 
 
-@pytest.mark.parametrize("name", ["", "North", "a" * 65, "../etc", "a b", "-a", "ä", "a\n"])
+@pytest.mark.parametrize("name", ["", "north!", "a" * 65, "../etc", "a b", "-a", "ä", "a\n"])
 def test_names_that_are_not_plain_are_refused(name: str) -> None:
     with pytest.raises(IdentityError):
         make_request(name, signing_key("x"))

@@ -10,6 +10,7 @@ from tests.simulations.conftest import Run
 from tests.world import job_settings
 from yoriai.config import JobConfig
 from yoriai.errors import RecordError
+from yoriai.simulations.api import simulate
 from yoriai.simulations.check import Check, check, print_check
 from yoriai.simulations.experiment import DataSource
 
@@ -36,13 +37,28 @@ def test_it_foretells_noise_epsilon_and_bytes_of_the_run(run: Run, base: Path, s
     assert found.epsilon is not None
     assert found.epsilon_with_spares is not None
     assert found.epsilon < found.epsilon_with_spares <= 8.0
-    # Two rounds of three sites, without the offer, which the first round carries.
-    for moved in report.rounds[1:]:
-        assert moved.bytes_up == pytest.approx(3 * found.bytes_up, abs=3 * HEADER_SLACK)
-        assert moved.bytes_down == pytest.approx(3 * found.bytes_down, abs=3 * HEADER_SLACK)
-    offered = report.rounds[0].bytes_down - report.rounds[1].bytes_down
-    assert offered == pytest.approx(3 * found.bytes_offer, abs=3 * HEADER_SLACK)
     assert found.parameters == report.adapter.parameters_trained
+
+
+def test_it_foretells_the_bytes_of_rounds_in_the_clear(base: Path, sites: Path, tmp_path: Path) -> None:
+    plain = {"secure_aggregation.enabled": False, "federation.rounds": 2}
+    found = checked(base, sites, **plain)
+    report = simulate(data=sites, settings=job_settings(base) | plain, out=tmp_path / "run")
+    # The first round carries the offer.
+    first, second = report.rounds
+    assert second.bytes_up == pytest.approx(3 * found.bytes_up, abs=3 * HEADER_SLACK)
+    assert second.bytes_down == pytest.approx(3 * found.bytes_down, abs=3 * HEADER_SLACK)
+    offered = first.bytes_down - second.bytes_down
+    assert offered == pytest.approx(3 * found.bytes_offer, abs=3 * HEADER_SLACK)
+
+
+def test_it_foretells_the_size_of_a_masked_update(base: Path, sites: Path, run: Run) -> None:
+    found = checked(base, sites)
+    # Weights 3, 2 and 2 add up to 7, which takes three bits more than the sixteen of one value.
+    assert found.word_bits == 19
+    assert f"words of {found.word_bits} bits" in " ".join(shown(found).split())
+    masked = 3 * found.bytes_up
+    assert masked < run.report.rounds[-1].bytes_up < masked + 3 * 10_000
 
 
 def test_the_screen_holds_every_figure_and_fits_80_columns(base: Path, sites: Path) -> None:
@@ -52,7 +68,7 @@ def test_the_screen_holds_every_figure_and_fits_80_columns(base: Path, sites: Pa
     flat = " ".join(text.split())
     assert f"noise multiplier {found.noise_multiplier:.4f}" in flat
     assert f"epsilon {found.epsilon:.3f} for 3 rounds, {found.epsilon_with_spares:.3f} with 1 spare" in flat
-    assert "secure aggregation is off" in flat
+    assert "masking 16 bits a value" in flat
     for line in ("a 30 12 3 0", "b 24 12 2 0", "c 20 12 2 0"):
         assert f"{line} {found.epsilon:.3f} 1e-05" in flat
 

@@ -58,10 +58,9 @@ def test_another_file_is_refused(content: str, tmp_path: Path) -> None:
         load_work_orders(tmp_path / "a.csv")
 
 
-def test_prompts_are_left_as_they_stand_unless_asked(tmp_path: Path) -> None:
-    path = _write(tmp_path / "a.csv", ("A", "Fix IT", "BUCKET"))
-    assert excavators(csv_path=path)[0].train[0].prompt == "Fix IT"
-    assert excavators(csv_path=path, lower_case_prompts=True)[0].train[0].prompt == "fix it"
+def test_prompts_are_lower_case_without_full_stops_around(tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.csv", ("A", "Fix IT no. 3.", "BUCKET"))
+    assert excavators(csv_path=path)[0].train[0].prompt == "fix it no. 3"
 
 
 def test_the_published_counts(work_orders: Path) -> None:

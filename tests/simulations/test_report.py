@@ -9,8 +9,7 @@ import jsonschema
 import pytest
 
 from tests.simulations.report_fixture import ALL_KINDS, KIND_NAMES, changed, example_report, interrupted_report
-from yoriai.errors import CheckpointError, ConfigError
-from yoriai.simulations import report as report_module
+from yoriai.errors import ConfigError
 from yoriai.simulations.report import (
     Report,
     Score,
@@ -18,7 +17,6 @@ from yoriai.simulations.report import (
     report_json,
     report_schema,
     wilson_interval,
-    write_atomically,
     write_report,
 )
 
@@ -90,19 +88,6 @@ def test_same_report_gives_the_same_files(tmp_path: Path) -> None:
     first = write_report(interrupted_report(), tmp_path / "one")
     second = write_report(interrupted_report(), tmp_path / "two")
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
-
-
-def test_failed_write_keeps_the_old_file_and_leaves_no_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write_atomically(tmp_path / "report.json", b"old")
-
-    def no_space(_descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(report_module.os, "fsync", no_space)
-    with pytest.raises(CheckpointError, match="No space left"):
-        write_atomically(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_missing_report_says_where_it_was_sought(tmp_path: Path) -> None:
