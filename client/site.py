@@ -14,16 +14,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from yoriai import wire
-from yoriai.client.lora import AdaptedModel
+from yoriai.client.job import AcceptedJob, Round, round_of
 from yoriai.client.policy import check_base, check_membership, read_job, round_event
-from yoriai.client.prepared import PreparedRecords
 from yoriai.client.records import SiteRecords
 from yoriai.client.secure import SecureRound, SiteIdentity
-from yoriai.client.train import TrainingPlan, train_round
+from yoriai.client.train import train_round
 from yoriai.client.workbench import PrefixProgress, Workbench
 from yoriai.config import JobConfig, SiteConfig
 from yoriai.errors import (
-    AdapterError,
     BudgetError,
     PolicyError,
     ProtocolError,
@@ -38,7 +36,6 @@ from yoriai.privacy.randomness import RandomSource, SystemSource
 from yoriai.privacy.round_terms import round_terms
 from yoriai.privacy.secagg import Member, Update, quantise
 from yoriai.strategies.adapter import AdapterState
-from yoriai.strategies.rule import get_rule
 
 _log = logging.getLogger("yoriai.site")
 
@@ -59,28 +56,6 @@ class SiteHooks:
     on_prefix: PrefixProgress | None = None
     on_step: Callable[[int], None] | None = None
     on_fault: Callable[[str], None] = _log.warning
-
-
-@dataclass(frozen=True)
-class _AcceptedJob:
-    run_id: str
-    job: JobConfig
-    model: AdaptedModel
-    records: PreparedRecords
-    start: AdapterState
-    weight: int
-    noise_multiplier: float | None
-    member: Member | None
-
-
-@dataclass(frozen=True)
-class _Round:
-    """A round that was asked for and may be trained: nothing of the records was looked at for it yet."""
-
-    job: _AcceptedJob
-    index: int
-    start: AdapterState
-    plan: TrainingPlan
 
 
 class Site:
@@ -109,7 +84,7 @@ class Site:
         self._policy, self._records = config.policy, records
         self._workbench, self._ledger, self._identity = workbench, ledger, identity
         self._hooks = hooks or SiteHooks()
-        self._accepted: _AcceptedJob | None = None
+        self._accepted: AcceptedJob | None = None
         self._secure: SecureRound | None = None
 
     def handle(self, data: bytes) -> bytes:
@@ -156,7 +131,7 @@ class Site:
         self._workbench.encode(self._records.train, job.task)
         if event is not None:
             self._approve(offer.run_id, event, job)
-        self._accepted = _AcceptedJob(
+        self._accepted = AcceptedJob(
             run_id=offer.run_id,
             job=job,
             model=model,
@@ -187,7 +162,7 @@ class Site:
             )
         self._ledger.approve(run_id, event, job.federation.rounds + job.privacy.spare_rounds)
 
-    def _charge(self, this: _Round) -> None:
+    def _charge(self, this: Round) -> None:
         """Charge a round, within what the job may have in all; the ledger alone would let it take the site's whole."""
         run_id, event = this.job.run_id, this.plan.event()
         if event is None:
@@ -214,7 +189,7 @@ class Site:
                 reason="this run's job is not known here; offer it again",
                 unknown_job=True,
             )
-        this = self._round(accepted, request)
+        this = round_of(self.name, accepted, request, self._workbench.speed.physical_batch_size)
         if accepted.member is None:
             self._charge(this)
             update = self._trained(this)
@@ -242,7 +217,7 @@ class Site:
         reply = self._secure.answer(stage, payload)
         return wire.SecureReply(run_id=run_id, round_index=round_index, stage=stage, site=self.name, payload=reply)
 
-    def _job_of(self, run_id: str) -> _AcceptedJob | None:
+    def _job_of(self, run_id: str) -> AcceptedJob | None:
         """The accepted job of a run, if it still stands."""
         accepted = self._accepted
         if accepted is None or accepted.run_id != run_id:
@@ -253,28 +228,7 @@ class Site:
             return None
         return accepted
 
-    def _round(self, accepted: _AcceptedJob, request: wire.TrainRequest) -> _Round:
-        """What a request asks for, checked against the job; reserves nothing yet."""
-        start = accepted.start.merged_with(AdapterState.from_bytes(request.payload))
-        if start.digest() != request.adapter_digest:
-            raise AdapterError("the adapter of this round is not the one that its digest names")
-        if not 0 <= request.round_index < accepted.job.federation.rounds:
-            raise PolicyError(
-                f"site {self.name}: the job has no such round",
-                found=f"round_index {request.round_index}",
-                expected=f"0 to {accepted.job.federation.rounds - 1}",
-            )
-        accepted.model.check(start)
-        plan = training_plan(
-            accepted.job,
-            request.round_index,
-            weight=accepted.weight,
-            noise_multiplier=accepted.noise_multiplier,
-            physical_batch_size=self._workbench.speed.physical_batch_size,
-        )
-        return _Round(accepted, request.round_index, start, plan)
-
-    def _secure_round(self, this: _Round, member: Member, value_range: float) -> SecureRound:
+    def _secure_round(self, this: Round, member: Member, value_range: float) -> SecureRound:
         """The round as secure aggregation sees it: terms of this site's own making, and an update made on demand."""
         if self._identity is None:
             raise PolicyError(f"site {self.name} has no identity in the federation", remedy="enrol the site first")
@@ -301,7 +255,7 @@ class Site:
             spend=lambda identity: self._mark_released(this, identity),
         )
 
-    def _trained(self, this: _Round) -> AdapterState:
+    def _trained(self, this: Round) -> AdapterState:
         """Train a round that is charged. The update may leave only after `_mark_released`."""
         accepted, event = this.job, this.plan.event()
         # Nothing of the records is in this check, so a refusal here leaves the reservation open.
@@ -326,27 +280,9 @@ class Site:
             raise
         return trained.update
 
-    def _mark_released(self, this: _Round, identity: bytes | None = None) -> None:
+    def _mark_released(self, this: Round, identity: bytes | None = None) -> None:
         """Record durably that the round's update is about to leave; it never leaves a second time."""
         if this.plan.event() is not None:
             self._ledger.mark_released(this.job.run_id, this.index)
         elif identity is not None:
             self._ledger.mark_left(identity)
-
-
-def training_plan(
-    job: JobConfig, round_index: int, *, weight: int, noise_multiplier: float | None, physical_batch_size: int
-) -> TrainingPlan:
-    """One round's plan at a site of this weight; a pure function of job and roster."""
-    training = job.training
-    return TrainingPlan(
-        factors=get_rule(job.federation.rule).trainable(round_index),
-        local_steps=training.local_steps,
-        sampling_rate=training.sampling_rate,
-        divisor=training.sampling_rate * weight * training.records_per_weight,
-        optimizer=training.optimizer,
-        learning_rate=training.learning_rate,
-        clip_norm=job.privacy.clip_norm,
-        noise_multiplier=noise_multiplier,
-        physical_batch_size=physical_batch_size,
-    )

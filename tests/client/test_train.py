@@ -10,11 +10,11 @@ import torch
 
 from tests.client.conftest import LABELS, Attach, JobMaker, start_for
 from yoriai.client.encoding import Example
+from yoriai.client.job import training_plan
 from yoriai.client.lora import AdaptedModel
 from yoriai.client.measure import Tally
 from yoriai.client.prepared import Batch, PreparedRecords
 from yoriai.client.records import Record
-from yoriai.client.site import training_plan
 from yoriai.client.tasks import LabelHead, TaskHead
 from yoriai.client.train import TrainingPlan, train_round
 from yoriai.client.workbench import Workbench
