@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 PIP_ARGS ?=
-PYTEST_ARGS ?=
+PYTEST_ARGS ?= -n auto
 
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install $(PIP_ARGS)

@@ -1,0 +1,26 @@
+"""The benchmark measures real work: a small one must be exact and carry every figure."""
+
+import json
+
+from typer.testing import CliRunner
+
+from yoriai.cli import app
+from yoriai.simulations.bench_secagg import bench_secagg
+
+FIGURES = ("upload_bytes_per_param", "site_seconds", "coordinator_seconds")
+
+
+def test_a_small_benchmark_carries_every_figure() -> None:
+    found = bench_secagg(20_000, 6, 1, 3, 16)
+    assert {"params", "sites", "dropped", "bits", "peak_rss_mb", "flower", "ratio", *FIGURES} <= set(found)
+    assert set(FIGURES) <= set(found["flower"])
+    # 16 bits and the weights of six sites: 19 bits a value, and a few hundred bytes around them.
+    assert 19 / 8 <= found["upload_bytes_per_param"] < 19 / 8 + 0.02
+    assert found["flower"]["upload_bytes_per_param"] >= 8
+
+
+def test_the_command_prints_json() -> None:
+    arguments = ["bench", "secagg", "--params", "2000", "--sites", "4", "--dropped", "1", "--neighbours", "2", "--json"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["params"] == 2000
