@@ -232,24 +232,24 @@ class Coordinator:
     def _collect_once(self, checkpoint: Checkpoint, asked: Sequence[str]) -> Collected:
         index, least = checkpoint.next_round, self._job.federation.min_sites
         expected = checkpoint.adapter.select(self._rule.trainable(index))
-        if self._signed_roster is None:
-            replies, missing = self._begin(checkpoint, asked, None)
-            try:
+        signed = self._signed_roster
+        terms = self._terms(checkpoint, signed, expected) if signed else None
+        replies, missing = self._begin(checkpoint, asked, terms.grid.value_range if terms else None)
+        try:
+            if signed is None or terms is None:
                 collected = plain_mean(
                     replies, expected=expected, round_index=index, weights=self._roster.weights, least=least
                 )
-            except RoundError as error:
-                raise _with_reasons(error, missing) from None
-        else:
-            terms = self._terms(checkpoint, self._signed_roster, expected)
-            replies, missing = self._begin(checkpoint, asked, terms.grid.value_range)
-            collected = secure_mean(
-                replies,
-                directory=self._signed_roster.directory,
-                terms=terms,
-                expected=expected,
-                exchange=lambda stage, payloads: self._stage(index, stage, payloads),
-            )
+            else:
+                collected = secure_mean(
+                    replies,
+                    directory=signed.directory,
+                    terms=terms,
+                    expected=expected,
+                    exchange=lambda stage, payloads: self._stage(index, stage, payloads),
+                )
+        except RoundError as error:
+            raise _with_reasons(error, missing) from None
         return replace(collected, missing={**missing, **collected.missing})
 
     def _terms(self, checkpoint: Checkpoint, signed: SignedRoster, expected: AdapterState) -> RoundTerms:
