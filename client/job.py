@@ -8,7 +8,6 @@ from yoriai.client.prepared import PreparedRecords
 from yoriai.client.train import TrainingPlan
 from yoriai.config import JobConfig
 from yoriai.errors import AdapterError, PolicyError
-from yoriai.privacy.secagg import Member
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.rule import get_rule
 
@@ -20,7 +19,7 @@ class AcceptedJob:
     Attributes:
         start: the adapter of the offer, whose fixed factors hold for the whole job.
         weight: from the roster.
-        member: this site as a party of secure aggregation; None for a job in the clear.
+        offer: what was accepted, without the adapter.
     """
 
     run_id: str
@@ -30,7 +29,7 @@ class AcceptedJob:
     start: AdapterState
     weight: int
     noise_multiplier: float | None
-    member: Member | None
+    offer: wire.JobOffer
 
 
 @dataclass(frozen=True)

@@ -29,16 +29,16 @@ class SiteIdentity:
         certificate: its own, DER, issued by the federation's CA.
         trust: the pinned CA and the newest revocation list, as of now.
         memory: the highest roster that it has accepted.
-        entropy: random bytes by run id and round; tests only put in another source than the system's.
+        entropy: random bytes for a round, by its index; tests only put in another source than the system's.
     """
 
     key: SigningKey
     certificate: bytes
     trust: Callable[[], Trust]
     memory: RosterMemory
-    entropy: Callable[[str, int], Entropy] = lambda _run, _round: os.urandom
+    entropy: Callable[[int], Entropy] = lambda _: os.urandom
 
-    def member(self, name: str, policy: PolicySection, offer: wire.JobOffer) -> Member:
+    def member(self, name: str, policy: PolicySection, offer: wire.JobOffer, round_index: int) -> Member:
         """This site as a member of the offered roster.
 
         Raises:
@@ -47,18 +47,18 @@ class SiteIdentity:
         """
         trust = self.trust()
         roster = read_roster(offer.signed_roster.encode(), trust)
-        self.memory.accept(roster)
+        position = roster.position(name)
         if {entry.name: entry.weight for entry in roster.sites} != offer.roster.weights:
             raise PolicyError(f"site {name}: the offer's weights are not those of the signed roster")
         directory = Directory(roster, trust)
-        position = roster.position(name)
         directory.check(position, self.certificate)
+        self.memory.accept(roster)
         return Member(
             self.key,
             self.certificate,
             position,
             directory,
-            os.urandom,
+            self.entropy(round_index),
             SitePolicy(min_sites=policy.min_sites, allow_counts=False),
         )
 

@@ -11,7 +11,7 @@ import logging
 import os
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from yoriai import wire
 from yoriai.client.job import AcceptedJob, Round, round_of
@@ -93,7 +93,8 @@ class Site:
         try:
             message = wire.decode(data)
             run_id = message.run_id
-            reply = self._answer(message)
+            with self._workbench.lock:  # Two rounds at once would mix their gradients in the one model.
+                reply = self._answer(message)
         except RecordError as error:
             self._hooks.on_fault(f"site {self.name}: {error}")
             reason = f"the records of site {self.name} do not fit the job; its own log says where"
@@ -121,7 +122,10 @@ class Site:
         self._accepted = self._secure = None
         job = read_job(offer)
         check_membership(self.name, self._policy, job, offer)
-        member = self._member(job, offer)
+        if job.secure_aggregation.enabled:
+            self._member(offer, 0)
+        elif not self._policy.allow_plain_updates:
+            raise PolicyError(f"site {self.name}: policy forbids jobs without secure aggregation")
         check_base(self.name, self._policy, job, offer, self._workbench.base.digest)
         event = round_event(self.name, self._policy, job, offer, records=len(self._records.train))
         model = self._workbench.model(job)
@@ -139,19 +143,15 @@ class Site:
             start=start,
             weight=offer.roster.weights[self.name],
             noise_multiplier=offer.noise_multiplier,
-            member=member,
+            offer=offer.model_copy(update={"payload": b""}),
         )
         return wire.Acceptance(run_id=offer.run_id, site=self.name)
 
-    def _member(self, job: JobConfig, offer: wire.JobOffer) -> Member | None:
-        """This site as a party of secure aggregation; None where the job does without and the policy allows that."""
-        if not job.secure_aggregation.enabled:
-            if not self._policy.allow_plain_updates:
-                raise PolicyError(f"site {self.name}: policy forbids jobs without secure aggregation")
-            return None
+    def _member(self, offer: wire.JobOffer, round_index: int) -> Member:
+        """This site as a party of one round of secure aggregation, as of now."""
         if self._identity is None:
             raise PolicyError(f"site {self.name} has no identity in the federation", remedy="enrol the site first")
-        return self._identity.member(self.name, self._policy, offer)
+        return self._identity.member(self.name, self._policy, offer, round_index)
 
     def _approve(self, run_id: str, event: SampledGaussian, job: JobConfig) -> None:
         """Have the ledger promise the rounds. A run keeps the noise that it began with, or its losses would add up."""
@@ -190,7 +190,7 @@ class Site:
                 unknown_job=True,
             )
         this = round_of(self.name, accepted, request, self._workbench.speed.physical_batch_size)
-        if accepted.member is None:
+        if not accepted.job.secure_aggregation.enabled:
             self._charge(this)
             update = self._trained(this)
             self._mark_released(this)
@@ -199,9 +199,12 @@ class Site:
             )
         if request.value_range is None:
             raise PolicyError(f"site {self.name}: the job promises secure aggregation, and its round does without")
+        # Roster, certificates and clock are judged anew in every round.
+        member = self._member(accepted.offer, this.index)
+        secure = self._secure_round(this, member, request.value_range)
         # Charged before keys are agreed on: a site that cannot pay drops out before any other has masked for nothing.
         self._charge(this)
-        self._secure = self._secure_round(this, accepted.member, request.value_range)
+        self._secure = secure
         return self._secure_reply(request.run_id, this.index, wire.SECURE_STAGES[0], b"")
 
     def _go_on(self, message: wire.SecureStage) -> wire.Message:
@@ -230,9 +233,7 @@ class Site:
 
     def _secure_round(self, this: Round, member: Member, value_range: float) -> SecureRound:
         """The round as secure aggregation sees it: terms of this site's own making, and an update made on demand."""
-        if self._identity is None:
-            raise PolicyError(f"site {self.name} has no identity in the federation", remedy="enrol the site first")
-        accepted, entropy = this.job, self._identity.entropy(this.job.run_id, this.index)
+        accepted = this.job
         trained = this.start.select(this.plan.factors)
         terms = round_terms(
             accepted.job,
@@ -246,13 +247,19 @@ class Site:
 
         def make_update() -> Update:
             values = self._trained(this).flatten()
-            return Update(os.urandom(32), quantise(values, terms.grid, entropy))
+            try:
+                update = Update(os.urandom(32), quantise(values, terms.grid, member.entropy))
+                update.check(terms)
+            except Exception:
+                self._mark_released(this)  # As in training: that it failed is seen outside.
+                raise
+            return update
 
         return SecureRound(
-            replace(member, entropy=entropy),
+            member,
             terms,
             make_update=make_update,
-            spend=lambda identity: self._mark_released(this, identity),
+            spend=lambda _identity: self._mark_released(this),
         )
 
     def _trained(self, this: Round) -> AdapterState:
@@ -280,9 +287,14 @@ class Site:
             raise
         return trained.update
 
-    def _mark_released(self, this: Round, identity: bytes | None = None) -> None:
-        """Record durably that the round's update is about to leave; it never leaves a second time."""
+    def _mark_released(self, this: Round) -> None:
+        """Record durably that the round's update is about to leave.
+
+        A charge covers one release. Without privacy there is no charge, and a round may leave once and, after
+        interruptions, as often again as the job has spare rounds.
+        """
+        run_id, job = this.job.run_id, this.job.job
         if this.plan.event() is not None:
-            self._ledger.mark_released(this.job.run_id, this.index)
-        elif identity is not None:
-            self._ledger.mark_left(identity)
+            self._ledger.mark_released(run_id, this.index)
+        elif job.secure_aggregation.enabled:
+            self._ledger.mark_left(run_id, this.index, at_most=1 + job.privacy.spare_rounds)

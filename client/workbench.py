@@ -3,6 +3,7 @@
 A site has one workbench; in a simulation all sites share one, because the base is the same for all of them.
 """
 
+import threading
 from collections.abc import Callable, Sequence
 
 import torch
@@ -27,10 +28,14 @@ class Workbench:
     Args:
         base: frozen, on its device.
         speed: threads, prefix cache, physical batch size.
+
+    Attributes:
+        lock: held by whoever trains or answers with it; one job at a time.
     """
 
     def __init__(self, base: BaseModel, speed: SpeedSection) -> None:
         self.base, self.speed = base, speed
+        self.lock = threading.Lock()
         if speed.threads:
             torch.set_num_threads(speed.threads)
         self._built_for: tuple[object, ...] | None = None

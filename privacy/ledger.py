@@ -150,18 +150,19 @@ class Ledger:
                 )
             self._append(kind="released", job_id=job_id, round_index=round_index)
 
-    def mark_left(self, identity: bytes) -> None:
+    def mark_left(self, job_id: str, round_index: int, at_most: int) -> None:
         """Record that an update which no charge covers (a job without privacy) leaves; durable when it returns.
 
         Raises:
-            LedgerError: an update of this identity left before. Nothing may be sent.
+            LedgerError: updates of this round left `at_most` times already. Nothing may be sent.
         """
         with self._writing():
-            if identity.hex() in self._book.left:
+            if self._book.left[job_id, round_index] >= at_most:
                 raise LedgerError(
-                    f"ledger {self._path.name}: an update must not leave twice", remedy="train the round anew"
+                    f"ledger {self._path.name}: round {round_index} of job {job_id} left {at_most} times already",
+                    remedy="start a new run",
                 )
-            self._append(kind="left", update=identity.hex())
+            self._append(kind="left", job_id=job_id, round_index=round_index)
 
     def finish(self, job_id: str) -> None:
         """Close a job's plan, so that its unused rounds are free for other jobs. Charges stay. Durable; repeatable."""

@@ -50,8 +50,8 @@ class Book:
     charges: list[Charge] = field(default_factory=list)
     # The last charge of each (job, round), by its place in `charges`.
     latest: dict[tuple[str, int], int] = field(default_factory=dict)
-    # Identities of updates that left without a charge.
-    left: set[str] = field(default_factory=set)
+    # How often an update of each (job, round) left without a charge.
+    left: Counter[tuple[str, int]] = field(default_factory=Counter)
 
     def apply(self, number: int, body: Mapping[str, Any], row_hash: str) -> None:
         kind = body["kind"]
@@ -73,7 +73,7 @@ class Book:
             place = self.latest[body["job_id"], body["round_index"]]
             self.charges[place] = replace(self.charges[place], released=True)
         elif kind == "left":
-            self.left.add(body["update"])
+            self.left[body["job_id"], body["round_index"]] += 1
         else:
             raise ValueError("unknown kind of row")
         self.number, self.hash = number, row_hash

@@ -137,6 +137,8 @@ class RosterMemory:
                 raise IdentityError("the roster is older than one seen before", found=found, expected=least)
             if roster.serial == int(serial) and digest != roster.digest.hex():
                 raise IdentityError("two rosters with one serial number", found=serial, remedy="tell the consortium")
+            if digest == roster.digest.hex():
+                return
         fresh = self._path.with_name(self._path.name + ".new")
         with fresh.open("w") as file:
             file.write(seen)

@@ -36,6 +36,18 @@ class Collected:
     next_range: float | None = None
 
 
+class VoidRound(RoundError):
+    """A round of secure aggregation with too few sites. Nothing opened.
+
+    Args:
+        masked: whether sites may have masked, and so released, their updates by then.
+    """
+
+    def __init__(self, found: str, *, masked: bool) -> None:
+        super().__init__("the round is void", found=found)
+        self.masked = masked
+
+
 def plain_mean(
     replies: Replies, *, expected: AdapterState, round_index: int, weights: Mapping[str, int], least: int
 ) -> Collected:
@@ -85,20 +97,23 @@ def secure_mean(
         exchange: for the stages that follow.
 
     Raises:
-        RoundError: too few sites are left. The round is void, nothing opened.
+        VoidRound: too few sites are left.
     """
     missing: dict[str, str] = {}
     stage: Any = Advertising(directory, terms)
     replies = _payloads(advertisements, wire.SECURE_STAGES[0], terms.round_index, missing)
+    masked = False
     try:
         for name in wire.SECURE_STAGES[1:]:
             stage, payloads = stage.step(replies.items())
+            masked = masked or name == "mask"
             answers, faults = exchange(name, payloads)
             missing |= {site: f"{reason} (stage {name})" for site, reason in faults.items()}
             replies = _payloads(answers, name, terms.round_index, missing)
         opened: Opened = stage.step(replies.items())
     except RoundError as error:
-        raise too_few(str(error), {**stage.refused, **missing}, terms.least_survivors) from None
+        found = too_few(str(error), {**stage.refused, **missing}, terms.least_survivors).found
+        raise VoidRound(found, masked=masked) from None
     missing = {**stage.refused, **missing}
     return Collected(
         mean_update=expected.unflatten(opened.mean()),

@@ -18,7 +18,7 @@ from yoriai.errors import CheckpointError, ConfigError, RoundError
 from yoriai.privacy.roster import Directory
 from yoriai.privacy.round_terms import first_range, round_terms
 from yoriai.privacy.secagg import RoundTerms
-from yoriai.server.collecting import Collected, plain_mean, secure_mean, too_few
+from yoriai.server.collecting import Collected, VoidRound, plain_mean, secure_mean, too_few
 from yoriai.server.messenger import UNEXPECTED, Messenger, Transport, one_line
 from yoriai.server.registry import Checkpoint, Registry, RoundRecord
 from yoriai.strategies.adapter import AdapterState
@@ -86,13 +86,13 @@ class Coordinator:
         signed_roster: SignedRoster | None = None,
         deadlines: Deadlines | None = None,
     ) -> None:
-        if job.secure_aggregation.enabled and signed_roster is None:
-            raise ConfigError("secure aggregation needs a signed roster", remedy="name the consortium's roster file")
+        if job.secure_aggregation.enabled:
+            _check_roster(signed_roster, roster)
         self._job, self._roster, self._rule = job, roster, rule
         self._base_digest, self._noise_multiplier = base_digest, noise_multiplier
         self._registry, self._run_id = registry, run_id
         self._messenger = Messenger(transport, run_id)
-        self._signed_roster = signed_roster
+        self._signed_roster = signed_roster if job.secure_aggregation.enabled else None
         self._deadlines = deadlines or Deadlines(**job.deadlines.model_dump())
         federation = job.federation
         self._optimizer = server_optimizer(federation.server_optimizer, momentum=federation.server_momentum)
@@ -194,7 +194,8 @@ class Coordinator:
             bytes_down=bytes_down,
             adapter_digest=adapter.digest(),
             clipped=collected.clipped,
-            voided=voided,
+            voided=tuple(str(void) for void in voided),
+            voided_masked=sum(void.masked for void in voided),
         )
         return replace(
             checkpoint,
@@ -211,21 +212,25 @@ class Coordinator:
         asked: Sequence[str],
         refused: Mapping[str, str],
         on_void: Callable[[RoundError], None] | None,
-    ) -> tuple[Collected, tuple[str, ...]]:
-        """What the round brought, and why it was begun afresh before that, if it was.
+    ) -> tuple[Collected, tuple[VoidRound, ...]]:
+        """What the round brought, and the rounds that were void before that.
 
-        A void round of secure aggregation opened nothing and left no trace; it begins again with new keys, and its
-        updates are trained anew. In the clear there is nothing that a repetition would mend.
+        A void round of secure aggregation opened nothing; it begins again with new keys, and its updates are trained
+        anew. Sites that had masked are charged again, so such repeats are kept to the job's spare rounds. In the clear
+        there is nothing that a repetition would mend.
         """
-        voided: list[str] = []
+        voided: list[VoidRound] = []
+        spare = self._job.privacy.spare_rounds - sum(record.voided_masked for record in checkpoint.rounds)
         while True:
             try:
                 return self._collect_once(checkpoint, asked), tuple(voided)
             except RoundError as error:
                 named = self._named(checkpoint, error, refused)
-                if self._signed_roster is None or len(voided) == _FRESH_STARTS:
+                if not isinstance(error, VoidRound) or len(voided) == _FRESH_STARTS:
                     raise named from None
-                voided.append(str(named))
+                voided.append(VoidRound(str(named), masked=error.masked))
+                if sum(void.masked for void in voided) > spare:
+                    raise named from None
                 if on_void is not None:
                     on_void(named)
 
@@ -248,14 +253,16 @@ class Coordinator:
                     expected=expected,
                     exchange=lambda stage, payloads: self._stage(index, stage, payloads),
                 )
+        except VoidRound as error:
+            raise VoidRound(_with_reasons(error, missing).found, masked=error.masked) from None
         except RoundError as error:
             raise _with_reasons(error, missing) from None
         return replace(collected, missing={**missing, **collected.missing})
 
     def _terms(self, checkpoint: Checkpoint, signed: SignedRoster, expected: AdapterState) -> RoundTerms:
-        value_range = checkpoint.value_range or first_range(
-            self._job, self._noise_multiplier, min(self._roster.weights.values())
-        )
+        value_range = checkpoint.value_range
+        if value_range is None:
+            value_range = first_range(self._job, self._noise_multiplier, min(self._roster.weights.values()))
         return round_terms(
             self._job,
             base_digest=self._base_digest,
@@ -288,9 +295,10 @@ class Coordinator:
             if checkpoint.optimizer_state
             else self._optimizer.init(mean_update)
         )
-        rate = federation.server_learning_rate * schedule_factor(
-            federation.schedule, checkpoint.next_round, federation.rounds
-        )
+        rate = federation.server_learning_rate
+        if self._job.privacy.noise == "none" and federation.server_learning_rate_without_noise is not None:
+            rate = federation.server_learning_rate_without_noise
+        rate *= schedule_factor(federation.schedule, checkpoint.next_round, federation.rounds)
         step, state = self._optimizer.step(mean_update, state, learning_rate=rate)
         return self._rule.combine(checkpoint.adapter, step, checkpoint.next_round), state
 
@@ -343,9 +351,22 @@ class Coordinator:
 
 def _with_reasons(error: RoundError, reasons: Mapping[str, str]) -> RoundError:
     """The same error with more sites named."""
-    named = "; ".join(f"{site}: {reason}" for site, reason in sorted(reasons.items()) if f"{site}: " not in error.found)
+    named = "; ".join(f"{site}: {reason}" for site, reason in sorted(reasons.items()) if not _names(error.found, site))
     found = f"{error.found}; {named}" if named else error.found
     return RoundError(error.what, found=found, expected=error.expected, remedy=error.remedy)
+
+
+def _names(text: str, site: str) -> bool:
+    """Whether a list of reasons has one of this site's."""
+    return any(f"{before}{site}: " in text for before in ("(", "; "))
+
+
+def _check_roster(signed: SignedRoster | None, roster: wire.Roster) -> None:
+    """Raise ConfigError unless there is a signed roster with these very weights."""
+    if signed is None:
+        raise ConfigError("secure aggregation needs a signed roster", remedy="name the consortium's roster file")
+    if {entry.name: entry.weight for entry in signed.directory.roster.sites} != roster.weights:
+        raise ConfigError("the run's weights are not those of the signed roster", remedy="have the roster signed anew")
 
 
 def last_checkpoint(registry: Registry, digest: str, run_id: str) -> Checkpoint | None:

@@ -29,7 +29,8 @@ class RoundRecord:
     """What the coordinator knows of one finished round.
 
     Bytes are those of the messages by site since the last record: those of the first one hold the job's offer too.
-    `clipped` counts the coordinates that the secure sum's range clipped; `voided` says why the round was begun afresh.
+    `clipped` counts the coordinates that the secure sum's range clipped. `voided` says why the round was begun afresh,
+    and `voided_masked` how often sites had masked by then.
     """
 
     round_index: int
@@ -42,6 +43,7 @@ class RoundRecord:
     adapter_digest: str
     clipped: int | None = None
     voided: tuple[str, ...] = ()
+    voided_masked: int = 0
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ _VALID_FOR = datetime.timedelta(days=3650)
 class Consortium:
     """The identities of one run, in a folder.
 
-    authority.der  roster  NAME.key  NAME.der
+    authority.der  roster  sites/NAME.key  sites/NAME.der
     """
 
     folder: Path
@@ -55,24 +55,25 @@ class Consortium:
 
     def key(self, site: str) -> SigningKey:
         """A site's private key."""
-        return read_key(self.folder / f"{site}.key")
+        return read_key(self.folder / "sites" / f"{site}.key")
 
     def certificate(self, site: str) -> bytes:
         """A site's certificate, DER."""
-        return (self.folder / f"{site}.der").read_bytes()
+        return (self.folder / "sites" / f"{site}.der").read_bytes()
 
     def _make(self, weights: Mapping[str, int], federation: str) -> None:
         """Create CA, sites and roster; the roster is written last, so that a half-made consortium is made anew."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        sites = self.folder / "sites"
+        sites.mkdir(parents=True, exist_ok=True)
         authority = Authority.create(federation, SigningKey.generate(), now=_now(), valid_for=_VALID_FOR)
         write_atomically(self.folder / "authority.der", authority.certificate.public_bytes(Encoding.DER))
         entries = []
         for name, weight in sorted(weights.items()):
             key = SigningKey.generate()
             certificate = authority.sign_request(make_request(name, key), now=_now(), valid_for=_VALID_FOR)
-            (self.folder / f"{name}.key").unlink(missing_ok=True)
-            write_key(self.folder / f"{name}.key", key)
-            write_atomically(self.folder / f"{name}.der", certificate)
+            (sites / f"{name}.key").unlink(missing_ok=True)
+            write_key(sites / f"{name}.key", key)
+            write_atomically(sites / f"{name}.der", certificate)
             entries.append(RosterEntry(name, fingerprint(certificate).hex(), weight))
         roster = Roster(federation, 1, _now() + _VALID_FOR, tuple(entries))
         write_atomically(self.folder / "roster", sign_roster(authority, roster))

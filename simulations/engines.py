@@ -4,6 +4,7 @@ import hashlib
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -61,17 +62,26 @@ class SiteSpec:
         if self.consortium is None:
             return None
         consortium, name = Consortium(self.consortium), self.records.name
-        memory = RosterMemory(self.consortium / f"{name}.seen")
+        memory = RosterMemory(self.consortium / "sites" / f"{name}.seen")
         key, certificate = consortium.key(name), consortium.certificate(name)
-        return SiteIdentity(key, certificate, consortium.trust, memory, self._entropy)
+        return SiteIdentity(key, certificate, consortium.trust, memory, self._entropy())
 
-    def _entropy(self, run_id: str, round_index: int) -> Entropy:
-        """Random bytes for one round's keys and rounding; seeded ones are for tests, as `randomness`."""
-        if self.noise_seed is None:
-            return os.urandom
-        key = b"%b:%b:%d" % (self.noise_seed, self.records.name.encode(), round_index)
-        drawn = count()
-        return lambda n: hashlib.shake_256(b"%b:%d" % (key, next(drawn))).digest(n)
+    def _entropy(self) -> Callable[[int], Entropy]:
+        """Random bytes for one round's keys and rounding.
+
+        Seeded ones are for tests, as `randomness`: the same in a resumed run, others when a process repeats a round.
+        """
+        seed, attempts = self.noise_seed, Counter[int]()
+        if seed is None:
+            return lambda _: os.urandom
+
+        def of_round(round_index: int) -> Entropy:
+            attempts[round_index] += 1
+            key = b"%b:%b:%d:%d" % (seed, self.records.name.encode(), round_index, attempts[round_index])
+            drawn = count()
+            return lambda n: hashlib.shake_256(b"%b:%d" % (key, next(drawn))).digest(n)
+
+        return of_round
 
     def open_ledger(self) -> Ledger:
         """The site's ledger, made when missing."""

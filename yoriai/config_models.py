@@ -146,7 +146,7 @@ class PrivacySection(_Table):
     noise: Literal["local", "none"] = Field(
         default="local",
         description="local: each site adds noise enough for the whole guarantee by itself. none: no differential "
-        "privacy; epsilon, delta and spare_rounds are ignored, and a site takes part only if its policy allows it.",
+        "privacy; epsilon and delta are ignored, and a site takes part only if its policy allows it.",
     )
     epsilon: float = Field(
         default=8.0,
@@ -164,7 +164,8 @@ class PrivacySection(_Table):
     )
     unit: Literal["record"] = Field(default="record", description="What is protected: one record.")
     spare_rounds: Whole = Field(
-        default=1, description="Rounds that may be repeated after an interruption without going beyond epsilon."
+        default=1,
+        description="Rounds that may be repeated after an interruption, in all; noise is calibrated for them too.",
     )
     accountant: Literal["pld", "prv"] = Field(
         default="pld",
@@ -191,6 +192,13 @@ class FederationSection(_Table):
     server_learning_rate: float = Field(
         default=0.01, gt=0, description="Step size of the server's optimiser (no unit)."
     )
+    server_learning_rate_without_noise: float | None = Field(
+        default=None,
+        gt=0,
+        description="Step size where privacy.noise is none; noise averages out over rounds, and so bears longer steps "
+        "than plain gradients do. Left out, it is the same.",
+        examples=[0.005],
+    )
     server_momentum: float = Field(
         default=0.9, ge=0, lt=1, description="Share of the former step that is kept in each round (no unit)."
     )
@@ -208,7 +216,8 @@ class SecureAggregationSection(_Table):
     bits: int = Field(default=16, ge=2, le=32, description="Bits of one quantised value of an update.")
     value_range: float | None = Field(
         default=None,
-        gt=0,
+        ge=1e-30,
+        le=1e30,
         description="Largest absolute value that the first round can carry; later rounds adapt it from the public "
         "count of clipped values. Left out, it follows from the noise.",
         examples=[0.5],
@@ -284,7 +293,9 @@ class PolicySection(_Table):
         default=False, description="Whether this site takes part in jobs without secure aggregation."
     )
     allow_no_privacy: bool = Field(
-        default=False, description="Whether this site takes part in jobs without differential privacy."
+        default=False,
+        description="Whether this site takes part in jobs without differential privacy. In those a coordinator that "
+        "cheats can repeat a round with one site fewer and subtract the sums.",
     )
 
 

@@ -44,7 +44,7 @@ class Message(_Strict):
 
     kind: ClassVar[str]
 
-    run_id: str
+    run_id: str = Field(max_length=128)
 
 
 class _Laden(Message):
@@ -93,7 +93,7 @@ class TrainRequest(_Laden):
     kind: ClassVar[str] = "train_request"
     round_index: _RoundIndex
     adapter_digest: str
-    value_range: float | None = None
+    value_range: float | None = Field(default=None, gt=0)
 
 
 class SecureStage(_Laden):
@@ -101,7 +101,7 @@ class SecureStage(_Laden):
 
     kind: ClassVar[str] = "secure_stage"
     round_index: _RoundIndex
-    stage: str
+    stage: str = Field(max_length=16)
 
 
 class SecureReply(_Laden):
@@ -109,7 +109,7 @@ class SecureReply(_Laden):
 
     kind: ClassVar[str] = "secure_reply"
     round_index: _RoundIndex
-    stage: str
+    stage: str = Field(max_length=16)
     site: str
 
 

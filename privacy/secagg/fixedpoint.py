@@ -29,6 +29,7 @@ from yoriai.privacy.secagg.secret import Guarded, SecretBytes
 from yoriai.privacy.secagg.shamir import Entropy
 
 MAX_BITS = 32
+SMALLEST_RANGE, LARGEST_RANGE = 1e-30, 1e30
 _MOST_CLIPPED, _FEW_CLIPPED = 1e-3, 1e-5
 
 
@@ -42,8 +43,9 @@ class FixedPoint:
     def __post_init__(self) -> None:
         if not 2 <= self.bits <= MAX_BITS:
             raise ProtocolError("bits of a quantised value", found=str(self.bits), expected=f"2 to {MAX_BITS}")
-        if not (math.isfinite(self.value_range) and self.value_range > 0):
-            raise ProtocolError("range of quantised values", expected="a finite number above 0")
+        # Beyond these the grid's step is no ordinary number, and whether rounding fails would depend on the values.
+        if not SMALLEST_RANGE <= self.value_range <= LARGEST_RANGE:
+            raise ProtocolError("range of quantised values", expected=f"{SMALLEST_RANGE:g} to {LARGEST_RANGE:g}")
 
     @property
     def top(self) -> int:
@@ -129,7 +131,8 @@ def next_range(value_range: float, clipped: int, coordinates: int) -> float:
     if coordinates < 1 or not 0 <= clipped <= coordinates:
         raise ProtocolError("count of clipped coordinates", expected="0 to the number of summed coordinates")
     share = clipped / coordinates
-    return value_range * (2.0 if share > _MOST_CLIPPED else 0.9 if share < _FEW_CLIPPED else 1.0)
+    wanted = value_range * (2.0 if share > _MOST_CLIPPED else 0.9 if share < _FEW_CLIPPED else 1.0)
+    return min(max(wanted, SMALLEST_RANGE), LARGEST_RANGE)
 
 
 def word_dtype(width: int) -> "np.dtype[Any]":

@@ -134,6 +134,6 @@ def default_job() -> JobConfig:
         task=TaskSection(kind="classify", template=TEMPLATE, labels=LABELS, max_tokens=64),
         training=TrainingSection(sampling_rate=0.25),
         privacy=PrivacySection(epsilon=8.0, delta=1e-5),
-        federation=FederationSection(rounds=32, server_learning_rate=0.045),
+        federation=FederationSection(rounds=32, server_learning_rate=0.045, server_learning_rate_without_noise=0.02),
         evaluation=EvaluationSection(every=8),
     )

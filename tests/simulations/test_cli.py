@@ -135,7 +135,7 @@ def test_job_check_prints_noise_epsilon_and_bytes(
     shown = capsys.readouterr()
     assert "noise multiplier 1." in shown.out
     assert "with 1 spare, at delta 1e-05" in shown.out
-    assert "each round 2." in shown.out
+    assert "masking  16 bits a value in words of 19 bits" in shown.out
     assert shown.err == ""
 
 
