@@ -71,7 +71,10 @@ def simulate(
         Path | None, typer.Option("--resume", help="Carry on the run in this folder; goes with --compare only.")
     ] = None,
 ) -> None:
-    """Train a shared adapter over many sites on this machine. Without arguments: five excavators, epsilon 8."""
+    """Train a shared adapter over many sites on this machine.
+
+    Without JOB.toml the defaults for the records serve; without --data as well, five excavators at epsilon 8.
+    """
     if resume is not None:
         _refuse_beside_resume(ctx)
     with _console.status("loading libraries"):
