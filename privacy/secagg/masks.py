@@ -124,8 +124,9 @@ def add_masks(words: Words, first: int, signed: Sequence[tuple[int, MaskKey]], s
 def for_each_block(count: int, work: Callable[[int, int], None], threads: int = 0) -> None:
     """Call `work(first, last)` once for every block of a vector of `count` values.
 
-    The cipher and numpy release the interpreter's lock over a block, so threads help; 0 means one a core. A vector of
-    one block stays on the calling thread.
+    numpy releases the interpreter's lock over a block, so threads help with quantising and packing; the cipher holds
+    it, so masks take as long on two threads as on one. 0 means one a core. A vector of one block stays on the calling
+    thread.
     """
     spans = [(first, min(first + BLOCK, count)) for first in range(0, count, BLOCK)]
     workers = min(threads or os.cpu_count() or 1, len(spans))
