@@ -144,3 +144,15 @@ def too_few(found: str, reasons: Mapping[str, str], least: int) -> RoundError:
         expected=f"at least {least} (federation.min_sites)",
         remedy="see to the sites named, then resume",
     )
+
+
+def with_reasons(error: RoundError, reasons: Mapping[str, str]) -> RoundError:
+    """The same error with more sites named."""
+    named = "; ".join(f"{site}: {reason}" for site, reason in sorted(reasons.items()) if not _names(error.found, site))
+    found = f"{error.found}; {named}" if named else error.found
+    return RoundError(error.what, found=found, expected=error.expected, remedy=error.remedy)
+
+
+def _names(text: str, site: str) -> bool:
+    """Whether a list of reasons has one of this site's."""
+    return any(f"{before}{site}: " in text for before in ("(", "; "))

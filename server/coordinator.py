@@ -4,10 +4,8 @@ It knows the job, the roster and the adapters. It has no base model and sees no 
 run this same code over different transports.
 """
 
-import hashlib
-import math
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,22 +16,15 @@ from yoriai.errors import CheckpointError, ConfigError, RoundError
 from yoriai.privacy.roster import Directory
 from yoriai.privacy.round_terms import first_range, round_terms
 from yoriai.privacy.secagg import RoundTerms
-from yoriai.server.collecting import Collected, VoidRound, plain_mean, secure_mean, too_few
+from yoriai.server.collecting import Collected, VoidRound, plain_mean, secure_mean, too_few, with_reasons
 from yoriai.server.messenger import UNEXPECTED, Messenger, Transport, one_line
 from yoriai.server.registry import Checkpoint, Registry, RoundRecord
+from yoriai.server.schedule import sample_sites, schedule_factor
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.rule import Rule
 from yoriai.strategies.server_opt import OptState, server_optimizer
 
-__all__ = [
-    "Coordinator",
-    "Deadlines",
-    "SignedRoster",
-    "Transport",
-    "last_checkpoint",
-    "sample_sites",
-    "schedule_factor",
-]
+__all__ = ["Coordinator", "Deadlines", "SignedRoster", "Transport", "last_checkpoint"]
 
 # How often a void round of secure aggregation is begun afresh before the run stops.
 _FRESH_STARTS = 2
@@ -254,9 +245,9 @@ class Coordinator:
                     exchange=lambda stage, payloads: self._stage(index, stage, payloads),
                 )
         except VoidRound as error:
-            raise VoidRound(_with_reasons(error, missing).found, masked=error.masked) from None
+            raise VoidRound(with_reasons(error, missing).found, masked=error.masked) from None
         except RoundError as error:
-            raise _with_reasons(error, missing) from None
+            raise with_reasons(error, missing) from None
         return replace(collected, missing={**missing, **collected.missing})
 
     def _terms(self, checkpoint: Checkpoint, signed: SignedRoster, expected: AdapterState) -> RoundTerms:
@@ -340,25 +331,13 @@ class Coordinator:
 
     def _named(self, checkpoint: Checkpoint, error: RoundError, more: Mapping[str, str] | None = None) -> RoundError:
         """The error with its round, and with the sites that were missing from the start."""
-        named = _with_reasons(error, more or {})
+        named = with_reasons(error, more or {})
         return RoundError(
             f"round {checkpoint.next_round + 1} has too few sites",
             found=named.found,
             expected=named.expected,
             remedy=named.remedy,
         )
-
-
-def _with_reasons(error: RoundError, reasons: Mapping[str, str]) -> RoundError:
-    """The same error with more sites named."""
-    named = "; ".join(f"{site}: {reason}" for site, reason in sorted(reasons.items()) if not _names(error.found, site))
-    found = f"{error.found}; {named}" if named else error.found
-    return RoundError(error.what, found=found, expected=error.expected, remedy=error.remedy)
-
-
-def _names(text: str, site: str) -> bool:
-    """Whether a list of reasons has one of this site's."""
-    return any(f"{before}{site}: " in text for before in ("(", "; "))
 
 
 def _check_roster(signed: SignedRoster | None, roster: wire.Roster) -> None:
@@ -382,24 +361,3 @@ def last_checkpoint(registry: Registry, digest: str, run_id: str) -> Checkpoint 
             remedy="resume with the job and base model it was started with, or choose another folder",
         )
     return stored
-
-
-def sample_sites(seed: int, round_index: int, sites: Collection[str], wanted: int) -> list[str]:
-    """Up to `wanted` of the sites, sorted; a function of its arguments alone, so the same after a resume.
-
-    Each site's turn is a hash of its own, so that one that drops out changes no other site's turn but its substitute's.
-    """
-
-    def turn(site: str) -> bytes:
-        return hashlib.sha256(f"{seed}:{round_index}:{site}".encode()).digest()
-
-    return sorted(sorted(sites, key=turn)[:wanted])
-
-
-def schedule_factor(schedule: str, round_index: int, rounds: int) -> float:
-    """Share of the server's learning rate in a round: 1 in the first, towards 0 at the end unless constant."""
-    if schedule == "linear":
-        return 1.0 - round_index / rounds
-    if schedule == "cosine":
-        return 0.5 * (1.0 + math.cos(math.pi * round_index / rounds))
-    return 1.0

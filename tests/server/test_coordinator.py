@@ -22,8 +22,8 @@ from tests.server.faulty import (
 from yoriai import wire
 from yoriai.config import job_digest, override
 from yoriai.errors import CheckpointError, RoundError
-from yoriai.server.coordinator import sample_sites, schedule_factor
 from yoriai.server.registry import Checkpoint, Registry
+from yoriai.server.schedule import sample_sites, schedule_factor
 from yoriai.strategies.adapter import AdapterState, weighted_mean, zeros_like
 
 INITIAL = initial_adapter()
