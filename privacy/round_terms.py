@@ -10,6 +10,7 @@ import numpy as np
 
 from yoriai.config import JobConfig, job_digest
 from yoriai.privacy.secagg import FixedPoint, RoundTerms
+from yoriai.privacy.secagg.fixedpoint import LARGEST_RANGE, SMALLEST_RANGE
 from yoriai.privacy.secagg.keyset import RUN_BYTES
 
 # Of a Gaussian beyond six standard deviations: 2e-9, so that a round of ordinary size clips no noise.
@@ -39,7 +40,12 @@ def round_terms(
 
 
 def first_range(job: JobConfig, noise_multiplier: float | None, least_weight: int) -> float:
-    """The public range of the first round: the job's own, or six standard deviations of the widest noise.
+    """The public range of the first round, within what a grid can have."""
+    return min(max(_wanted_range(job, noise_multiplier, least_weight), SMALLEST_RANGE), LARGEST_RANGE)
+
+
+def _wanted_range(job: JobConfig, noise_multiplier: float | None, least_weight: int) -> float:
+    """The job's own range, or six standard deviations of the widest noise.
 
     With a plain local optimizer a site's update carries noise of clip_norm · noise_multiplier · learning_rate over its
     divisor in each step; Adam's steps are about as long as the learning rate. Without noise there is nothing to go by,
