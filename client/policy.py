@@ -12,8 +12,8 @@ from yoriai import wire
 from yoriai.config import JobConfig, PolicySection
 from yoriai.errors import PolicyError, WireError
 from yoriai.privacy.accounting import SampledGaussian, epsilon
+from yoriai.privacy.roster import MAX_WEIGHT
 
-LARGEST_WEIGHT = 255
 LARGEST_STEPS = 1_000_000
 
 
@@ -32,10 +32,10 @@ def check_membership(site: str, policy: PolicySection, job: JobConfig, offer: wi
     weights = offer.roster.weights
     if site not in weights:
         raise PolicyError(f"site {site} is not in the roster", remedy="ask for a roster that names it")
-    if not all(1 <= weight <= LARGEST_WEIGHT for weight in weights.values()):
+    if not all(1 <= weight <= MAX_WEIGHT for weight in weights.values()):
         raise PolicyError(
             f"site {site}: the roster holds a weight that none may have",
-            expected=f"whole numbers from 1 to {LARGEST_WEIGHT}",
+            expected=f"whole numbers from 1 to {MAX_WEIGHT}",
         )
     if job.federation.min_sites < policy.min_sites or len(weights) < policy.min_sites:
         raise PolicyError(

@@ -16,8 +16,7 @@ from yoriai.privacy.identity import SigningKey, Trust
 from yoriai.privacy.roster import Directory, RosterMemory, read_roster
 from yoriai.privacy.secagg import Member, RoundTerms, SitePolicy, Update, advertise
 from yoriai.privacy.secagg import site as stages
-
-Entropy = Callable[[int], bytes]
+from yoriai.privacy.secagg.shamir import Entropy
 
 
 @dataclass(frozen=True, repr=False)

@@ -11,13 +11,14 @@ from itertools import count
 from pathlib import Path
 
 from yoriai.client.records import SiteRecords
-from yoriai.client.secure import Entropy, SiteIdentity
+from yoriai.client.secure import SiteIdentity
 from yoriai.client.site import Site, SiteHooks
 from yoriai.client.workbench import Workbench
 from yoriai.config import JobConfig, PolicySection, SiteConfig
 from yoriai.privacy.ledger import Ledger
 from yoriai.privacy.randomness import RandomSource, SeededSource, SystemSource
 from yoriai.privacy.roster import RosterMemory
+from yoriai.privacy.secagg.shamir import Entropy
 from yoriai.simulations.consortium import Consortium
 
 _LOG = logging.getLogger(__name__)

@@ -21,12 +21,12 @@ from yoriai.client.data import (
 from yoriai.config import JobConfig, override
 from yoriai.errors import ConfigError, RecordError
 from yoriai.privacy.accounting import calibrate
+from yoriai.privacy.roster import MAX_WEIGHT
 from yoriai.simulations.report import Data
 from yoriai.simulations.scenarios import excavators
 from yoriai.strategies.rule import get_rule, rule_names
 
 _TEST_FRACTION = 0.2
-_LARGEST_WEIGHT = 255
 _SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -70,12 +70,12 @@ class Experiment:
         """Weights in units of training.records_per_weight, so that exact counts stay at the sites."""
         unit = self.job.training.records_per_weight
         weights = {site.name: max(1, round(len(site.train) / unit)) for site in self.sites}
-        if max(weights.values()) > _LARGEST_WEIGHT:
-            needed = math.ceil(max(len(site.train) for site in self.sites) / _LARGEST_WEIGHT)
+        if max(weights.values()) > MAX_WEIGHT:
+            needed = math.ceil(max(len(site.train) for site in self.sites) / MAX_WEIGHT)
             raise ConfigError(
                 "training.records_per_weight is too small for the largest site",
                 found=str(unit),
-                expected=f"at least {needed}, so that no weight is above {_LARGEST_WEIGHT}",
+                expected=f"at least {needed}, so that no weight is above {MAX_WEIGHT}",
                 remedy="raise it",
             )
         return wire.Roster(serial=1, weights=weights)
@@ -237,7 +237,7 @@ def _check_delta(job: JobConfig, sites: Sequence[SiteRecords]) -> None:
 def _job_for(path: Path, sites: tuple[SiteRecords, ...]) -> JobConfig:
     """Defaults for records without a job file, with a weight unit that fits the largest site."""
     largest = max(len(site.train) for site in sites)
-    unit = max(1, math.ceil(largest / _LARGEST_WEIGHT), min([10, *(len(site.train) for site in sites)]))
+    unit = max(1, math.ceil(largest / MAX_WEIGHT), min([10, *(len(site.train) for site in sites)]))
     return override(JobConfig(name=_name_from(path.stem)), {"training.records_per_weight": unit})
 
 
