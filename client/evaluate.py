@@ -34,7 +34,7 @@ def evaluate(
     model.load(adapter)
     model.tail.eval()
     pieces = [
-        head.tally(model.final_hidden(batch.entering), batch)
+        head.tally(head.hidden(model, batch), batch)
         for batch in records.batches(range(len(records)), physical_batch_size)
     ]
     total = pieces[0] if pieces else Tally(records=0, loss_sum=0.0, loss_units=0)

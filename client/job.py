@@ -10,6 +10,7 @@ from yoriai.config import JobConfig
 from yoriai.errors import AdapterError, PolicyError
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.rule import get_rule
+from yoriai.strategies.schedule import schedule_factor
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class AcceptedJob:
     Attributes:
         start: the adapter of the offer, whose fixed factors hold for the whole job.
         weight: from the roster.
+        rank: the directions that this site trains, by the roster; None for all of the job's.
         offer: what was accepted, without the adapter.
     """
 
@@ -30,6 +32,7 @@ class AcceptedJob:
     weight: int
     noise_multiplier: float | None
     offer: wire.JobOffer
+    rank: int | None = None
 
 
 @dataclass(frozen=True)
@@ -46,12 +49,21 @@ def round_of(site: str, accepted: AcceptedJob, request: wire.TrainRequest, physi
     """What a request asks for, checked against the job; reserves nothing yet.
 
     Raises:
-        AdapterError: the adapter is not the one of the digest, or does not fit the model.
+        AdapterError: the adapter is not the one of the digest, does not fit the model, or is none that the job's rule
+            leads to.
         PolicyError: the job has no such round.
     """
+    rule = get_rule(accepted.job.federation.rule)
     start = accepted.start.merged_with(AdapterState.from_bytes(request.payload))
     if start.digest() != request.adapter_digest:
         raise AdapterError("the adapter of this round is not the one that its digest names")
+    still = sorted(set(accepted.start.factors()) - set(rule.moving))
+    if still and start.select(still) != accepted.start.select(still):
+        raise AdapterError(
+            f"the request changes factors that stand still under the rule {rule.name}",
+            found=", ".join(still),
+            expected=f"other values of {', '.join(rule.moving)} only",
+        )
     if not 0 <= request.round_index < accepted.job.federation.rounds:
         raise PolicyError(
             f"site {site}: the job has no such round",
@@ -59,20 +71,28 @@ def round_of(site: str, accepted: AcceptedJob, request: wire.TrainRequest, physi
             expected=f"0 to {accepted.job.federation.rounds - 1}",
         )
     accepted.model.check(start)
+    rule.verify(accepted.start, start)
     plan = training_plan(
         accepted.job,
         request.round_index,
         weight=accepted.weight,
         noise_multiplier=accepted.noise_multiplier,
         physical_batch_size=physical_batch_size,
+        rank=accepted.rank,
     )
     return Round(accepted, request.round_index, start, plan)
 
 
 def training_plan(
-    job: JobConfig, round_index: int, *, weight: int, noise_multiplier: float | None, physical_batch_size: int
+    job: JobConfig,
+    round_index: int,
+    *,
+    weight: int,
+    noise_multiplier: float | None,
+    physical_batch_size: int,
+    rank: int | None = None,
 ) -> TrainingPlan:
-    """One round's plan at a site of this weight; a pure function of job and roster."""
+    """One round's plan at a site of this weight and rank; a pure function of job and roster."""
     training = job.training
     return TrainingPlan(
         factors=get_rule(job.federation.rule).trainable(round_index),
@@ -80,8 +100,12 @@ def training_plan(
         sampling_rate=training.sampling_rate,
         divisor=training.sampling_rate * weight * training.records_per_weight,
         optimizer=training.optimizer,
-        learning_rate=training.learning_rate,
+        learning_rate=training.learning_rate * schedule_factor(training.schedule, round_index, job.federation.rounds),
         clip_norm=job.privacy.clip_norm,
         noise_multiplier=noise_multiplier,
         physical_batch_size=physical_batch_size,
+        rank=rank,
+        proximal_mu=training.proximal_mu,
+        lowpass=training.lowpass,
+        update_norm_bound=job.federation.update_norm_bound,
     )

@@ -6,7 +6,8 @@ there; training repeats only the tail.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from torch import Tensor, nn
 
 from yoriai.client.base_model import BaseModel
 from yoriai.client.layers import backbone_of, check_rank, chosen_layers, find_maps, slice_backbone, uniform_layers
+from yoriai.client.lora_parts import CoreB, Remainder
+from yoriai.client.tail import Tail
 from yoriai.config import LoraSection
 from yoriai.errors import AdapterError, BaseModelError, TrainingError
 from yoriai.strategies.adapter import AdapterState
@@ -25,32 +28,20 @@ from yoriai.strategies.adapter import AdapterState
 _ADAPTER = "default"  # PEFT's name for the only adapter
 
 
-class CoreB(nn.Module):
-    """The B side of the `core` rule: a trainable r×r core R between the fixed factors, B = U·R."""
-
-    R: nn.Linear
-    U: nn.Linear
-
-    def __init__(self, rank: int, out_features: int) -> None:
-        super().__init__()
-        self.R = nn.Linear(rank, rank, bias=False)
-        self.U = nn.Linear(rank, out_features, bias=False)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """(…, r) -> (…, out)."""
-        output: Tensor = self.U(self.R(hidden))
-        return output
-
-
 class AdaptedModel:
     """A base model with LoRA attached. One of them serves every site of a simulation in turn.
+
+    Args:
+        base: frozen, without an adapter.
+        lora: which maps are adapted, and at which rank.
+        factors: the rule's; R and W need parts that PEFT does not have.
 
     Attributes:
         maps: adapted linear maps by their path in the base, as (out_features, in_features).
         first_layer: index of the first adapted decoder layer; everything before it is the prefix.
     """
 
-    def __init__(self, base: BaseModel, lora: LoraSection, *, has_core: bool) -> None:
+    def __init__(self, base: BaseModel, lora: LoraSection, *, factors: tuple[str, ...]) -> None:
         self.base = base
         self.rank, self.alpha = lora.rank, lora.alpha
         backbone = backbone_of(base)
@@ -69,14 +60,18 @@ class AdaptedModel:
         )
         self.peft_model: Any = get_peft_model(base.model, config)
         self._layers = _lora_layers(self.peft_model)
-        if has_core:
+        if "R" in factors:
             for layer in self._layers.values():
                 layer.lora_B[_ADAPTER] = CoreB(lora.rank, layer.out_features).to(base.device)
+        self._remainders: dict[str, Remainder] = {}
+        if "W" in factors:
+            scale = lora.alpha / lora.rank
+            self._remainders = {path: Remainder(m.get_base_layer(), scale) for path, m in self._layers.items()}
         self._hooked: tuple[str, ...] | None = None
         self.first_layer = min(chosen) if uniform_layers(base.model.config) else 0
         self.prefix_module = slice_backbone(backbone, 0, self.first_layer, keep_norm=False)
         self.tail = GradSampleModule(
-            slice_backbone(backbone, self.first_layer, layer_count, keep_norm=True),
+            Tail(slice_backbone(backbone, self.first_layer, layer_count, keep_norm=True)),
             batch_first=True,
             loss_reduction="sum",
             strict=False,
@@ -92,9 +87,13 @@ class AdaptedModel:
 
         Architectures differ in what happens between their parts (scaled embeddings, capped logits).
         """
-        with self.peft_model.disable_adapter():
+        with self.untouched():
             expected = self.base.model(input_ids=self._probe_ids, use_cache=False).logits
-            found = self.final_hidden(self._probe) @ self.base.model.get_output_embeddings().weight.T
+            hidden = self.final_hidden(self._probe)
+            found = hidden @ self.base.model.get_output_embeddings().weight.T
+            one = self.final_hidden(self._probe, torch.tensor([2], device=self.base.device))
+        if not torch.allclose(one, hidden[:, 2], rtol=1e-3, atol=1e-3 * float(hidden.abs().max()), equal_nan=True):
+            self.tail._module.can_stop_early = False
         if not torch.allclose(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()), equal_nan=True):
             self.detach()
             raise BaseModelError(
@@ -114,8 +113,22 @@ class AdaptedModel:
                 remedy="lower the learning rates, or check the base model",
             )
 
+    @contextmanager
+    def untouched(self) -> Iterator[None]:
+        """The bare base, for as long as the context lasts."""
+        for remainder in self._remainders.values():
+            remainder.unfold()
+        try:
+            with self.peft_model.disable_adapter():
+                yield
+        finally:
+            for remainder in self._remainders.values():
+                remainder.fold()
+
     def detach(self) -> None:
         """Take the adapter off the base again; this object is of no use afterwards."""
+        for remainder in self._remainders.values():
+            remainder.unfold()
         self.tail.remove_hooks()
         self.peft_model.unload()
 
@@ -130,6 +143,8 @@ class AdaptedModel:
                 found[f"{path}:U"] = b_side.U.get_parameter("weight")
             else:
                 found[f"{path}:B"] = b_side.get_parameter("weight")
+            if path in self._remainders:
+                found[f"{path}:W"] = self._remainders[path].W
         return dict(sorted(found.items()))
 
     def set_trainable(self, factors: tuple[str, ...]) -> dict[str, nn.Parameter]:
@@ -177,6 +192,8 @@ class AdaptedModel:
         self.check(state)
         for name, parameter in self.factor_parameters().items():
             parameter.copy_(torch.from_numpy(np.array(state.tensors[name])))
+        for remainder in self._remainders.values():
+            remainder.fold()
 
     def state(self) -> AdapterState:
         """All factors as they stand, in fp32 on the CPU."""
@@ -188,12 +205,9 @@ class AdaptedModel:
         hidden: Tensor = self.prefix_module(input_ids=token_ids, use_cache=False).last_hidden_state
         return hidden
 
-    def final_hidden(self, entering: Tensor) -> Tensor:
-        """Normalised hidden states after the last layer.
-
-        (B, T, H) -> (B, T, H). Right padding needs no mask: attention is causal.
-        """
-        hidden: Tensor = self.tail(inputs_embeds=entering, use_cache=False).last_hidden_state
+    def final_hidden(self, entering: Tensor, at: Tensor | None = None) -> Tensor:
+        """Normalised hidden states after the last layer: (B, T, H) -> (B, T, H), or (B, H) at positions `at` (B,)."""
+        hidden: Tensor = self.tail(entering, at)
         return hidden
 
     def base_weight(self, path: str) -> Tensor:
@@ -220,7 +234,8 @@ def save_peft(model: AdaptedModel, factors: AdapterState, folder: Path) -> None:
     """Write A and B factors in PEFT's own format, which `PeftModel.from_pretrained` loads.
 
     Args:
-        factors: the A and B factors only, as a rule's `to_peft` returns them.
+        factors: the A and B factors only, as a rule's `to_peft` returns them. Their rank may be another than the
+            job's, and differ from map to map; PEFT's alpha then grows with it, so that the scale stays.
     """
     from safetensors.numpy import save_file
 
@@ -232,6 +247,9 @@ def save_peft(model: AdaptedModel, factors: AdapterState, folder: Path) -> None:
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     config = copy.copy(model.peft_model.peft_config[_ADAPTER])
     config.inference_mode = True
+    ranks = {path: factors.factor(path, "A").shape[0] for path in factors.module_paths()}
+    config.rank_pattern = {path: rank for path, rank in ranks.items() if rank != model.rank}
+    config.alpha_pattern = {path: model.alpha * rank / model.rank for path, rank in ranks.items() if rank != model.rank}
     config.base_model_name_or_path = model.base.name
     config.save_pretrained(str(folder))
 

@@ -5,6 +5,7 @@ No refusal depends on the records, except where a job's delta is within the site
 """
 
 import json
+from collections.abc import Mapping
 
 from pydantic import ValidationError
 
@@ -12,19 +13,28 @@ from yoriai import wire
 from yoriai.config import JobConfig, PolicySection
 from yoriai.errors import PolicyError, WireError
 from yoriai.privacy.accounting import SampledGaussian, epsilon
-from yoriai.privacy.roster import MAX_WEIGHT
+from yoriai.privacy.roster import MAX_WEIGHT, Roster
+from yoriai.privacy.secagg.ranks import thin_ranks
+from yoriai.strategies.fit import check_fit
 
 LARGEST_STEPS = 1_000_000
 
 
 def read_job(offer: wire.JobOffer) -> JobConfig:
-    """The offered job. Raises WireError when it is not one."""
+    """The offered job.
+
+    Raises:
+        WireError: it is not one.
+        ConfigError: its settings do not go together.
+    """
     try:
         # Strict models take a list for a tuple from JSON only.
-        return JobConfig.model_validate_json(json.dumps(offer.job))
+        job = JobConfig.model_validate_json(json.dumps(offer.job))
     except ValidationError as error:
         places = sorted({".".join(str(part) for part in fault["loc"])[:80] for fault in error.errors()})
         raise WireError("the offered job is malformed", found="faults in " + ", ".join(places[:8])) from None
+    check_fit(job)
+    return job
 
 
 def check_membership(site: str, policy: PolicySection, job: JobConfig, offer: wire.JobOffer) -> None:
@@ -43,6 +53,33 @@ def check_membership(site: str, policy: PolicySection, job: JobConfig, offer: wi
             found=f"{len(weights)} in the roster, {job.federation.min_sites} needed by the job",
             expected=f"at least {policy.min_sites} (policy.min_sites)",
         )
+
+
+def signed_rank(site: str, policy: PolicySection, job: JobConfig, roster: Roster) -> int | None:
+    """The rank that the signed roster has this site train; None for all of the job's.
+
+    Raises:
+        PolicyError: with all sites there, some direction would still be held by too few of them for a sum to open.
+    """
+    ranks = {entry.name: entry.rank_in(job.lora.rank) for entry in roster.sites}
+    least = max(policy.min_sites, job.federation.min_sites)
+    if thin := thin_ranks(ranks.values(), least):
+        raise PolicyError(
+            f"site {site}: too few sites of the roster train rank {thin[0]} or above",
+            found=str(sum(rank >= thin[0] for rank in ranks.values())),
+            expected=f"at least {least}",
+            remedy="raise the rank of others in the roster, or lower lora.rank",
+        )
+    return _below(job, ranks[site])
+
+
+def plain_rank(site: str, job: JobConfig, ranks: Mapping[str, int]) -> int | None:
+    """The rank that the offer's roster has this site train; None for all of the job's. Nothing is summed unseen."""
+    return _below(job, ranks.get(site, job.lora.rank))
+
+
+def _below(job: JobConfig, rank: int) -> int | None:
+    return rank if rank < job.lora.rank else None
 
 
 def check_base(site: str, policy: PolicySection, job: JobConfig, offer: wire.JobOffer, digest: str) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from yoriai import wire
 from yoriai.client.job import AcceptedJob, Round, round_of
-from yoriai.client.policy import check_base, check_membership, read_job, round_event
+from yoriai.client.policy import check_base, check_membership, plain_rank, read_job, round_event, signed_rank
 from yoriai.client.records import SiteRecords
 from yoriai.client.secure import SecureRound, SiteIdentity
 from yoriai.client.train import train_round
@@ -123,8 +123,10 @@ class Site:
         job = read_job(offer)
         check_membership(self.name, self._policy, job, offer)
         if job.secure_aggregation.enabled:
-            self._member(offer, 0)
-        elif not self._policy.allow_plain_updates:
+            rank = signed_rank(self.name, self._policy, job, self._member(offer, 0).directory.roster)
+        elif self._policy.allow_plain_updates:
+            rank = plain_rank(self.name, job, offer.roster.ranks)
+        else:
             raise PolicyError(f"site {self.name}: policy forbids jobs without secure aggregation")
         check_base(self.name, self._policy, job, offer, self._workbench.base.digest)
         event = round_event(self.name, self._policy, job, offer, records=len(self._records.train))
@@ -144,6 +146,7 @@ class Site:
             weight=offer.roster.weights[self.name],
             noise_multiplier=offer.noise_multiplier,
             offer=offer.model_copy(update={"payload": b""}),
+            rank=rank,
         )
         return wire.Acceptance(run_id=offer.run_id, site=self.name)
 

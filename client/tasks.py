@@ -22,8 +22,12 @@ from yoriai.client.prepared import Batch
 class TaskHead(Protocol):
     """What training and evaluation need to know of a task."""
 
+    def hidden(self, model: AdaptedModel, batch: Batch) -> Tensor:
+        """The final hidden states that the head reads, in a shape of its own."""
+        ...
+
     def losses(self, hidden: Tensor, batch: Batch) -> Tensor:
-        """One loss a record, in nats. hidden (B, T, H) -> (B,)."""
+        """One loss a record, in nats. What `hidden` gave -> (B,)."""
         ...
 
     def tally(self, hidden: Tensor, batch: Batch) -> Tally:
@@ -42,18 +46,21 @@ class LabelHead:
     def __init__(self, vectors: Tensor, prior: Tensor) -> None:
         self.vectors, self.prior = vectors, prior
 
-    def logits(self, hidden: Tensor, batch: Batch) -> Tensor:
-        """(B, T, H) -> (B, L)."""
-        rows = torch.arange(len(batch.last), device=hidden.device)
-        return hidden[rows, batch.last].float() @ self.vectors.T - self.prior
+    def hidden(self, model: AdaptedModel, batch: Batch) -> Tensor:
+        """Each record's last position. (B, H)."""
+        return model.final_hidden(batch.entering, batch.last)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(B, H) -> (B, L)."""
+        return hidden.float() @ self.vectors.T - self.prior
 
     def losses(self, hidden: Tensor, batch: Batch) -> Tensor:
-        """Cross-entropy over the label set. (B, T, H) -> (B,)."""
-        return functional.cross_entropy(self.logits(hidden, batch), batch.labels, reduction="none")
+        """Cross-entropy over the label set. (B, H) -> (B,)."""
+        return functional.cross_entropy(self.logits(hidden), batch.labels, reduction="none")
 
     def tally(self, hidden: Tensor, batch: Batch) -> Tally:
         """Loss, correct answers and the confusion of labels."""
-        logits = self.logits(hidden, batch)
+        logits = self.logits(hidden)
         predicted = logits.argmax(1)
         losses = functional.cross_entropy(logits, batch.labels, reduction="sum")
         size = len(self.prior)
@@ -74,6 +81,10 @@ class LanguageHead:
 
     def __init__(self, output_embedding: Tensor, tokenizer: Tokenizer) -> None:
         self._output_embedding, self._tokenizer = output_embedding, tokenizer
+
+    def hidden(self, model: AdaptedModel, batch: Batch) -> Tensor:
+        """Every position. (B, T, H)."""
+        return model.final_hidden(batch.entering)
 
     def losses(self, hidden: Tensor, batch: Batch) -> Tensor:
         """(B, T, H) -> (B,), zero for a record without targets."""
@@ -116,7 +127,7 @@ def label_vectors(output_embedding: Tensor, tokenizer: Tokenizer, labels: Sequen
 @torch.no_grad()
 def untouched_logits(model: AdaptedModel, empty_prompt: Tensor, vectors: Tensor) -> Tensor:
     """The label logits (L,) of the bare base after the template with nothing in it; `empty_prompt` is (1, T) int64."""
-    with model.peft_model.disable_adapter():
+    with model.untouched():
         hidden = model.final_hidden(model.prefix(empty_prompt))
     logits: Tensor = hidden[0, -1].float() @ vectors.T
     return logits

@@ -7,27 +7,39 @@
 
 `noise_multiplier = None` is the same loop without clip and noise.
 
+What is done to the noised mean gradient is post-processing and costs no privacy: the low-pass filter, and FedProx' pull
+back to the round's adapter, mu · (w − w_start) (Li et al. 2020, arXiv 1812.06127), which is zero in the first step. So
+is the bound on the finished update's norm.
+
+A site of a lower rank trains the leading block of each factor (`strategies.held`). Its records' gradients are computed,
+clipped, summed and noised for that block alone. The forward pass, the activations kept for the backward pass and the
+optimizer's state are those of the whole adapter.
+
 Under privacy nothing that the records decide may stop a round, because a refusal is seen outside and is paid for by
 nobody: a record whose loss or gradient is not finite counts as zero. Whether the model computes at all is asked
 beforehand, on public tokens (`AdaptedModel.check_output`).
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from yoriai.client.lora import AdaptedModel
 from yoriai.client.prepared import PreparedRecords
 from yoriai.client.tasks import TaskHead
 from yoriai.errors import AdapterError, TrainingError
 from yoriai.privacy.accounting import SampledGaussian
-from yoriai.privacy.dpsgd import ClippedGradientSum, split_like
+from yoriai.privacy.dpsgd import Block, ClippedGradientSum, held_gradients, split_like
 from yoriai.privacy.mechanisms import poisson_sample
 from yoriai.privacy.randomness import RandomSource
 from yoriai.strategies.adapter import AdapterState, difference
+from yoriai.strategies.held import held
+from yoriai.strategies.lowpass import lowpass
+from yoriai.strategies.robust import norm_bounded
 
 
 @dataclass(frozen=True)
@@ -37,7 +49,12 @@ class TrainingPlan:
     Attributes:
         factors: the factors that train in this round.
         divisor: the records a batch stands for, in expectation and by the roster; turns a gradient sum into a mean.
+        learning_rate: of this round's steps.
         noise_multiplier: standard deviation over clip_norm; None trains without privacy.
+        rank: the directions that this site trains; None for all of the job's.
+        proximal_mu: FedProx' pull back to the round's adapter; 0 for none.
+        lowpass: whether the noised gradient is smoothed along the features of each map.
+        update_norm_bound: largest L2 norm of the finished update; None for no bound.
     """
 
     factors: tuple[str, ...]
@@ -49,6 +66,10 @@ class TrainingPlan:
     clip_norm: float
     noise_multiplier: float | None
     physical_batch_size: int
+    rank: int | None = None
+    proximal_mu: float = 0.0
+    lowpass: bool = False
+    update_norm_bound: float | None = None
 
     def event(self) -> SampledGaussian | None:
         """What the round will cost; known before it begins."""
@@ -86,12 +107,13 @@ def train_round(
     """
     model.load(start)
     trained = model.set_trainable(plan.factors)
-    parameters = list(trained.values())
-    optimizer = _optimizer(plan, parameters)
+    blocks = {name: held(name, tuple(p.shape), plan.rank) for name, p in trained.items()}
+    anchors = {name: p.detach().clone() for name, p in trained.items()} if plan.proximal_mu else {}
+    optimizer = _optimizer(plan, list(trained.values()))
     events: list[SampledGaussian] = []
     for step in range(plan.local_steps):
         indices = poisson_sample(source, len(records), plan.sampling_rate)
-        total = _gradient_sum(model, records, head, plan, indices=indices, parameters=parameters)
+        total = _gradient_sum(model, records, head, plan, indices=indices, trained=trained, blocks=blocks)
         if plan.noise_multiplier is None:
             vector = total.flat()
         else:
@@ -99,8 +121,11 @@ def train_round(
                 noise_multiplier=plan.noise_multiplier, sampling_rate=plan.sampling_rate, source=source
             )
             events.append(event)
-        for parameter, gradient in zip(parameters, split_like(vector / plan.divisor, parameters), strict=True):
-            parameter.grad = gradient
+        gradients = split_like(vector / plan.divisor, list(trained.values()), list(blocks.values()))
+        for (name, parameter), gradient in zip(trained.items(), gradients, strict=True):
+            parameter.grad = _smoothed(name, gradient) if plan.lowpass else gradient
+            if plan.proximal_mu:
+                parameter.grad.add_(parameter.detach() - anchors[name], alpha=plan.proximal_mu)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if progress is not None:
@@ -108,6 +133,8 @@ def train_round(
     after = AdapterState({name: p.detach().cpu().numpy().copy() for name, p in trained.items()})
     update = difference(after, start.select(plan.factors))
     _check_update(update)
+    if plan.update_norm_bound is not None:
+        update = norm_bounded(update, plan.update_norm_bound)
     return LocalUpdate(update, replace(events[0], steps=len(events)) if events else None)
 
 
@@ -118,14 +145,17 @@ def _gradient_sum(
     plan: TrainingPlan,
     *,
     indices: np.ndarray,
-    parameters: list[nn.Parameter],
+    trained: dict[str, nn.Parameter],
+    blocks: dict[str, Block],
 ) -> ClippedGradientSum:
-    """The batch's gradient sum, each record's clipped; unclipped without a noise multiplier."""
+    """The batch's gradient sum over the held blocks, each record's clipped; unclipped without a noise multiplier."""
     device = model.base.device
-    total = ClippedGradientSum(parameters, plan.clip_norm if plan.noise_multiplier is not None else None)
+    clip_norm = plan.clip_norm if plan.noise_multiplier is not None else None
+    total = ClippedGradientSum(list(trained.values()), clip_norm, list(blocks.values()))
+    held_only = {parameter: blocks[name] for name, parameter in trained.items()}
     for batch in records.batches(indices, plan.physical_batch_size):
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            hidden = model.final_hidden(batch.entering)
+            hidden = head.hidden(model, batch)
         losses = head.losses(hidden, batch)  # In fp32: a prior is subtracted from logits of its own size.
         if plan.noise_multiplier is None and not bool(torch.isfinite(losses).all()):
             raise TrainingError(
@@ -133,9 +163,15 @@ def _gradient_sum(
                 expected="finite losses",
                 remedy="lower the learning rate, or check the base model and the records",
             )
-        losses.sum().backward()  # type: ignore[no-untyped-call]
+        with nullcontext() if plan.rank is None else held_gradients(model.tail, held_only):
+            losses.sum().backward()  # type: ignore[no-untyped-call]
         total.add_piece()
     return total
+
+
+def _smoothed(name: str, gradient: Tensor) -> Tensor:
+    """The low-pass filter on one factor's mean gradient."""
+    return torch.from_numpy(lowpass(name, gradient.double().cpu().numpy())).to(gradient)
 
 
 def _optimizer(plan: TrainingPlan, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:

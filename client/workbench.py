@@ -41,24 +41,32 @@ class Workbench:
         self._built_for: tuple[object, ...] | None = None
         self._model: AdaptedModel | None = None
         self._heads: dict[str, TaskHead] = {}
+        # Hidden states depend on the base and on the layer they enter, not on the adapter: jobs may share them.
         self._states: dict[bytes, torch.Tensor] = {}
+        self._states_enter: int | None = None
 
     def model(self, job: JobConfig) -> AdaptedModel:
         """The base with the job's LoRA attached; replaces that of another job."""
-        has_core = "R" in get_rule(job.federation.rule).factors
-        wanted = (job.lora, has_core)
+        factors = get_rule(job.federation.rule).factors
+        wanted = (job.lora, factors)
         if self._model is None or self._built_for != wanted:
-            self.close()  # First, so that nobody is handed a detached model should the next line fail.
-            self._model, self._built_for = AdaptedModel(self.base, job.lora, has_core=has_core), wanted
+            self._detach()  # First, so that nobody is handed a detached model should the next line fail.
+            self._model, self._built_for = AdaptedModel(self.base, job.lora, factors=factors), wanted
+            if self._model.first_layer != self._states_enter:
+                self._states.clear()
+                self._states_enter = self._model.first_layer
         return self._model
 
     def close(self) -> None:
         """Give the base back without an adapter, and forget what was built on it."""
+        self._detach()
+        self._states.clear()
+
+    def _detach(self) -> None:
         if self._model is not None:
             self._model.detach()
         self._model = None
         self._heads.clear()
-        self._states.clear()
 
     def initial_adapter(self, job: JobConfig) -> AdapterState:
         """The adapter before round 0, with its fixed factors. Made once, when a job is submitted."""

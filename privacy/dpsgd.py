@@ -6,16 +6,21 @@ noise and the public divisor are done here, because the noise must come from a c
 not be the live batch size, and a release must return the event that it costs.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
+from opacus.grad_sample import GradSampleModule
 from torch import Tensor, nn
 
 from yoriai.errors import TrainingError
 from yoriai.privacy.accounting import SampledGaussian
 from yoriai.privacy.mechanisms import clip_factors, gaussian_mechanism
 from yoriai.privacy.randomness import RandomSource
+
+Block = tuple[slice, ...]
+"""A part of a parameter, one slice an axis; () is all of it."""
 
 
 class ClippedGradientSum:
@@ -28,12 +33,20 @@ class ClippedGradientSum:
     Args:
         parameters: trainable tensors, whose `grad_sample` (N, *shape) Opacus fills.
         clip_norm: bound on one record's gradient norm; None sums without a bound, and such a sum cannot be released.
+        held: block of each parameter that trains; None for all of it. What lies outside is neither counted in a
+            record's norm, nor summed, nor noised. See `held_gradients` for not computing it in the first place.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], clip_norm: float | None) -> None:
+    def __init__(
+        self, parameters: Sequence[nn.Parameter], clip_norm: float | None, held: Sequence[Block] | None = None
+    ) -> None:
         self._parameters = list(parameters)
+        self._held = [() for _ in self._parameters] if held is None else list(held)
         self._clip_norm = clip_norm
-        self._sums = [torch.zeros_like(parameter, dtype=torch.float64) for parameter in self._parameters]
+        self._sums = [
+            parameter.new_zeros(parameter[block].shape, dtype=torch.float64)
+            for parameter, block in zip(self._parameters, self._held, strict=True)
+        ]
         self._clear()  # What a round that broke off left behind belongs to no record of this batch.
 
     @torch.no_grad()
@@ -44,7 +57,7 @@ class ClippedGradientSum:
             TrainingError: a parameter got no per-record gradients, or those of another number of records, or of
                 several passes.
         """
-        gradients = [_grad_sample(parameter) for parameter in self._parameters]
+        gradients = [_grad_sample(p, block) for p, block in zip(self._parameters, self._held, strict=True)]
         if len({len(gradient) for gradient in gradients}) != 1:
             raise TrainingError("the trained factors hold gradients of different numbers of records")
         factors = torch.ones(len(gradients[0]), device=gradients[0].device)
@@ -57,7 +70,7 @@ class ClippedGradientSum:
         self._clear()
 
     def flat(self) -> np.ndarray:
-        """The sum as one float64 vector (n,), in the order of the parameters. Private until noised."""
+        """The sum as one float64 vector (n,): held blocks in the order of the parameters. Private until noised."""
         return torch.cat([total.flatten() for total in self._sums]).cpu().numpy()
 
     def release(
@@ -84,17 +97,50 @@ class ClippedGradientSum:
             parameter.grad = None
 
 
-def split_like(vector: np.ndarray, parameters: Sequence[nn.Parameter]) -> Iterator[Tensor]:
-    """Cut a flat vector (n,) back into tensors of the parameters' shapes, types and devices."""
+def split_like(
+    vector: np.ndarray, parameters: Sequence[nn.Parameter], held: Sequence[Block] | None = None
+) -> Iterator[Tensor]:
+    """Cut a flat vector (n,) back into tensors of the parameters' shapes, types and devices; zero outside `held`."""
     start = 0
-    for parameter in parameters:
-        stop = start + parameter.numel()
-        yield torch.from_numpy(vector[start:stop]).to(parameter).view_as(parameter)
+    for parameter, block in zip(parameters, held or [()] * len(parameters), strict=True):
+        whole = torch.zeros_like(parameter)
+        inside = whole[block]
+        stop = start + inside.numel()
+        inside.copy_(torch.from_numpy(vector[start:stop]).view(inside.shape))
+        yield whole
         start = stop
 
 
-def _grad_sample(parameter: nn.Parameter) -> Tensor:
-    """Opacus' per-record gradients of one parameter, (N, *shape)."""
+@contextmanager
+def held_gradients(network: GradSampleModule, held: Mapping[nn.Parameter, Block]) -> Iterator[None]:
+    """Within it, Opacus computes the per-record gradients of linear maps for these blocks of their weights only.
+
+    What that saves: memory and work for the gradients outside the blocks, N times the entries left out, which is what
+    a rank costs in training beyond a plain forward pass. What it does not save: the forward pass and the gradients of
+    activations, which go through the whole adapter.
+
+    Args:
+        held: block (rows, columns) of each weight that trains. Maps without bias.
+    """
+
+    def sampler(layer: nn.Linear, activations: list[Tensor], backprops: Tensor) -> dict[nn.Parameter, Tensor]:
+        weight = layer.get_parameter("weight")
+        if weight not in held:
+            return {}
+        rows, columns = held[weight]
+        entering = activations[0][..., columns].to(backprops.dtype)  # (N, ..., in)
+        return {weight: torch.einsum("n...i,n...j->nij", backprops[..., rows], entering)}
+
+    # On this one module, in front of the table that all of Opacus shares.
+    network.GRAD_SAMPLERS = {**GradSampleModule.GRAD_SAMPLERS, nn.Linear: sampler}
+    try:
+        yield
+    finally:
+        del network.GRAD_SAMPLERS
+
+
+def _grad_sample(parameter: nn.Parameter, block: Block) -> Tensor:
+    """Opacus' per-record gradients of a block of one parameter, (N, *shape of the block)."""
     samples = parameter.grad_sample  # type: ignore[attr-defined]
     if not isinstance(samples, Tensor):
         # A list holds several backward passes: whether its rows are the same records or others, nobody can tell.
@@ -103,4 +149,5 @@ def _grad_sample(parameter: nn.Parameter) -> Tensor:
             found="several passes" if samples else "none",
             expected="one forward, one backward, one piece",
         )
-    return samples.float()
+    # Of gradients that were computed for the block alone, the same slices take everything.
+    return samples[(slice(None), *block)].float()

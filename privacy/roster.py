@@ -24,15 +24,20 @@ from yoriai.privacy.identity import Authority, Trust, check_name, fingerprint, v
 _DOMAIN = b"yoriai/roster/1"
 _FIRST_LINE = b"yoriai-roster-1"
 MAX_WEIGHT = 255
+MAX_RANK = 65_535
 
 
 @dataclass(frozen=True)
 class RosterEntry:
-    """A site: its name, the SHA-256 of its certificate (hex) and its integer weight, 1 to 255."""
+    """A site: its name, the SHA-256 of its certificate (hex) and its integer weight, 1 to 255.
+
+    `rank` is the largest that the site has memory for, 1 to 65,535; None takes any job's.
+    """
 
     name: str
     certificate: str
     weight: int = 1
+    rank: int | None = None
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -40,6 +45,17 @@ class RosterEntry:
             raise IdentityError(f"weight of site {self.name}", found=repr(self.weight), expected=f"1 to {MAX_WEIGHT}")
         if type(self.certificate) is not str or len(self.certificate) != 64:
             raise IdentityError(f"certificate fingerprint of site {self.name}", expected="64 hex digits")
+        if self.rank is not None and (type(self.rank) is not int or not 1 <= self.rank <= MAX_RANK):
+            raise IdentityError(f"rank of site {self.name}", found=repr(self.rank), expected=f"1 to {MAX_RANK}")
+
+    def rank_in(self, full_rank: int) -> int:
+        """The rank that the site trains in a job of `full_rank`; a larger one of its own counts as the job's."""
+        return full_rank if self.rank is None else min(self.rank, full_rank)
+
+    def fields(self) -> dict[str, str | int]:
+        """What is signed. Without a rank there is no such field, so that rosters made before ranks keep their bytes."""
+        fields: dict[str, str | int] = {"name": self.name, "certificate": self.certificate, "weight": self.weight}
+        return fields if self.rank is None else {**fields, "rank": self.rank}
 
 
 @dataclass(frozen=True)
@@ -59,7 +75,7 @@ class Roster:
     @cached_property
     def payload(self) -> bytes:
         """Canonical JSON, the bytes that are signed."""
-        sites = [{"name": e.name, "certificate": e.certificate, "weight": e.weight} for e in self.sites]
+        sites = [entry.fields() for entry in self.sites]
         document = {"federation": self.federation, "serial": self.serial, "sites": sites}
         document["expires"] = self.expires.isoformat()
         return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
@@ -106,7 +122,7 @@ def read_roster(data: bytes, trust: Trust) -> Roster:
     verify(trust.authority_key, _DOMAIN, payload, signature)
     try:
         document = json.loads(payload)
-        sites = tuple(RosterEntry(e["name"], e["certificate"], e["weight"]) for e in document["sites"])
+        sites = tuple(RosterEntry(e["name"], e["certificate"], e["weight"], e.get("rank")) for e in document["sites"])
         roster = Roster(document["federation"], document["serial"], datetime.fromisoformat(document["expires"]), sites)
     except (KeyError, TypeError, ValueError):
         raise IdentityError("the signed roster is malformed", remedy="ask the consortium to sign a new one") from None
@@ -174,6 +190,10 @@ class Directory:
     def weight(self, position: int) -> int:
         """Roster weight of the site at a position."""
         return self._entry(position).weight
+
+    def rank(self, position: int, full_rank: int) -> int:
+        """The rank that the site at a position trains in a job of `full_rank`."""
+        return self._entry(position).rank_in(full_rank)
 
     def check(self, position: int, certificate_der: bytes) -> Ed25519PublicKey:
         """Public key of the site at a position, if the certificate is the one that the roster names, and is valid.

@@ -36,6 +36,7 @@ def round_terms(
         n_params=n_params,
         grid=FixedPoint(job.secure_aggregation.bits, value_range),
         least_survivors=job.federation.min_sites,
+        full_rank=job.lora.rank,
     )
 
 

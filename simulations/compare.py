@@ -54,12 +54,17 @@ def measure(comparison: Comparison, bench: TestBench, workbench: Workbench, kept
     """Run what is not measured yet and return the counts by site."""
     if comparison.name in kept:
         return kept[comparison.name]
+    return kept.put(comparison.name, tallies_of(comparison, bench, workbench))
+
+
+def tallies_of(comparison: Comparison, bench: TestBench, workbench: Workbench) -> SiteTallies:
+    """Run the comparison's trainings and count by site."""
     tallies: dict[str, Tally] = {}
     for federation, tested in comparison.federations:
         adapter = run_federation(federation, workbench).checkpoint.adapter
         own = replace(bench, sites=tuple(site for site in bench.sites if site.name in tested))
         tallies |= own.measure(adapter)
-    return kept.put(comparison.name, tallies)
+    return tallies
 
 
 def _alone(federation: Federation, site: SiteRecords, folder: Path) -> Federation:

@@ -30,11 +30,17 @@ class Consortium:
     folder: Path
 
     @classmethod
-    def found(cls, folder: Path, weights: Mapping[str, int], *, federation: str) -> "Consortium":
-        """The consortium in a folder; made with these members when there is none yet."""
+    def found(
+        cls, folder: Path, weights: Mapping[str, int], *, federation: str, ranks: Mapping[str, int] | None = None
+    ) -> "Consortium":
+        """The consortium in a folder; made with these members when there is none yet.
+
+        Args:
+            ranks: of the sites that train less than a job's rank.
+        """
         consortium = cls(folder)
         if not (folder / "roster").exists():
-            consortium._make(weights, federation)
+            consortium._make(weights, federation, ranks or {})
         return consortium
 
     def trust(self) -> Trust:
@@ -61,7 +67,7 @@ class Consortium:
         """A site's certificate, DER."""
         return (self.folder / "sites" / f"{site}.der").read_bytes()
 
-    def _make(self, weights: Mapping[str, int], federation: str) -> None:
+    def _make(self, weights: Mapping[str, int], federation: str, ranks: Mapping[str, int]) -> None:
         """Create CA, sites and roster; the roster is written last, so that a half-made consortium is made anew."""
         sites = self.folder / "sites"
         sites.mkdir(parents=True, exist_ok=True)
@@ -74,7 +80,7 @@ class Consortium:
             (sites / f"{name}.key").unlink(missing_ok=True)
             write_key(sites / f"{name}.key", key)
             write_atomically(sites / f"{name}.der", certificate)
-            entries.append(RosterEntry(name, fingerprint(certificate).hex(), weight))
+            entries.append(RosterEntry(name, fingerprint(certificate).hex(), weight, ranks.get(name)))
         roster = Roster(federation, 1, _now() + _VALID_FOR, tuple(entries))
         write_atomically(self.folder / "roster", sign_roster(authority, roster))
 

@@ -114,6 +114,7 @@ class InProcessTransport:
     Args:
         handlers: what answers a message, by site.
         on_site: called as (stage, sites done, sites in all).
+        on_replies: called with each stage's replies by site.
 
     Attributes:
         seconds: time spent inside each site's handler; what is left of a run is the engine's own.
@@ -124,9 +125,10 @@ class InProcessTransport:
         handlers: Mapping[str, Callable[[bytes], bytes]],
         *,
         on_site: Callable[[str, int, int], None] | None = None,
+        on_replies: Callable[[str, Mapping[str, bytes]], None] | None = None,
     ) -> None:
         self._handlers = dict(sorted(handlers.items()))
-        self._on_site = on_site
+        self._on_site, self._on_replies = on_site, on_replies
         self.seconds = dict.fromkeys(self._handlers, 0.0)
 
     def sites(self) -> Sequence[str]:
@@ -150,4 +152,6 @@ class InProcessTransport:
             self.seconds[site] += time.monotonic() - started
         if self._on_site is not None:
             self._on_site(stage, len(payloads), len(payloads))
+        if self._on_replies is not None:
+            self._on_replies(stage, replies)
         return replies

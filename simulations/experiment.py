@@ -23,8 +23,8 @@ from yoriai.errors import ConfigError, RecordError
 from yoriai.privacy.accounting import calibrate
 from yoriai.privacy.roster import MAX_WEIGHT
 from yoriai.simulations.report import Data
-from yoriai.simulations.scenarios import excavators
-from yoriai.strategies.rule import get_rule, rule_names
+from yoriai.simulations.scenarios import DEFAULT, get_scenario
+from yoriai.strategies.fit import check_fit
 
 _TEST_FRACTION = 0.2
 _SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -32,7 +32,7 @@ _SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 @dataclass(frozen=True)
 class DataSource:
-    """Where the records come from; None throughout is the default scenario.
+    """Where the records come from: records of one's own, or a ready scenario where there is no path.
 
     Attributes:
         path: a folder with a folder a site, or one file to split over `sites`.
@@ -40,6 +40,7 @@ class DataSource:
             as the field of a `by:FIELD` has values.
         prompt_field, response_field: columns or keys that hold prompt and response.
         seed: of the partition and of the split.
+        scenario: a key of `scenarios.SCENARIOS`; does not go with a path.
     """
 
     path: Path | None = None
@@ -48,6 +49,7 @@ class DataSource:
     prompt_field: str = "prompt"
     response_field: str = "response"
     seed: int = 0
+    scenario: str = DEFAULT
 
 
 @dataclass(frozen=True)
@@ -101,14 +103,14 @@ def resolve(job: JobConfig | None, source: DataSource, settings: Mapping[str, ob
     Raises:
         ConfigError: a setting is wrong, or does not go with the records.
         RecordError: the records cannot be read.
-        AssetError: the default scenario's records cannot be fetched.
+        AssetError: a scenario's records cannot be fetched.
     """
     sites, data = _read(source)
     _check_sites(sites)
     if job is None:
-        job = excavators.default_job() if source.path is None else _job_for(source.path, sites)
+        job = get_scenario(source.scenario).job() if source.path is None else _job_for(source.path, sites)
     job = override(job, settings or {})
-    get_rule(job.federation.rule)  # Raises for an unknown name before anything is loaded.
+    check_fit(job)  # An unknown rule is one of its faults.
     _check_delta(job, sites)
     if len(sites) < job.federation.min_sites:
         raise ConfigError(
@@ -117,7 +119,6 @@ def resolve(job: JobConfig | None, source: DataSource, settings: Mapping[str, ob
             expected=f"at least {job.federation.min_sites}",
             remedy="lower it or add sites",
         )
-    _check_secure_aggregation(job)
     job, reason, labels_from_records = _settle_task(job, sites)
     return Experiment(job, sites, data, reason, labels_from_records)
 
@@ -140,13 +141,19 @@ def noise_multiplier(job: JobConfig) -> float | None:
 
 def _read(source: DataSource) -> tuple[tuple[SiteRecords, ...], Data]:
     if source.path is None:
-        if source != DataSource(seed=source.seed):
+        if source != DataSource(seed=source.seed, scenario=source.scenario):
             raise ConfigError(
                 "--sites, --partition and the names of fields go with records of your own",
                 remedy="name them with --data",
             )
-        title = Data(title=excavators.TITLE, licence=excavators.LICENCE, source=excavators.SOURCE)
-        return excavators.excavators(source.seed), title
+        ready = get_scenario(source.scenario)
+        return ready.sites(source.seed), Data(title=ready.title, licence=ready.licence, source=ready.source)
+    if source.scenario != DEFAULT:
+        raise ConfigError(
+            f"the scenario {source.scenario} brings its own records",
+            found=f"{source.path} as well",
+            remedy="leave one of them out",
+        )
     own = Data(title=source.path.name or str(source.path), licence="the user's own", source=str(source.path))
     fields = {"prompt_field": source.prompt_field, "response_field": source.response_field}
     if source.path.is_dir():
@@ -201,23 +208,6 @@ def _check_sites(sites: Sequence[SiteRecords]) -> None:
             "no site has a test record, so nothing can be measured",
             found=f"{sum(len(site.train) for site in sites)} training records at {len(sites)} sites",
             remedy="add records, or split them over fewer sites",
-        )
-
-
-def _check_secure_aggregation(job: JobConfig) -> None:
-    if not job.secure_aggregation.enabled:
-        return
-    if job.federation.min_sites < 2:
-        raise ConfigError(
-            "secure aggregation needs at least two sites in a round",
-            found=f"federation.min_sites = {job.federation.min_sites}",
-            remedy="raise it, or set secure_aggregation.enabled = false",
-        )
-    if not get_rule(job.federation.rule).sum_suffices:
-        fitting = ", ".join(name for name in rule_names() if get_rule(name).sum_suffices)
-        raise ConfigError(
-            f"the rule {job.federation.rule} needs single updates, and secure aggregation opens only their sum",
-            remedy=f"choose one of {fitting}, or set secure_aggregation.enabled = false",
         )
 
 

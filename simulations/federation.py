@@ -27,6 +27,7 @@ class Federation:
         engine: `inprocess` or `flower`.
         noise_seed: tests only; see SiteSpec.
         on_round: called after each stored round.
+        on_replies: called with each stage's replies by site; of the in-process engine only.
     """
 
     job: JobConfig
@@ -38,6 +39,7 @@ class Federation:
     noise_seed: bytes | None = None
     observer: Observer = field(default_factory=Silent)
     on_round: Callable[[Checkpoint], None] | None = None
+    on_replies: Callable[[str, Mapping[str, bytes]], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,8 @@ def _consortium(federation: Federation) -> Consortium | None:
     """The identities of the run's sites; none without secure aggregation."""
     if not federation.job.secure_aggregation.enabled:
         return None
-    return Consortium.found(federation.folder / "consortium", federation.roster.weights, federation=federation.job.name)
+    roster, folder = federation.roster, federation.folder / "consortium"
+    return Consortium.found(folder, roster.weights, federation=federation.job.name, ranks=roster.ranks)
 
 
 def _run_in_process(
@@ -144,6 +147,7 @@ def _run_in_process(
         transport = InProcessTransport(
             {name: site.handle for name, site in sites.items()},
             on_site=lambda stage, done, total: observer.advance(f"sites ({stage})", done, total),
+            on_replies=federation.on_replies,
         )
         return coordinate(transport), transport.seconds
 

@@ -1,8 +1,9 @@
 """An adapter as a value: named float32 factors that never change, their digest, their bytes, their arithmetic.
 
 A tensor is called "<module path>:<factor>", for instance "model.layers.22.self_attn.q_proj:A". The factors of one map,
-with r the rank: A (r, in), B (out, r) and, for the `core` rule, U (out, r) and R (r, r). Everything that goes over all
-tensors goes in sorted order of their names, so that two machines agree on positions without talking about them.
+with r the rank: A (r, in), B (out, r), for the `core` rule U (out, r) and R (r, r), for `flora` and `fedex` a dense
+W (out, in). Everything that goes over all tensors goes in sorted order of their names, so that two machines agree on
+positions without talking about them.
 """
 
 import hashlib
@@ -147,7 +148,9 @@ class AdapterState:
                 raise AdapterError(f"tensor {name} holds values that are not finite", expected="finite values")
 
     def product(self, path: str) -> NDArray[np.float64]:
-        """What the factors of one map add to its weight before the scale alpha/r: B·A, or U·R·A. (out, in), float64.
+        """What the factors of one map add to its weight before the scale alpha/r: B·A, U·R·A or W + B·A.
+
+        (out, in), float64.
 
         Raises:
             AdapterError: factors are missing or their shapes do not fit.
@@ -160,6 +163,9 @@ class AdapterState:
                 shapes = " and ".join(str(m.shape) for m in matrices)
                 raise AdapterError(f"the factors of {path} do not fit", found=shapes, expected="equal inner dimensions")
             result = result @ matrix
+        if (name := tensor_name(path, "W")) in self.tensors:
+            _require_shape(name, self.tensors[name], result.shape)
+            result += self.tensors[name]
         return result
 
 

@@ -13,6 +13,11 @@ from yoriai.strategies.adapter import AdapterState, add_scaled
 Maps = Mapping[str, tuple[int, int]]  # module path -> (out, in)
 BaseFactors = Mapping[str, tuple[NDArray[np.floating], NDArray[np.floating]]]  # module path -> (out, r), (r, in)
 
+# Where each factor's axes lie: those that count directions of the low-rank product, and the one that runs over the
+# features of the map. W is the dense remainder (out, in) of the rules whose product outgrows the rank.
+RANK_AXES: Mapping[str, tuple[int, ...]] = {"A": (0,), "B": (1,), "R": (0, 1)}
+FEATURE_AXIS: Mapping[str, int] = {"A": 1, "B": 0}
+
 _UNIT_BITS = 24  # As many as a float32 mantissa holds, so that a draw is exact in float32 and in float64.
 
 

@@ -16,6 +16,7 @@ from typing import ClassVar
 
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.factors import BaseFactors, Maps, add_to_trainable, lora_start
+from yoriai.strategies.server_opt import KINDS
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class FedAvg:
     name: ClassVar[str] = "fedavg"
     sum_suffices: ClassVar[bool] = True
     factors: ClassVar[tuple[str, ...]] = ("A", "B")
+    moving: ClassVar[tuple[str, ...]] = ("A", "B")
+    server_optimizers: ClassVar[tuple[str, ...]] = KINDS
 
     def trainable(self, round_index: int) -> tuple[str, ...]:
         """A and B in every round."""
@@ -41,6 +44,13 @@ class FedAvg:
     def combine(self, current: AdapterState, mean_update: AdapterState, round_index: int) -> AdapterState:
         """A and B, each plus its mean update. Raises AdapterError unless names and shapes are the same."""
         return add_to_trainable(current, mean_update, self.trainable(round_index))
+
+    def carried(self, moment: AdapterState, before: AdapterState, after: AdapterState) -> AdapterState:
+        """The moment itself: the entries of the trained factors keep their meaning."""
+        return moment
+
+    def verify(self, offered: AdapterState, state: AdapterState) -> None:
+        """Any values will do; what stands still is never sent again."""
 
     def to_peft(self, state: AdapterState) -> AdapterState:
         """A and B as they are."""

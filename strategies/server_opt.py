@@ -4,30 +4,34 @@ The mean update u points downhill (it is minus the pseudo-gradient of the paper)
 
     none      step = lr · u
     momentum  v ← β v + u;                                   step = lr · v
-    adam      m ← β₁ m + (1 − β₁) u;  v ← β₂ v + (1 − β₂) u²;  step = lr · m̂ / (sqrt(v̂) + ε)
+    adam      m ← β₁ m + (1 − β₁) u;  v ← β₂ v + (1 − β₂) u²;            step = lr · m̂ / (sqrt(v̂) + ε)
+    yogi      m as in adam;           v ← v − (1 − β₂) sign(v − u²) u²;  step = lr · m̂ / (sqrt(v) + ε)
 
-with m̂ = m / (1 − β₁ᵗ), v̂ = v / (1 − β₂ᵗ). The paper's FedAdam leaves these corrections out and uses a large ε
-(its τ, 1e-3); with tens of rounds in place of thousands, an uncorrected v would never warm up.
+with m̂ = m / (1 − β₁ᵗ), v̂ = v / (1 − β₂ᵗ), and yogi's v of an entry starting as that entry's first u² that is not zero.
+The paper's FedAdam and FedYogi leave the corrections out, start v at a constant and use a large ε (its τ, 1e-3); with
+tens of rounds in place of thousands, such a v would never warm up, and τ would have to be tuned to the updates' scale.
 
 Post-processing of the opened mean: no cost to the privacy budget. Under noise, adam's v̂ is mostly the noise's variance,
 equal over a factor's entries, so that it acts as momentum with a step of about lr an entry, whatever the clip_norm.
 
-Reference: Reddi et al. 2021, Adaptive federated optimization (arXiv 2003.00295), algorithm 2.
+References: Reddi et al. 2021, Adaptive federated optimization (arXiv 2003.00295), algorithm 2; Zaheer et al. 2018,
+Adaptive methods for nonconvex optimization (NeurIPS 2018), algorithm 2.
 """
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from yoriai.errors import AdapterError, CheckpointError, ConfigError
-from yoriai.strategies.adapter import AdapterState, elementwise, scaled, zeros_like
+from yoriai.strategies.adapter import AdapterState, difference, elementwise, scaled, zeros_like
 from yoriai.strategies.encoding import decode, encode
 
 FORMAT = "yoriai-server-optimizer"
 VERSION = "1"
-KINDS = ("none", "momentum", "adam")
+KINDS = ("none", "momentum", "adam", "yogi")
 
 
 @dataclass(frozen=True)
@@ -38,14 +42,25 @@ class OptState:
     Args:
         kind: the optimiser it belongs to.
         steps: steps taken.
-        first: v of momentum, m of adam.
-        second: v of adam.
+        first: v of momentum, m of adam and yogi.
+        second: v of adam and yogi.
     """
 
     kind: str
     steps: int = 0
     first: AdapterState | None = None
     second: AdapterState | None = None
+
+    def with_first(self, moment: AdapterState) -> Self:
+        """The same state with another first moment, as when a rule has taken it into a new basis.
+
+        Raises:
+            AdapterError: this optimiser keeps no first moment, or the names or shapes are not those of the present one.
+        """
+        if self.first is None:
+            raise AdapterError(f"the server optimiser {self.kind} keeps no first moment to replace")
+        difference(moment, self.first)  # Only for its check of names and shapes.
+        return replace(self, first=moment)
 
     def to_bytes(self) -> bytes:
         """A safetensors file: moments as "first/…" and "second/…", kind and steps in the metadata."""
@@ -81,7 +96,7 @@ class OptState:
         return state
 
 
-_MOMENTS = {"none": (False, False), "momentum": (True, False), "adam": (True, True)}
+_MOMENTS = {"none": (False, False), "momentum": (True, False), "adam": (True, True), "yogi": (True, True)}
 
 
 class ServerOptimizer(Protocol):
@@ -159,10 +174,7 @@ class Adam:
     kind: ClassVar[str] = "adam"
 
     def __post_init__(self) -> None:
-        _check_fraction("federation.server_momentum", self.beta1)
-        _check_fraction("beta2 of the server's adam", self.beta2)
-        if not self.epsilon > 0:
-            raise ConfigError("epsilon of the server's adam", found=str(self.epsilon), expected="above 0")
+        _check_adaptive(self.kind, self.beta1, self.beta2, self.epsilon)
 
     def init(self, update: AdapterState) -> OptState:
         """m = v = 0."""
@@ -181,8 +193,49 @@ class Adam:
         return scaled(direction, learning_rate), OptState(self.kind, steps, first, second)
 
 
+@dataclass(frozen=True)
+class Yogi:
+    """Yogi: adam whose v falls by no more than (1 − β₂) u², so that after a large update small ones do not soon let the
+    steps grow again.
+
+    Per entry, v starts as the first u² that is not zero: the first step is lr in every entry but zeros, as adam's is,
+    and needs no correction of v. Starting at a first u² of zero (A of fedavg, while B is zero) would leave v to grow
+    from nothing. Where updates grow after the first by orders of magnitude, v follows slowly, with steps of up to
+    lr / sqrt(1 − β₂); hence FedYogi's β₂ of 0.99, not 0.999.
+    """
+
+    beta1: float = 0.9
+    beta2: float = 0.99
+    epsilon: float = 1e-8
+    kind: ClassVar[str] = "yogi"
+
+    def __post_init__(self) -> None:
+        _check_adaptive(self.kind, self.beta1, self.beta2, self.epsilon)
+
+    def init(self, update: AdapterState) -> OptState:
+        """m = v = 0, where v = 0 stands for an entry that has not moved yet."""
+        return OptState(self.kind, first=zeros_like(update), second=zeros_like(update))
+
+    def step(
+        self, mean_update: AdapterState, state: OptState, *, learning_rate: float
+    ) -> tuple[AdapterState, OptState]:
+        """lr · m̂ / (sqrt(v) + ε)."""
+        old_first, old_second = _check(self.kind, mean_update, state)
+        first = elementwise(lambda m, u: self.beta1 * m + (1.0 - self.beta1) * u, old_first, mean_update)
+        second = elementwise(self._second, old_second, mean_update)
+        steps = state.steps + 1
+        m_share = 1.0 - self.beta1**steps
+        direction = elementwise(lambda m, v: (m / m_share) / (np.sqrt(v) + self.epsilon), first, second)
+        return scaled(direction, learning_rate), OptState(self.kind, steps, first, second)
+
+    def _second(self, v: NDArray[np.float64], u: NDArray[np.float64]) -> NDArray[np.float64]:
+        """v − (1 − β₂) sign(v − u²) u², or u² where v is still zero; it never falls back to zero."""
+        squared = u * u
+        return np.where(v == 0, squared, v - (1.0 - self.beta2) * np.sign(v - squared) * squared)
+
+
 def server_optimizer(kind: str, *, momentum: float = 0.9) -> ServerOptimizer:
-    """The optimiser of that kind; `momentum` is β of momentum and β₁ of adam, and is not used by none.
+    """The optimiser of that kind; `momentum` is β of momentum and β₁ of adam and yogi, and is not used by none.
 
     Raises:
         ConfigError: an unknown kind, or a momentum outside [0, 1).
@@ -193,6 +246,8 @@ def server_optimizer(kind: str, *, momentum: float = 0.9) -> ServerOptimizer:
         return Momentum(momentum)
     if kind == "adam":
         return Adam(momentum)
+    if kind == "yogi":
+        return Yogi(momentum)
     nearest = difflib.get_close_matches(kind.lower(), KINDS, n=1)
     raise ConfigError(
         "federation.server_optimizer is not a known optimiser",
@@ -208,6 +263,13 @@ def _check(kind: str, mean_update: AdapterState, state: OptState) -> tuple[Adapt
         raise CheckpointError("a server optimiser was given another one's state", found=state.kind, expected=kind)
     mean_update.check_finite()
     return state.first or mean_update, state.second or mean_update
+
+
+def _check_adaptive(kind: str, beta1: float, beta2: float, epsilon: float) -> None:
+    _check_fraction("federation.server_momentum", beta1)
+    _check_fraction(f"beta2 of the server's {kind}", beta2)
+    if not epsilon > 0:
+        raise ConfigError(f"epsilon of the server's {kind}", found=str(epsilon), expected="above 0")
 
 
 def _check_fraction(what: str, value: float) -> None:

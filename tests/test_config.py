@@ -127,6 +127,26 @@ def test_table_given_as_a_value_is_refused() -> None:
     assert "[lora] on a line of its own" in fault.remedy
 
 
+@pytest.mark.parametrize(
+    ("table", "line", "expected"),
+    [
+        ("training", "proximal_mu = -0.1", "a number of at least 0"),
+        ("training", 'schedule = "step"', 'one of "constant", "linear", "cosine"'),
+        ("training", "lowpass = 1", "true or false"),
+        ("federation", 'aggregation = "mode"', 'one of "mean", "median", "trimmed_mean", "krum"'),
+        ("federation", "trim_fraction = 0.5", "a number above 0 and below 0.5"),
+        ("federation", "trim_fraction = 0", "a number above 0 and below 0.5"),
+        ("federation", "byzantine_sites = 0", "a whole number of at least 1 and below 2^63"),
+        ("federation", "update_norm_bound = 0", "a number above 0"),
+        ("federation", 'server_optimizer = "yoga"', 'one of "none", "momentum", "adam", "yogi"'),
+    ],
+)
+def test_setting_of_the_rules_surroundings_out_of_bounds_is_refused(table: str, line: str, expected: str) -> None:
+    fault = only_fault(f"{HEAD}[{table}]\n{line}\n")
+    assert fault.what.startswith(f"job.toml line 4: {table}.{line.partition(' ')[0]}")
+    assert fault.expected == expected
+
+
 def test_long_value_is_shown_cut() -> None:
     assert len(only_fault(f'{HEAD}[task]\ntemplate = "{"x" * 5000}"\n').found) == 80
 
@@ -174,12 +194,19 @@ _any_settings = st.fixed_dictionaries(
         "task.template": st.none() | st.text().map(lambda text: text.replace("{prompt}", "") + "{prompt}"),
         "task.labels": _texts,
         "training.sampling_rate": _share,
+        "training.schedule": st.sampled_from(["constant", "linear", "cosine"]),
+        "training.proximal_mu": st.floats(min_value=0, allow_infinity=False),
+        "training.lowpass": st.booleans(),
         "training.seed": st.integers(min_value=0, max_value=2**63 - 1),
         "privacy.noise": st.sampled_from(["local", "none"]),
         "privacy.epsilon": _positive,
         "privacy.delta": _open_unit,
         "federation.participation": _share,
         "federation.rule": st.text(min_size=1),
+        "federation.aggregation": st.sampled_from(["mean", "median", "trimmed_mean", "krum"]),
+        "federation.trim_fraction": st.floats(min_value=0, max_value=0.5, exclude_min=True, exclude_max=True),
+        "federation.byzantine_sites": _count,
+        "federation.update_norm_bound": st.none() | _positive,
         "speed.prefix_cache": st.booleans(),
     },
 )

@@ -18,14 +18,14 @@ from yoriai.config_models import (
     FederationSection,
     JobConfig,
     LoraSection,
-    PolicySection,
+    PersonalSection,
     PrivacySection,
     SecureAggregationSection,
-    SiteConfig,
     SpeedSection,
     TaskSection,
     TrainingSection,
 )
+from yoriai.config_site import PolicySection, SiteConfig
 from yoriai.config_text import file_place, template_of
 from yoriai.errors import ConfigError, YoriaiError
 
@@ -37,6 +37,7 @@ __all__ = [
     "FederationSection",
     "JobConfig",
     "LoraSection",
+    "PersonalSection",
     "PolicySection",
     "PrivacySection",
     "SecureAggregationSection",

@@ -1,70 +1,31 @@
-"""The settings of a job and of a site: names, types, bounds, defaults, and what they mean.
+"""The settings of a job: names, types, bounds, defaults, and what they mean.
 
 Settings that bear on privacy stand in [training] and [privacy]; [speed] holds those that change how fast a result comes
 and never which one. Every model is frozen, strict and refuses unknown keys. The job template, the JSON Schema and the
 texts of faults are all derived from these models.
 """
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import Field
 
-from yoriai.config_faults import Expected
-
-_PROMPT = "{prompt}"
-
-
-def _whole(value: object) -> object:
-    """In Python 1, 1.0 and True are equal, and so all of them would pass for the literal 1."""
-    if type(value) is not int:
-        raise ValueError("is not a whole number")
-    return value
-
-
-def _tuple_from_list(value: object) -> object:
-    """TOML knows lists only; strict pydantic would refuse them for a tuple."""
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _distinct(values: tuple[str, ...]) -> tuple[str, ...]:
-    if len(set(values)) < len(values):
-        raise ValueError("names the same thing twice")
-    return values
+from yoriai.config_types import (
+    Count,
+    Device,
+    Digest,
+    Layers,
+    Name,
+    NonEmpty,
+    SomeTexts,
+    Table,
+    Template,
+    Texts,
+    Version,
+    Whole,
+)
 
 
-def _one_prompt(template: str) -> str:
-    if template.count(_PROMPT) != 1:
-        raise ValueError(f"must hold {_PROMPT} exactly once, and holds it {template.count(_PROMPT)} times")
-    return template
-
-
-Name = Annotated[
-    str,
-    Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"),
-    Expected("1 to 64 letters, digits, dots, dashes or underscores, beginning with a letter or digit"),
-]
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$"), Expected("64 lower-case hexadecimal digits (a SHA-256)")]
-Template = Annotated[str, AfterValidator(_one_prompt), Expected(f"a text that holds {_PROMPT} exactly once")]
-Layers = Annotated[str, Field(pattern=r"^(all|last:[1-9][0-9]*)$"), Expected('"all" or "last:K", K at least 1')]
-Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda:[0-9]+)$"), Expected('"auto", "cpu" or "cuda:N"')]
-# TOML's whole numbers have 64 bits; Python's would go beyond what a file can hold.
-Whole = Annotated[int, Field(ge=0, lt=2**63), Expected("a whole number of at least 0 and below 2^63")]
-Count = Annotated[int, Field(ge=1, lt=2**63), Expected("a whole number of at least 1 and below 2^63")]
-NonEmpty = Annotated[str, Field(min_length=1), Expected("a text that is not empty")]
-Version = Annotated[Literal[1], BeforeValidator(_whole)]
-_LISTED = (BeforeValidator(_tuple_from_list), AfterValidator(_distinct), Field(json_schema_extra={"uniqueItems": True}))
-Texts = Annotated[tuple[NonEmpty, ...], *_LISTED, Expected("a list of texts, none of them empty, none twice")]
-SomeTexts = Annotated[
-    Texts, Field(min_length=1), Expected("a list of one or more texts, none of them empty, none twice")
-]
-Digests = Annotated[tuple[Digest, ...], *_LISTED, Expected("a list of SHA-256 digests in hexadecimal, none twice")]
-
-
-class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
-
-
-class BaseSection(_Table):
+class BaseSection(Table):
     """The language model that all sites adapt."""
 
     model: NonEmpty = Field(
@@ -78,7 +39,7 @@ class BaseSection(_Table):
     )
 
 
-class LoraSection(_Table):
+class LoraSection(Table):
     """The shape of the adapter."""
 
     rank: Count = Field(default=16, description="Rank of each low-rank factor pair (a count of directions).")
@@ -94,7 +55,7 @@ class LoraSection(_Table):
     )
 
 
-class TaskSection(_Table):
+class TaskSection(Table):
     """What the records teach."""
 
     kind: Literal["auto", "lm", "instruct", "classify"] = Field(
@@ -118,7 +79,7 @@ class TaskSection(_Table):
     )
 
 
-class TrainingSection(_Table):
+class TrainingSection(Table):
     """Training at a site. Bears on privacy: sampling_rate and local_steps decide how much noise an epsilon needs."""
 
     local_steps: Count = Field(default=1, description="Optimiser steps that a site takes in a round.")
@@ -135,12 +96,24 @@ class TrainingSection(_Table):
     )
     optimizer: Literal["sgd", "adam"] = Field(default="sgd", description="The optimiser of the local steps.")
     learning_rate: float = Field(default=1.0, gt=0, description="Step size of the local optimiser (no unit).")
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        default="constant", description="How the local learning rate falls from the first round to the last."
+    )
+    proximal_mu: float = Field(
+        default=0.0,
+        ge=0,
+        description="FedProx: how strongly later local steps are pulled back to the round's adapter (no unit).",
+    )
+    lowpass: bool = Field(
+        default=False,
+        description="Smooth the noised gradient along the features of each map; costs no privacy, and not for core.",
+    )
     seed: Whole = Field(
         default=0, description="Public seed of the initial factors only. Sampling and noise never come from it."
     )
 
 
-class PrivacySection(_Table):
+class PrivacySection(Table):
     """Differential privacy, enforced at each site before anything leaves it."""
 
     noise: Literal["local", "none"] = Field(
@@ -173,7 +146,7 @@ class PrivacySection(_Table):
     )
 
 
-class FederationSection(_Table):
+class FederationSection(Table):
     """What the coordinator does with the sites' updates."""
 
     rule: NonEmpty = Field(
@@ -186,7 +159,31 @@ class FederationSection(_Table):
     schedule: Literal["constant", "linear", "cosine"] = Field(
         default="linear", description="How the server's learning rate falls from the first round to the last."
     )
-    server_optimizer: Literal["none", "momentum", "adam"] = Field(
+    aggregation: Literal["mean", "median", "trimmed_mean", "krum"] = Field(
+        default="mean",
+        description="How updates become one: the weighted mean, or a rule that bears some false updates. All but the "
+        "mean are unweighted, need 3 updates or more, and look at single ones: secure_aggregation.enabled = false.",
+    )
+    trim_fraction: float = Field(
+        default=0.1,
+        gt=0,
+        lt=0.5,
+        description="Share of the updates that trimmed_mean drops at each end of a coordinate: rounded down, and at "
+        "least one.",
+    )
+    byzantine_sites: Count = Field(
+        default=1,
+        description="False updates that krum is to bear, at most (a count); min_sites must be 2 * byzantine_sites + 3 "
+        "or more.",
+    )
+    update_norm_bound: float | None = Field(
+        default=None,
+        gt=0,
+        description="Largest L2 norm of one site's update; a longer one is scaled down. With secure aggregation the "
+        "sites enforce it, so it holds for honest ones only. Left out, there is none.",
+        examples=[1.0],
+    )
+    server_optimizer: Literal["none", "momentum", "adam", "yogi"] = Field(
         default="adam", description="The optimiser that the coordinator applies to the averaged update."
     )
     server_learning_rate: float = Field(
@@ -205,7 +202,7 @@ class FederationSection(_Table):
     seed: Whole = Field(default=0, description="Public seed of the choice of sites in each round.")
 
 
-class SecureAggregationSection(_Table):
+class SecureAggregationSection(Table):
     """How updates are masked, so that the coordinator opens only their sum. Bears on who must be trusted."""
 
     enabled: bool = Field(
@@ -224,7 +221,7 @@ class SecureAggregationSection(_Table):
     )
 
 
-class DeadlinesSection(_Table):
+class DeadlinesSection(Table):
     """How long the coordinator waits for replies before it goes on without a site."""
 
     offer_s: float = Field(default=3600.0, gt=0, description="Seconds to look at a job and prepare for it.")
@@ -234,7 +231,7 @@ class DeadlinesSection(_Table):
     train_s: float = Field(default=3600.0, gt=0, description="Seconds to train a round and answer with the update.")
 
 
-class EvaluationSection(_Table):
+class EvaluationSection(Table):
     """When the adapter is measured on the sites' test records."""
 
     every: Whole = Field(
@@ -242,7 +239,24 @@ class EvaluationSection(_Table):
     )
 
 
-class SpeedSection(_Table):
+class PersonalSection(Table):
+    """An adapter of each site's own, trained on from the shared one after the job. It never leaves the site."""
+
+    rounds: Whole = Field(default=0, description="Local rounds after the job; 0 trains no personal adapter.")
+    epsilon: float = Field(
+        default=2.0,
+        gt=0,
+        description="Privacy loss that the personal adapter may cost one record on top of the job's (no unit); ignored "
+        "where privacy.noise is none.",
+    )
+    learning_rate: float = Field(
+        default=0.01,
+        gt=0,
+        description="Step size of the site's own Adam, falling linearly to the last round (no unit).",
+    )
+
+
+class SpeedSection(Table):
     """How fast a result comes; nothing here bears on privacy or on what is learnt."""
 
     device: Device = Field(
@@ -258,7 +272,7 @@ class SpeedSection(_Table):
     )
 
 
-class JobConfig(_Table):
+class JobConfig(Table):
     """A job: what the sites train together, under which guarantee."""
 
     schema_: Version = Field(default=1, alias="schema", description="Version of this file's format.")
@@ -272,36 +286,5 @@ class JobConfig(_Table):
     secure_aggregation: SecureAggregationSection = Field(default_factory=SecureAggregationSection)
     deadlines: DeadlinesSection = Field(default_factory=DeadlinesSection)
     evaluation: EvaluationSection = Field(default_factory=EvaluationSection)
+    personal: PersonalSection = Field(default_factory=PersonalSection)
     speed: SpeedSection = Field(default_factory=SpeedSection)
-
-
-class PolicySection(_Table):
-    """What this site allows, whatever a job asks for."""
-
-    epsilon_budget: float = Field(
-        default=8.0, gt=0, description="Privacy loss that all jobs together may cost one record of this site (no unit)."
-    )
-    delta: float = Field(
-        default=1e-5, gt=0, lt=1, description="Largest delta that a job may use, and the one the budget is counted at."
-    )
-    min_sites: Count = Field(default=2, description="Fewest sites in a job's rounds for this site to take part.")
-    base_digests: Digests = Field(
-        default=(),
-        description="SHA-256 digests, in hexadecimal, of the base models that this site trains. Empty: any.",
-    )
-    allow_plain_updates: bool = Field(
-        default=False, description="Whether this site takes part in jobs without secure aggregation."
-    )
-    allow_no_privacy: bool = Field(
-        default=False,
-        description="Whether this site takes part in jobs without differential privacy. In those a coordinator that "
-        "cheats can repeat a round with one site fewer and subtract the sums.",
-    )
-
-
-class SiteConfig(_Table):
-    """A site: its name and its policy."""
-
-    schema_: Version = Field(default=1, alias="schema", description="Version of this file's format.")
-    name: Name = Field(description="Name of the site, as in the roster.", examples=["north"])
-    policy: PolicySection = Field(default_factory=PolicySection)

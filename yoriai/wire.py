@@ -25,6 +25,7 @@ _PREAMBLE = struct.Struct(">4sHII")
 _LARGEST_HEADER_BYTES = 4 * 1024 * 1024
 
 _Weight = Annotated[int, Field(ge=1)]
+_Rank = Annotated[int, Field(ge=1)]
 _RoundIndex = Annotated[int, Field(ge=0)]
 
 
@@ -33,10 +34,14 @@ class _Strict(BaseModel):
 
 
 class Roster(_Strict):
-    """Who takes part, with what weight. A weight w stands for w · training.records_per_weight records."""
+    """Who takes part, with what weight. A weight w stands for w · training.records_per_weight records.
+
+    `ranks` has the sites that train less than the job's rank. Under secure aggregation the signed roster's count.
+    """
 
     serial: int = Field(ge=1)
     weights: dict[str, _Weight]
+    ranks: dict[str, _Rank] = Field(default_factory=dict, exclude_if=lambda ranks: not ranks)
 
 
 class Message(_Strict):

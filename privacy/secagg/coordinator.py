@@ -12,7 +12,7 @@ messages, and notices wrongly rebuilt secrets (a seed against its commitment, a 
 cannot know whether a site masked the update it should have.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -36,6 +36,7 @@ from yoriai.privacy.secagg.masks import agree
 from yoriai.privacy.secagg.messages import Buffer, Kind, RelayedShares, ReleasedShares, SealedShares
 from yoriai.privacy.secagg.messages import ShareKind as Share
 from yoriai.privacy.secagg.opening import Opened, left_over_masks
+from yoriai.privacy.secagg.ranks import thin_among
 from yoriai.privacy.secagg.secret import SecretBytes
 from yoriai.privacy.secagg.sharing import coordinate
 
@@ -71,6 +72,13 @@ class _Stage:
             except (ProtocolError, IdentityError) as error:
                 self.refused.setdefault(name, str(error))
         return dict(sorted(answers.items()))
+
+    def _need_members(self, what: str, members: Collection[int], terms: RoundTerms, quorum: int = 0) -> None:
+        """Enough sites in all, and enough for every direction that one of them holds; the sites check the same."""
+        _need(what, len(members), max(terms.least_survivors, quorum))
+        if thin := thin_among(self._directory, members, terms.full_rank, terms.least_survivors):
+            reached = sum(self._directory.rank(site, thin[0]) == thin[0] for site in members)
+            _need(f"{what} of rank {thin[0]} or above", reached, terms.least_survivors)
 
     def _names(self, positions: Iterable[int]) -> list[str]:
         return [self._directory.name(position) for position in positions]
@@ -110,7 +118,7 @@ class Advertising(_Stage):
             return bytes(data)
 
         answers = self._collect(replies, frozenset(range(len(directory.roster.sites))), read)
-        _need("sites with keys", len(answers), terms.least_survivors)
+        self._need_members("sites with keys", answers, terms)
         keys = verify_key_set(terms, directory, answers.values())
         body = wire.frame(Kind.KEY_SET, terms.binding, wire.encode_list(answers.values()))
         return KeySigning(directory, self.refused, keys, self._threads), dict.fromkeys(self._names(answers), body)
@@ -122,7 +130,6 @@ class _Keyed(_Stage):
     def __init__(self, directory: Directory, refused: dict[str, str], keys: KeySet, threads: int) -> None:
         super().__init__(directory, refused)
         self._keys, self._threads = keys, threads
-        self._least = max(keys.terms.least_survivors, keys.quorum)
 
     def _check_holders(self, members: Iterable[int], graph: Graph) -> None:
         short = short_of_holders(members, graph, self._keys.plan.threshold)
@@ -143,7 +150,7 @@ class KeySigning(_Keyed):
             return drawn, bytes(data)
 
         answers = self._collect(replies, frozenset(keys.ids), read)
-        _need("sites that signed the key set", len(answers), self._least)
+        self._need_members("sites that signed the key set", answers, keys.terms, keys.quorum)
         graph = {position: drawn for position, (drawn, _) in answers.items()}
         if any(crowded(keys, graph, site) for site in graph):
             raise RoundError("a site was chosen by more than chance explains", remedy="the round is void")
@@ -174,7 +181,7 @@ class Sharing(_Keyed):
             return shares
 
         sharers = self._collect(replies, frozenset(graph), read)
-        _need("sites that have shared", len(sharers), self._least)
+        self._need_members("sites that have shared", sharers, keys.terms, keys.quorum)
         self._check_holders(sharers, graph)
         payloads = {}
         for position in sharers:
@@ -213,7 +220,7 @@ class Masking(_Keyed):
             total.add(body)
 
         survivors = self._collect(replies, frozenset(self._commitments), read)
-        _need("survivors", len(survivors), self._least)
+        self._need_members("survivors", survivors, keys.terms, keys.quorum)
         self._check_holders(survivors, self._graph)
         body = wire.frame(Kind.SURVIVORS, keys.binding, wire.encode_sites(survivors))
         work = _Open(self._graph, self._commitments, frozenset(survivors), total)

@@ -39,6 +39,8 @@ class RoundTerms:
         n_counts: evaluation counts in the tail, besides the number of clipped coordinates; 0 unless they are noised
             and charged.
         least_survivors: the number of survivors that the job's noise is calibrated to, at least 2.
+        full_rank: the job's rank, which a rank in the roster is judged by; None if every site gives the whole vector,
+            whatever its rank.
     """
 
     run: bytes
@@ -49,6 +51,7 @@ class RoundTerms:
     grid: FixedPoint
     n_counts: int = 0
     least_survivors: int = 2
+    full_rank: int | None = None
 
     def __post_init__(self) -> None:
         if len(self.run) != RUN_BYTES or len(self.job_digest) != 32 or len(self.roster_digest) != 32:
@@ -57,12 +60,16 @@ class RoundTerms:
             raise ProtocolError("terms of a round", expected="round, length and counts within their ranges")
         if not 2 <= self.least_survivors < 2**16:
             raise ProtocolError("least number of survivors", found=str(self.least_survivors), expected="at least 2")
+        if self.full_rank is not None and not 1 <= self.full_rank < 2**32:
+            raise ProtocolError("the job's rank", found=str(self.full_rank), expected="at least 1")
 
     @cached_property
     def binding(self) -> Binding:
         """Ties advertisements and the key set to these terms."""
         fields = (self.run, self.round_index, self.job_digest, self.roster_digest, self.n_params)
         packed = _TERMS.pack(*fields, self.grid.bits, self.grid.value_range, self.n_counts, self.least_survivors)
+        if self.full_rank is not None:
+            packed += struct.pack(">I", self.full_rank)
         return Binding(self.run, self.round_index, hashlib.sha256(b"yoriai/secagg/1/terms\0" + packed).digest())
 
     @property

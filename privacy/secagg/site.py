@@ -19,6 +19,8 @@ The table of messages stands in `messages.py`. A stage object takes one message;
 second one. After a refusal the site is out of the round, and a restarted process has no stage objects at all.
 """
 
+from collections.abc import Collection
+
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from yoriai.errors import PolicyError, ProtocolError
@@ -37,6 +39,7 @@ from yoriai.privacy.secagg.masking import masked_update, own_masks
 from yoriai.privacy.secagg.member import Member, Spend, Update
 from yoriai.privacy.secagg.messages import Advertisement, Buffer, Kind, RelayedShares, ReleasedShares, SealedShares
 from yoriai.privacy.secagg.messages import ShareKind as Share
+from yoriai.privacy.secagg.ranks import thin_among
 from yoriai.privacy.secagg.secret import Guarded, OneShot, SecretBytes
 from yoriai.privacy.secagg.sharing import HeldShares, open_shares, seal_shares
 
@@ -50,10 +53,19 @@ class _Stage(Guarded):
         self._member, self._terms, self._own = member, terms, member.position
         self._once = OneShot(f"stage {type(self).__name__}")
 
-    def _check_size(self, what: str, count: int, at_least: int = 0) -> None:
-        least = max(self._member.policy.min_sites, self._terms.least_survivors, at_least)
+    def _check_members(self, what: str, members: Collection[int], at_least: int = 0) -> None:
+        """Enough sites in all, and enough for every direction that one of them holds: the sum is over its holders."""
+        summed = max(self._member.policy.min_sites, self._terms.least_survivors)
+        count, least = len(members), max(summed, at_least)
         if count < least:
             raise PolicyError(f"too few {what}", found=str(count), expected=f"at least {least}", remedy="wait for more")
+        if thin := thin_among(self._member.directory, members, self._terms.full_rank, summed):
+            raise PolicyError(
+                f"too few {what} for a rank that the roster names",
+                found=f"rank {thin[0]}",
+                expected=f"at least {summed} sites of this rank or above",
+                remedy="wait for more, or lower the rank of the others in the roster",
+            )
 
 
 def advertise(member: Member, terms: RoundTerms) -> tuple["Advertised", bytes]:
@@ -92,7 +104,7 @@ class Advertised(_Stage):
         keys = verify_key_set(self._terms, self._member.directory, wire.decode_list(body, Kind.KEY_SET))
         if keys.advertised.get(self._own) != self.public:
             raise ProtocolError("the key set does not hold this site's own keys", remedy=_DISTRUST)
-        self._check_size("sites in the key set", len(keys.ids))
+        self._check_members("sites in the key set", keys.ids)
         drawn = draw_holders(self._own, keys.ids, self._member.entropy)
         stage = KeysSigned(self._member, keys, frozenset(drawn), self._encryption, self._mask_secret)
         return stage, wire.seal(Kind.HOLDER_CHOICE, keys.binding, self._own, wire.encode_sites(drawn), self._member.key)
@@ -125,7 +137,7 @@ class KeysSigned(_Stage):
         graph = verify_choices(keys, wire.decode_list(body, Kind.HOLDER_CHOICES))
         if graph.get(own) != self._drawn:
             raise ProtocolError("the graph does not hold this site's own choice", remedy=_DISTRUST)
-        self._check_size("sites that signed the key set", len(graph), keys.quorum)
+        self._check_members("sites that signed the key set", graph, keys.quorum)
         if crowded(keys, graph, own):
             raise ProtocolError("more sites chose this one than chance explains", remedy="the round is void")
         holders = self._drawn & frozenset(graph)
@@ -166,7 +178,7 @@ class SharesSealed(_Stage):
         sharers = frozenset(message.sharers)
         if own not in sharers or not sharers <= set(graph):
             raise ProtocolError("sites that have shared", expected="this one and others that signed the key set")
-        self._check_size("sites that have shared", len(sharers), keys.quorum)
+        self._check_members("sites that have shared", sharers, keys.quorum)
         _check_holders(sharers, graph, keys)
         if set(message.sealed) != choosers(own, graph) & sharers:
             raise ProtocolError("relayed shares", expected="one from each site that chose this one, and no others")
@@ -224,7 +236,7 @@ class Masked(_Stage):
         Raises:
             ProtocolError: if it leaves this site out, names a site that did not share, or one without enough holders
             in it.
-            PolicyError: if it is smaller than the quorum, or than policy and job demand.
+            PolicyError: if it is smaller than the quorum, or than policy and job demand, in all or for one rank.
         """
         self._once.claim()
         keys, own = self._keys, self._own
@@ -232,7 +244,7 @@ class Masked(_Stage):
         alive = frozenset(named)
         if own not in alive or not alive <= self._sharers:
             raise ProtocolError("survivor set", expected="this site, and others that have shared")
-        self._check_size("survivors", len(alive), keys.quorum)
+        self._check_members("survivors", alive, keys.quorum)
         _check_holders(alive, self._graph, keys)
         digest = survivor_digest(alive)
         stage = Agreed(self._member, keys, alive, self._held)

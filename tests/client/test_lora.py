@@ -127,7 +127,7 @@ def test_settings_that_do_not_fit_are_named_and_leave_the_base_whole(
 ) -> None:
     section = LoraSection(**{"rank": 4, "layers": "last:2", "target_modules": TARGETS, **lora})
     with pytest.raises(BaseModelError, match=message):
-        AdaptedModel(base, section, has_core=True)
+        AdaptedModel(base, section, factors=("A", "R", "U"))
     assert base_digest(base.model) == base.digest
     assert not [name for name, _ in base.model.named_modules() if "lora" in name]
 
@@ -214,7 +214,7 @@ def test_a_base_of_another_build_is_refused() -> None:
     sizes: dict[str, Any] = {"vocab_size": 259, "n_embd": 16, "n_layer": 1, "n_head": 2}
     gpt2 = _wrapped(GPT2LMHeadModel(GPT2Config(**sizes)))
     with pytest.raises(BaseModelError, match=r"another build.*GPT2LMHeadModel"):
-        AdaptedModel(gpt2, LoraSection(rank=2, layers="all"), has_core=False)
+        AdaptedModel(gpt2, LoraSection(rank=2, layers="all"), factors=("A", "B"))
 
 
 def test_a_base_whose_parts_do_not_add_up_is_refused_and_left_whole() -> None:
@@ -225,5 +225,5 @@ def test_a_base_whose_parts_do_not_add_up_is_refused_and_left_whole() -> None:
     )  # fmt: skip
     gemma = _wrapped(Gemma2ForCausalLM(config))
     with pytest.raises(BaseModelError, match=r"does not part.*Gemma2ForCausalLM"):
-        AdaptedModel(gemma, LoraSection(rank=2, layers="all"), has_core=False)
+        AdaptedModel(gemma, LoraSection(rank=2, layers="all"), factors=("A", "B"))
     assert base_digest(gemma.model) == gemma.digest

@@ -16,11 +16,13 @@ from yoriai.client.records import Record, SiteRecords
 from yoriai.client.site import Site, SiteHooks
 from yoriai.client.workbench import Workbench
 from yoriai.config import JobConfig, PolicySection, SiteConfig
-from yoriai.errors import PolicyError, TrainingError
+from yoriai.errors import AdapterError, PolicyError, TrainingError
 from yoriai.privacy.accounting import SampledGaussian, calibrate
 from yoriai.privacy.ledger import Ledger
 from yoriai.privacy.randomness import SeededSource
 from yoriai.strategies.adapter import AdapterState
+from yoriai.strategies.core import Core
+from yoriai.strategies.held import held_size, restricted
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Full backward hook", "ignore:.is_gradient_checkpointing", "ignore:Pydantic serializer"
@@ -594,3 +596,59 @@ def test_a_job_without_privacy_runs_where_the_policy_allows_it_and_charges_nothi
     accepted(office.offer(job))
     updated(office.train(job))
     assert office.charges() == []
+
+
+def test_settings_that_do_not_go_together_are_refused(office: Office, make_job: JobMaker) -> None:
+    """core has no axis of features to smooth along."""
+    refused(office.offer(make_job(training__lowpass=True)), "training.lowpass")
+    assert office.ledger.outstanding(office.run) == 0
+
+
+def test_an_adapter_that_the_rule_does_not_lead_to_is_refused_uncharged(office: Office, make_job: JobMaker) -> None:
+    """Under ffa the factor A stands still; another one would be the coordinator's own choice."""
+    job = make_job(federation__rule="ffa")
+    accepted(office.offer(job))
+    start = office.bench.initial_adapter(job)
+    other = start.merged_with(AdapterState({n: t + 1 for n, t in start.select(("A",)).tensors.items()}))
+
+    def asked(state: AdapterState, factors: tuple[str, ...]) -> wire.Message:
+        digest, payload = state.digest(), state.select(factors).to_bytes()
+        return office.send(wire.TrainRequest(run_id=office.run, round_index=0, adapter_digest=digest, payload=payload))
+
+    refused(asked(other, ("A", "B")), "changes factors that stand still under the rule ffa")
+    assert office.charges() == []
+    updated(asked(start, ("B",)))
+
+
+def test_an_adapter_that_the_rules_own_check_rejects_is_refused_uncharged(
+    office: Office, make_job: JobMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job()
+    accepted(office.offer(job))
+    seen: list[tuple[AdapterState, AdapterState]] = []
+
+    def verify(_: Core, offered: AdapterState, state: AdapterState) -> None:
+        seen.append((offered, state))
+        raise AdapterError("no honest step leads there")
+
+    monkeypatch.setattr(Core, "verify", verify)
+    start = office.bench.initial_adapter(job)
+    moved = start.merged_with(AdapterState({n: t + 1 for n, t in start.select(("R",)).tensors.items()}))
+    refused(office.train(job, state=moved), "no honest step leads there")
+    assert seen == [(start, moved)]
+    assert office.charges() == []
+
+
+def test_a_site_of_lower_rank_sends_an_update_that_is_zero_beyond_it(office: Office, make_job: JobMaker) -> None:
+    job = make_job()
+    roster = wire.Roster(serial=1, weights={"north": 2, "south": 1}, ranks={"north": 2})
+    accepted(office.offer(job, roster=roster))
+    update = updated(office.train(job))
+    assert restricted(update, 2) == update
+    assert np.count_nonzero(update.flatten()) == held_size(update, 2)
+
+
+def test_a_site_keeps_to_the_bound_on_its_update(office: Office, make_job: JobMaker) -> None:
+    job = make_job(federation__update_norm_bound=0.01)
+    accepted(office.offer(job))
+    assert np.linalg.norm(updated(office.train(job)).flatten().astype(float)) == pytest.approx(0.01, rel=1e-5)

@@ -39,17 +39,27 @@ def test_a_labels_vector_is_the_mean_embedding_of_its_tokens_in_lower_case_after
 
 def test_label_logits_by_hand() -> None:
     head = LabelHead(torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([0.5, -0.5]))
-    hidden = torch.tensor([[[9.0, 9.0], [1.0, 3.0]], [[2.0, 1.0], [9.0, 9.0]]])
-    batch = _batch(hidden, last=[1, 0], labels=[0, 1])
-    torch.testing.assert_close(head.logits(hidden, batch), torch.tensor([[0.5, 6.5], [1.5, 2.5]]))
+    hidden = torch.tensor([[1.0, 3.0], [2.0, 1.0]])
+    batch = _batch(hidden[:, None], last=[0, 0], labels=[0, 1])
+    torch.testing.assert_close(head.logits(hidden), torch.tensor([[0.5, 6.5], [1.5, 2.5]]))
     expected = [math.log(1 + math.exp(6.0)), math.log(1 + math.exp(-1.0))]
     torch.testing.assert_close(head.losses(hidden, batch), torch.tensor(expected))
 
 
+def test_a_classifier_reads_each_records_last_position(attach: Attach) -> None:
+    model = attach("core")
+    ids = torch.tensor([[5, 60, 70], [80, 0, 0]])
+    batch = _batch(model.prefix(ids), last=[2, 0], labels=[0, 1])
+    with torch.no_grad():
+        found = LabelHead(torch.eye(32), torch.zeros(32)).hidden(model, batch)
+        whole = model.final_hidden(batch.entering)
+    torch.testing.assert_close(found, torch.stack([whole[0, 2], whole[1, 0]]), rtol=1e-5, atol=1e-6)
+
+
 def test_label_tally_by_hand() -> None:
     head = LabelHead(torch.eye(2), torch.zeros(2))
-    hidden = torch.tensor([[[3.0, 0.0]], [[3.0, 0.0]], [[0.0, 1.0]]])
-    tally = head.tally(hidden, _batch(hidden, last=[0, 0, 0], labels=[0, 1, 1]))
+    hidden = torch.tensor([[3.0, 0.0], [3.0, 0.0], [0.0, 1.0]])
+    tally = head.tally(hidden, _batch(hidden[:, None], last=[0, 0, 0], labels=[0, 1, 1]))
     assert (tally.records, tally.correct, tally.answered, tally.loss_units) == (3, 2, 3, 3)
     assert tally.confusion is not None
     assert tally.confusion.tolist() == [[1, 0], [1, 1]]
@@ -69,7 +79,7 @@ def test_the_untouched_base_gives_an_empty_prompt_uniform_logits(
     model.load(workbench.initial_adapter(job))
     empty = encode([Record(prompt="", response="pump")], workbench.base.tokenizer, job.task, context_tokens=256)
     (batch,) = PreparedRecords(model, empty.examples, known=None).batches([0], 1)
-    logits = head.logits(model.final_hidden(batch.entering), batch)
+    logits = head.logits(head.hidden(model, batch))
     torch.testing.assert_close(logits, torch.zeros(1, len(LABELS)), rtol=0, atol=1e-6)
     assert head.prior.abs().max() > 1e-3
 

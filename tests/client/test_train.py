@@ -23,6 +23,7 @@ from yoriai.privacy.accounting import SampledGaussian
 from yoriai.privacy.dpsgd import ClippedGradientSum
 from yoriai.privacy.randomness import SeededSource
 from yoriai.strategies.adapter import AdapterState
+from yoriai.strategies.lowpass import lowpass
 from yoriai.strategies.rule import get_rule
 
 pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook", "ignore:.is_gradient_checkpointing")
@@ -59,6 +60,9 @@ class CountingSource:
 class NoLoss:
     """A head whose gradient is zero, so that an update is noise and nothing else."""
 
+    def hidden(self, model: AdaptedModel, batch: Batch) -> torch.Tensor:
+        return model.final_hidden(batch.entering)
+
     def losses(self, hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
         return hidden.sum((1, 2)) * 0.0
 
@@ -71,6 +75,9 @@ class SpoiltLoss:
 
     def __init__(self, head: TaskHead, label: int) -> None:
         self._head, self._label = head, label
+
+    def hidden(self, model: AdaptedModel, batch: Batch) -> torch.Tensor:
+        return self._head.hidden(model, batch)
 
     def losses(self, hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
         return torch.where(batch.labels == self._label, torch.nan, 1.0) * self._head.losses(hidden, batch)
@@ -121,7 +128,7 @@ def test_the_private_step_is_that_of_a_loop_over_single_records(attach: Attach, 
     rows = []
     for index in range(len(records)):
         (batch,) = records.batches([index], 1)
-        gradients = torch.autograd.grad(head.losses(model.final_hidden(batch.entering), batch).sum(), parameters)
+        gradients = torch.autograd.grad(head.losses(head.hidden(model, batch), batch).sum(), parameters)
         row = torch.cat([gradient.flatten() for gradient in gradients]).double().numpy()
         rows.append(row * min(1.0, PLAN.clip_norm / np.linalg.norm(row)))
         assert np.linalg.norm(row) > 0
@@ -356,3 +363,88 @@ def test_the_divisor_is_the_plans(attach: Attach, monkeypatch: pytest.MonkeyPatc
     np.testing.assert_allclose(2 * halved, update(model, "core", PLAN), rtol=1e-3, atol=2e-7)
     monkeypatch.setattr(ClippedGradientSum, "flat", lambda self: np.ones(self._sums[0].numel() * len(self._sums)))
     np.testing.assert_allclose(update(model, "core", replace(PLAN, divisor=4.0)), -0.25, rtol=1e-6)
+
+
+def start_vector(model: AdaptedModel, rule: str) -> np.ndarray:
+    return start_for(model, rule).select(get_rule(rule).trainable(0)).flatten()
+
+
+def test_fedprox_pulls_the_second_step_back_by_mu_times_the_first(attach: Attach) -> None:
+    """With a zero gradient and equal noise: -n1, then -(n2 + mu · (-n1)), so mu · n1 less far."""
+    model, plan = attach("core"), replace(PLAN, local_steps=2)
+    free = update(model, "core", plan, head=NoLoss(), source=SeededSource(b"prox"))
+    pulled = update(model, "core", replace(plan, proximal_mu=0.5), head=NoLoss(), source=SeededSource(b"prox"))
+    first = update(model, "core", PLAN, head=NoLoss(), source=SeededSource(b"prox"))
+    source = SeededSource(b"prox")
+    source.uniform(len(examples()))
+    np.testing.assert_allclose(first, -PLAN.clip_norm * source.gaussian(first.size), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(pulled, free - 0.5 * first, rtol=1e-4, atol=1e-6)
+
+
+def test_fedprox_moves_less_over_several_steps_on_records(attach: Attach) -> None:
+    model, plan = attach("core"), replace(PLAN, local_steps=4)
+    free, pulled = (update(model, "core", replace(plan, proximal_mu=mu)) for mu in (0.0, 0.5))
+    assert np.linalg.norm(pulled) < 0.9 * np.linalg.norm(free)
+
+
+def test_fedprox_changes_nothing_in_a_single_step(attach: Attach) -> None:
+    model = attach("core")
+    free, pulled = (update(model, "core", replace(PLAN, proximal_mu=mu)) for mu in (0.0, 7.0))
+    np.testing.assert_array_equal(pulled, free)
+
+
+@pytest.mark.parametrize("rule", ["fedavg", "ffa"])
+def test_the_lowpass_filter_comes_after_the_noise(attach: Attach, rule: str) -> None:
+    """With a zero gradient the update is the filtered noise; noise added after the filter would not be smooth."""
+    model, trained = attach(rule), get_rule(rule).trainable(0)
+    source = SeededSource(b"smooth")
+    source.uniform(len(examples()))
+    start = start_for(model, rule)
+    noise = source.gaussian(start_vector(model, rule).size) * PLAN.clip_norm
+    rough = start.select(trained).unflatten(noise)
+    expected = {name: -lowpass(name, tensor.astype(np.float64)) for name, tensor in rough.tensors.items()}
+    found = update(model, rule, replace(PLAN, lowpass=True), head=NoLoss(), source=SeededSource(b"smooth"))
+    np.testing.assert_allclose(found, np.concatenate([e.ravel() for e in expected.values()]), rtol=1e-4, atol=1e-6)
+    assert np.linalg.norm(found) < 0.7 * np.linalg.norm(noise)
+
+
+def test_the_lowpass_filter_works_without_privacy_as_well(attach: Attach) -> None:
+    model, plan = attach("ffa"), replace(PLAN, noise_multiplier=None)
+    rough = start_for(model, "ffa").select(("B",)).unflatten(update(model, "ffa", plan))
+    smooth = np.concatenate([lowpass(n, t.astype(np.float64)).ravel() for n, t in rough.tensors.items()])
+    np.testing.assert_allclose(update(model, "ffa", replace(plan, lowpass=True)), smooth, rtol=1e-3, atol=1e-6)
+
+
+def test_a_finished_update_is_scaled_down_to_its_bound_and_no_further(attach: Attach) -> None:
+    model = attach("core")
+    free = update(model, "core", PLAN)
+    norm = float(np.linalg.norm(free))
+    bounded = update(model, "core", replace(PLAN, update_norm_bound=norm / 4))
+    np.testing.assert_allclose(bounded, free / 4, rtol=1e-5)
+    assert np.linalg.norm(bounded.astype(float)) <= norm / 4
+    np.testing.assert_array_equal(update(model, "core", replace(PLAN, update_norm_bound=norm * 4)), free)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "factors"), [("constant", [1, 1, 1, 1]), ("linear", [1, 0.75, 0.5, 0.25]), ("cosine", [1, None, 0.5])]
+)
+def test_the_local_learning_rate_follows_the_schedule(
+    make_job: JobMaker, schedule: str, factors: list[float | None]
+) -> None:
+    job = make_job(training__schedule=schedule, training__learning_rate=0.2, federation__rounds=4)
+    for index, factor in enumerate(factors):
+        plan = training_plan(job, index, weight=1, noise_multiplier=1.0, physical_batch_size=8)
+        if factor is not None:
+            assert plan.learning_rate == pytest.approx(0.2 * factor)
+
+
+def test_half_the_learning_rate_halves_the_step(attach: Attach) -> None:
+    model = attach("core")
+    whole, half = (update(model, "core", replace(PLAN, learning_rate=rate)) for rate in (1.0, 0.5))
+    np.testing.assert_allclose(half, whole / 2, rtol=1e-3, atol=1e-7)
+
+
+def test_the_options_of_the_job_come_into_the_plan(make_job: JobMaker) -> None:
+    job = make_job(training__proximal_mu=0.3, training__lowpass=True, federation__update_norm_bound=1.5)
+    plan = training_plan(job, 0, weight=1, noise_multiplier=1.0, physical_batch_size=8)
+    assert (plan.proximal_mu, plan.lowpass, plan.update_norm_bound, plan.rank) == (0.3, True, 1.5, None)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from yoriai.errors import TrainingError
 from yoriai.privacy.accounting import SampledGaussian
-from yoriai.privacy.dpsgd import ClippedGradientSum, split_like
+from yoriai.privacy.dpsgd import ClippedGradientSum, held_gradients, split_like
 from yoriai.privacy.randomness import SeededSource
 
 pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook")
@@ -200,3 +200,55 @@ def test_a_flat_vector_is_cut_in_the_order_of_the_parameters() -> None:
     assert [tuple(part.shape) for part in parts] == shapes
     assert {part.dtype for part in parts} == {torch.float32}
     np.testing.assert_array_equal(torch.cat([part.flatten() for part in parts]).numpy(), np.arange(11.0))
+
+
+BLOCKS = ((slice(0, 4), slice(0, 5)), (slice(0, 2),), (slice(0, 3), slice(0, 2)))
+
+
+def _held_sum(network: GradSampleModule, records: Tensor, clip_norm: float | None = CLIP) -> ClippedGradientSum:
+    total = ClippedGradientSum(list(network.parameters()), clip_norm, BLOCKS)
+    _backward(network, records)
+    total.add_piece()
+    return total
+
+
+def test_a_held_block_alone_counts_for_the_clip_and_the_sum(network: GradSampleModule, records: Tensor) -> None:
+    network.disable_hooks()
+    expected = 0.0
+    for record in records:
+        gradients = torch.autograd.grad(network._module(record[None]).square().sum(), list(network.parameters()))
+        held = [gradient[block].flatten() for gradient, block in zip(gradients, BLOCKS, strict=True)]
+        row = torch.cat(held).double().numpy()
+        expected += row * min(1.0, CLIP / np.linalg.norm(row))
+    network.enable_hooks()
+    np.testing.assert_allclose(_held_sum(network, records).flat(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_noise_is_drawn_for_the_held_block_alone(network: GradSampleModule, records: Tensor) -> None:
+    source = CountingSource()
+    noised, _ = _held_sum(network, records).release(noise_multiplier=2.0, sampling_rate=0.1, source=source)
+    assert source.drawn == [4 * 5 + 2 + 3 * 2] == [noised.size]
+
+
+def test_held_gradients_are_those_that_a_slice_would_leave(records: Tensor) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        layers = nn.Sequential(nn.Linear(5, 6, bias=False), nn.Tanh(), nn.Linear(6, 3, bias=False))
+    network = GradSampleModule(layers, loss_reduction="sum")
+    parameters, blocks = list(network.parameters()), [BLOCKS[0], BLOCKS[2]]
+    _backward(network, records)
+    whole = [parameter.grad_sample.clone() for parameter in parameters]  # type: ignore[attr-defined]
+    ClippedGradientSum(parameters, CLIP)  # Clears what the pass left.
+    with held_gradients(network, dict(zip(parameters, blocks, strict=True))):
+        _backward(network, records)
+    for parameter, block, full in zip(parameters, blocks, whole, strict=True):
+        torch.testing.assert_close(parameter.grad_sample, full[(slice(None), *block)])  # type: ignore[attr-defined]
+    ClippedGradientSum(parameters, CLIP)
+    _backward(network, records)
+    assert parameters[0].grad_sample.shape == whole[0].shape  # type: ignore[attr-defined]
+
+
+def test_a_flat_vector_of_held_blocks_is_padded_with_zeros() -> None:
+    parameter = nn.Parameter(torch.ones(3, 4))
+    (part,) = split_like(np.array([1.0, 2.0, 3.0, 4.0]), [parameter], [(slice(0, 2), slice(0, 2))])
+    torch.testing.assert_close(part, torch.tensor([[1.0, 2, 0, 0], [3, 4, 0, 0], [0, 0, 0, 0]]))

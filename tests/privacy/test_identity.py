@@ -251,6 +251,32 @@ def test_a_weight_that_is_not_1_to_255_is_refused(weight: object) -> None:
         RosterEntry(NAME, "0" * 64, weight)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("rank", [0, 65_536, -1, 1.5, True])
+def test_a_rank_that_is_not_1_to_65535_is_refused(rank: object) -> None:
+    with pytest.raises(IdentityError, match="rank"):
+        RosterEntry(NAME, "0" * 64, rank=rank)  # type: ignore[arg-type]
+
+
+def test_a_rank_is_signed_only_where_one_is_given() -> None:
+    """Rosters signed before there were ranks keep their bytes, and so their signatures."""
+    plain, mixed = roster((1, 2)), roster((1, 2), ranks=(None, 3))
+    assert b"rank" not in plain.payload
+    assert mixed.payload.count(b'"rank":3') == mixed.payload.count(b"rank") == 1
+    found = read_roster(sign_roster(authority(), mixed), trust())
+    assert [entry.rank for entry in found.sites] == [None, 3]
+
+
+def test_a_rank_that_was_changed_after_signing_is_refused() -> None:
+    data = sign_roster(authority(), roster((1, 2), ranks=(None, 3)))
+    with pytest.raises(IdentityError, match="signature"):
+        read_roster(data.replace(b'"rank":3', b'"rank":4'), trust())
+
+
+def test_a_rank_above_the_jobs_counts_as_the_jobs() -> None:
+    ranks = [RosterEntry(NAME, "0" * 64, rank=rank).rank_in(4) for rank in (None, 2, 4, 9)]
+    assert ranks == [4, 2, 4, 4]
+
+
 def test_a_name_has_one_certificate_and_a_certificate_one_name() -> None:
     one, two = RosterEntry("a", "0" * 64), RosterEntry("b", "1" * 64)
     for sites in ((one, replace(two, name="a")), (one, replace(two, certificate="0" * 64)), (two, one)):

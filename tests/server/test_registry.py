@@ -17,7 +17,7 @@ import pytest
 
 from yoriai.errors import CheckpointError
 from yoriai.server import registry
-from yoriai.server.registry import Checkpoint, Registry, RoundRecord, write_atomically
+from yoriai.server.registry import Checkpoint, Lane, Registry, RoundRecord, write_atomically
 from yoriai.strategies.adapter import AdapterState
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,7 +41,8 @@ def checkpoint(rounds: int, *, width: int = 4) -> Checkpoint:
         )
         for index in range(rounds)
     )
-    return Checkpoint("run", "job", rounds, adapter, b"state of round %d" % rounds, records)
+    lanes = {"B": Lane(b"state of round %d" % rounds, 0.5), "A": Lane(b"state of the other lane", None)}
+    return Checkpoint("run", "job", rounds, adapter, records, lanes)
 
 
 def test_stored_checkpoint_comes_back_equal(tmp_path: Path) -> None:
@@ -50,7 +51,7 @@ def test_stored_checkpoint_comes_back_equal(tmp_path: Path) -> None:
 
 
 def test_checkpoint_before_the_first_round_comes_back_equal(tmp_path: Path) -> None:
-    start = replace(checkpoint(0), optimizer_state=b"")
+    start = replace(checkpoint(0), lanes={})
     Registry(tmp_path).save(start)
     assert Registry(tmp_path).load() == start
 
@@ -64,7 +65,7 @@ def test_factors_that_stand_still_are_stored_once_and_past_states_are_forgotten(
     for rounds in range(4):
         store.save(checkpoint(rounds))
     assert len(list((tmp_path / "adapters").iterdir())) == 1 + 4
-    assert len(list((tmp_path / "state").iterdir())) == 1
+    assert len(list((tmp_path / "state").iterdir())) == 2
     assert store.load() == checkpoint(3)
 
 
@@ -94,10 +95,10 @@ def test_altered_file_is_detected(name: str, change: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("schema", 2),
+        ("schema", 1),
         ("next_round", 7),
         ("next_round", "1"),
-        ("optimizer_state", "../../etc/passwd"),
+        ("lanes", {"B": {"optimizer_state": "../../etc/passwd", "value_range": None}}),
         ("adapter", {"digest": "0" * 64, "factors": {}}),
         ("rounds", [{}]),
         ("rounds", None),

@@ -212,7 +212,7 @@ def test_bad_input_is_one_line_on_stderr_and_exit_code_2(
     elif case == "name":
         (sites / "a").rename(sites / "werk a")
     elif case == "misspelt":
-        job.write_text(job.read_text().replace("epsilon =", "epsilom ="))
+        job.write_text(job.read_text().replace("epsilon = 8.0", "epsilom = 8.0"))
     data = {"file": sites / "a" / "train.jsonl", "data": tmp_path / "none.jsonl"}.get(case, sites)
     more += {"epsilon": ["--epsilon", "0"], "word": ["--epsilon", "much"], "partition": ["--partition", "iid"]}.get(
         case, []

@@ -1,14 +1,21 @@
 """What a job leaves open is settled, and what does not go together is refused, before any model is loaded."""
 
+import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.world import write_records, write_sites
-from yoriai.config import JobConfig, override
+from yoriai import cli
+from yoriai.client.data import Record, SiteRecords
+from yoriai.config import JobConfig, job_to_toml, override
 from yoriai.errors import ConfigError, RecordError
+from yoriai.simulations import run_folder, scenarios
 from yoriai.simulations.experiment import DataSource, noise_multiplier, resolve
+from yoriai.simulations.run_folder import StoredRun
+from yoriai.simulations.scenarios import SCENARIOS, Scenario
 
 
 @pytest.fixture
@@ -113,6 +120,8 @@ def test_the_digest_of_records_sees_every_change(tmp_path: Path) -> None:
         ({"privacy.epsilon": -1.0}, "epsilon"),
         ({"federation.min_sites": 3}, "min_sites"),
         ({"federation.rule": "nope"}, "nope"),
+        ({"federation.min_sites": 1}, "secure aggregation needs at least two sites"),
+        ({"training.proximal_mu": 0.1}, "proximal_mu pulls local steps after the first"),
     ],
 )
 def test_settings_that_do_not_go_with_the_records(tmp_path: Path, settings: dict[str, object], message: str) -> None:
@@ -132,6 +141,9 @@ def test_delta_does_not_matter_without_privacy(tmp_path: Path) -> None:
         (DataSource(sites=3), "--data"),
         (DataSource(partition="iid"), "--data"),
         (DataSource(prompt_field="x"), "--data"),
+        (DataSource(scenario="commands", sites=3), "--data"),
+        (DataSource(scenario="nope"), "no such scenario.*'nope'.*commands or excavators"),
+        (DataSource(Path("orders"), scenario="commands"), "commands brings its own records"),
     ],
 )
 def test_settings_of_own_records_need_own_records(source: DataSource, message: str) -> None:
@@ -153,3 +165,78 @@ def test_ways_to_name_records_that_do_not_go_together(one_file: Path, tmp_path: 
     (folder / "a").rename(folder / "plant a")
     with pytest.raises(RecordError, match="a site's name does not fit"):
         resolve(None, DataSource(folder))
+
+
+@pytest.fixture
+def ready(monkeypatch: pytest.MonkeyPatch) -> Scenario:
+    """A scenario beside the known ones, whose records show the seed that they were asked for."""
+
+    def sites(seed: int = 0, *, validation: bool = False) -> tuple[SiteRecords, ...]:
+        train = tuple(Record(prompt=f"order {n}", response=("a", "b")[n % 2]) for n in range(20))
+        test = (Record(prompt=f"seed {seed} {validation}", response="a"),)
+        return tuple(SiteRecords(name, train, test) for name in ("north", "south"))
+
+    def job() -> JobConfig:
+        return override(JobConfig(name="tiny-job"), {"task.kind": "classify", "task.labels": ["a", "b"]})
+
+    scenario = Scenario("tiny", "Tiny title", "MIT", "a test", sites, job)
+    monkeypatch.setattr(scenarios, "SCENARIOS", {**SCENARIOS, "tiny": scenario})
+    return scenario
+
+
+@pytest.mark.usefixtures("ready")
+def test_a_scenario_brings_its_records_its_job_and_its_title() -> None:
+    experiment = resolve(None, DataSource(seed=3, scenario="tiny"))
+    assert [site.name for site in experiment.sites] == ["north", "south"]
+    assert experiment.sites[0].test[0].prompt == "seed 3 False"
+    assert (experiment.job.name, experiment.job.task.labels) == ("tiny-job", ("a", "b"))
+    assert (experiment.data.title, experiment.data.licence, experiment.data.source) == ("Tiny title", "MIT", "a test")
+
+
+def test_scenarios_go_by_their_own_names_and_jobs_by_theirs() -> None:
+    assert {name: (ready.name, ready.job().name) for name, ready in SCENARIOS.items()} == {
+        name: (name, name) for name in ("excavators", "commands")
+    }
+
+
+def _store(folder: Path, source: DataSource) -> None:
+    folder.mkdir()
+    run_folder.store(folder, JobConfig(name="j"), StoredRun("j-1", source, "inprocess", False, "why", False, "00"))
+
+
+def test_a_run_is_resumed_with_its_scenario(tmp_path: Path) -> None:
+    _store(tmp_path / "run", DataSource(seed=2, scenario="commands"))
+    assert run_folder.load(tmp_path / "run")[1].data == DataSource(seed=2, scenario="commands")
+
+
+def test_a_run_stored_before_there_were_scenarios_has_the_excavators(tmp_path: Path) -> None:
+    _store(tmp_path / "run", DataSource(seed=2))
+    stored = json.loads((tmp_path / "run" / "run.json").read_text())
+    del stored["data"]["scenario"]
+    (tmp_path / "run" / "run.json").write_text(json.dumps(stored))
+    assert run_folder.load(tmp_path / "run")[1].data == DataSource(seed=2, scenario="excavators")
+
+
+@pytest.mark.parametrize("command", ["simulate", "job check"])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        # Even where the scenario is the one that would have been taken anyway.
+        (("--data", "orders", "--scenario", "excavators"), "--scenario and --data both name the records"),
+        (("--scenario", "nope"), "no such scenario; found 'nope'; expected commands or excavators"),
+    ],
+)
+def test_scenarios_on_the_command_line(
+    command: str,
+    options: tuple[str, ...],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "job.toml").write_text(job_to_toml(JobConfig(name="j")))
+    monkeypatch.setattr(sys, "argv", ["yoriai", *command.split(), str(tmp_path / "job.toml"), *options])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 2
+    assert message in " ".join(capsys.readouterr().err.split())

@@ -63,7 +63,7 @@ def test_both_engines_give_the_same_bits_and_flower_stays_quiet(
     outcome = run_federation(federation, workbench)
     shown = capfd.readouterr()
     assert outcome.checkpoint.adapter == in_process.checkpoint.adapter
-    assert outcome.checkpoint.optimizer_state == in_process.checkpoint.optimizer_state
+    assert outcome.checkpoint.lanes == in_process.checkpoint.lanes
     assert [record.answered for record in outcome.checkpoint.rounds] == [tuple(sorted(SIZES))] * 2
     assert outcome.refused == {"absent": "not connected"}
     assert outcome.epsilon == in_process.epsilon

@@ -47,9 +47,10 @@ def trust(now: datetime = NOW, revocations: bytes | None = None) -> Trust:
     return Trust(authority().certificate.public_bytes(Encoding.DER), revocations, now=now)
 
 
-def roster(weights: Collection[int], serial: int = 1) -> Roster:
+def roster(weights: Collection[int], serial: int = 1, ranks: Collection[int | None] = ()) -> Roster:
     names = [f"site-{i:04d}" for i in range(len(weights))]
-    entries = (RosterEntry(n, fingerprint(certificate(n)).hex(), w) for n, w in zip(names, weights, strict=True))
+    given = zip(names, weights, ranks or [None] * len(names), strict=True)
+    entries = (RosterEntry(n, fingerprint(certificate(n)).hex(), weight, rank) for n, weight, rank in given)
     return Roster("federation", serial, NOW + YEAR, tuple(entries))
 
 
@@ -69,14 +70,16 @@ class Cohort:
     policy: SitePolicy = field(default_factory=lambda: SitePolicy(2, allow_counts=True))
     round_index: int = 3
     seed: str = ""
+    ranks: tuple[int | None, ...] = ()
+    full_rank: int | None = None
 
     def __post_init__(self) -> None:
-        self.directory = Directory(roster(self.weights), trust())
+        self.directory = Directory(roster(self.weights, ranks=self.ranks), trust())
         self.names = [entry.name for entry in self.directory.roster.sites]
         self.terms = RoundTerms(
             run=b"run-of-16-bytes!", round_index=self.round_index, job_digest=bytes(32),
             roster_digest=self.directory.roster.digest, n_params=self.n_params, grid=self.grid,
-            n_counts=self.n_counts, least_survivors=self.least_survivors,
+            n_counts=self.n_counts, least_survivors=self.least_survivors, full_rank=self.full_rank,
         )  # fmt: skip
         self.spent: list[bytes] = []
 

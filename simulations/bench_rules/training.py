@@ -1,0 +1,130 @@
+"""One training of the benchmark, in a worker process that keeps base model and frozen states for the next one."""
+
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+from yoriai import wire
+from yoriai.client.base_model import choose_device, load_base
+from yoriai.client.records import SiteRecords
+from yoriai.client.workbench import Workbench
+from yoriai.config import JobConfig
+from yoriai.server.registry import Checkpoint
+from yoriai.simulations import compare
+from yoriai.simulations.bench_rules.plan import Training, job_of
+from yoriai.simulations.bench_rules.product_error import product_error
+from yoriai.simulations.bench_rules.store import Measured
+from yoriai.simulations.experiment import Experiment
+from yoriai.simulations.federation import Federation, run_federation
+from yoriai.simulations.measuring import SiteTallies, TestBench
+from yoriai.simulations.progress import Silent
+from yoriai.simulations.quiet import quiet_libraries
+from yoriai.simulations.report import Data
+from yoriai.simulations.scenarios import get_scenario
+from yoriai.strategies.adapter import AdapterState
+from yoriai.strategies.rule import get_rule
+
+
+def measure(training: Training, threads: int) -> Measured:
+    """Train and measure; runs in a worker process."""
+    job = job_of(training)
+    workbench = _workbench(job.base.model, threads)
+    sites = _sites(training.data, training.seed, training.validation)
+    experiment = Experiment(job, sites, Data(title="", licence="", source=""), "", False)
+    bench = TestBench(job, sites, workbench, Silent())
+    with tempfile.TemporaryDirectory(prefix="yoriai-bench-") as folder, quiet_libraries():
+        federation = Federation(
+            job=job, sites=sites, roster=experiment.roster(), folder=Path(folder), run_id=f"bench-{training.rule}"
+        )
+        # Frozen states are kept from one training to the next; whoever comes first must not pay for them.
+        for site in sites:
+            workbench.prepare(site.train, job)
+        if training.kind == "federated":
+            return _federated(training, federation, bench)
+        comparison = next(c for c in compare.comparisons(federation) if c.name == training.kind)
+        return _scores(compare.tallies_of(comparison, bench, workbench), seconds=0.0, up=0, down=0)
+
+
+def base_accuracy(data: str, seed: int, threads: int) -> SiteTallies:
+    """The untouched base on a split's test records, by site; runs in a worker process."""
+    job = get_scenario(data).job()
+    workbench, sites = _workbench(job.base.model, threads), _sites(data, seed, False)
+    return TestBench(job, sites, workbench, Silent()).measure(workbench.initial_adapter(job))
+
+
+def _federated(training: Training, federation: Federation, bench: TestBench) -> Measured:
+    watch = _RoundWatch(federation)
+    started = time.monotonic()
+    watched = replace(federation, on_round=watch.after_round, on_replies=watch.replies)
+    checkpoint = run_federation(watched, bench.workbench).checkpoint
+    seconds = (time.monotonic() - started - watch.seconds) / len(checkpoint.rounds)
+    # The first round's bytes hold the offer, which is sent once.
+    later = checkpoint.rounds[1:] or checkpoint.rounds
+    up = sum(sum(record.bytes_up.values()) for record in later)
+    down = sum(sum(record.bytes_down.values()) for record in later)
+    messages = sum(len(record.bytes_down) for record in later)
+    tallies = bench.measure(checkpoint.adapter)
+    return _scores(tallies, seconds=seconds, up=up // messages, down=down // messages, error=watch.largest)
+
+
+class _RoundWatch:
+    """Looks over the coordinator's shoulder: the sites' updates, and what the rule makes of them.
+
+    Attributes:
+        largest: product error of the round that was furthest off.
+        seconds: what the looking took.
+    """
+
+    def __init__(self, federation: Federation) -> None:
+        self._rule = get_rule(federation.job.federation.rule)
+        self._weights = federation.roster.weights
+        self._updates: dict[str, tuple[float, AdapterState]] = {}
+        self._before: AdapterState | None = None
+        self.largest: tuple[float, float] | None = None
+        self.seconds = 0.0
+
+    def replies(self, stage: str, replies: Mapping[str, bytes]) -> None:
+        """Keep a round's updates."""
+        messages = {site: wire.decode(data) for site, data in replies.items()}
+        self._updates = {
+            site: (self._weights[site], AdapterState.from_bytes(message.payload))
+            for site, message in messages.items()
+            if isinstance(message, wire.PlainUpdate)
+        }
+
+    def after_round(self, checkpoint: Checkpoint) -> None:
+        """Compare, from the second round on: before the first, the adapter's product is zero."""
+        started = time.monotonic()
+        if self._before is not None:
+            error = product_error(self._rule, self._before, self._updates, checkpoint.next_round - 1)
+            self.largest = max(self.largest or error, error)
+        self._before = checkpoint.adapter
+        self.seconds += time.monotonic() - started
+
+
+def _scores(
+    tallies: SiteTallies, *, seconds: float, up: int, down: int, error: tuple[float, float] | None = None
+) -> Measured:
+    return Measured(
+        correct={name: int(tally.correct or 0) for name, tally in sorted(tallies.items())},
+        records={name: tally.records for name, tally in sorted(tallies.items())},
+        seconds=seconds,
+        bytes_up=up,
+        bytes_down=down,
+        product_error=error,
+    )
+
+
+@lru_cache(maxsize=1)
+def _workbench(model: str, threads: int) -> Workbench:
+    with quiet_libraries():
+        base = load_base(model, device=choose_device("auto"))
+    return Workbench(base, JobConfig(name="bench").speed.model_copy(update={"threads": threads}))
+
+
+@lru_cache(maxsize=8)
+def _sites(data: str, seed: int, validation: bool) -> tuple[SiteRecords, ...]:
+    return get_scenario(data).sites(seed, validation=validation)

@@ -1,0 +1,139 @@
+"""Sites of lower rank under the secure sum: what opens, and what never does."""
+
+from collections.abc import Collection
+from dataclasses import replace
+from itertools import chain, combinations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tests.privacy.secagg.cohort import STAGES, Cohort, Round, seeded
+from yoriai.errors import PolicyError, RoundError
+from yoriai.privacy.secagg import SitePolicy, coordinator, quantise
+from yoriai.privacy.secagg.ranks import thin_ranks
+from yoriai.strategies.adapter import AdapterState
+from yoriai.strategies.held import restricted
+
+# Of six sites, three hold the third and fourth column. With min_sites 3, none of these three may be missing.
+RANKS = (2, 4, 2, 4, 2, None)
+WEIGHTS = (1, 255, 3, 1, 17, 2)
+WIDE = frozenset({1, 3, 5})
+EVERYBODY = frozenset(range(6))
+
+
+class Columns(Cohort):
+    """Every site's update is a B factor of rank 4, restricted to its own rank and put on the grid."""
+
+    def levels(self, i: int) -> NDArray[np.uint32]:
+        values = np.random.default_rng(i).uniform(-1, 1, (5, 4)).astype(np.float32)
+        update = restricted(AdapterState({"m:B": values}), self.ranks[i])
+        return quantise(update.flatten(), self.grid, seeded(f"rounding {i}"), threads=1).levels
+
+
+def cohort(least: int = 2, min_sites: int = 2, **more: object) -> Columns:
+    policy = SitePolicy(min_sites=min_sites)
+    settings = {"ranks": RANKS, "full_rank": 4, **more}
+    return Columns(WEIGHTS, n_params=20, least_survivors=least, policy=policy, **settings)  # type: ignore[arg-type]
+
+
+def believing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A coordinator that cheats: it goes on where it should have voided the round."""
+    monkeypatch.setattr(coordinator, "thin_among", lambda *_: ())
+
+
+@pytest.mark.parametrize(
+    ("ranks", "least", "thin"),
+    [
+        ((4, 4, 4), 2, ()),
+        ((2, 4, 4), 2, ()),
+        ((2, 4, 4), 3, (4,)),
+        ((2, 2, 4), 2, (4,)),
+        ((2, 2, 2), 3, ()),
+        ((1, 2, 3, 4), 2, (4,)),
+        ((1, 2, 3, 4), 3, (3, 4)),
+        ((5,), 2, (5,)),
+        ((), 2, ()),
+    ],
+)
+def test_a_rank_is_thin_when_fewer_than_the_least_reach_it(
+    ranks: tuple[int, ...], least: int, thin: tuple[int, ...]
+) -> None:
+    assert thin_ranks(ranks, least) == thin
+
+
+@pytest.mark.parametrize(
+    "left", [frozenset(s) for k in range(2, 7) for s in combinations(range(6), k) if len(WIDE & set(s)) != 1], ids=str
+)
+def test_the_opened_sum_is_that_of_the_restricted_updates_to_the_bit(left: frozenset[int]) -> None:
+    world = cohort()
+    opened = Round(world, {"": EVERYBODY - left}).run()
+    assert opened is not None
+    assert np.array_equal(opened.levels, world.expected(left))
+
+
+@pytest.mark.parametrize("stage", ["", "advertise", "sign keys", "share"])
+def test_a_column_left_to_too_few_voids_the_round_before_unmasking(stage: str) -> None:
+    world = cohort(least=3, min_sites=3)
+    game = Round(world, {stage: {1}})
+    with pytest.raises(RoundError, match=r"too few .* of rank 4 or above.*found 2.*at least 3"):
+        game.run()
+    assert not game.sent.get("consistency")
+    assert not game.sent.get("unmask")
+
+
+def test_a_column_that_nobody_is_left_to_hold_opens_nothing_and_so_voids_nothing() -> None:
+    world = cohort(least=3, min_sites=3)
+    opened = Round(world, {"": WIDE}).run()
+    assert opened is not None
+    assert np.array_equal(opened.levels, world.expected(EVERYBODY - WIDE))
+
+
+def _refused_by(game: Round, stage: str, sites: Collection[int]) -> None:
+    """Every one of these sites, asked for `stage`, refuses with the reason, and has no second answer."""
+    before = STAGES[STAGES.index(stage) - 1]
+    for i in sites:
+        with pytest.raises(PolicyError, match=r"too few .* for a rank that the roster names; found rank 4"):
+            game.stages[i].step(game.payload(before, i))  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("lost_after", "refused"),
+    [("", "sign keys"), ("advertise", "share"), ("sign keys", "mask"), ("share", "consistency")],
+)
+def test_a_coordinator_that_goes_on_is_refused_by_every_site(
+    monkeypatch: pytest.MonkeyPatch, lost_after: str, refused: str
+) -> None:
+    believing(monkeypatch)
+    game = Round(cohort(least=3, min_sites=3), {lost_after: {1}})
+    game.run(until=STAGES[STAGES.index(refused) - 1])
+    _refused_by(game, refused, EVERYBODY - {1})
+
+
+def test_a_site_judges_by_its_own_policy_where_the_job_asks_for_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The job's two holders are enough for the honest coordinator, and not for these sites."""
+    game = Round(cohort(least=2, min_sites=3), {"share": {1}})
+    game.run(until="mask")
+    _refused_by(game, "consistency", EVERYBODY - {1})
+
+
+def test_every_survivor_set_is_refused_exactly_when_some_column_has_too_few_holders() -> None:
+    sets = chain.from_iterable(combinations(range(6), k) for k in range(3, 7))
+    for left in map(frozenset, sets):
+        game = Round(cohort(least=3, min_sites=3), {"": EVERYBODY - left})
+        if len(left & WIDE) in (0, 3):
+            assert game.run() is not None
+        else:
+            with pytest.raises(RoundError):
+                game.run()
+
+
+def test_ranks_above_the_jobs_count_as_the_jobs() -> None:
+    world = cohort(least=3, min_sites=3, ranks=(9, 4, 2, 4, 2, None))
+    assert Round(world, {"": {1}}).run() is not None
+
+
+def test_the_jobs_rank_is_bound_in_the_terms() -> None:
+    terms = cohort().terms
+    bound = {replace(terms, full_rank=rank).binding.digest for rank in (None, 4, 5)}
+    assert len(bound) == 3

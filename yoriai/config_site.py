@@ -1,0 +1,37 @@
+"""The settings of a site: its name, and what it allows whatever a job asks for."""
+
+from pydantic import Field
+
+from yoriai.config_types import Count, Digests, Name, Table, Version
+
+
+class PolicySection(Table):
+    """What this site allows, whatever a job asks for."""
+
+    epsilon_budget: float = Field(
+        default=8.0, gt=0, description="Privacy loss that all jobs together may cost one record of this site (no unit)."
+    )
+    delta: float = Field(
+        default=1e-5, gt=0, lt=1, description="Largest delta that a job may use, and the one the budget is counted at."
+    )
+    min_sites: Count = Field(default=2, description="Fewest sites in a job's rounds for this site to take part.")
+    base_digests: Digests = Field(
+        default=(),
+        description="SHA-256 digests, in hexadecimal, of the base models that this site trains. Empty: any.",
+    )
+    allow_plain_updates: bool = Field(
+        default=False, description="Whether this site takes part in jobs without secure aggregation."
+    )
+    allow_no_privacy: bool = Field(
+        default=False,
+        description="Whether this site takes part in jobs without differential privacy. In those a coordinator that "
+        "cheats can repeat a round with one site fewer and subtract the sums.",
+    )
+
+
+class SiteConfig(Table):
+    """A site: its name and its policy."""
+
+    schema_: Version = Field(default=1, alias="schema", description="Version of this file's format.")
+    name: Name = Field(description="Name of the site, as in the roster.", examples=["north"])
+    policy: PolicySection = Field(default_factory=PolicySection)

@@ -1,0 +1,61 @@
+"""The types that settings are made of: names, digests, lists without repetition, and the table they stand in."""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from yoriai.config_faults import Expected
+
+_PROMPT = "{prompt}"
+
+
+def _whole(value: object) -> object:
+    """In Python 1, 1.0 and True are equal, and so all of them would pass for the literal 1."""
+    if type(value) is not int:
+        raise ValueError("is not a whole number")
+    return value
+
+
+def _tuple_from_list(value: object) -> object:
+    """TOML knows lists only; strict pydantic would refuse them for a tuple."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _distinct(values: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError("names the same thing twice")
+    return values
+
+
+def _one_prompt(template: str) -> str:
+    if template.count(_PROMPT) != 1:
+        raise ValueError(f"must hold {_PROMPT} exactly once, and holds it {template.count(_PROMPT)} times")
+    return template
+
+
+Name = Annotated[
+    str,
+    Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"),
+    Expected("1 to 64 letters, digits, dots, dashes or underscores, beginning with a letter or digit"),
+]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$"), Expected("64 lower-case hexadecimal digits (a SHA-256)")]
+Template = Annotated[str, AfterValidator(_one_prompt), Expected(f"a text that holds {_PROMPT} exactly once")]
+Layers = Annotated[str, Field(pattern=r"^(all|last:[1-9][0-9]*)$"), Expected('"all" or "last:K", K at least 1')]
+Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda:[0-9]+)$"), Expected('"auto", "cpu" or "cuda:N"')]
+# TOML's whole numbers have 64 bits; Python's would go beyond what a file can hold.
+Whole = Annotated[int, Field(ge=0, lt=2**63), Expected("a whole number of at least 0 and below 2^63")]
+Count = Annotated[int, Field(ge=1, lt=2**63), Expected("a whole number of at least 1 and below 2^63")]
+NonEmpty = Annotated[str, Field(min_length=1), Expected("a text that is not empty")]
+Version = Annotated[Literal[1], BeforeValidator(_whole)]
+_LISTED = (BeforeValidator(_tuple_from_list), AfterValidator(_distinct), Field(json_schema_extra={"uniqueItems": True}))
+Texts = Annotated[tuple[NonEmpty, ...], *_LISTED, Expected("a list of texts, none of them empty, none twice")]
+SomeTexts = Annotated[
+    Texts, Field(min_length=1), Expected("a list of one or more texts, none of them empty, none twice")
+]
+Digests = Annotated[tuple[Digest, ...], *_LISTED, Expected("a list of SHA-256 digests in hexadecimal, none twice")]
+
+
+class Table(BaseModel):
+    """A table of a file: frozen, strict, and without room for unknown keys."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
