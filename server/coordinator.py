@@ -7,6 +7,7 @@ run this same code over different transports.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -16,12 +17,14 @@ from yoriai.errors import CheckpointError, ConfigError, RoundError
 from yoriai.privacy.roster import Directory
 from yoriai.privacy.round_terms import first_range, round_terms
 from yoriai.privacy.secagg import RoundTerms
+from yoriai.server.attendance import Attendance
 from yoriai.server.collecting import Collected, VoidRound, plain_mean, secure_mean, too_few, with_reasons
 from yoriai.server.folding import aggregation_of, fold, lane_of
-from yoriai.server.messenger import UNEXPECTED, Messenger, Transport, one_line
+from yoriai.server.messenger import Messenger, Transport
 from yoriai.server.registry import Checkpoint, Registry, RoundRecord
 from yoriai.server.schedule import sample_sites
 from yoriai.strategies.adapter import AdapterState
+from yoriai.strategies.fit import check_fit
 from yoriai.strategies.rule import EachRule, SumRule
 
 __all__ = ["Coordinator", "Deadlines", "SignedRoster", "Transport", "last_checkpoint"]
@@ -61,6 +64,9 @@ class Coordinator:
         run_id: names the run in ledgers; the same after a resume.
         signed_roster: needed, and used, by a job with secure aggregation.
         deadlines: None takes the job's.
+
+    Raises:
+        ConfigError: settings of the job do not go together, or its roster is missing or another one.
     """
 
     def __init__(
@@ -77,6 +83,7 @@ class Coordinator:
         signed_roster: SignedRoster | None = None,
         deadlines: Deadlines | None = None,
     ) -> None:
+        check_fit(job)
         if job.secure_aggregation.enabled:
             _check_roster(signed_roster, roster)
         self._job, self._roster, self._rule = job, roster, rule
@@ -85,11 +92,7 @@ class Coordinator:
         self._messenger = Messenger(transport, run_id)
         self._signed_roster = signed_roster if job.secure_aggregation.enabled else None
         self._deadlines = deadlines or Deadlines(**job.deadlines.model_dump())
-        # Every site of the roster that was offered the job is in one of the first two; those that said no in words
-        # are in the third as well, and are not asked again.
-        self._accepted: set[str] = set()
-        self._absent: dict[str, str] = {}
-        self._declined: set[str] = set()
+        self._attendance = Attendance(list(roster.weights), self._messenger, self._deadlines.offer_s)
 
     def run(
         self,
@@ -117,25 +120,16 @@ class Coordinator:
         if checkpoint is None:
             checkpoint = Checkpoint(self._run_id, digest, 0, initial)
         while checkpoint.next_round < self._job.federation.rounds:
-            if self._invite(checkpoint) and on_offer is not None:
-                on_offer(dict(self._absent))
+            if self._attendance.invite(partial(self._offer, checkpoint)) and on_offer is not None:
+                on_offer(dict(self._attendance.absent))
             checkpoint = self._round(checkpoint, on_void)
             self._registry.save(checkpoint)
             if on_round is not None:
                 on_round(checkpoint)
         return checkpoint
 
-    def _invite(self, checkpoint: Checkpoint) -> bool:
-        """Offer the job to every site that has not answered an offer yet: all at first, then those out of reach."""
-        unheard = sorted(set(self._roster.weights) - self._accepted - self._declined)
-        reachable = self._messenger.reachable() if unheard else set()
-        self._absent.update({site: "not connected" for site in unheard if site not in reachable})
-        self._offer(checkpoint, [site for site in unheard if site in reachable])
-        return bool(unheard)
-
-    def _offer(self, checkpoint: Checkpoint, sites: Sequence[str]) -> None:
-        """Offer the job to these sites and note who accepts, who declines and who cannot be understood."""
-        offer = wire.JobOffer(
+    def _offer(self, checkpoint: Checkpoint) -> wire.JobOffer:
+        return wire.JobOffer(
             run_id=self._run_id,
             job=self._job.model_dump(mode="json", by_alias=True),
             roster=self._roster,
@@ -144,26 +138,13 @@ class Coordinator:
             noise_multiplier=self._noise_multiplier,
             payload=checkpoint.adapter.to_bytes(),
         )
-        payloads = dict.fromkeys(sites, wire.encode(offer))
-        replies, faults = self._messenger.ask("offer", payloads, self._deadlines.offer_s)
-        for site in sites:
-            reply = replies.get(site)
-            self._accepted.discard(site)
-            self._absent.pop(site, None)
-            if isinstance(reply, wire.Acceptance):
-                self._accepted.add(site)
-            elif isinstance(reply, wire.Refusal):
-                self._declined.add(site)
-                self._absent[site] = one_line(reply.reason)
-            else:
-                self._absent[site] = faults.get(site, UNEXPECTED)
 
     def _round(self, checkpoint: Checkpoint, on_void: Callable[[RoundError], None] | None) -> Checkpoint:
         """Train one round at the sampled sites and fold the mean of their updates into the adapter."""
         started = time.monotonic()
         chosen = self._sample(checkpoint.next_round)
-        refused = {s: reason for s, reason in self._absent.items() if s in chosen or s in self._declined}
-        asked = [site for site in chosen if site in self._accepted]
+        refused = self._attendance.missing_of(chosen)
+        asked = [site for site in chosen if site in self._attendance.accepted]
         # Nobody's budget is charged for a round that is lost already.
         if len(asked) < self._job.federation.min_sites:
             raise self._named(
@@ -286,7 +267,7 @@ class Coordinator:
         """The sites of a round, in order; those that declined the job are passed over."""
         federation, roster = self._job.federation, self._roster.weights
         wanted = max(federation.min_sites, round(federation.participation * len(roster)))
-        return sample_sites(federation.seed, round_index, set(roster) - self._declined, wanted)
+        return sample_sites(federation.seed, round_index, set(roster) - self._attendance.declined, wanted)
 
     def _begin(
         self, checkpoint: Checkpoint, asked: Sequence[str], value_range: float | None
@@ -295,10 +276,10 @@ class Coordinator:
         replies, missing = self._request(checkpoint, asked, value_range)
         forgotten = [s for s, r in replies.items() if isinstance(r, wire.Refusal) and r.unknown_job]
         if forgotten:  # A site that was started anew no longer knows the job; it may look at the offer again.
-            self._offer(checkpoint, forgotten)
-            missing |= {site: self._absent[site] for site in forgotten if site in self._absent}
+            self._attendance.offer(self._offer(checkpoint), forgotten)
+            missing |= {site: self._attendance.absent[site] for site in forgotten if site in self._attendance.absent}
             again, faults = self._request(
-                checkpoint, [site for site in forgotten if site in self._accepted], value_range
+                checkpoint, [site for site in forgotten if site in self._attendance.accepted], value_range
             )
             replies = {site: reply for site, reply in replies.items() if site not in forgotten} | again
             missing |= faults

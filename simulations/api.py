@@ -7,6 +7,7 @@ RUN/
   measurements.json  seconds.json      what the test records said so far, and how long it took
   compare/                    the comparisons' own checkpoints and ledgers
   adapter/                    PEFT's format, with task.json (labels, prior, template)
+  personal/SITE/              the same of each site's own adapter, where the job asks for them (personal.py)
   report.json  report.html  figures/
 """
 
@@ -29,12 +30,14 @@ from yoriai.simulations.check import Fitted, fit
 from yoriai.simulations.experiment import DataSource, Experiment, noise_multiplier, resolve
 from yoriai.simulations.federation import Federation, Outcome, run_federation
 from yoriai.simulations.measuring import Measurements, TestBench
+from yoriai.simulations.personal import Personal, PersonalRun, personal_adapters
 from yoriai.simulations.progress import Observer, Silent
 from yoriai.simulations.report import REPORT_FILE, Report, load_report, write_report
 from yoriai.simulations.reporting import Measured, build_report, describe
 from yoriai.simulations.run_folder import StoredRun
 from yoriai.simulations.spent import budget_used_up
 from yoriai.simulations.timing import Stopwatch
+from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.rule import get_rule
 
 ENGINES = ("inprocess", "flower")
@@ -200,11 +203,12 @@ def _run(session: _Session) -> Report:
         if "federated" not in kept:
             kept.put("federated", bench.measure(outcome.checkpoint.adapter))
         watch.lap("evaluate")
-        _save_adapter(session, outcome)
-        report = _report(session, outcome, kept, bench)
+        _save_adapter(session, outcome.checkpoint.adapter, session.folder / "adapter")
+        personal = _personal(session, federation, outcome, kept, bench)
+        report = _report(session, outcome, personal, kept, bench)
         if session.options.compare:
             _compare(session, federation, kept, bench)
-            report = _report(session, outcome, kept, bench)
+            report = _report(session, outcome, personal, kept, bench)
     finally:
         watch.save()
     return report
@@ -235,6 +239,23 @@ def _measure_between(session: _Session, checkpoint: Checkpoint, bench: TestBench
         kept.put(name, bench.measure(checkpoint.adapter))
 
 
+def _personal(
+    session: _Session, federation: Federation, outcome: Outcome, kept: Measurements, bench: TestBench
+) -> Personal:
+    """The sites' own adapters, where the job asks for them."""
+    if not session.job.personal.rounds:
+        return Personal()
+
+    def save(adapter: AdapterState, folder: Path) -> None:
+        _save_adapter(session, adapter, folder)
+
+    personal = personal_adapters(PersonalRun(federation, outcome, session.workbench, bench, save), kept)
+    for site, reason in sorted(personal.without.items()):
+        session.observer.say(f"site {site} has no personal adapter: {reason}")
+    session.watch.lap("personal")
+    return personal
+
+
 def _compare(session: _Session, federation: Federation, kept: Measurements, bench: TestBench) -> None:
     # The stopwatch times the federation's sites; those of comparisons are told to the observer alone.
     for comparison in compare.comparisons(replace(federation, observer=session.observer)):
@@ -243,7 +264,7 @@ def _compare(session: _Session, federation: Federation, kept: Measurements, benc
         session.watch.lap("compare")
 
 
-def _report(session: _Session, outcome: Outcome, kept: Measurements, bench: TestBench) -> Report:
+def _report(session: _Session, outcome: Outcome, personal: Personal, kept: Measurements, bench: TestBench) -> Report:
     """Build the report and write it; done before the comparisons too, so that they cannot cost it."""
     measured = Measured(
         kept=kept,
@@ -252,6 +273,7 @@ def _report(session: _Session, outcome: Outcome, kept: Measurements, bench: Test
         site_seconds=session.watch.sites(),
         cut=session.fitted.cut,
         engine=session.options.engine,
+        personal=personal,
     )
     now = datetime.datetime.now(datetime.UTC)
     report = build_report(session.experiment, session.workbench, outcome, measured, created=now)
@@ -259,11 +281,10 @@ def _report(session: _Session, outcome: Outcome, kept: Measurements, bench: Test
     return report
 
 
-def _save_adapter(session: _Session, outcome: Outcome) -> None:
+def _save_adapter(session: _Session, adapter: AdapterState, folder: Path) -> None:
     """The adapter as PEFT reads it, and beside it what a classifier needs to answer."""
-    job, folder = session.job, session.folder / "adapter"
-    adapter = get_rule(job.federation.rule).to_peft(outcome.checkpoint.adapter)
-    save_peft(session.workbench.model(job), adapter, folder)
+    job = session.job
+    save_peft(session.workbench.model(job), get_rule(job.federation.rule).to_peft(adapter), folder)
     head = session.workbench.head(job)
     template = job.task.template or DEFAULT_TEMPLATES.get(job.task.kind)
     task: dict[str, object] = {"kind": job.task.kind, "template": template}

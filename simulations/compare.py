@@ -21,7 +21,12 @@ from yoriai.simulations.measuring import Measurements, SiteTallies, TestBench
 LAST = "central_no_privacy"
 _POOL = "all"
 # One site alone has nobody to hide among, and nothing of these trainings leaves the simulation.
-_ALONE = {"federation.min_sites": 1, "federation.participation": 1.0, "secure_aggregation.enabled": False}
+_ALONE = {
+    "federation.min_sites": 1,
+    "federation.participation": 1.0,
+    "secure_aggregation.enabled": False,
+    "personal.rounds": 0,
+}
 
 
 @dataclass(frozen=True)

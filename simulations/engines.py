@@ -10,16 +10,19 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
+from yoriai.client.personal import personal_event
 from yoriai.client.records import SiteRecords
 from yoriai.client.secure import SiteIdentity
 from yoriai.client.site import Site, SiteHooks
 from yoriai.client.workbench import Workbench
 from yoriai.config import JobConfig, PolicySection, SiteConfig
+from yoriai.privacy.accounting import SampledGaussian, epsilon
 from yoriai.privacy.ledger import Ledger
 from yoriai.privacy.randomness import RandomSource, SeededSource, SystemSource
 from yoriai.privacy.roster import RosterMemory
 from yoriai.privacy.secagg.shamir import Entropy
 from yoriai.simulations.consortium import Consortium
+from yoriai.simulations.experiment import noise_multiplier
 
 _LOG = logging.getLogger(__name__)
 
@@ -44,13 +47,24 @@ class SiteSpec:
         """The policy of a simulated site: exactly what its job asks for, and nothing beyond."""
         privacy = self.job.privacy
         policy = PolicySection(
-            epsilon_budget=privacy.epsilon,
+            epsilon_budget=self.epsilon_budget(),
             delta=privacy.delta,
             min_sites=self.job.federation.min_sites,
             allow_plain_updates=not self.job.secure_aggregation.enabled,
             allow_no_privacy=privacy.noise == "none",
         )
         return SiteConfig(name=self.records.name, policy=policy)
+
+    def epsilon_budget(self) -> float:
+        """The job's epsilon or, with a personal adapter, what the ledger makes of both: it adds trainings up by RDP."""
+        privacy, training = self.job.privacy, self.job.training
+        own = personal_event(self.job)
+        noise = None if own is None else noise_multiplier(self.job)
+        if own is None or noise is None:
+            return privacy.epsilon
+        shared = SampledGaussian(training.sampling_rate, noise, training.local_steps)
+        rounds = self.job.federation.rounds + privacy.spare_rounds
+        return max(privacy.epsilon, epsilon([(shared, rounds), own], privacy.delta, "rdp"))
 
     def randomness(self, run_id: str, round_index: int) -> RandomSource:
         """The source for one round. A seeded one does not depend on the run's id, which differs from run to run."""
@@ -91,7 +105,7 @@ class SiteSpec:
         return Ledger.open(
             self.ledger_path,
             dataset=self.records.name,
-            epsilon_budget=privacy.epsilon,
+            epsilon_budget=self.epsilon_budget(),
             delta=privacy.delta,
             accountant=privacy.accountant,
         )

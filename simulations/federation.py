@@ -185,5 +185,5 @@ def _spent(
     for name, spec in specs.items():
         with spec.open_ledger() as ledger:
             ledger.finish(federation.run_id)
-            epsilon[name], spending[name] = ledger.spent(), ledger.spending(federation.run_id)
+            epsilon[name], spending[name] = ledger.spent_for(federation.run_id), ledger.spending(federation.run_id)
     return epsilon, spending

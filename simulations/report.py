@@ -28,6 +28,9 @@ TRAININGS: Final = (
     "central_no_privacy",
 )
 
+# Each site's own adapter is no training to compare the federation with: it follows it, and has columns of its own.
+PERSONAL: Final = "personal"
+
 Count = Annotated[int, Field(ge=0)]
 Amount = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -134,6 +137,16 @@ class SiteReport(_Part):
     central: Score | None = Field(default=None, description="All records at one place, same epsilon.")
     central_no_privacy: Score | None = None
     paired: Paired | None = Field(default=None, description="Base against federated, on the same test records.")
+    personal: Score | None = Field(default=None, description="The site's own adapter; null where it has none.")
+    paired_personal: Paired | None = Field(
+        default=None, description="Federated against personal, on the same test records."
+    )
+    epsilon_personal: Amount | None = Field(
+        default=None, description="What the ledger was charged for the site's own adapter."
+    )
+    epsilon_together: Amount | None = Field(
+        default=None, description="Of the job and the site's own adapter, as the ledger adds them up."
+    )
 
     def score(self, training: str) -> Score | None:
         """The score of one of `TRAININGS` at this site, if it was measured."""
@@ -209,9 +222,10 @@ class Report(_Part):
     privacy: Privacy
     overall: dict[str, Score] = Field(
         description="Over all sites' test records, one score a training.",
-        json_schema_extra={"required": ["base"], "propertyNames": {"enum": list(TRAININGS)}},
+        json_schema_extra={"required": ["base"], "propertyNames": {"enum": [*TRAININGS, PERSONAL]}},
     )
     paired: Paired | None = Field(default=None, description="Base against federated, over all sites' test records.")
+    paired_personal: Paired | None = Field(default=None, description="Federated against personal, likewise.")
     sites: tuple[SiteReport, ...] = Field(min_length=1)
     rounds: tuple[RoundReport, ...]
     seconds: dict[str, Amount] = Field(
@@ -227,7 +241,7 @@ class Report(_Part):
         needed |= {"majority"} if self.task.kind == "classify" else set()
         if missing := sorted(needed - set(self.overall)):
             raise ValueError(f"overall lacks {', '.join(missing)}")
-        if unknown := sorted(set(self.overall) - set(TRAININGS)):
+        if unknown := sorted(set(self.overall) - {*TRAININGS, PERSONAL}):
             raise ValueError(f"overall has unknown trainings {', '.join(unknown)}")
         if "total" not in self.seconds:
             raise ValueError("seconds lacks total")
@@ -237,6 +251,11 @@ class Report(_Part):
         private = self.privacy.noise == "local"
         if wrong := [site.name for site in self.sites if (site.epsilon is not None) != private]:
             raise ValueError(f"epsilon of {', '.join(wrong)} does not go with noise = {self.privacy.noise}")
+        for site in self.sites:
+            if (site.epsilon_personal is None) != (site.epsilon_together is None):
+                raise ValueError(f"site {site.name} has one of epsilon_personal and epsilon_together without the other")
+            if site.epsilon_personal is not None and not private:
+                raise ValueError(f"epsilon_personal of {site.name} does not go with noise = none")
         return self
 
     @property
@@ -244,6 +263,11 @@ class Report(_Part):
         """The largest epsilon that any site spent: sites hold different records, so it bounds each record's loss."""
         spent = [site.epsilon for site in self.sites if site.epsilon is not None]
         return max(spent) if spent else None
+
+    @property
+    def epsilon_together(self) -> float | None:
+        """The largest epsilon of job and personal adapter together; None where no site was charged for both."""
+        return max((site.epsilon_together for site in self.sites if site.epsilon_together is not None), default=None)
 
 
 def wilson_interval(successes: int, n: int, z: float = 1.959963984540054) -> tuple[float, float]:

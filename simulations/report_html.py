@@ -6,11 +6,12 @@ scripts and outside resources as well, should one slip through.
 
 from collections.abc import Mapping
 from importlib import resources
+from typing import Any
 
 from pydantic import JsonValue
 
-from yoriai.simulations.report import TRAININGS, Paired, Report, Score
-from yoriai.simulations.report_claims import CLAIM_KINDS, LABELS, Metric, claims, main_metric, verdict
+from yoriai.simulations.report import PERSONAL, TRAININGS, Paired, Report, Score
+from yoriai.simulations.report_claims import CLAIM_KINDS, LABELS, Metric, Verdict, claims, main_metric, verdict
 from yoriai.simulations.report_figures import Drawing, draw
 
 PAGE_FILE = "report.html"
@@ -43,6 +44,7 @@ def render_html(report: Report, drawings: tuple[Drawing, ...]) -> str:
         claims=[_split_claim(sentence) for sentence in claims(report)],
         drawings=drawings,
         rows=_rows(report, metric),
+        personal=personal_rows(report, metric),
         comparisons=_comparisons(report, metric),
         refusals=[(one.round, refusal) for one in report.rounds for refusal in one.refused],
         meanings=meanings(report, metric),
@@ -73,7 +75,10 @@ def price_text(report: Report) -> str:
     if spent is None:
         return "No privacy guarantee was given."
     at = f"ε = {spent:.2f} at δ = {small_text(privacy.delta or 0.0)}"
-    return f"Privacy spent: {at} per {privacy.unit} ({privacy.adjacency})."
+    price = f"Privacy spent: {at} per {privacy.unit} ({privacy.adjacency})."
+    if report.epsilon_together is None:
+        return price
+    return f"{price} Together with a site's own adapter: ε = {report.epsilon_together:.2f}."
 
 
 _MEASURES = {
@@ -132,13 +137,43 @@ def _rows(report: Report, metric: Metric) -> list[dict[str, object]]:
     return [*rows, whole]
 
 
+def personal_rows(report: Report, metric: Metric) -> list[dict[str, Any]]:
+    """Shared against personal: one row a site and the last for all; none where no site has an adapter of its own."""
+    if PERSONAL not in report.overall:
+        return []
+    rows = [
+        _personal_row(site.name, (site.federated, site.personal), metric, site.paired_personal)
+        | {"job": site.epsilon, "own": site.epsilon_personal, "together": site.epsilon_together}
+        for site in report.sites
+    ]
+    scores = (report.overall.get("federated"), report.overall[PERSONAL])
+    own = max((site.epsilon_personal for site in report.sites if site.epsilon_personal is not None), default=None)
+    whole = _personal_row("All sites", scores, metric, report.paired_personal)
+    return [*rows, whole | {"job": report.epsilon_spent, "own": own, "together": report.epsilon_together}]
+
+
+def _personal_row(
+    name: str, scores: tuple[Score | None, Score | None], metric: Metric, paired: Paired | None
+) -> dict[str, Any]:
+    before, after = scores
+    outcome = verdict(before, after, paired)
+    return {
+        "name": name,
+        "federated": score_text(before, metric),
+        "personal": score_text(after, metric),
+        "personal_interval": interval_text(after),
+        "change": _change_text(before, after, metric, outcome),
+        "verdict": outcome,
+        "gained": "–" if paired is None else f"{paired.gained}",
+        "lost": "–" if paired is None else f"{paired.lost}",
+    }
+
+
 def _row(
     name: str, scores: tuple[Score | None, Score, Score | None], metric: Metric, paired: Paired | None
 ) -> dict[str, object]:
     majority, before, after = scores
-    old, new = metric.of(before), metric.of(after)
     outcome = verdict(before, after, paired)
-    change = "" if old is None or new is None else f"{new - old:+.2f}".replace("-", "−")
     return {
         "name": name,
         "majority": score_text(majority, metric),
@@ -146,14 +181,22 @@ def _row(
         "base_interval": interval_text(before),
         "federated": score_text(after, metric),
         "federated_interval": interval_text(after),
-        # The sign says without colour what the grey says with it.
-        "change": f"{change} ?" if change and outcome == "open" else change,
+        "change": _change_text(before, after, metric, outcome),
         "verdict": outcome,
     }
 
 
+def _change_text(before: Score | None, after: Score | None, metric: Metric, outcome: Verdict) -> str:
+    """With a sign that says without colour what the grey says with it; nothing where one was not measured."""
+    old, new = metric.of(before), metric.of(after)
+    if old is None or new is None:
+        return ""
+    change = f"{new - old:+.2f}".replace("-", "−")
+    return f"{change} ?" if outcome == "open" else change
+
+
 def _comparisons(report: Report, metric: Metric) -> list[dict[str, str]]:
-    extra = set(report.overall) - {"majority", "base", "federated"}
+    extra = set(report.overall) - {"majority", "base", "federated", PERSONAL}
     if not extra:
         return []
     return [

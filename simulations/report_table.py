@@ -1,8 +1,8 @@
 """The last screen of a run: the table per site and in all, what it shows, and where the files are."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -10,9 +10,16 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from yoriai.simulations.report import TRAININGS, Report, Score, SiteReport
+from yoriai.simulations.report import PERSONAL, TRAININGS, Report, Score, SiteReport
 from yoriai.simulations.report_claims import LABELS, Metric, Verdict, claims, main_metric, verdict
-from yoriai.simulations.report_html import headline, interval_text, score_text, size_text, small_text
+from yoriai.simulations.report_html import (
+    headline,
+    interval_text,
+    personal_rows,
+    score_text,
+    size_text,
+    small_text,
+)
 
 # Below this width the columns stand closer and their headings are cut short.
 _ROOMY: Final = 98
@@ -30,6 +37,8 @@ def print_report(report: Report, console: Console, files: Sequence[Path] = ()) -
     parts: list[RenderableType] = [Text(headline(report), style="bold"), *_warnings(report), Text()]
     parts.append(site_table(report, metric, width=console.width))
     parts.append(Text(_legend(report, metric), style="dim"))
+    if own := personal_table(report, metric):
+        parts += [Text(), own]
     if extra := comparison_table(report, metric):
         parts += [Text(), extra]
     sentences = [*claims(report), *(f"Note: {note}" for note in report.notes)]
@@ -118,9 +127,38 @@ def _legend(report: Report, metric: Metric) -> str:
     return f"{text}; ? = the test records do not show it to be more than chance" if "open" in outcomes else text
 
 
+def personal_table(report: Report, metric: Metric) -> Table | None:
+    """The shared adapter against each site's own, and the price of both, if a site has one; fits 80 columns."""
+    rows = personal_rows(report, metric)
+    if not rows:
+        return None
+    table = Table(box=_RULED, padding=(0, 0, 0, 1), pad_edge=False, show_edge=False)
+    table.add_column("site", overflow="fold", vertical="bottom")
+    private = report.privacy.noise == "local"
+    prices = [("eps job", "job"), ("eps own", "own"), ("eps both", "together")] if private else []
+    columns = [("federated", "federated"), ("personal", "personal"), ("change", "change")]
+    columns += [("gained", "gained"), ("lost", "lost"), *prices]
+    for heading, _ in columns:
+        table.add_column(heading, justify="right", no_wrap=True, vertical="bottom")
+    for row in rows:
+        if row is rows[-1]:
+            table.add_section()
+        cells = [_personal_cell(row, key) for _, key in columns]
+        is_total = row is rows[-1]
+        table.add_row("all sites" if is_total else escape(row["name"]), *cells, style="bold" if is_total else "")
+    return table
+
+
+def _personal_cell(row: Mapping[str, Any], key: str) -> Text:
+    style = _CHANGE_STYLE[row["verdict"]] if key == "change" else ""
+    value = row[key]
+    text = "–" if value is None else value if isinstance(value, str) else f"{value:.2f}"
+    return Text(text, style=style)
+
+
 def comparison_table(report: Report, metric: Metric) -> Table | None:
     """All trainings over all sites' test records, if others than the federation were measured."""
-    if not set(report.overall) - {"majority", "base", "federated"}:
+    if not set(report.overall) - {"majority", "base", "federated", PERSONAL}:
         return None
     table = Table(box=_RULED, padding=(0, 0, 0, 1), pad_edge=False, show_edge=False)
     table.add_column("compared over all sites")

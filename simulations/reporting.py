@@ -4,7 +4,7 @@ import datetime
 import math
 import resource
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import yoriai
 from yoriai.client import assets
@@ -14,7 +14,9 @@ from yoriai.server.registry import RoundRecord
 from yoriai.simulations.experiment import Experiment, noise_multiplier
 from yoriai.simulations.federation import Outcome
 from yoriai.simulations.measuring import Measurements, TestBench, paired, score, together
+from yoriai.simulations.personal import Personal
 from yoriai.simulations.report import (
+    PERSONAL,
     TRAININGS,
     AdapterReport,
     Base,
@@ -42,6 +44,7 @@ class Measured:
     Attributes:
         seconds, site_seconds: over all sessions of the run.
         cut: records longer than the task allows, by site.
+        personal: what the sites' own adapters came to.
     """
 
     kept: Measurements
@@ -50,6 +53,7 @@ class Measured:
     site_seconds: dict[str, float]
     cut: dict[str, int]
     engine: str
+    personal: Personal = field(default_factory=Personal)
 
 
 def describe(experiment: Experiment, workbench: Workbench, cut: dict[str, int]) -> list[str]:
@@ -89,12 +93,13 @@ def build_report(
         privacy=_privacy(experiment),
         overall=_overall(experiment, measured),
         paired=paired(_all(kept, "base"), _all(kept, "federated")),
+        paired_personal=paired(_all(kept, "federated"), _all(kept, PERSONAL)) if PERSONAL in kept else None,
         sites=tuple(_site(experiment, outcome, measured, name) for name in sorted(experiment.roster().weights)),
         rounds=tuple(_round(record, outcome, measured) for record in outcome.checkpoint.rounds),
         seconds=_seconds(measured),
         peak_memory_mb=_peak_memory_mb(),
         adapter=_adapter(experiment, outcome),
-        notes=_notes(experiment, outcome, measured.cut),
+        notes=(*_notes(experiment, outcome, measured.cut), *_personal_notes(measured)),
     )
 
 
@@ -134,6 +139,8 @@ def _overall(experiment: Experiment, measured: Measured) -> dict[str, Score]:
             scores[training] = score(measured.bench.overall_majority(), kind)
         elif training in measured.kept:
             scores[training] = score(_all(measured.kept, training), kind)
+    if PERSONAL in measured.kept:
+        scores[PERSONAL] = score(_all(measured.kept, PERSONAL), kind)
     return scores
 
 
@@ -147,18 +154,23 @@ def _site(experiment: Experiment, outcome: Outcome, measured: Measured, name: st
         if training != "majority" and training in kept
     }
     rounds = outcome.checkpoint.rounds
+    spent, own = measured.personal.epsilon.get(name), kept[PERSONAL].get(name) if PERSONAL in kept else None
     return SiteReport(
         name=name,
         train_records=len(records.train),
         test_records=len(records.test),
         weight=experiment.roster().weights[name],
-        epsilon=outcome.epsilon.get(name),
+        epsilon=outcome.epsilon.get(name) if spent is None else spent.job,
         delta=job.privacy.delta if name in outcome.epsilon else None,
         bytes_up=sum(record.bytes_up.get(name, 0) for record in rounds),
         bytes_down=sum(record.bytes_down.get(name, 0) for record in rounds),
         seconds=round(measured.site_seconds.get(name, 0.0), 3),
         majority=score(majorities[name], kind) if name in majorities else None,
         paired=paired(kept["base"].get(name), kept["federated"].get(name)),
+        personal=None if own is None else score(own, kind),
+        paired_personal=paired(kept["federated"].get(name), own),
+        epsilon_personal=None if spent is None else spent.personal,
+        epsilon_together=None if spent is None else spent.together,
         **scores,
     )
 
@@ -192,7 +204,8 @@ def _epsilon_after(outcome: Outcome, number: int) -> float | None:
 
 
 def _all(kept: Measurements, training: str) -> Tally:
-    return together(kept[training])
+    """All sites' counts; where a site has no adapter of its own, the shared one answers there."""
+    return together({**kept["federated"], **kept[PERSONAL]} if training == PERSONAL else kept[training])
 
 
 def _seconds(measured: Measured) -> dict[str, float]:
@@ -233,6 +246,14 @@ def _notes(experiment: Experiment, outcome: Outcome, cut: dict[str, int]) -> tup
         notes.append(f"Too few test records for a judgement by itself: {', '.join(small)}.")
     notes += [f"Site {site} did not take part: {reason}" for site, reason in sorted(outcome.refused.items())]
     return tuple(notes)
+
+
+def _personal_notes(measured: Measured) -> list[str]:
+    """Who goes on with the shared adapter, and why."""
+    return [
+        f"Site {site} has no personal adapter and answers with the shared one: {reason}"
+        for site, reason in sorted(measured.personal.without.items())
+    ]
 
 
 def _peak_memory_mb() -> float:

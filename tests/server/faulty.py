@@ -11,7 +11,7 @@ from yoriai.config import JobConfig, override
 from yoriai.server.coordinator import Coordinator, Deadlines
 from yoriai.server.registry import Registry
 from yoriai.strategies.adapter import AdapterState
-from yoriai.strategies.fedavg import FedAvg
+from yoriai.strategies.rule import get_rule
 
 MAPS = {"layers.0.q_proj": (3, 2), "layers.1.q_proj": (2, 4)}
 BASE_DIGEST = "ab" * 32
@@ -21,9 +21,11 @@ RUN_ID = "run-1"
 Fault = Callable[[wire.Message, bytes], bytes | None]
 
 
-def initial_adapter() -> AdapterState:
-    """A small complete adapter for fedavg."""
-    return FedAvg().initial(MAPS, 2, 0)
+def initial_adapter(rule: str = "fedavg") -> AdapterState:
+    """A small complete adapter."""
+    drawn = np.random.default_rng(0)
+    factors = {path: (drawn.normal(size=(out, 2)), drawn.normal(size=(2, into))) for path, (out, into) in MAPS.items()}
+    return get_rule(rule).initial(MAPS, 2, 0, factors)
 
 
 def update_of(site: str, round_index: int, start: AdapterState) -> AdapterState:
@@ -53,7 +55,8 @@ class FakeSite:
         start = AdapterState.from_bytes(self.offers[-1].payload).merged_with(AdapterState.from_bytes(message.payload))
         assert start.digest() == message.adapter_digest
         self.trained.append(message.round_index)
-        update = self._make_update(self.name, message.round_index, start)
+        trained = get_rule(self.offers[-1].job["federation"]["rule"]).trainable(message.round_index)
+        update = self._make_update(self.name, message.round_index, start).select(trained)
         return wire.encode(
             wire.PlainUpdate(
                 run_id=message.run_id, round_index=message.round_index, site=self.name, payload=update.to_bytes()
@@ -125,7 +128,7 @@ def coordinator(
         wire.Roster(serial=1, weights=dict(weights or dict.fromkeys(transport.fakes, 1))),
         base_digest=BASE_DIGEST,
         noise_multiplier=1.0,
-        rule=FedAvg(),
+        rule=get_rule(job.federation.rule),
         transport=transport,
         registry=Registry(folder),
         run_id=RUN_ID,

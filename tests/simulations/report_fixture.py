@@ -120,6 +120,21 @@ def interrupted_report() -> Report:
     return Report.model_validate(content)
 
 
+def personal_report() -> Report:
+    """The same run with an adapter of its own at every site but the last, whose training failed when charged."""
+    content = example_report(compare=False, rounds=3).model_dump(by_alias=True)
+    right = (5, 50, 55, 74, 74)
+    for site, hits in zip(content["sites"], right, strict=True):
+        site |= {"epsilon_personal": 1.98, "epsilon_together": 8.61}
+        if site["name"] != "E":
+            site["personal"] = Score.measured(site["test_records"], accuracy=hits / site["test_records"], loss=1.4)
+            site["paired_personal"] = Paired(gained=11, lost=2)
+    content["overall"]["personal"] = Score.measured(418, accuracy=sum(right) / 418, loss=1.41)
+    content["paired_personal"] = Paired(gained=44, lost=8)
+    content["notes"] = ("Site E has no personal adapter and answers with the shared one: training diverged",)
+    return Report.model_validate(content)
+
+
 def changed(report: Report, **values: object) -> Report:
     """The same report with some keys replaced, checked again."""
     return Report.model_validate(report.model_dump(by_alias=True) | values)
@@ -194,5 +209,6 @@ ALL_KINDS = (
     example_report(compare=False, noise=False),
     language_model_report(),
     interrupted_report(),
+    personal_report(),
 )
-KIND_NAMES = ("classify", "no privacy", "lm", "interrupted")
+KIND_NAMES = ("classify", "no privacy", "lm", "interrupted", "personal")

@@ -5,10 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from yoriai.client.personal import personal_event
 from yoriai.client.records import SiteRecords
 from yoriai.config import JobConfig, override
+from yoriai.privacy.accounting import SampledGaussian
 from yoriai.privacy.randomness import RandomSource, SeededSource, SystemSource
 from yoriai.simulations.engines import InProcessTransport, SiteSpec
+from yoriai.simulations.experiment import noise_multiplier
 
 JOB = override(JobConfig(name="small"), {"privacy.epsilon": 3.0, "privacy.delta": 1e-6, "federation.min_sites": 3})
 
@@ -81,6 +84,28 @@ def test_policy_of_a_simulated_site_allows_what_its_job_asks_and_no_more(tmp_pat
     assert (policy.epsilon_budget, policy.delta, policy.min_sites) == (3.0, 1e-6, 3)
     assert not policy.allow_no_privacy
     assert spec(tmp_path, privacy__noise="none").site_config().policy.allow_no_privacy
+
+
+def test_budget_holds_the_job_with_its_spare_rounds_and_the_personal_adapter_as_a_ledger_adds_them(
+    tmp_path: Path,
+) -> None:
+    own = spec(tmp_path, personal__rounds=2, federation__rounds=3)
+    alone, both = personal_event(own.job), noise_multiplier(own.job)
+    assert alone is not None
+    assert both is not None
+    round_of_job = SampledGaussian(own.job.training.sampling_rate, both, own.job.training.local_steps)
+    with own.open_ledger() as ledger:
+        for index in range(4):
+            ledger.reserve("run", index, round_of_job)
+        ledger.approve("run/personal", alone, 1)
+        ledger.reserve("run/personal", 0, alone)
+        assert ledger.spent() == pytest.approx(own.epsilon_budget())
+    assert own.site_config().policy.epsilon_budget == own.epsilon_budget() > 3.0
+
+
+def test_budget_is_the_jobs_alone_without_a_personal_adapter_or_without_privacy(tmp_path: Path) -> None:
+    assert spec(tmp_path).epsilon_budget() == 3.0
+    assert spec(tmp_path, personal__rounds=2, privacy__noise="none").epsilon_budget() == 3.0
 
 
 def test_noise_is_the_systems_own_unless_a_test_seeds_it(tmp_path: Path) -> None:

@@ -8,7 +8,14 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from tests.simulations.report_fixture import ALL_KINDS, KIND_NAMES, changed, example_report, interrupted_report
+from tests.simulations.report_fixture import (
+    ALL_KINDS,
+    KIND_NAMES,
+    changed,
+    example_report,
+    interrupted_report,
+    personal_report,
+)
 from yoriai.errors import ConfigError
 from yoriai.simulations.report import (
     Report,
@@ -121,6 +128,24 @@ def test_all_faults_of_a_report_are_listed(tmp_path: Path) -> None:
 def test_epsilon_without_noise_is_refused() -> None:
     with pytest.raises(ValueError, match="does not go with noise = none"):
         changed(example_report(), privacy=example_report(noise=False).privacy)
+
+
+def test_epsilon_of_a_personal_adapter_without_the_sum_or_without_noise_is_refused() -> None:
+    content = json.loads(report_json(personal_report()))
+    content["sites"][0]["epsilon_together"] = None
+    with pytest.raises(ValueError, match="one of epsilon_personal and epsilon_together"):
+        Report.model_validate(content)
+    content = json.loads(report_json(example_report(noise=False)))
+    content["sites"][0] |= {"epsilon_personal": 1.0, "epsilon_together": 1.0}
+    with pytest.raises(ValueError, match="epsilon_personal of A does not go with noise = none"):
+        Report.model_validate(content)
+
+
+def test_epsilon_together_is_the_largest_of_any_site() -> None:
+    content = json.loads(report_json(personal_report()))
+    content["sites"][2]["epsilon_together"] = 8.7
+    assert Report.model_validate(content).epsilon_together == 8.7
+    assert example_report().epsilon_together is None
 
 
 def test_infinite_epsilon_is_refused() -> None:

@@ -12,6 +12,7 @@ from tests.simulations.report_fixture import (
     KIND_NAMES,
     changed,
     example_report,
+    personal_report,
 )
 from yoriai.simulations.report import Report, report_json
 from yoriai.simulations.report_figures import Drawing, draw
@@ -73,6 +74,15 @@ def test_names_from_a_run_cannot_become_markup() -> None:
     content["job"]["name"] = content["rounds"][6]["refused"][0]["reason"] = evil
     report = Report.model_validate(content)
     assert "<script" not in render_html(report, draw(report))
+
+
+def test_personal_adapters_have_a_table_and_their_price_a_sentence_only_where_there_are_any() -> None:
+    page = render_html(personal_report(), ())
+    assert "Shared against personal" in page
+    assert "<td>11</td><td>2</td><td>7.94</td><td>1.98</td><td>8.61</td>" in page
+    assert headline(personal_report()).endswith("Together with a site's own adapter: ε = 8.61.")
+    assert "personal" not in render_html(example_report(), ())
+    assert "Together" not in headline(example_report())
 
 
 def test_headline_gives_result_and_price() -> None:

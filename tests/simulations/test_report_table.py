@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from tests.simulations.report_fixture import ALL_KINDS, KIND_NAMES, changed, example_report
+from tests.simulations.report_fixture import ALL_KINDS, KIND_NAMES, changed, example_report, personal_report
 from yoriai.simulations.report import Report, report_json
 from yoriai.simulations.report_table import print_report
 
@@ -53,6 +53,21 @@ def test_change_that_is_not_shown_is_marked_without_colour() -> None:
 def test_comparison_rows_stand_only_where_they_were_measured() -> None:
     assert "each site alone" in screen(example_report(), 100)
     assert "each site alone" not in screen(example_report(compare=False), 100)
+
+
+def test_shared_stands_against_personal_with_what_changed_and_what_it_cost() -> None:
+    lines = [" ".join(line.split()) for line in screen(personal_report(), 80).splitlines()]
+    assert "A 0.57 0.71 +0.14 11 2 7.94 1.98 8.61" in lines
+    assert "E 0.56 – – – 7.94 1.98 8.61" in lines
+    assert "all sites 0.55 0.62 +0.06 44 8 7.94 1.98 8.61" in lines
+
+
+def test_shared_against_personal_is_shown_only_where_there_is_a_personal_adapter() -> None:
+    assert "site federated personal change gained lost eps job eps own eps both" in " ".join(
+        screen(personal_report(), 80).split()
+    )
+    assert "compared over all sites" not in screen(personal_report(), 80)
+    assert "personal" not in screen(example_report(), 80)
 
 
 def test_last_screen_ends_with_the_files() -> None:
