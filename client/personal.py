@@ -37,6 +37,10 @@ from yoriai.strategies.server_opt import Adam, OptState
 _RELEASE = 0  # The one release of a personal run, by the ledger's count of rounds.
 
 
+# No job's run may hold it in its id: a coordinator could otherwise name a run so that it uses up a personal charge.
+PERSONAL_MARK = "/personal"
+
+
 @dataclass(frozen=True)
 class PersonalTraining:
     """What one site trains its own adapter from; all of it was there for the job.
@@ -58,7 +62,7 @@ class PersonalTraining:
 
 def personal_run_id(run_id: str) -> str:
     """The name under which the ledger keeps the personal training of a run."""
-    return f"{run_id}/personal"
+    return run_id + PERSONAL_MARK
 
 
 def personal_event(job: JobConfig) -> SampledGaussian | None:

@@ -16,15 +16,17 @@ from yoriai.privacy.accounting import SampledGaussian, epsilon
 from yoriai.privacy.roster import MAX_WEIGHT, Roster
 from yoriai.privacy.secagg.ranks import thin_ranks
 from yoriai.strategies.fit import check_fit
+from yoriai.strategies.rule import built_in_rules
 
 LARGEST_STEPS = 1_000_000
 
 
-def read_job(offer: wire.JobOffer) -> JobConfig:
+def read_job(site: str, policy: PolicySection, offer: wire.JobOffer) -> JobConfig:
     """The offered job.
 
     Raises:
         WireError: it is not one.
+        PolicyError: its rule is another package's, which the policy does not name. Nothing of that is imported.
         ConfigError: its settings do not go together.
     """
     try:
@@ -33,6 +35,11 @@ def read_job(offer: wire.JobOffer) -> JobConfig:
     except ValidationError as error:
         places = sorted({".".join(str(part) for part in fault["loc"])[:80] for fault in error.errors()})
         raise WireError("the offered job is malformed", found="faults in " + ", ".join(places[:8])) from None
+    if job.federation.rule not in {rule.name for rule in built_in_rules()} | set(policy.rules):
+        raise PolicyError(
+            f"site {site}: the job's rule is not built in, and policy.rules does not name it",
+            remedy="choose a built-in rule, or have the site's operator allow it",
+        )
     check_fit(job)
     return job
 
@@ -59,16 +66,16 @@ def signed_rank(site: str, policy: PolicySection, job: JobConfig, roster: Roster
     """The rank that the signed roster has this site train; None for all of the job's.
 
     Raises:
-        PolicyError: with all sites there, some direction would still be held by too few of them for a sum to open.
+        PolicyError: with all sites there, some rank would still be that of too few of them for a sum to open.
     """
     ranks = {entry.name: entry.rank_in(job.lora.rank) for entry in roster.sites}
     least = max(policy.min_sites, job.federation.min_sites)
     if thin := thin_ranks(ranks.values(), least):
         raise PolicyError(
-            f"site {site}: too few sites of the roster train rank {thin[0]} or above",
-            found=str(sum(rank >= thin[0] for rank in ranks.values())),
+            f"site {site}: too few sites of the roster train rank {thin[0]}",
+            found=str(sum(rank == thin[0] for rank in ranks.values())),
             expected=f"at least {least}",
-            remedy="raise the rank of others in the roster, or lower lora.rank",
+            remedy="have the roster give its sites fewer ranks, or lower lora.rank",
         )
     return _below(job, ranks[site])
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from yoriai import wire
 from yoriai.client.job import AcceptedJob, Round, round_of
+from yoriai.client.personal import PERSONAL_MARK
 from yoriai.client.policy import check_base, check_membership, plain_rank, read_job, round_event, signed_rank
 from yoriai.client.records import SiteRecords
 from yoriai.client.secure import SecureRound, SiteIdentity
@@ -120,7 +121,11 @@ class Site:
     def _consider(self, offer: wire.JobOffer) -> wire.Message:
         """Check a job against policy, base, records and budget, and prepare for it."""
         self._accepted = self._secure = None
-        job = read_job(offer)
+        if PERSONAL_MARK in offer.run_id:
+            raise PolicyError(
+                f"site {self.name}: a run's id holds {PERSONAL_MARK}, which is kept for the site's own runs"
+            )
+        job = read_job(self.name, self._policy, offer)
         check_membership(self.name, self._policy, job, offer)
         if job.secure_aggregation.enabled:
             rank = signed_rank(self.name, self._policy, job, self._member(offer, 0).directory.roster)
@@ -244,6 +249,7 @@ class Site:
             run_id=accepted.run_id,
             round_index=this.index,
             roster_digest=member.directory.roster.digest,
+            adapter_digest=this.start.digest(),
             n_params=trained.size_bytes // 4,
             value_range=value_range,
         )

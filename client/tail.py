@@ -27,7 +27,8 @@ class Tail(nn.Module):
         super().__init__()
         self.decoder: Any = decoder
         last: Any = decoder.layers[-1]  # type: ignore[index]
-        self.can_stop_early = type(last) in _KNOWN_LAYERS
+        # Without a mask only this one is causal by itself: in others padding would reach the record before it.
+        self.can_stop_early = type(last) in _KNOWN_LAYERS and last.self_attn.config._attn_implementation == "sdpa"
 
     def forward(self, entering: Tensor, at: Tensor | None = None) -> Tensor:
         """Normalised hidden states after the last layer.

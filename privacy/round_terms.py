@@ -1,7 +1,7 @@
 """What coordinator and sites agree on before a round of secure aggregation, each working it out for itself.
 
-Everything comes from the accepted job and the signed roster; only the round's index and its public range come with the
-request.
+Everything comes from the accepted job and the signed roster; only the round's index, its adapter and its public range
+come with the request, and sites that were sent different ones do not sum.
 """
 
 import hashlib
@@ -24,15 +24,17 @@ def round_terms(
     run_id: str,
     round_index: int,
     roster_digest: bytes,
+    adapter_digest: str,
     n_params: int,
     value_range: float,
 ) -> RoundTerms:
-    """The terms of one round of one run."""
+    """The terms of one round of one run, which starts from the whole adapter of that digest (hex)."""
     return RoundTerms(
         run=hashlib.sha256(b"yoriai/run/1\0" + run_id.encode()).digest()[:RUN_BYTES],
         round_index=round_index,
         job_digest=bytes.fromhex(job_digest(job, base_digest)),
         roster_digest=roster_digest,
+        adapter_digest=bytes.fromhex(adapter_digest),
         n_params=n_params,
         grid=FixedPoint(job.secure_aggregation.bits, value_range),
         least_survivors=job.federation.min_sites,

@@ -84,6 +84,12 @@ class Coordinator:
         deadlines: Deadlines | None = None,
     ) -> None:
         check_fit(job)
+        if roster.ranks and job.federation.aggregation != "mean":
+            raise ConfigError(
+                f"federation.aggregation = {job.federation.aggregation} compares whole updates",
+                found=f"lower ranks at {', '.join(sorted(roster.ranks))}",
+                remedy='set federation.aggregation = "mean", or give all sites the job\'s rank',
+            )
         if job.secure_aggregation.enabled:
             _check_roster(signed_roster, roster)
         self._job, self._roster, self._rule = job, roster, rule
@@ -245,6 +251,7 @@ class Coordinator:
             run_id=self._run_id,
             round_index=checkpoint.next_round,
             roster_digest=signed.directory.roster.digest,
+            adapter_digest=checkpoint.adapter.digest(),
             n_params=expected.size_bytes // 4,
             value_range=value_range,
         )

@@ -72,7 +72,7 @@ def _federation(sites: int) -> list[Member]:
 
 def _terms(members: list[Member], params: int, bits: int) -> RoundTerms:
     digest = members[0].directory.roster.digest
-    return RoundTerms(os.urandom(16), 0, bytes(32), digest, params, FixedPoint(bits, VALUE_RANGE))
+    return RoundTerms(os.urandom(16), 0, bytes(32), digest, bytes(32), params, FixedPoint(bits, VALUE_RANGE))
 
 
 def _parties(members: list[Member], terms: RoundTerms) -> tuple[KeySet, list[_Party]]:

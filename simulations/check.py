@@ -112,7 +112,7 @@ def check(
     fitted = fit(experiment, observer or Silent())
     rule = get_rule(job.federation.rule)
     # Which factors move takes turns under some rules; the adapter of a request holds all that may have changed.
-    moving = fitted.initial.select({factor for index in range(2) for factor in rule.trainable(index)})
+    moving = fitted.initial.select(rule.moving)
     updates = [fitted.initial.select(rule.trainable(index)) for index in range(2)]
     noise = noise_multiplier(job)
     return Check(

@@ -50,6 +50,7 @@ class SiteSpec:
             epsilon_budget=self.epsilon_budget(),
             delta=privacy.delta,
             min_sites=self.job.federation.min_sites,
+            rules=(self.job.federation.rule,),
             allow_plain_updates=not self.job.secure_aggregation.enabled,
             allow_no_privacy=privacy.noise == "none",
         )

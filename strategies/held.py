@@ -5,7 +5,7 @@
 The same holds for the rows of A and for the leading r_k by r_k block of R. Every site computes with the whole adapter;
 only its update is narrow. A direction that no site of a round holds stays where it is.
 
-A direction that few sites hold opens the sum of those few. Which sets of sites may be summed at all is therefore judged
+A rank that few sites have opens the sum of those few. Which sets of sites may be summed at all is therefore judged
 under the secure sum, before anything opens: see `privacy.secagg.ranks`.
 Reference: the padding is that of HetLoRA (Cho et al. 2024, arXiv 2401.06432), without its decay and self-pruning.
 """

@@ -180,10 +180,8 @@ def _from_outside(name: str, claims: tuple[EntryPoint, ...]) -> SumRule | EachRu
         loaded = claims[0].load()
         rule = loaded() if isinstance(loaded, type) else loaded
         faults = _faults(name, rule)
-    except Exception as error:  # Whatever a stranger's import or property raises.
-        raise ConfigError(
-            f"{where} fails to load", found=f"{type(error).__name__}: {error}"[:200], remedy=remedy
-        ) from error
+    except Exception as error:  # Whatever a stranger's import or property raises; its text may quote anything.
+        raise ConfigError(f"{where} fails to load", found=type(error).__name__, remedy=remedy) from error
     if faults:
         raise ConfigError(
             f"{where} is not a rule",

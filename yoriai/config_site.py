@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from yoriai.config_types import Count, Digests, Name, Table, Version
+from yoriai.config_types import Count, Digests, Name, Table, Texts, Version
 
 
 class PolicySection(Table):
@@ -18,6 +18,11 @@ class PolicySection(Table):
     base_digests: Digests = Field(
         default=(),
         description="SHA-256 digests, in hexadecimal, of the base models that this site trains. Empty: any.",
+    )
+    rules: Texts = Field(
+        default=(),
+        description="Aggregation rules of other packages, installed at this site, that a job may use. Those built in "
+        "need no mention; of others nothing is even imported.",
     )
     allow_plain_updates: bool = Field(
         default=False, description="Whether this site takes part in jobs without secure aggregation."

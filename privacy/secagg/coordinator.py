@@ -74,11 +74,12 @@ class _Stage:
         return dict(sorted(answers.items()))
 
     def _need_members(self, what: str, members: Collection[int], terms: RoundTerms, quorum: int = 0) -> None:
-        """Enough sites in all, and enough for every direction that one of them holds; the sites check the same."""
+        """Enough sites in all, and of every rank that one of them has; the sites check the same."""
         _need(what, len(members), max(terms.least_survivors, quorum))
-        if thin := thin_among(self._directory, members, terms.full_rank, terms.least_survivors):
-            reached = sum(self._directory.rank(site, thin[0]) == thin[0] for site in members)
-            _need(f"{what} of rank {thin[0]} or above", reached, terms.least_survivors)
+        full = terms.full_rank
+        if full is not None and (thin := thin_among(self._directory, members, full, terms.least_survivors)):
+            sharing = sum(self._directory.rank(site, full) == thin[0] for site in members)
+            _need(f"{what} of rank {thin[0]}", sharing, terms.least_survivors)
 
     def _names(self, positions: Iterable[int]) -> list[str]:
         return [self._directory.name(position) for position in positions]
@@ -117,11 +118,20 @@ class Advertising(_Stage):
             public.update(fresh)
             return bytes(data)
 
-        answers = self._collect(replies, frozenset(range(len(directory.roster.sites))), read)
+        answers = self._without_thin_ranks(self._collect(replies, frozenset(range(len(directory.roster.sites))), read))
         self._need_members("sites with keys", answers, terms)
         keys = verify_key_set(terms, directory, answers.values())
         body = wire.frame(Kind.KEY_SET, terms.binding, wire.encode_list(answers.values()))
         return KeySigning(directory, self.refused, keys, self._threads), dict.fromkeys(self._names(answers), body)
+
+    def _without_thin_ranks(self, answers: dict[int, bytes]) -> dict[int, bytes]:
+        """Leave out sites whose rank too few share: the others may go on. That never makes another rank thin."""
+        directory, terms = self._directory, self._terms
+        thin = set(thin_among(directory, answers, terms.full_rank, terms.least_survivors))
+        left_out = [p for p in answers if thin and directory.rank(p, terms.full_rank or 0) in thin]
+        for position in left_out:
+            self.refused.setdefault(directory.name(position), "too few sites of its rank are in this round")
+        return {position: data for position, data in answers.items() if position not in left_out}
 
 
 class _Keyed(_Stage):

@@ -21,7 +21,7 @@ from yoriai.privacy.secagg.masks import MaskKey, derive
 from yoriai.privacy.secagg.messages import Advertisement, Binding, Buffer, Kind
 from yoriai.privacy.secagg.secret import SecretBytes
 
-_TERMS = struct.Struct(">16sI32s32sQBdHH")
+_TERMS = struct.Struct(">16sI32s32s32sQBdHH")
 RUN_BYTES = 16
 
 
@@ -34,6 +34,8 @@ class RoundTerms:
         round_index: round of the run.
         job_digest: 32 bytes, SHA-256 of the job.
         roster_digest: 32 bytes, `Roster.digest`.
+        adapter_digest: 32 bytes, of the whole adapter that the round starts from. Sites that were sent others (such as
+            one whose gradients vanish, so that the sum is a single site's update) then find no common key set.
         n_params: length of the update.
         grid: the public fixed-point grid.
         n_counts: evaluation counts in the tail, besides the number of clipped coordinates; 0 unless they are noised
@@ -47,6 +49,7 @@ class RoundTerms:
     round_index: int
     job_digest: bytes
     roster_digest: bytes
+    adapter_digest: bytes
     n_params: int
     grid: FixedPoint
     n_counts: int = 0
@@ -54,7 +57,8 @@ class RoundTerms:
     full_rank: int | None = None
 
     def __post_init__(self) -> None:
-        if len(self.run) != RUN_BYTES or len(self.job_digest) != 32 or len(self.roster_digest) != 32:
+        digests = (self.job_digest, self.roster_digest, self.adapter_digest)
+        if len(self.run) != RUN_BYTES or any(len(digest) != 32 for digest in digests):
             raise ProtocolError("terms of a round", expected="a run of 16 bytes and digests of 32")
         if not (0 <= self.round_index < 2**32 and 1 <= self.n_params < 2**40 and 0 <= self.n_counts < 2**16):
             raise ProtocolError("terms of a round", expected="round, length and counts within their ranges")
@@ -66,11 +70,12 @@ class RoundTerms:
     @cached_property
     def binding(self) -> Binding:
         """Ties advertisements and the key set to these terms."""
-        fields = (self.run, self.round_index, self.job_digest, self.roster_digest, self.n_params)
-        packed = _TERMS.pack(*fields, self.grid.bits, self.grid.value_range, self.n_counts, self.least_survivors)
+        fields = (self.run, self.round_index, self.job_digest, self.roster_digest, self.adapter_digest)
+        grid, counts = self.grid, (self.n_counts, self.least_survivors)
+        packed = _TERMS.pack(*fields, self.n_params, grid.bits, grid.value_range, *counts)
         if self.full_rank is not None:
             packed += struct.pack(">I", self.full_rank)
-        return Binding(self.run, self.round_index, hashlib.sha256(b"yoriai/secagg/1/terms\0" + packed).digest())
+        return Binding(self.run, self.round_index, hashlib.sha256(b"yoriai/secagg/2/terms\0" + packed).digest())
 
     @property
     def tail_words(self) -> int:

@@ -1,27 +1,28 @@
 """Sites that give a leading part of the vector only: which sets of them may be summed.
 
 A site of rank r trains the first r directions of the shared adapter and gives zeros beyond. The sum's entries beyond
-some direction are then a sum over the sites that hold it, and with too few of those it tells about single ones. So a
-set of sites is judged by every direction that at least one of them holds. Ranks come from the signed roster only.
+some direction are then a sum over the sites that hold it, and with too few of those it tells about single ones.
+
+So does a difference of two entries. Directions that read the same input (two equal rows of A, which a coordinator may
+offer) have the same gradient, and then an entry that all hold less one that only wider sites hold is a sum over the
+narrower. All that opens are sums of whole ranks; so every rank that somebody has must be that of enough sites, and
+then every combination of entries is over enough. Ranks come from the signed roster only.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 
 from yoriai.privacy.roster import Directory
 
 
 def thin_ranks(ranks: Iterable[int], least: int) -> tuple[int, ...]:
-    """The ranks, ascending, that somebody has and that fewer than `least` reach: none, if the set may be summed.
-
-    Direction j is held by the sites of rank above j, and that number changes at the sites' own ranks only; so these
-    are all the thresholds there are.
+    """The ranks, ascending, that somebody has and fewer than `least` share: none, if the set may be summed.
 
     Args:
         ranks: one a site, as it counts in the job.
         least: the fewest sites whose sum may open.
     """
-    given = sorted(ranks)
-    return tuple(rank for rank in sorted(set(given)) if sum(other >= rank for other in given) < least)
+    return tuple(rank for rank, sites in sorted(Counter(ranks).items()) if sites < least)
 
 
 def thin_among(directory: Directory, members: Iterable[int], full_rank: int | None, least: int) -> tuple[int, ...]:

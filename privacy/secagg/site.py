@@ -54,7 +54,7 @@ class _Stage(Guarded):
         self._once = OneShot(f"stage {type(self).__name__}")
 
     def _check_members(self, what: str, members: Collection[int], at_least: int = 0) -> None:
-        """Enough sites in all, and enough for every direction that one of them holds: the sum is over its holders."""
+        """Enough sites in all, and of every rank that one of them has: what opens are sums over whole ranks."""
         summed = max(self._member.policy.min_sites, self._terms.least_survivors)
         count, least = len(members), max(summed, at_least)
         if count < least:
@@ -63,8 +63,8 @@ class _Stage(Guarded):
             raise PolicyError(
                 f"too few {what} for a rank that the roster names",
                 found=f"rank {thin[0]}",
-                expected=f"at least {summed} sites of this rank or above",
-                remedy="wait for more, or lower the rank of the others in the roster",
+                expected=f"at least {summed} sites of this rank",
+                remedy="wait for more, or have the roster give its sites fewer ranks",
             )
 
 

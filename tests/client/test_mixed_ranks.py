@@ -147,13 +147,13 @@ def _roster(**ranks: int | None) -> Roster:
 
 @pytest.mark.parametrize(("rank", "counts_as"), [(None, None), (2, 2), (4, None), (9, None)])
 def test_only_a_rank_below_the_jobs_narrows_a_site(make_job: JobMaker, rank: int | None, counts_as: int | None) -> None:
-    job, roster = make_job(), _roster(a=rank, b=None, c=None)
+    job, roster = make_job(), _roster(a=rank, b=rank, c=None, d=None)
     assert signed_rank("a", PolicySection(), job, roster) == counts_as
     assert plain_rank("a", job, {"a": rank} if rank else {}) == counts_as
 
 
 def test_a_roster_in_which_a_rank_has_too_few_sites_is_refused(make_job: JobMaker) -> None:
-    roster = _roster(a=2, b=None, c=None)
-    assert signed_rank("b", PolicySection(min_sites=2), make_job(), roster) is None
-    with pytest.raises(PolicyError, match=r"train rank 4 or above; found 2; expected at least 3"):
+    roster = _roster(a=2, b=2, c=None, d=None)
+    assert signed_rank("b", PolicySection(min_sites=2), make_job(), roster) == 2
+    with pytest.raises(PolicyError, match=r"train rank 2; found 2; expected at least 3"):
         signed_rank("b", PolicySection(min_sites=3), make_job(), roster)

@@ -152,7 +152,7 @@ def test_an_honest_job_runs_to_its_end_within_its_own_epsilon(office: Office, ma
         ({}, {}, {"roster": wire.Roster(serial=1, weights={"north": 1, "south": 256})}, "a weight that none may have"),
         ({}, {}, {"roster": {"serial": 1, "weights": {"north": 0, "south": 1}}}, "malformed"),
         ({}, {}, {"roster": {"serial": 1, "weights": {"north": -3, "south": 1}}}, "malformed"),
-        ({}, {"federation__rule": "krum"}, {"payload": b""}, "not a known rule"),
+        ({}, {"federation__rule": "krum"}, {"payload": b""}, "the job's rule is not built in"),
         ({}, {"lora__rank": 99}, {"payload": b""}, "rank"),
         ({}, {}, {"payload": b"not an adapter"}, "cannot be read"),
         ({}, {"task__labels": ()}, {}, "needs its labels"),
@@ -652,3 +652,30 @@ def test_a_site_keeps_to_the_bound_on_its_update(office: Office, make_job: JobMa
     job = make_job(federation__update_norm_bound=0.01)
     accepted(office.offer(job))
     assert np.linalg.norm(updated(office.train(job)).flatten().astype(float)) == pytest.approx(0.01, rel=1e-5)
+
+
+def test_a_rule_of_another_package_is_not_even_imported_unless_the_policy_names_it(
+    office: Office, make_job: JobMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever can send an offer could otherwise choose which installed package runs beside keys and records."""
+    info = tmp_path / "stranger-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[yoriai.rules]\nother = stranger_rule_module\n")
+    (tmp_path / "stranger_rule_module.py").write_text("raise RuntimeError('a path on this machine')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    payload = office.bench.initial_adapter(make_job()).to_bytes()
+    job = make_job(federation__rule="other")
+    refused(office.offer(job, payload=payload), "the job's rule is not built in, and policy.rules does not name it")
+    office.policy = office.policy.model_copy(update={"rules": ("other",)})
+    office.rebuild()
+    reply = office.offer(job, payload=payload)
+    refused(reply, "fails to load; found RuntimeError")
+    assert isinstance(reply, wire.Refusal)
+    assert "a path on this machine" not in reply.reason
+
+
+def test_a_run_cannot_take_the_name_of_a_personal_training(office: Office, make_job: JobMaker) -> None:
+    office.run = "run-1/personal"
+    refused(office.offer(make_job()), "a run's id holds /personal, which is kept for the site's own runs")
+    assert not office.ledger.outstanding("run-1/personal")

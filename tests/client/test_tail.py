@@ -5,7 +5,9 @@ import torch
 from torch.nn import functional
 
 from tests.client.conftest import Attach, start_for
+from tests.tiny import tiny_llama, tiny_tokenizer
 from yoriai.client import tail
+from yoriai.client.base_model import wrap_base
 from yoriai.client.lora import AdaptedModel
 
 TOKENS = torch.tensor([[5, 60, 70, 0, 0], [80, 90, 100, 110, 120], [130, 0, 0, 0, 0]])
@@ -69,3 +71,19 @@ def test_layers_of_another_build_run_whole_and_give_the_same(attach: Attach, mon
     other.load(start)
     with torch.no_grad():
         torch.testing.assert_close(other.final_hidden(other.prefix(TOKENS), AT), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_padding_touches_no_record_where_attention_is_causal_by_mask_alone(attach: Attach) -> None:
+    """Attention that weighs little at first hides the difference from the comparison of both ways at the start."""
+    tokenizer = tiny_tokenizer()
+    network = tiny_llama(tokenizer)
+    network.set_attn_implementation("eager")
+    for layer in network.model.layers:
+        layer.self_attn.o_proj.weight.data.mul_(1e-4)
+    base = wrap_base("eager", network, tokenizer, device=torch.device("cpu"))
+    model = attach("fedavg", on=base, target_modules=("o_proj",))
+    model.load(start_for(model, "fedavg"))
+    with torch.no_grad():
+        entering, at = model.prefix(TOKENS[:1]), torch.tensor([2])
+        alone, padded = model.final_hidden(entering[:, :3], at), model.final_hidden(entering, at)
+    torch.testing.assert_close(padded, alone, rtol=1e-5, atol=1e-6)

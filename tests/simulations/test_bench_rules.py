@@ -1,6 +1,7 @@
 """The benchmark of the rules: equal effort for each, jobs that fit, errors by hand, measurements that survive."""
 
 import json
+import sys
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.world import job_settings, save_tiny_base, write_sites
+from yoriai import cli
 from yoriai.client.data import read_sites
 from yoriai.config import JobConfig, override
 from yoriai.errors import CheckpointError
@@ -196,3 +198,27 @@ def test_combining_is_timed_for_every_rule_of_sums() -> None:
     seconds = combine_seconds(200_000, repeats=1)
     assert set(seconds) == {"core", "fedavg", "fedsvd", "ffa", "rolora"}
     assert min(seconds.values()) > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--data", "nope"), "no such scenario; found 'nope'; expected commands or excavators"),
+        (("--rule", "fedavgg"), 'did you mean "fedavg"?'),
+        (("--epsilon", "much"), "--epsilon; found much"),
+    ],
+)
+def test_bad_options_are_refused_before_anything_is_made(
+    options: tuple[str, ...],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["yoriai", "bench", "rules", *options])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""A federation in which one site trains two of four directions, under the secure sum and in the clear."""
+"""A federation in which two of four sites train two of four directions, under the secure sum and in the clear."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -23,8 +23,8 @@ SETTINGS = {
     "federation__schedule": "constant",
     "federation__rule": "ffa",
 }
-RANKS = {"east": 2}
-SITES = ("east", "north", "south")
+RANKS = {"east": 2, "west": 2}
+SITES = ("east", "north", "south", "west")
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def mini(tmp_path_factory: pytest.TempPathFactory) -> Miniature:
 
 
 def federation(mini: Miniature, folder: Path, sites: tuple[str, ...] = SITES, **settings: object) -> Federation:
-    """These sites of the miniature, of ranks 2, 4 and 4."""
+    """These sites of the miniature, of ranks 2, 4, 4 and 2."""
     whole = mini.federation(folder, **{**SETTINGS, **settings})
     weights = {site: whole.roster.weights[site] for site in sites}
     ranks = {site: rank for site, rank in RANKS.items() if site in sites}
@@ -52,8 +52,8 @@ def test_columns_beyond_a_sites_rank_move_by_the_others_updates_alone(mini: Mini
     others = trained(mini.run(federation(mini, tmp_path / "others", ("north", "south"))).checkpoint)
     step = 2 * first_range(every.job, noise_multiplier(every.job), min(every.roster.weights.values())) / (2**16 - 1)
     for name, expected in others.items():
-        # A zero lies between two levels of the grid, so the narrow site adds a rounding of its own to each entry.
-        assert np.abs(found[name][:, 2:] - expected[:, 2:]).max() <= 3.01 * step
+        # A zero lies between two levels of the grid, so each narrow site adds a rounding of its own to each entry.
+        assert np.abs(found[name][:, 2:] - expected[:, 2:]).max() <= 4.01 * step
         assert np.abs(found[name][:, :2] - expected[:, :2]).max() > 100 * step
         assert np.abs(expected[:, 2:]).max() > 100 * step
 
@@ -63,9 +63,9 @@ def test_the_opened_mean_is_the_mean_in_the_clear_up_to_the_grid(mini: Miniature
     opened = trained(mini.run(secure).checkpoint)
     plain = trained(mini.run(federation(mini, tmp_path / "plain", secure_aggregation__enabled=False)).checkpoint)
     step = 2 * first_range(secure.job, noise_multiplier(secure.job), min(secure.roster.weights.values())) / (2**16 - 1)
-    assert max(np.abs(opened[name] - plain[name]).max() for name in plain) <= 3.01 * step
+    assert max(np.abs(opened[name] - plain[name]).max() for name in plain) <= 4.01 * step
 
 
-def test_a_roster_that_leaves_a_column_to_too_few_sites_trains_nothing(mini: Miniature, tmp_path: Path) -> None:
-    with pytest.raises(RoundError, match=r"too few sites of the roster train rank 4"):
-        mini.run(federation(mini, tmp_path / "thin", federation__min_sites=3))
+def test_a_roster_with_one_site_of_a_rank_trains_nothing(mini: Miniature, tmp_path: Path) -> None:
+    with pytest.raises(RoundError, match=r"too few sites of the roster train rank 2"):
+        mini.run(federation(mini, tmp_path / "thin", ("east", "north", "south")))

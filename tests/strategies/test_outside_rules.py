@@ -138,18 +138,19 @@ def test_one_name_from_two_packages_is_refused_and_both_are_named(install):
 @pytest.mark.parametrize(
     ("source", "named"),
     [
-        ("import a_module_that_is_nowhere", "ModuleNotFoundError: No module named 'a_module_that_is_nowhere'"),
-        ("raise RuntimeError('broken')", "RuntimeError: broken"),
+        ("import a_module_that_is_nowhere", "ModuleNotFoundError"),
+        ("raise RuntimeError('broken')", "RuntimeError"),
         ("", "AttributeError"),
         ("class Rule:\n    def __init__(self, rank): ...", "TypeError"),
-        ("class Rule:\n    @property\n    def name(self): raise KeyError('no name')", "KeyError: 'no name'"),
+        ("class Rule:\n    @property\n    def name(self): raise KeyError('no name')", "KeyError"),
     ],
 )
 def test_what_cannot_be_loaded_is_refused_and_names_entry_point_package_and_fault(install, source, named):
     install(source)
     message = refused()
     assert "the entry point other = a_stranger_rule:Rule in the group yoriai.rules of the package a-stranger" in message
-    assert named in message
+    assert f"found {named};" in message
+    assert not any(text in message for text in ("nowhere", "broken", "no name"))  # It may quote a file, or a record.
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,8 @@ class Cohort:
         self.names = [entry.name for entry in self.directory.roster.sites]
         self.terms = RoundTerms(
             run=b"run-of-16-bytes!", round_index=self.round_index, job_digest=bytes(32),
-            roster_digest=self.directory.roster.digest, n_params=self.n_params, grid=self.grid,
+            roster_digest=self.directory.roster.digest, adapter_digest=bytes(32),
+            n_params=self.n_params, grid=self.grid,
             n_counts=self.n_counts, least_survivors=self.least_survivors, full_rank=self.full_rank,
         )  # fmt: skip
         self.spent: list[bytes] = []

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -54,6 +55,16 @@ def _binding(game: Round) -> wire.Binding:
 
 
 # Keys and identities.
+
+
+def test_sites_that_start_from_other_adapters_find_no_common_key_set() -> None:
+    """Or a coordinator gives all but one site an adapter without gradients, and the sum is that one's update."""
+    cohort = Cohort(SIX)
+    terms = replace(cohort.terms, adapter_digest=bytes(31) + b"1")
+    stage, own = advertise(cohort.member(0), terms)
+    blobs = [own, *(advertise(cohort.member(i), cohort.terms)[1] for i in range(1, 6))]
+    with pytest.raises(ProtocolError, match="another job, roster or key set"):
+        stage.step(wire.frame(Kind.KEY_SET, terms.binding, wire.encode_list(blobs)))
 
 
 @pytest.mark.parametrize("at", [wire.HEADER_BYTES, wire.HEADER_BYTES + 32, wire.HEADER_BYTES + 80, -1])
