@@ -12,9 +12,10 @@ from pydantic import ValidationError
 from yoriai import wire
 from yoriai.config import JobConfig, PolicySection
 from yoriai.errors import PolicyError, WireError
-from yoriai.privacy.accounting import SampledGaussian, epsilon
+from yoriai.privacy.accounting import SampledGaussian, answering, epsilon
 from yoriai.privacy.roster import MAX_WEIGHT, Roster
 from yoriai.privacy.secagg.ranks import thin_ranks
+from yoriai.privacy.wording import terms
 from yoriai.strategies.fit import check_fit
 from yoriai.strategies.rule import built_in_rules
 
@@ -103,9 +104,7 @@ def check_base(site: str, policy: PolicySection, job: JobConfig, offer: wire.Job
             )
 
 
-def round_event(
-    site: str, policy: PolicySection, job: JobConfig, offer: wire.JobOffer, *, records: int
-) -> SampledGaussian | None:
+def round_event(site: str, policy: PolicySection, job: JobConfig, offer: wire.JobOffer) -> SampledGaussian | None:
     """What one round of the job costs; None without privacy.
 
     Raises:
@@ -121,18 +120,18 @@ def round_event(
         return None
     if noise is None:
         raise PolicyError(f"site {site}: the job promises noise, and its offer holds none")
-    # This check comes before the next one, so that offers with ever other deltas do not tell the number of records.
+    if privacy.unit != policy.unit:
+        raise PolicyError(
+            f"site {site}: the job protects another unit than this site does",
+            found=f"privacy.unit = {privacy.unit}",
+            expected=f"{policy.unit} (policy.unit)",
+            remedy="agree on one: charges per record say nothing of owners, and do not add up with theirs",
+        )
     if privacy.delta > policy.delta:
         raise PolicyError(
             f"site {site}: privacy.delta is above the site's own",
             found=f"{privacy.delta:g}",
             expected=f"at most {policy.delta:g} (policy.delta)",
-        )
-    if records and privacy.delta >= 1 / records:  # Above it, one record may be published whole.
-        raise PolicyError(
-            f"site {site}: privacy.delta is not below 1 / (records of this site)",
-            found=f"{privacy.delta:g}",
-            remedy="lower privacy.delta",
         )
     event = SampledGaussian(job.training.sampling_rate, noise, job.training.local_steps)
     rounds = job.federation.rounds + privacy.spare_rounds
@@ -144,14 +143,31 @@ def round_event(
         )
     # Absurdly little noise would keep the exact accountants busy for hours, so the cheap bound goes first: on honest
     # offers it is far closer to them than this.
-    cost = epsilon([(event, rounds)], privacy.delta, "rdp")
+    history, spoke = [(event, rounds)], "rdp"
+    cost = epsilon(history, privacy.delta, "rdp")
     if cost <= 10 * (privacy.epsilon + 1):
-        cost = epsilon([(event, rounds)], privacy.delta, privacy.accountant)
+        cost = epsilon(history, privacy.delta, privacy.accountant)
+        spoke = answering(history, privacy.delta, privacy.accountant)
     if cost > privacy.epsilon:
         raise PolicyError(
             f"site {site}: the offered noise does not keep what the job promises",
-            found=f"epsilon {cost:.6g} over {rounds} rounds",
+            found=f"epsilon {cost:.6g} over {rounds} rounds, {terms(privacy.unit, spoke)}",
             expected=f"at most {privacy.epsilon:g} (privacy.epsilon)",
             remedy="calibrate noise_multiplier to the whole job, spare rounds included",
         )
     return event
+
+
+def check_delta(site: str, job: JobConfig, units: int) -> None:
+    """Raise PolicyError unless delta is below 1 / units: above it, one unit may be published whole.
+
+    Args:
+        units: records, or owners, at this site. `round_event` must have held delta against the site's policy before,
+            so that offers with ever other deltas do not tell this number.
+    """
+    if job.privacy.noise != "none" and units and job.privacy.delta >= 1 / units:
+        raise PolicyError(
+            f"site {site}: privacy.delta is not below 1 / ({job.privacy.unit}s of this site)",
+            found=f"{job.privacy.delta:g}",
+            remedy="lower privacy.delta",
+        )

@@ -47,6 +47,7 @@ class PreparedRecords:
         examples: one a record.
         known: states by token row that were computed before, and where new ones are kept; None computes the prefix
             for every batch.
+        units: the records of each unit of privacy, none empty; None where each record is one.
         progress: called with (records done, records in all).
     """
 
@@ -56,10 +57,12 @@ class PreparedRecords:
         examples: Sequence[Example],
         *,
         known: dict[bytes, Tensor] | None,
+        units: Sequence[Sequence[int]] | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self._model = model
         self.examples = tuple(examples)
+        self._units = None if units is None else [self._by_length(unit) for unit in units]
         self._states: list[Tensor] | None = None
         if known is not None:
             self._compute(known, progress)
@@ -68,15 +71,48 @@ class PreparedRecords:
     def __len__(self) -> int:
         return len(self.examples)
 
+    @property
+    def unit_count(self) -> int:
+        """The number of units of privacy, which is what is drawn from. It must not leave the site."""
+        return len(self.examples) if self._units is None else len(self._units)
+
+    def batches_of_units(
+        self, drawn: Sequence[int] | np.ndarray, physical_batch_size: int
+    ) -> Iterator[tuple[Batch, list[int] | None]]:
+        """Cut all records of the drawn units into pieces of at most `physical_batch_size`.
+
+        Each unit's records come one after another, over as many pieces as they need; units with like-sized longest
+        records share a piece.
+
+        Yields:
+            A piece, and the unit of each of its rows; None for the latter where each record is a unit.
+        """
+        units = self._units
+        if units is None:
+            for batch in self.batches(drawn, physical_batch_size):
+                yield batch, None
+            return
+        ordered = sorted((int(unit) for unit in drawn), key=lambda unit: (self._length(units[unit][-1]), unit))
+        rows = [(index, unit) for unit in ordered for index in units[unit]]
+        for start in range(0, len(rows), physical_batch_size):
+            piece = rows[start : start + physical_batch_size]
+            yield self._batch([index for index, _ in piece]), [unit for _, unit in piece]
+
     def batches(self, indices: Sequence[int] | np.ndarray, physical_batch_size: int) -> Iterator[Batch]:
         """Cut the chosen records into pieces of at most `physical_batch_size`; like-sized ones share a piece."""
         for piece in self._pieces(indices, physical_batch_size):
             yield self._batch(piece)
 
     def _pieces(self, indices: Sequence[int] | np.ndarray, size: int) -> Iterator[list[int]]:
-        by_length = sorted((int(i) for i in indices), key=lambda i: (len(self.examples[i].token_ids), i))
+        by_length = self._by_length(indices)
         for start in range(0, len(by_length), size):
             yield by_length[start : start + size]
+
+    def _by_length(self, indices: Sequence[int] | np.ndarray) -> list[int]:
+        return sorted((int(i) for i in indices), key=lambda i: (self._length(i), i))
+
+    def _length(self, index: int) -> int:
+        return len(self.examples[index].token_ids)
 
     def _batch(self, piece: list[int]) -> Batch:
         device = self._model.base.device

@@ -16,10 +16,19 @@ from dataclasses import dataclass
 from yoriai import wire
 from yoriai.client.job import AcceptedJob, Round, round_of
 from yoriai.client.personal import PERSONAL_MARK
-from yoriai.client.policy import check_base, check_membership, plain_rank, read_job, round_event, signed_rank
+from yoriai.client.policy import (
+    check_base,
+    check_delta,
+    check_membership,
+    plain_rank,
+    read_job,
+    round_event,
+    signed_rank,
+)
 from yoriai.client.records import SiteRecords
 from yoriai.client.secure import SecureRound, SiteIdentity
 from yoriai.client.train import train_round
+from yoriai.client.units import unit_count
 from yoriai.client.workbench import PrefixProgress, Workbench
 from yoriai.config import JobConfig, SiteConfig
 from yoriai.errors import (
@@ -134,7 +143,8 @@ class Site:
         else:
             raise PolicyError(f"site {self.name}: policy forbids jobs without secure aggregation")
         check_base(self.name, self._policy, job, offer, self._workbench.base.digest)
-        event = round_event(self.name, self._policy, job, offer, records=len(self._records.train))
+        event = round_event(self.name, self._policy, job, offer)
+        check_delta(self.name, job, unit_count(self._records.train, job.privacy))
         model = self._workbench.model(job)
         start = AdapterState.from_bytes(offer.payload)
         model.check(start)

@@ -1,8 +1,8 @@
 """The training loop of one site and one round: private and plain alike.
 
     for each local step:
-        draw the batch by Poisson sampling
-        for each physical piece: forward, backward, clip each record's gradient, add
+        draw the batch by Poisson sampling: units of privacy, each a record, or an owner with all of their records
+        for each physical piece: forward, backward, clip each unit's gradient, add
         noise the sum once, divide by the public divisor, let the optimizer step
 
 `noise_multiplier = None` is the same loop without clip and noise.
@@ -16,7 +16,7 @@ clipped, summed and noised for that block alone. The forward pass, the activatio
 optimizer's state are those of the whole adapter.
 
 Under privacy nothing that the records decide may stop a round, because a refusal is seen outside and is paid for by
-nobody: a record whose loss or gradient is not finite counts as zero. Whether the model computes at all is asked
+nobody: a unit whose loss or gradient is not finite counts as zero. Whether the model computes at all is asked
 beforehand, on public tokens (`AdaptedModel.check_output`).
 """
 
@@ -48,7 +48,7 @@ class TrainingPlan:
 
     Attributes:
         factors: the factors that train in this round.
-        divisor: the records a batch stands for, in expectation and by the roster; turns a gradient sum into a mean.
+        divisor: the units a batch stands for, in expectation and by the roster; turns a gradient sum into a mean.
         learning_rate: of this round's steps.
         noise_multiplier: standard deviation over clip_norm; None trains without privacy.
         rank: the directions that this site trains; None for all of the job's.
@@ -112,8 +112,8 @@ def train_round(
     optimizer = _optimizer(plan, list(trained.values()))
     events: list[SampledGaussian] = []
     for step in range(plan.local_steps):
-        indices = poisson_sample(source, len(records), plan.sampling_rate)
-        total = _gradient_sum(model, records, head, plan, indices=indices, trained=trained, blocks=blocks)
+        drawn = poisson_sample(source, records.unit_count, plan.sampling_rate)
+        total = _gradient_sum(model, records, head, plan, drawn=drawn, trained=trained, blocks=blocks)
         if plan.noise_multiplier is None:
             vector = total.flat()
         else:
@@ -144,16 +144,16 @@ def _gradient_sum(
     head: TaskHead,
     plan: TrainingPlan,
     *,
-    indices: np.ndarray,
+    drawn: np.ndarray,
     trained: dict[str, nn.Parameter],
     blocks: dict[str, Block],
 ) -> ClippedGradientSum:
-    """The batch's gradient sum over the held blocks, each record's clipped; unclipped without a noise multiplier."""
+    """The batch's gradient sum over the held blocks, each unit's clipped; unclipped without a noise multiplier."""
     device = model.base.device
     clip_norm = plan.clip_norm if plan.noise_multiplier is not None else None
     total = ClippedGradientSum(list(trained.values()), clip_norm, list(blocks.values()))
     held_only = {parameter: blocks[name] for name, parameter in trained.items()}
-    for batch in records.batches(indices, plan.physical_batch_size):
+    for batch, units in records.batches_of_units(drawn, plan.physical_batch_size):
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             hidden = head.hidden(model, batch)
         losses = head.losses(hidden, batch)  # In fp32: a prior is subtracted from logits of its own size.
@@ -165,7 +165,7 @@ def _gradient_sum(
             )
         with nullcontext() if plan.rank is None else held_gradients(model.tail, held_only):
             losses.sum().backward()  # type: ignore[no-untyped-call]
-        total.add_piece()
+        total.add_piece(units)
     return total
 
 

@@ -14,6 +14,7 @@ from yoriai.client.lora import AdaptedModel, svd_factors
 from yoriai.client.prepared import PreparedRecords
 from yoriai.client.records import Record
 from yoriai.client.tasks import LabelHead, LanguageHead, TaskHead, label_vectors, untouched_logits
+from yoriai.client.units import owner_units
 from yoriai.config import JobConfig, SpeedSection, TaskSection
 from yoriai.errors import RecordError
 from yoriai.strategies.adapter import AdapterState
@@ -88,16 +89,28 @@ class Workbench:
         return encode(records, self.base.tokenizer, task, context_tokens=self.base.context_tokens)
 
     def prepare(
-        self, records: Sequence[Record], job: JobConfig, *, progress: PrefixProgress | None = None
+        self,
+        records: Sequence[Record],
+        job: JobConfig,
+        *,
+        for_training: bool = True,
+        progress: PrefixProgress | None = None,
     ) -> PreparedRecords:
         """Records encoded and, if speed.prefix_cache says so, run through the frozen prefix.
 
         Equal token rows only once.
+
+        Args:
+            for_training: False for records that only ever measure; these need no owners.
+
+        Raises:
+            RecordError: records do not fit the task, or one lacks the owner that the job's unit of privacy asks for.
         """
         return PreparedRecords(
             self.model(job),
             self.encode(records, job.task).examples,
             known=self._states if self.speed.prefix_cache else None,
+            units=owner_units(records, job.privacy) if for_training else None,
             progress=progress,
         )
 

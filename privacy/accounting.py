@@ -97,6 +97,17 @@ def epsilon(
     return _epsilon(history, delta, accountant) if history else 0.0
 
 
+def answering(events: Iterable[tuple[Event, int] | Event], delta: float, accountant: Accountant = "pld") -> Accountant:
+    """Return the accountant whose answer `epsilon` gives: the one asked for, or ``rdp`` where its bound is above 200.
+
+    There the others are not asked. Arguments and errors are those of `epsilon`.
+    """
+    _check_delta(delta)
+    _check_accountant(accountant)
+    history = _merged(events)
+    return "rdp" if history and _epsilon_rdp(history, delta) > _LARGEST_TIGHT else accountant
+
+
 def calibrate(
     *,
     epsilon: float,

@@ -1,5 +1,9 @@
-"""DP-SGD's release: per-record gradients, clipped over all trainable factors together, summed, noised once (Abadi et
+"""DP-SGD's release: the gradients of units, clipped over all trainable factors together, summed, noised once (Abadi et
 al. 2016).
+
+A unit is what is protected: one record, or one owner with all of their records. An owner's gradient is the sum of their
+records' (as for users in McMahan et al. 2018, "Learning differentially private recurrent language models", with one
+step in place of several), and that sum is clipped as one.
 
 Opacus computes the per-record gradients (`parameter.grad_sample`). Clipping, the sum over the pieces of a batch, the
 noise and the public divisor are done here, because the noise must come from a cryptographic stream, the divisor must
@@ -24,17 +28,23 @@ Block = tuple[slice, ...]
 
 
 class ClippedGradientSum:
-    """Sum of one logical batch's clipped per-record gradients, gathered in physical pieces.
+    """Sum of one logical batch's clipped gradients, one a unit, gathered in physical pieces.
 
-    Sensitivity: adding or removing one record moves the sum by at most `clip_norm` in L2 norm over all parameters
-    together. Edge cases: a record whose gradient is not finite counts as zero; an empty batch sums to zero and is
-    noised like any other.
+    Neighbouring relation: add or remove one unit: a record, or an owner with all of their records.
+    Sensitivity: one unit moves the sum by at most `clip_norm` in L2 norm over all parameters together.
+    Assumes: each unit's records come one after another, in one batch once. A unit that comes back is refused, since
+        it would have been clipped twice.
+    Does not cover: a change of one record among an owner's, which moves the sum by up to twice `clip_norm`.
+    Edge cases: a unit whose gradient is not finite counts as zero; an empty batch sums to zero and is noised like any
+        other.
+    Memory: beyond what Opacus fills, the summed gradients of one piece's units for one parameter at a time, and one
+        unit's gradient, however many pieces that unit's records take.
 
     Args:
         parameters: trainable tensors, whose `grad_sample` (N, *shape) Opacus fills.
-        clip_norm: bound on one record's gradient norm; None sums without a bound, and such a sum cannot be released.
+        clip_norm: bound on one unit's gradient norm; None sums without a bound, and such a sum cannot be released.
         held: block of each parameter that trains; None for all of it. What lies outside is neither counted in a
-            record's norm, nor summed, nor noised. See `held_gradients` for not computing it in the first place.
+            unit's norm, nor summed, nor noised. See `held_gradients` for not computing it in the first place.
     """
 
     def __init__(
@@ -47,30 +57,84 @@ class ClippedGradientSum:
             parameter.new_zeros(parameter[block].shape, dtype=torch.float64)
             for parameter, block in zip(self._parameters, self._held, strict=True)
         ]
+        self._begun: set[int] = set()
+        self._open: tuple[int, list[Tensor]] | None = None
         self._clear()  # What a round that broke off left behind belongs to no record of this batch.
 
     @torch.no_grad()
-    def add_piece(self) -> None:
-        """Clip and add the per-record gradients that one backward pass left, and clear them.
+    def add_piece(self, units: Sequence[int] | None = None) -> None:
+        """Take the per-record gradients that one backward pass left, clip and add those of whole units, clear them.
+
+        Args:
+            units: whose record each of the piece's rows is, by any number; None where every row is a unit of its own.
+                The last unit of a piece stays open, because its records may go on in the next one.
 
         Raises:
             TrainingError: a parameter got no per-record gradients, or those of another number of records, or of
-                several passes.
+                several passes; or a unit comes back after another one.
         """
         gradients = [_grad_sample(p, block) for p, block in zip(self._parameters, self._held, strict=True)]
         if len({len(gradient) for gradient in gradients}) != 1:
             raise TrainingError("the trained factors hold gradients of different numbers of records")
+        self._clear()
+        if units is None:
+            self._add(gradients)
+            return
+        if len(units) != len(gradients[0]):
+            raise TrainingError("a piece's gradients and the units they belong to differ in number")
+        self._add_units(gradients, units)
+
+    def _add_units(self, gradients: list[Tensor], units: Sequence[int]) -> None:
+        """Add each unit's rows up, continue the open unit, and hold the last one back."""
+        runs, rows = torch.unique_consecutive(torch.as_tensor(units), return_inverse=True)
+        names = runs.tolist()
+        goes_on = self._open is not None and self._open[0] == names[0]
+        self._check_new(names[1:] if goes_on else names)
+        if not goes_on:
+            self._close_unit()
+        last = []
+        for position, gradient in enumerate(gradients):
+            sums = gradient.new_zeros(len(names), *gradient.shape[1:])  # (units, *shape)
+            sums.index_add_(0, rows.to(gradient.device), gradient)
+            if self._open is not None:
+                sums[0] += self._open[1][position]
+            last.append(sums[-1].clone())
+            gradients[position] = sums[:-1]
+        self._open = (names[-1], last)
+        self._add(gradients)
+
+    def _check_new(self, names: Sequence[int]) -> None:
+        if len(set(names)) != len(names) or not self._begun.isdisjoint(names):
+            raise TrainingError(
+                "a unit of privacy comes back in a batch, and would be clipped twice",
+                expected="each owner's records one after another",
+            )
+        self._begun.update(names)
+
+    def _close_unit(self) -> None:
+        """Clip and add the unit whose records are all there."""
+        if self._open is not None:
+            _, gradient = self._open
+            self._open = None
+            self._add([part[None] for part in gradient])
+
+    def _add(self, gradients: Sequence[Tensor]) -> None:
+        """Clip and add the gradients of whole units, (U, *shape) a parameter."""
         factors = torch.ones(len(gradients[0]), device=gradients[0].device)
         if self._clip_norm is not None:
-            squared = torch.stack([g.flatten(1).square().sum(1) for g in gradients]).sum(0)  # (N,)
+            squared = torch.stack([g.flatten(1).square().sum(1) for g in gradients]).sum(0)  # (U,)
             norms = squared.sqrt().double().cpu().numpy()
             factors = torch.from_numpy(clip_factors(norms, self._clip_norm)).to(gradients[0])
         for total, gradient in zip(self._sums, gradients, strict=True):
-            total.add_(torch.einsum("n,n...->...", factors, torch.nan_to_num(gradient, 0.0, 0.0, 0.0)))
-        self._clear()
+            total.add_(torch.einsum("u,u...->...", factors, torch.nan_to_num(gradient, 0.0, 0.0, 0.0)))
 
+    @torch.no_grad()
     def flat(self) -> np.ndarray:
-        """The sum as one float64 vector (n,): held blocks in the order of the parameters. Private until noised."""
+        """The sum as one float64 vector (n,): held blocks in the order of the parameters. Private until noised.
+
+        It ends the batch's last unit.
+        """
+        self._close_unit()
         return torch.cat([total.flatten() for total in self._sums]).cpu().numpy()
 
     def release(
@@ -78,8 +142,8 @@ class ClippedGradientSum:
     ) -> tuple[np.ndarray, SampledGaussian]:
         """The noised sum (n,) float64, together with the event that it costs.
 
-        Guarantee, assumptions and reference are those of `mechanisms.gaussian_mechanism`; the records of the batch
-        must have been drawn by Poisson sampling at `sampling_rate`.
+        Guarantee, assumptions and reference are those of `mechanisms.gaussian_mechanism`; the units of the batch
+        must have been drawn by Poisson sampling at `sampling_rate`, each with all of its records.
         """
         if self._clip_norm is None:
             raise TrainingError("an unclipped gradient sum has no sensitivity and cannot be released")

@@ -15,6 +15,12 @@ from yoriai.privacy.randomness import RandomSource
 
 FloatArray: TypeAlias = npt.NDArray[np.floating[Any]]
 
+# A release lies on a grid whose step is the deviation of the noise over 2**16, down to a power of two. So coarse that
+# each step holds 2**30 doubles, for sums up to 64 deviations; so fine that it adds 2e-11 to the variance.
+_GRID_BITS = 16
+# Below it a grid would need exponents that a double does not have.
+_LEAST_DEVIATION = 1e-200
+
 
 def clip_factors(norms: FloatArray, clip_norm: float) -> npt.NDArray[np.float64]:
     """Return, for each unit, the factor that brings its gradient to an L2 norm of at most `clip_norm`.
@@ -96,6 +102,9 @@ def gaussian_mechanism(
 ) -> tuple[FloatArray, SampledGaussian]:
     """Add Gaussian noise of standard deviation noise_multiplier * clip_norm to every coordinate of a clipped sum.
 
+    The result is rounded to a public grid, which takes away the low bits that would tell the sum (Mironov 2012). That
+    is post-processing: it neither costs nor gains privacy on paper, and the event is that of the noise.
+
     Guarantee: (epsilon, delta)-differential privacy of the returned sum, for the pairs that
         `accounting.epsilon([event], delta)` gives.
     Neighbouring relation: add or remove one unit.
@@ -103,8 +112,8 @@ def gaussian_mechanism(
     Assumes: every unit adds to `total` at most once, with an L2 norm of at most clip_norm (`clip_factors`); the units
         were drawn by `poisson_sample` at this sampling_rate, afresh for this step; the divisor that turns the sum into
         a mean comes from the job, not from the sample.
-    Does not cover: one person who owns several units; one unit held at several sites; timing; exactness in floating
-        point beyond what `randomness` describes.
+    Does not cover: one person who owns several units; one unit held at several sites; timing; the remainder of
+        floating point that docs/decisions/0009-floating-point-noise.md bounds.
     Event it costs: SampledGaussian(sampling_rate, noise_multiplier), one step.
     Edge cases: empty batch: `total` is zero and the noise is added and charged all the same; zero row: no special
         case; NaN row: kept out by `clip_factors` with `nan_to_num`. A sum that is not finite all the same is refused,
@@ -118,14 +127,14 @@ def gaussian_mechanism(
         source: cryptographic randomness; uses one Gaussian a coordinate.
 
     Returns:
-        The noised sum, in the shape and type of `total` (the addition is in float64; rounding comes after), and the
-        event.
+        The noised sum on its grid, in the shape and type of `total` (addition and grid are in float64; the type comes
+        after), and the event.
 
     Raises:
-        ConfigError: a parameter is out of range.
+        ConfigError: a parameter is out of range, or the noise is too small to be a number.
         TrainingError: the sum holds a value that is not finite.
 
-    Reference: Abadi et al. 2016, Algorithm 1, "Add noise".
+    Reference: Abadi et al. 2016, Algorithm 1, "Add noise"; Mironov 2012, section 5, for rounding to a grid.
     """
     _check_clip_norm(clip_norm)
     event = SampledGaussian(sampling_rate=sampling_rate, noise_multiplier=noise_multiplier)
@@ -135,8 +144,24 @@ def gaussian_mechanism(
             "the clipped gradient sum holds a value that is not finite",
             expected="rows made finite before they are multiplied by their clip factor",
         )
-    noise = source.gaussian(exact.size).reshape(exact.shape) * (noise_multiplier * clip_norm)
-    return (exact + noise).astype(np.asarray(total).dtype, copy=False), event
+    deviation = noise_multiplier * clip_norm
+    if not (math.isfinite(deviation) and deviation >= _LEAST_DEVIATION):
+        raise ConfigError(
+            "noise_multiplier * clip_norm does not fit", found=repr(deviation), expected=f"{_LEAST_DEVIATION:g} or more"
+        )
+    noise = source.gaussian(exact.size).reshape(exact.shape) * deviation
+    return _on_grid(exact + noise, deviation).astype(np.asarray(total).dtype, copy=False), event
+
+
+def grid_step(deviation: float) -> float:
+    """The step of the grid that a release lies on: a power of two, a function of public values alone."""
+    return math.ldexp(1.0, math.frexp(deviation)[1] - 1 - _GRID_BITS)
+
+
+def _on_grid(values: FloatArray, deviation: float) -> FloatArray:
+    """Round to the nearest multiple of the grid's step; the division and the product are exact."""
+    step = grid_step(deviation)
+    return np.asarray(np.rint(values / step) * step)
 
 
 def _check_clip_norm(clip_norm: float) -> None:

@@ -5,11 +5,16 @@ for tests only. Both run the same code from the stream on.
 
 Floating-point attack. A Gaussian in floating point takes only some of the values near a point; which ones depends on
 the centre, so the low bits of a noised sum may give the sum away (Mironov 2012, "On significance of the least
-significant bits for differential privacy"; Jin et al. 2022 for Box-Muller). The answer here is that of Holohan and
-Braghin (2021, "Secure random sampling in differential privacy"), as in Opacus' secure mode: each Gaussian is
-(g1 + g2 + g3 + g4) / 2 of independent Box-Muller draws, so that inverting it means solving for eight uniforms of 53
-bits. This makes the known attacks impractical; it is not a proof of exact (epsilon, delta) in finite precision.
-Timing is not covered.
+significant bits for differential privacy"; Jin et al. 2022 for Box-Muller). Two answers, against two attacks:
+
+* Against inverting the sampler, here, that of Holohan and Braghin (2021, "Secure random sampling in differential
+  privacy"), as in Opacus' secure mode: each Gaussian is (g1 + g2 + g3 + g4) / 2 of independent Box-Muller draws, so
+  that inverting it means solving for eight uniforms of 53 bits.
+* Against reading low bits, in `mechanisms.gaussian_mechanism`: a release is rounded to a public grid, every point of
+  which each centre reaches in a great many ways.
+
+What remains is bounded in docs/decisions/0009-floating-point-noise.md. It is not a proof of exact (epsilon, delta) in
+finite precision. Timing is not covered.
 """
 
 import math

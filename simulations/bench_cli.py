@@ -41,7 +41,8 @@ def secagg(
 def rules(
     data: Annotated[str, typer.Option("--data", help="excavators or commands.")] = "excavators",
     epsilon: Annotated[
-        list[str] | None, typer.Option("--epsilon", help="A number or none; may be given several times.")
+        list[str] | None,
+        typer.Option("--epsilon", help="Of each training by itself: a number or none; may be given several times."),
     ] = None,
     rule: Annotated[list[str] | None, typer.Option("--rule", help="May be given several times; default: all.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Splits that the final trainings are done on.")] = 3,
@@ -54,6 +55,9 @@ def rules(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """The rules, each tuned with the same effort on validation records, then measured on test records over splits.
+
+    The search for settings looks at private records and is charged to nobody: epsilon covers one training, not the
+    search. Whoever chooses settings on private records must charge every training that was tried.
 
     With the defaults some hundred trainings of half a minute; what is measured is kept, so it may be interrupted.
     """
@@ -83,11 +87,13 @@ def rules(
     document = tables.as_json(found, " ".join(["yoriai", *sys.argv[1:]]), combine_seconds())
     table = tables.rows(document["results"], document["trained_nothing"])
     write_atomically(folder / "rules.json", json.dumps(document, indent=1).encode())
-    write_atomically(folder / "rules.md", tables.markdown(table).encode())
+    write_atomically(folder / "rules.md", f"{tables.markdown(table)}\n{tables.NOT_COVERED}\n".encode())
     if as_json:
         typer.echo(json.dumps(document, indent=1))
         return
     printed = Table(*table[0], box=None, pad_edge=False)
     for row in table[1:]:
         printed.add_row(*row)
-    Console().print(printed)
+    console = Console()
+    console.print(printed)
+    console.print(tables.NOT_COVERED, highlight=False)

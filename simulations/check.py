@@ -12,11 +12,12 @@ from yoriai.client.base_model import choose_device, load_base
 from yoriai.client.workbench import Workbench
 from yoriai.config import JobConfig
 from yoriai.errors import RecordError
-from yoriai.privacy.accounting import SampledGaussian, epsilon
+from yoriai.privacy.accounting import Accountant, SampledGaussian, epsilon
 from yoriai.privacy.secagg import FixedPoint
 from yoriai.privacy.secagg.fixedpoint import packed_bytes
 from yoriai.privacy.secagg.messages import HEADER_BYTES, SIGNATURE_BYTES
-from yoriai.simulations.experiment import DataSource, Experiment, noise_multiplier, resolve
+from yoriai.privacy.wording import terms
+from yoriai.simulations.experiment import DataSource, Experiment, accountant_of, noise_multiplier, resolve
 from yoriai.simulations.progress import Observer, Silent
 from yoriai.simulations.report_html import size_text
 from yoriai.simulations.reporting import describe
@@ -46,6 +47,7 @@ class Check:
     """What `check` found out.
 
     Attributes:
+        accountant: what added these up; None without privacy.
         epsilon: of all rounds without the spare ones; None without privacy.
         epsilon_with_spares: of all rounds and spare ones.
         bytes_offer: of the message that brings a site the job and the complete adapter, once.
@@ -58,6 +60,7 @@ class Check:
     experiment: Experiment
     fitted: Fitted
     noise_multiplier: float | None
+    accountant: Accountant | None
     epsilon: float | None
     epsilon_with_spares: float | None
     bytes_offer: int
@@ -119,6 +122,7 @@ def check(
         experiment=experiment,
         fitted=fitted,
         noise_multiplier=noise,
+        accountant=accountant_of(job),
         epsilon=_epsilon(job, noise, job.federation.rounds),
         epsilon_with_spares=_epsilon(job, noise, job.federation.rounds + job.privacy.spare_rounds),
         bytes_offer=len(wire.encode(_offer(experiment, fitted, noise))),
@@ -170,7 +174,7 @@ def _privacy_line(found: Check) -> Text:
     return Text(
         f"privacy  noise multiplier {found.noise_multiplier:.4f}: epsilon {found.epsilon:.3f} for "
         f"{job.federation.rounds} rounds, {found.epsilon_with_spares:.3f} with {job.privacy.spare_rounds} spare, "
-        f"at delta {job.privacy.delta:g}, per record (add or remove one)"
+        f"at delta {job.privacy.delta:g}, {terms(job.privacy.unit, found.accountant)}"
     )
 
 
@@ -178,12 +182,15 @@ def _table(found: Check) -> Table:
     experiment, weights = found.experiment, found.experiment.roster().weights
     table = Table(box=None, pad_edge=False)
     table.add_column("site", overflow="fold")
-    for heading in ("train", "test", "weight", "cut", "epsilon", "delta"):
+    by_owner = experiment.job.privacy.unit == "owner"
+    owners = experiment.unit_counts()
+    for heading in ("train", *(["owners"] if by_owner else []), "test", "weight", "cut", "epsilon", "delta"):
         table.add_column(heading, justify="right", no_wrap=True)
     for site in experiment.sites:
         table.add_row(
             Text(site.name),
             str(len(site.train)),
+            *([str(owners[site.name])] if by_owner else []),
             str(len(site.test)),
             str(weights[site.name]),
             str(found.fitted.cut[site.name]),

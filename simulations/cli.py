@@ -29,7 +29,12 @@ Partition = Annotated[
 PromptField = Annotated[str, typer.Option("--prompt-field", help="Key or column of the prompt.")]
 ResponseField = Annotated[str, typer.Option("--response-field", help="Key or column of the response.")]
 Seed = Annotated[int, typer.Option("--seed", help="Of partition and split of the records; never of noise.")]
-Epsilon = Annotated[str | None, typer.Option("--epsilon", help='Privacy for the whole job: a number, or "none".')]
+Epsilon = Annotated[
+    str | None,
+    typer.Option(
+        "--epsilon", help='Privacy of the whole job, for one record or owner added or removed: a number, or "none".'
+    ),
+]
 RuleName = Annotated[str | None, typer.Option("--rule", help="Aggregation rule.")]
 Rounds = Annotated[int | None, typer.Option("--rounds", min=1, help="Rounds in the job.")]
 

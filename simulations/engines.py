@@ -49,6 +49,7 @@ class SiteSpec:
         policy = PolicySection(
             epsilon_budget=self.epsilon_budget(),
             delta=privacy.delta,
+            unit=privacy.unit,
             min_sites=self.job.federation.min_sites,
             rules=(self.job.federation.rule,),
             allow_plain_updates=not self.job.secure_aggregation.enabled,

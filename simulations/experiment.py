@@ -18,9 +18,10 @@ from yoriai.client.data import (
     read_sites,
     split,
 )
+from yoriai.client.units import owner_units, unit_count
 from yoriai.config import JobConfig, override
 from yoriai.errors import ConfigError, RecordError
-from yoriai.privacy.accounting import calibrate
+from yoriai.privacy.accounting import Accountant, SampledGaussian, answering, calibrate
 from yoriai.privacy.roster import MAX_WEIGHT
 from yoriai.simulations.report import Data
 from yoriai.simulations.scenarios import DEFAULT, get_scenario
@@ -69,11 +70,11 @@ class Experiment:
     labels_from_records: bool
 
     def roster(self) -> wire.Roster:
-        """Weights in units of training.records_per_weight, so that exact counts stay at the sites."""
-        unit = self.job.training.records_per_weight
-        weights = {site.name: max(1, round(len(site.train) / unit)) for site in self.sites}
+        """Weights by training.records_per_weight, in records or owners, so that exact counts stay at the sites."""
+        unit, counts = self.job.training.records_per_weight, self.unit_counts()
+        weights = {name: max(1, round(count / unit)) for name, count in counts.items()}
         if max(weights.values()) > MAX_WEIGHT:
-            needed = math.ceil(max(len(site.train) for site in self.sites) / MAX_WEIGHT)
+            needed = math.ceil(max(counts.values()) / MAX_WEIGHT)
             raise ConfigError(
                 "training.records_per_weight is too small for the largest site",
                 found=str(unit),
@@ -81,6 +82,10 @@ class Experiment:
                 remedy="raise it",
             )
         return wire.Roster(serial=1, weights=weights)
+
+    def unit_counts(self) -> dict[str, int]:
+        """Units of privacy in each site's training records: the records, or their owners."""
+        return {site.name: unit_count(site.train, self.job.privacy) for site in self.sites}
 
     def records_digest(self) -> str:
         """SHA-256 (hex) over all sites' records, to see whether they changed since a run began."""
@@ -111,6 +116,7 @@ def resolve(job: JobConfig | None, source: DataSource, settings: Mapping[str, ob
         job = get_scenario(source.scenario).job() if source.path is None else _job_for(source.path, sites)
     job = override(job, settings or {})
     check_fit(job)  # An unknown rule is one of its faults.
+    _check_owners(job, sites)
     _check_delta(job, sites)
     if len(sites) < job.federation.min_sites:
         raise ConfigError(
@@ -137,6 +143,15 @@ def noise_multiplier(job: JobConfig) -> float | None:
         steps=(job.federation.rounds + job.privacy.spare_rounds) * job.training.local_steps,
         accountant=job.privacy.accountant,
     )
+
+
+def accountant_of(job: JobConfig) -> Accountant | None:
+    """The accountant that speaks of the whole job, its spare rounds included; None without privacy."""
+    if (noise := noise_multiplier(job)) is None:
+        return None
+    event = SampledGaussian(job.training.sampling_rate, noise, job.training.local_steps)
+    rounds = job.federation.rounds + job.privacy.spare_rounds
+    return answering([(event, rounds)], job.privacy.delta, job.privacy.accountant)
 
 
 def _read(source: DataSource) -> tuple[tuple[SiteRecords, ...], Data]:
@@ -211,13 +226,25 @@ def _check_sites(sites: Sequence[SiteRecords]) -> None:
         )
 
 
+def _check_owners(job: JobConfig, sites: Sequence[SiteRecords]) -> None:
+    """Every training record has an owner, where owners are protected."""
+    for site in sites:
+        try:
+            owner_units(site.train, job.privacy)
+        except RecordError as error:
+            raise RecordError(
+                f"site {site.name}: {error.what}", found=error.found, expected=error.expected, remedy=error.remedy
+            ) from None
+
+
 def _check_delta(job: JobConfig, sites: Sequence[SiteRecords]) -> None:
-    """Delta must be below one over the records: above it, one record may be published whole."""
-    largest = max(sites, key=lambda site: len(site.train))
-    bound = 1 / len(largest.train)
+    """Delta must be below one over the records, or owners: above it, one of them may be published whole."""
+    name, count = max(((site.name, unit_count(site.train, job.privacy)) for site in sites), key=lambda pair: pair[1])
+    bound = 1 / count
     if job.privacy.noise != "none" and job.privacy.delta >= bound:
+        whose = "training records" if job.privacy.unit == "record" else "owners of training records"
         raise ConfigError(
-            f"privacy.delta is not below 1 / (training records of site {largest.name})",
+            f"privacy.delta is not below 1 / ({whose} of site {name})",
             found=f"{job.privacy.delta:g}",
             expected=f"below {bound:.3g}",
             remedy="lower privacy.delta",

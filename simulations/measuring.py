@@ -44,6 +44,7 @@ class TestBench:
             records = self.workbench.prepare(
                 site.test,
                 self.job,
+                for_training=False,
                 progress=lambda n, total, name=name: self.observer.advance(f"prefix of tests {name}", n, total),  # type: ignore[misc]
             )
             tallies[name] = evaluate(

@@ -15,6 +15,7 @@ from yoriai.client.personal import PersonalTraining, personal_run_id, train_pers
 from yoriai.client.records import SiteRecords
 from yoriai.client.workbench import Workbench
 from yoriai.errors import RefusedError, TrainingError
+from yoriai.privacy.accounting import Accountant
 from yoriai.server.registry import write_atomically
 from yoriai.simulations.engines import SiteSpec
 from yoriai.simulations.federation import Federation, Outcome
@@ -27,11 +28,16 @@ _FACTORS = "factors.safetensors"
 
 @dataclass(frozen=True)
 class SpentTwice:
-    """Epsilon of one site's records: of the job, of the personal adapter, and of both as the ledger adds them up."""
+    """Epsilon of one site's units: of the job, of the personal adapter, and of both as the ledger adds them up.
+
+    Attributes:
+        accountant: what added up `together`.
+    """
 
     job: float
     personal: float
     together: float
+    accountant: Accountant
 
 
 @dataclass(frozen=True)
@@ -134,4 +140,6 @@ def _spent(federation: Federation, spec: SiteSpec) -> SpentTwice | None:
         return None
     with spec.open_ledger() as ledger:
         own = ledger.spent_for(personal_run_id(federation.run_id))
-        return SpentTwice(ledger.spent_for(federation.run_id), own, ledger.spent()) if own else None
+        if not own:
+            return None
+        return SpentTwice(ledger.spent_for(federation.run_id), own, ledger.spent(), ledger.accountant_in_use())

@@ -13,6 +13,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from yoriai.errors import ConfigError
+from yoriai.privacy.wording import adjacency
 from yoriai.server.registry import write_atomically
 
 SCHEMA_VERSION: Final = 1
@@ -98,12 +99,14 @@ class Privacy(_Part):
     epsilon_target: Amount | None = Field(default=None, description="Epsilon that the whole job was calibrated to.")
     delta: Share | None = None
     noise_multiplier: Amount | None = Field(default=None, description="Noise standard deviation over the clip norm.")
-    clip_norm: Amount | None = Field(default=None, description="Largest L2 norm of one record's gradient.")
+    clip_norm: Amount | None = Field(default=None, description="Largest L2 norm of one unit's gradient.")
     sampling_rate: Share
     steps: Count = Field(description="Noised steps at one site over the whole job.")
-    unit: str = "record"
-    adjacency: str = "add or remove one record"
-    accountant: str | None = None
+    unit: str = Field(default="record", description="What is protected: one record, or one owner at one site.")
+    adjacency: str = Field(default=adjacency("record"), description="Which data sets are neighbours.")
+    accountant: str | None = Field(
+        default=None, description="What added the job's losses up: pld, prv, or rdp where those were not asked."
+    )
     secure_aggregation: bool
 
     @model_validator(mode="after")
@@ -123,6 +126,9 @@ class SiteReport(_Part):
     name: str
     train_records: Count
     test_records: Count
+    owners: Count | None = Field(
+        default=None, description="Owners of the training records; null where the unit of privacy is a record."
+    )
     weight: Count = Field(description="Public weight from the roster.")
     epsilon: Amount | None
     delta: Share | None
@@ -146,6 +152,9 @@ class SiteReport(_Part):
     )
     epsilon_together: Amount | None = Field(
         default=None, description="Of the job and the site's own adapter, as the ledger adds them up."
+    )
+    accountant_together: str | None = Field(
+        default=None, description="What added up epsilon_together: rdp, unless the ledger counted one training only."
     )
 
     def score(self, training: str) -> Score | None:
@@ -268,6 +277,11 @@ class Report(_Part):
     def epsilon_together(self) -> float | None:
         """The largest epsilon of job and personal adapter together; None where no site was charged for both."""
         return max((site.epsilon_together for site in self.sites if site.epsilon_together is not None), default=None)
+
+    @property
+    def accountant_together(self) -> str | None:
+        """What added up `epsilon_together`."""
+        return next((site.accountant_together for site in self.sites if site.accountant_together is not None), None)
 
 
 def wilson_interval(successes: int, n: int, z: float = 1.959963984540054) -> tuple[float, float]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
+from yoriai.privacy.wording import accountant_name, terms
 from yoriai.simulations.report import PERSONAL, TRAININGS, Paired, Report, Score
 from yoriai.simulations.report_claims import CLAIM_KINDS, LABELS, Metric, Verdict, claims, main_metric, verdict
 from yoriai.simulations.report_figures import Drawing, draw
@@ -46,6 +47,9 @@ def render_html(report: Report, drawings: tuple[Drawing, ...]) -> str:
         rows=_rows(report, metric),
         personal=personal_rows(report, metric),
         comparisons=_comparisons(report, metric),
+        terms=terms(report.privacy.unit, report.privacy.accountant),
+        terms_together=terms(report.privacy.unit, report.accountant_together),
+        accountant=accountant_name(report.privacy.accountant or ""),
         refusals=[(one.round, refusal) for one in report.rounds for refusal in one.refused],
         meanings=meanings(report, metric),
         job=job_text(report.job),
@@ -75,10 +79,11 @@ def price_text(report: Report) -> str:
     if spent is None:
         return "No privacy guarantee was given."
     at = f"ε = {spent:.2f} at δ = {small_text(privacy.delta or 0.0)}"
-    price = f"Privacy spent: {at} per {privacy.unit} ({privacy.adjacency})."
+    price = f"Privacy spent: {at} {terms(privacy.unit, privacy.accountant)}."
     if report.epsilon_together is None:
         return price
-    return f"{price} Together with a site's own adapter: ε = {report.epsilon_together:.2f}."
+    both = f"ε = {report.epsilon_together:.2f} {terms(privacy.unit, report.accountant_together)}"
+    return f"{price} Together with a site's own adapter: {both}."
 
 
 _MEASURES = {
@@ -93,20 +98,21 @@ def meanings(report: Report, metric: Metric) -> tuple[str, str, str]:
     """The three sentences that tell a reader outside the field what the numbers are."""
     interval = "; the range in brackets is its 95 % interval, which is wide where a site has few test records"
     measure = f"{_MEASURES[metric.key]}{interval if metric.more_is_better else ''}."
-    bound = "Epsilon bounds how much one record can change what anybody learns from the adapter"
+    unit, spent = report.privacy.unit, report.epsilon_spent or 0.0
+    bound = f"Epsilon bounds how much one {unit}, added or removed, can change what anybody learns from the adapter"
     if report.privacy.noise == "none":
         return (
             measure,
-            f"{bound}; here no noise was added, so nothing bounds it, and single records may be recoverable.",
+            f"{bound}; here no noise was added, so nothing bounds it, and single {unit}s may be recoverable.",
             "Use such a run to compare, and never on records that must stay confidential.",
         )
-    unit, spent = report.privacy.unit, report.epsilon_spent or 0.0
+    covered = "training record" if unit == "record" else "owner with all of their training records"
     return (
         measure,
         f"{bound}: smaller protects more, {spent:.2f} is the most that any site spent over the whole job, and delta "
         f"({small_text(report.privacy.delta or 0.0)}) is the small slack in probability that it allows.",
         "Each site added its own noise before any update left it, so the bound holds against the coordinator and the "
-        f"other sites too; it covers one training {unit} at one site, and costs add up where several sites hold the "
+        f"other sites too; it covers one {covered} at one site, and costs add up where several sites hold the "
         f"same {unit} or later jobs use it again.",
     )
 

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from yoriai.privacy.wording import accountant_name, terms
 from yoriai.simulations.report import PERSONAL, TRAININGS, Report, Score, SiteReport
 from yoriai.simulations.report_claims import LABELS, Metric, Verdict, claims, main_metric, verdict
 from yoriai.simulations.report_html import (
@@ -39,6 +40,8 @@ def print_report(report: Report, console: Console, files: Sequence[Path] = ()) -
     parts.append(Text(_legend(report, metric), style="dim"))
     if own := personal_table(report, metric):
         parts += [Text(), own]
+        if report.privacy.noise == "local":
+            parts.append(Text(_personal_legend(report), style="dim"))
     if extra := comparison_table(report, metric):
         parts += [Text(), extra]
     sentences = [*claims(report), *(f"Note: {note}" for note in report.notes)]
@@ -122,7 +125,10 @@ def _clock(seconds: float) -> str:
 
 def _legend(report: Report, metric: Metric) -> str:
     less = "" if metric.more_is_better else " (less is better)"
-    text = f"{metric.label}{less} on each site's test records; epsilon of all sites is the largest of any"
+    text = f"{metric.label}{less} on each site's test records"
+    if report.privacy.noise == "local":
+        told = terms(report.privacy.unit, report.privacy.accountant)
+        text = f"{text}; epsilon {told}; that of all sites is the largest of any"
     outcomes = [verdict(site.base, site.federated, site.paired) for site in report.sites]
     return f"{text}; ? = the test records do not show it to be more than chance" if "open" in outcomes else text
 
@@ -147,6 +153,12 @@ def personal_table(report: Report, metric: Metric) -> Table | None:
         is_total = row is rows[-1]
         table.add_row("all sites" if is_total else escape(row["name"]), *cells, style="bold" if is_total else "")
     return table
+
+
+def _personal_legend(report: Report) -> str:
+    privacy, both = report.privacy, report.accountant_together
+    together = f"; of both, by {accountant_name(both)}" if both else ""
+    return f"epsilon {terms(privacy.unit, privacy.accountant)}{together}"
 
 
 def _personal_cell(row: Mapping[str, Any], key: str) -> Text:

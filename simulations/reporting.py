@@ -4,14 +4,17 @@ import datetime
 import math
 import resource
 import sys
+from collections import Counter
 from dataclasses import dataclass, field
 
 import yoriai
 from yoriai.client import assets
 from yoriai.client.measure import Tally
+from yoriai.client.units import owner_name
 from yoriai.client.workbench import Workbench
+from yoriai.privacy.wording import adjacency
 from yoriai.server.registry import RoundRecord
-from yoriai.simulations.experiment import Experiment, noise_multiplier
+from yoriai.simulations.experiment import Experiment, accountant_of, noise_multiplier
 from yoriai.simulations.federation import Outcome
 from yoriai.simulations.measuring import Measurements, TestBench, paired, score, together
 from yoriai.simulations.personal import Personal
@@ -117,16 +120,25 @@ def _privacy(experiment: Experiment) -> Privacy:
     steps = job.federation.rounds * job.training.local_steps
     masked = job.secure_aggregation.enabled
     if job.privacy.noise == "none":
-        return Privacy(noise="none", sampling_rate=job.training.sampling_rate, steps=steps, secure_aggregation=masked)
+        return Privacy(
+            noise="none",
+            sampling_rate=job.training.sampling_rate,
+            steps=steps,
+            unit=job.privacy.unit,
+            adjacency=adjacency(job.privacy.unit),
+            secure_aggregation=masked,
+        )
     return Privacy(
         noise="local",
         epsilon_target=job.privacy.epsilon,
         delta=job.privacy.delta,
         noise_multiplier=noise_multiplier(job),
+        unit=job.privacy.unit,
+        adjacency=adjacency(job.privacy.unit),
         clip_norm=job.privacy.clip_norm,
         sampling_rate=job.training.sampling_rate,
         steps=steps,
-        accountant=job.privacy.accountant,
+        accountant=accountant_of(job),
         secure_aggregation=masked,
     )
 
@@ -159,6 +171,7 @@ def _site(experiment: Experiment, outcome: Outcome, measured: Measured, name: st
         name=name,
         train_records=len(records.train),
         test_records=len(records.test),
+        owners=experiment.unit_counts()[name] if job.privacy.unit == "owner" else None,
         weight=experiment.roster().weights[name],
         epsilon=outcome.epsilon.get(name) if spent is None else spent.job,
         delta=job.privacy.delta if name in outcome.epsilon else None,
@@ -171,6 +184,7 @@ def _site(experiment: Experiment, outcome: Outcome, measured: Measured, name: st
         paired_personal=paired(kept["federated"].get(name), own),
         epsilon_personal=None if spent is None else spent.personal,
         epsilon_together=None if spent is None else spent.together,
+        accountant_together=None if spent is None else spent.accountant,
         **scores,
     )
 
@@ -241,11 +255,24 @@ def _notes(experiment: Experiment, outcome: Outcome, cut: dict[str, int]) -> tup
     if any(cut.values()):
         listed = ", ".join(f"{name} {count}" for name, count in cut.items() if count)
         notes.append(f"Records longer than {experiment.job.task.max_tokens} tokens were cut: {listed}.")
+    if experiment.job.privacy.unit == "owner":
+        notes.append(_owners_note(experiment))
     small = [site.name for site in experiment.sites if 0 < len(site.test) < 30]
     if small:
         notes.append(f"Too few test records for a judgement by itself: {', '.join(small)}.")
     notes += [f"Site {site} did not take part: {reason}" for site, reason in sorted(outcome.refused.items())]
     return tuple(notes)
+
+
+def _owners_note(experiment: Experiment) -> str:
+    """What the unit does not cover: whoever stands at several sites."""
+    sites = Counter(owner for site in experiment.sites for owner in {owner_name(record) for record in site.train})
+    several = sum(count > 1 for count in sites.values())
+    found = f"{several} of {len(sites)} owners have" if several else "no owner has"
+    return (
+        "Owners are protected at each site by itself: the costs of one whose records lie at several sites add up. "
+        f"Here {found} training records at more than one."
+    )
 
 
 def _personal_notes(measured: Measured) -> list[str]:

@@ -34,7 +34,7 @@ def check_fit(job: JobConfig) -> None:
     else:
         for check in (_hidden_updates, _optimizer, _whole_steps, _one_aggregation, _features):
             faults += check(job, rule)
-    for check_settings in (_aggregation_in_the_open, _enough_updates, _proximal, _two_to_hide):
+    for check_settings in (_aggregation_in_the_open, _enough_updates, _proximal, _two_to_hide, _owners_only):
         faults += check_settings(job)
     if faults:
         raise all_faults("settings that do not go together", faults)
@@ -162,6 +162,16 @@ def _two_to_hide(job: JobConfig) -> Iterator[ConfigError]:
             found=f"federation.min_sites = {job.federation.min_sites}",
             expected="at least 2",
             remedy=f"raise it, or {_PLAIN}",
+        )
+
+
+def _owners_only(job: JobConfig) -> Iterator[ConfigError]:
+    """A limit on an owner's records where owners play no part."""
+    if job.privacy.records_per_owner is not None and job.privacy.unit != "owner":
+        yield ConfigError(
+            "privacy.records_per_owner limits the records of an owner, and the unit of privacy is a record",
+            found=f"privacy.records_per_owner = {job.privacy.records_per_owner}, privacy.unit = {job.privacy.unit}",
+            remedy='leave privacy.records_per_owner out, or set privacy.unit = "owner"',
         )
 
 

@@ -87,12 +87,13 @@ class TrainingSection(Table):
         default=0.12,
         gt=0,
         le=1,
-        description="Probability with which each record enters a step's batch (Poisson sampling).",
+        description="Probability with which each record, or each owner with all of their records, enters a step's "
+        "batch (Poisson sampling); which of the two, privacy.unit says.",
     )
     records_per_weight: Count = Field(
         default=10,
         description="A public unit, in records: weight w in the roster stands for w * records_per_weight records, so "
-        "that the exact size of a site's data set stays at the site.",
+        "that the exact size of a site's data set stays at the site. Where privacy.unit is owner, it counts owners.",
     )
     optimizer: Literal["sgd", "adam"] = Field(default="sgd", description="The optimiser of the local steps.")
     learning_rate: float = Field(default=1.0, gt=0, description="Step size of the local optimiser (no unit).")
@@ -124,18 +125,29 @@ class PrivacySection(Table):
     epsilon: float = Field(
         default=8.0,
         gt=0,
-        description="Privacy loss that the whole job may cost one record at a site (no unit; smaller is safer).",
+        description="Privacy loss that the whole job may cost one record or owner at a site, as it is added or removed "
+        "(no unit; smaller is safer).",
     )
     delta: float = Field(
         default=1e-5,
         gt=0,
         lt=1,
-        description="Probability with which epsilon may not hold; well below 1 / (records at a site).",
+        description="Probability with which epsilon may not hold; well below 1 / (records, or owners, at a site).",
     )
     clip_norm: float = Field(
         default=1.0, gt=0, description="Largest L2 norm of the gradient of one unit (L2 norm, unit of the gradient)."
     )
-    unit: Literal["record"] = Field(default="record", description="What is protected: one record.")
+    unit: Literal["record", "owner"] = Field(
+        default="record",
+        description="What is protected: one record, or one owner with all of their records at a site. An owner is "
+        "drawn, clipped and charged for as one; every record must then name its owner.",
+    )
+    records_per_owner: Count | None = Field(
+        default=None,
+        description="Records of an owner that train, at most: the first ones in the order of the file. It saves time, "
+        "and epsilon does not depend on it. Left out, all do. For privacy.unit = owner only.",
+        examples=[10],
+    )
     spare_rounds: Whole = Field(
         default=1,
         description="Rounds that may be repeated after an interruption, in all; noise is calibrated for them too.",
@@ -246,8 +258,8 @@ class PersonalSection(Table):
     epsilon: float = Field(
         default=2.0,
         gt=0,
-        description="Privacy loss that the personal adapter may cost one record on top of the job's (no unit); ignored "
-        "where privacy.noise is none.",
+        description="Privacy loss that the personal adapter may cost one record or owner, as it is added or removed, "
+        "on top of the job's (no unit); ignored where privacy.noise is none.",
     )
     learning_rate: float = Field(
         default=0.01,
@@ -263,7 +275,9 @@ class SpeedSection(Table):
         default="auto", description="Where a site computes: the first GPU if there is one (auto), the CPU, or one GPU."
     )
     physical_batch_size: Count = Field(
-        default=64, description="Records that pass through the model at once; lower it when memory runs out."
+        default=64,
+        description="Records that pass through the model at once; lower it when memory runs out. An owner's records "
+        "may take several such pieces.",
     )
     threads: Whole = Field(default=0, description="CPU threads to compute with; 0 leaves the choice to the libraries.")
     prefix_cache: bool = Field(

@@ -1,5 +1,7 @@
 """The settings of a site: its name, and what it allows whatever a job asks for."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from yoriai.config_types import Count, Digests, Name, Table, Texts, Version
@@ -9,10 +11,19 @@ class PolicySection(Table):
     """What this site allows, whatever a job asks for."""
 
     epsilon_budget: float = Field(
-        default=8.0, gt=0, description="Privacy loss that all jobs together may cost one record of this site (no unit)."
+        default=8.0,
+        gt=0,
+        description="Privacy loss that all jobs together may cost one record, or one owner, of this site, as it is "
+        "added or removed (no unit).",
     )
     delta: float = Field(
         default=1e-5, gt=0, lt=1, description="Largest delta that a job may use, and the one the budget is counted at."
+    )
+    unit: Literal["record", "owner"] = Field(
+        default="record",
+        description="What the budget counts for: one record, or one owner with all of their records. Jobs with "
+        "another unit are refused, for charges per record say nothing of owners. Not to be changed for a data set that "
+        "was charged already.",
     )
     min_sites: Count = Field(default=2, description="Fewest sites in a job's rounds for this site to take part.")
     base_digests: Digests = Field(

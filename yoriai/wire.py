@@ -34,7 +34,7 @@ class _Strict(BaseModel):
 
 
 class Roster(_Strict):
-    """Who takes part, with what weight. A weight w stands for w · training.records_per_weight records.
+    """Who takes part, with what weight. A weight w stands for w · training.records_per_weight records, or owners.
 
     `ranks` has the sites that train less than the job's rank. Under secure aggregation the signed roster's count.
     """

@@ -2,8 +2,9 @@
 
 import statistics
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
+from yoriai.privacy.wording import terms
 from yoriai.simulations.bench_rules.run import Found, Result
 from yoriai.simulations.machine import machine, versions
 
@@ -16,6 +17,10 @@ _NAMES = {
     "naive_bayes_own": "naive Bayes, own records",
     "naive_bayes_all": "naive Bayes, everybody's records",
 }
+NOT_COVERED: Final = (
+    f"Epsilon is that of one training, {terms('record', 'pld')}. The search for settings is not covered by it: each of "
+    "its trainings looked at the records too, and on private records each would be charged."
+)
 _TITLES = ("", "epsilon", "optimiser", "rate", "clip", "accuracy", "bytes up", "bytes down", "s a round", "error")
 
 
@@ -28,6 +33,7 @@ def as_json(found: Found, command: str, combine_seconds: dict[str, float]) -> di
         "versions": versions(),
         "data": asked.data,
         "seeds": asked.seeds,
+        "not_covered": NOT_COVERED,
         "scale": vars(asked.scale),
         "results": [_result(result) for result in found.results],
         "trained_nothing": {name: _spread(values) for name, values in found.trained_nothing.items()},

@@ -14,6 +14,7 @@ from yoriai.errors import ConfigError
 from yoriai.privacy.accounting import (
     Accountant,
     SampledGaussian,
+    answering,
     calibrate,
     epsilon,
     event_from_dict,
@@ -31,6 +32,21 @@ GOLDEN: list[tuple[History, float]] = [
     (((0.115, 0.5, 50),), 25.10571),
     (((1.0, 5.0, 50),), 6.57297),
 ]
+# Rates, noise and steps as jobs have them: one local step at the default rate, several, small rates over many rounds,
+# large rates over few, and everybody in each step. Epsilon at 1e-5 by Opacus 1.6.0's PRV accountant, its own error at
+# 1e-3: another paper and other people's code.
+SECOND_OPINION: list[tuple[tuple[float, float, int], float]] = [
+    ((0.12, 0.7, 33), 10.4761),
+    ((0.12, 0.9, 51), 7.5746),
+    ((0.12, 2.5, 51), 1.5075),
+    ((0.05, 0.8, 100), 5.7427),
+    ((0.02, 0.6, 300), 8.3948),
+    ((0.5, 1.5, 4), 3.7390),
+    ((0.5, 3.0, 33), 4.4642),
+    ((0.3, 1.0, 10), 6.9281),
+    ((1.0, 4.0, 10), 3.3426),
+    ((1.0, 20.0, 100), 1.9942),
+]
 MIXED: History = ((0.115, 1.0, 20), (0.05, 0.8, 30), (1.0, 6.0, 2))
 
 
@@ -46,6 +62,21 @@ def test_pld_gives_the_golden_epsilon(history: History, expected: float) -> None
 @pytest.mark.parametrize("history", [*(history for history, _ in GOLDEN), MIXED])
 def test_prv_written_by_others_agrees_with_pld_within_two_percent(history: History) -> None:
     assert epsilon(_events(history), DELTA, "prv") == pytest.approx(epsilon(_events(history), DELTA), rel=0.02)
+
+
+@pytest.mark.parametrize(("values", "theirs"), SECOND_OPINION)
+def test_pld_agrees_within_two_percent_with_golden_values_of_the_second_implementation(
+    values: tuple[float, float, int], theirs: float
+) -> None:
+    ours = epsilon([SampledGaussian(*values)], DELTA)
+    assert ours == pytest.approx(theirs, rel=0.02)
+    # Both are upper bounds, so that agreement to 2 % must hold from below as closely as from above.
+    assert ours >= theirs * (1 - 2e-3)
+
+
+@pytest.mark.parametrize(("values", "theirs"), SECOND_OPINION)
+def test_prv_gives_its_own_golden_values(values: tuple[float, float, int], theirs: float) -> None:
+    assert epsilon([SampledGaussian(*values)], DELTA, "prv") == pytest.approx(theirs, rel=5e-3)
 
 
 def test_one_unsampled_gaussian_gives_the_closed_form_of_balle_and_wang() -> None:
@@ -178,3 +209,12 @@ def test_importing_the_module_loads_no_heavy_library() -> None:
 def test_tiny_noise_costs_the_cheap_upper_bound(accountant: Accountant) -> None:
     hostile = [(SampledGaussian(0.5, 1e-3), 50)]
     assert epsilon(hostile, 1e-5, accountant) == epsilon(hostile, 1e-5, "rdp") > 1e4
+
+
+@pytest.mark.parametrize("accountant", ["pld", "prv", "rdp"])
+def test_the_accountant_that_answers_is_named(accountant: Accountant) -> None:
+    """Far above any privacy worth the name the tight ones are not asked, and that is said too."""
+    honest, hostile = [SampledGaussian(0.1, 1.0, 50)], [SampledGaussian(0.5, 1e-3, 50)]
+    assert answering(honest, DELTA, accountant) == accountant
+    assert answering(hostile, DELTA, accountant) == "rdp"
+    assert answering([], DELTA, accountant) == accountant

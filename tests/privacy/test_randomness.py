@@ -48,6 +48,15 @@ def test_gaussians_that_share_their_pairs_are_uncorrelated() -> None:
         assert abs(np.corrcoef(left, right)[0, 1]) < 5.0 / math.sqrt(values.shape[1])
 
 
+def test_each_gaussian_is_half_the_sum_of_four_box_muller_draws_of_eight_uniforms() -> None:
+    """Holohan and Braghin 2021, n = 4: one draw alone could be inverted."""
+    half = 8
+    radius_by, angle_by = SeededSource(b"eight").uniform(8 * half).reshape(2, 4, half)
+    radius, angle = np.sqrt(-2.0 * np.log(1.0 - radius_by)), 2.0 * np.pi * angle_by
+    expected = np.concatenate([(radius * np.cos(angle)).sum(0), (radius * np.sin(angle)).sum(0)]) / 2.0
+    np.testing.assert_allclose(SeededSource(b"eight").gaussian(2 * half), expected, rtol=1e-12)
+
+
 def test_neighbouring_gaussians_are_uncorrelated(source: RandomSource) -> None:
     values = source.gaussian(N)
     assert abs(np.corrcoef(values[:-1], values[1:])[0, 1]) < 6.0 / math.sqrt(N)

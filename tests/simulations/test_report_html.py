@@ -80,7 +80,9 @@ def test_personal_adapters_have_a_table_and_their_price_a_sentence_only_where_th
     page = render_html(personal_report(), ())
     assert "Shared against personal" in page
     assert "<td>11</td><td>2</td><td>7.94</td><td>1.98</td><td>8.61</td>" in page
-    assert headline(personal_report()).endswith("Together with a site's own adapter: ε = 8.61.")
+    assert headline(personal_report()).endswith(
+        "Together with a site's own adapter: ε = 8.61 per record (add or remove one record), by RDP."
+    )
     assert "personal" not in render_html(example_report(), ())
     assert "Together" not in headline(example_report())
 

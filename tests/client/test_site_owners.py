@@ -1,0 +1,109 @@
+"""A site that protects owners: what it refuses, in which words, and what it charges."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.client.conftest import LABELS, JobMaker
+from tests.client.test_site import MARKER, Office, accepted, noise_for, refused, updated
+from yoriai import wire
+from yoriai.client.records import Record, SiteRecords
+from yoriai.client.workbench import Workbench
+from yoriai.config import PolicySection
+from yoriai.privacy.accounting import SampledGaussian
+from yoriai.privacy.ledger import Ledger
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Full backward hook", "ignore:.is_gradient_checkpointing", "ignore:Pydantic serializer"
+)
+
+
+def owned(count: int = 8, owners: int = 4, *, lacking: int | None = None) -> SiteRecords:
+    """Records of owners in turn; one may have none. Owners' names must not leave either."""
+    train = tuple(
+        Record(
+            prompt=f"p {n}",
+            response=LABELS[n % 3],
+            owner=None if n == lacking else f"{MARKER} {n % owners}",
+            place=f"/home/{MARKER}/train.jsonl line {n + 1}",
+        )
+        for n in range(count)
+    )
+    return SiteRecords("north", train, ())
+
+
+@pytest.fixture
+def office(workbench: Workbench, tmp_path: Path) -> Iterator[Office]:
+    policy = PolicySection(epsilon_budget=20.0, allow_plain_updates=True, unit="owner", delta=0.5)
+    with Ledger.open(tmp_path / "ledger.sqlite", dataset="north", epsilon_budget=20.0, delta=1e-5) as ledger:
+        yield Office(workbench, ledger, policy, owned())
+
+
+def test_a_job_per_owner_runs_and_is_charged_as_one_per_record_would_be(office: Office, make_job: JobMaker) -> None:
+    """The mechanism is the same, over other units: rate, noise and steps come from the job."""
+    job = make_job(privacy__unit="owner", training__local_steps=2)
+    accepted(office.offer(job, noise_multiplier=3.0))
+    updated(office.train(job))
+    assert office.ledger.charges()[-1].event == SampledGaussian(0.5, 3.0, 2)
+
+
+def test_records_without_an_owner_are_refused_in_general_terms_and_named_in_the_sites_own_log(
+    office: Office, make_job: JobMaker
+) -> None:
+    office.records = owned(lacking=5)
+    office.rebuild()
+    reply = office.offer(make_job(privacy__unit="owner"))
+    refused(reply, "do not fit the job; its own log says where")
+    assert isinstance(reply, wire.Refusal)
+    assert not any(character.isdigit() for character in reply.reason)
+    assert len(office.log) == 1
+    assert 'line 6: no owner, as in 0 other records; expected an "owner" in each record' in office.log[0]
+    assert office.ledger.outstanding(office.run) == 0
+
+
+@pytest.mark.parametrize(("mine", "asked"), [("owner", "record"), ("record", "owner")])
+def test_a_job_that_protects_another_unit_than_the_policy_is_refused(
+    office: Office, make_job: JobMaker, mine: str, asked: str
+) -> None:
+    office.policy = PolicySection(epsilon_budget=20.0, allow_plain_updates=True, unit=mine)  # type: ignore[arg-type]
+    office.rebuild()
+    refused(office.offer(make_job(privacy__unit=asked)), f"found privacy.unit = {asked}; expected {mine} (policy.unit)")
+    assert office.ledger.outstanding(office.run) == 0
+
+
+def test_delta_is_held_against_the_number_of_owners(office: Office, make_job: JobMaker) -> None:
+    """Four owners with eight records: a quarter would publish one owner whole."""
+    refused(
+        office.offer(make_job(privacy__unit="owner", privacy__delta=1 / 4), noise_multiplier=20.0),
+        "not below 1 / (owners of this site)",
+    )
+    accepted(office.offer(make_job(privacy__unit="owner", privacy__delta=1 / 5), noise_multiplier=20.0))
+
+
+def test_what_a_site_says_does_not_depend_on_one_owner(office: Office, make_job: JobMaker) -> None:
+    job, seen = make_job(privacy__unit="owner"), []
+    for owners in (4, 3):
+        office.records, office.run = owned(2 * owners, owners), f"run-{owners}"
+        office.rebuild()
+        reply = office.offer(job, noise_multiplier=3.0)
+        accepted(reply)
+        done = office.train(job)
+        updated(done)
+        assert isinstance(done, wire.PlainUpdate)
+        seen.append((office.ledger.charges()[-1].event, len(done.payload)))
+        office.ledger.finish(office.run)
+    assert seen[0] == seen[1]
+
+
+def test_too_little_noise_is_refused_with_unit_neighbours_and_accountant_beside_its_epsilon(
+    office: Office, make_job: JobMaker
+) -> None:
+    job = make_job(privacy__unit="owner")
+    needed = noise_for(job)
+    assert needed is not None
+    reply = office.offer(job, noise_multiplier=needed * 0.98)
+    refused(reply, "per owner (add or remove one owner), by PLD")
+    office.policy = PolicySection(epsilon_budget=20.0, allow_plain_updates=True)
+    office.rebuild()
+    refused(office.offer(make_job(), noise_multiplier=1e-3), "per record (add or remove one record), by RDP")

@@ -1,0 +1,44 @@
+"""What a site sends, field by field: nothing counts its records, its owners or its right answers."""
+
+import ast
+import inspect
+from pathlib import Path
+
+from yoriai import wire
+from yoriai.client import site
+
+# A site names itself, run, round and stage; it says no, with a reason; and it sends an update or a protocol's bytes.
+SENT = {
+    "Acceptance": {"run_id", "site"},
+    "Refusal": {"run_id", "site", "reason", "unknown_job"},
+    "PlainUpdate": {"run_id", "site", "round_index", "payload"},
+    "SecureReply": {"run_id", "site", "round_index", "stage", "payload"},
+}
+EXPECTED_BY_SITES = {"JobOffer", "TrainRequest", "SecureStage"}
+
+
+def test_no_message_of_a_site_has_a_field_for_counts_or_scores() -> None:
+    answers = {kind.__name__: set(kind.model_fields) for kind in wire.Reply.__args__}  # type: ignore[attr-defined]
+    assert answers == SENT
+
+
+def test_there_is_no_other_kind_of_message() -> None:
+    kinds = {kind.__name__ for kind in wire._KINDS.values()}
+    assert kinds == set(SENT) | EXPECTED_BY_SITES
+
+
+def test_a_site_holds_no_code_that_evaluates() -> None:
+    """Scores are measured by the simulation, in which one process has all records anyway."""
+    tree = ast.parse(Path(inspect.getfile(site)).read_text(encoding="utf-8"))
+    imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert not {module for module in imported if module and module.endswith((".evaluate", ".measure"))}
+
+
+def test_a_site_never_looks_at_its_test_records() -> None:
+    tree = ast.parse(Path(inspect.getfile(site)).read_text(encoding="utf-8"))
+    looked_at = {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Attribute) and node.value.attr == "_records"
+    }
+    assert looked_at == {"train"}
