@@ -23,6 +23,7 @@ beforehand, on public tokens (`AdaptedModel.check_output`).
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -89,6 +90,20 @@ class LocalUpdate:
     event: SampledGaussian | None
 
 
+class Canaries(Protocol):
+    """Records of which there is nothing but a gradient: `yoriai audit` puts them in; no other training has any.
+
+    They count as further records of the data set: drawn by the same Poisson sampling, clipped, summed and noised with
+    the real ones.
+    """
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    def rows(self, indices: np.ndarray) -> np.ndarray:
+        """Gradients before the clip, (len(indices), d), over the held blocks in the order of the trained factors."""
+
+
 def train_round(
     model: AdaptedModel,
     start: AdapterState,
@@ -98,8 +113,12 @@ def train_round(
     *,
     source: RandomSource,
     progress: Callable[[int], None] | None = None,
+    canaries: Canaries | None = None,
 ) -> LocalUpdate:
     """Train one round from `start` and return the update.
+
+    Args:
+        canaries: for an audit alone; see Canaries.
 
     Raises:
         TrainingError: the update is not finite or, without privacy, a loss is not. Nothing may be sent then, and
@@ -112,8 +131,11 @@ def train_round(
     optimizer = _optimizer(plan, list(trained.values()))
     events: list[SampledGaussian] = []
     for step in range(plan.local_steps):
-        drawn = poisson_sample(source, records.unit_count, plan.sampling_rate)
+        drawn = poisson_sample(source, records.unit_count + (len(canaries) if canaries else 0), plan.sampling_rate)
+        drawn, further = np.split(drawn, [np.searchsorted(drawn, records.unit_count)])
         total = _gradient_sum(model, records, head, plan, drawn=drawn, trained=trained, blocks=blocks)
+        if canaries is not None:
+            _add_canaries(total, canaries, further - records.unit_count, plan.physical_batch_size)
         if plan.noise_multiplier is None:
             vector = total.flat()
         else:
@@ -167,6 +189,12 @@ def _gradient_sum(
             losses.sum().backward()  # type: ignore[no-untyped-call]
         total.add_piece(units)
     return total
+
+
+def _add_canaries(total: ClippedGradientSum, canaries: Canaries, indices: np.ndarray, piece_size: int) -> None:
+    """Those canaries that were drawn, in pieces of the records' size."""
+    for first in range(0, len(indices), piece_size):
+        total.add_rows(canaries.rows(indices[first : first + piece_size]))
 
 
 def _smoothed(name: str, gradient: Tensor) -> Tensor:

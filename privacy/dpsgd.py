@@ -129,6 +129,21 @@ class ClippedGradientSum:
             total.add_(torch.einsum("u,u...->...", factors, torch.nan_to_num(gradient, 0.0, 0.0, 0.0)))
 
     @torch.no_grad()
+    def add_rows(self, rows: np.ndarray) -> None:
+        """Clip and add gradients that are given as rows (N, n), in the order of `flat`, as those of N records.
+
+        For an audit's canaries: from here on they go the way that Opacus' gradients of real records go.
+        """
+        start = 0
+        for parameter, block, total in zip(self._parameters, self._held, self._sums, strict=True):
+            samples = parameter.new_zeros((len(rows), *parameter.shape))
+            stop = start + total.numel()
+            given = torch.as_tensor(rows[:, start:stop]).to(samples)
+            samples[(slice(None), *block)] = given.view(len(rows), *total.shape)
+            parameter.grad_sample = samples  # type: ignore[attr-defined]
+            start = stop
+        self.add_piece()
+
     def flat(self) -> np.ndarray:
         """The sum as one float64 vector (n,): held blocks in the order of the parameters. Private until noised.
 

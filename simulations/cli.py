@@ -1,4 +1,4 @@
-"""Commands of the simulation: `simulate`, `fetch`, `report`, `job check`, `job init`."""
+"""Commands of the simulation: `simulate`, `fetch`, `report`, `audit`, `job check`, `job init`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 from yoriai.errors import EXIT_INTERRUPTED, EXIT_PARTIAL, ConfigError, YoriaiError
+from yoriai.simulations.audit_cli import audit
 from yoriai.simulations.bench_cli import bench
 from yoriai.simulations.options import overrides
 
@@ -44,6 +45,7 @@ def mount(app: typer.Typer) -> None:
     app.command()(simulate)
     app.command()(fetch)
     app.command()(report)
+    app.command()(audit)
     job = typer.Typer(help="Write and check job files.", no_args_is_help=True)
     job.command("init")(job_init)
     job.command("check")(job_check)

@@ -21,7 +21,7 @@ from yoriai.simulations.measuring import Measurements, SiteTallies, TestBench
 LAST = "central_no_privacy"
 _POOL = "all"
 # One site alone has nobody to hide among, and nothing of these trainings leaves the simulation.
-_ALONE = {
+ALONE = {
     "federation.min_sites": 1,
     "federation.participation": 1.0,
     "secure_aggregation.enabled": False,
@@ -76,7 +76,7 @@ def _alone(federation: Federation, site: SiteRecords, folder: Path) -> Federatio
     """One site with its own noise, its own records and as many steps as the federation took."""
     return replace(
         federation,
-        job=override(federation.job, _ALONE),
+        job=override(federation.job, ALONE),
         sites=(site,),
         roster=wire.Roster(serial=1, weights={site.name: federation.roster.weights[site.name]}),
         folder=folder / f"local-{site.name}",
@@ -90,7 +90,7 @@ def _pooled(federation: Federation, folder: Path) -> Federation:
     pool = SiteRecords(_POOL, tuple(record for site in federation.sites for record in site.train), ())
     return replace(
         federation,
-        job=override(federation.job, _ALONE),
+        job=override(federation.job, ALONE),
         sites=(pool,),
         roster=wire.Roster(serial=1, weights={_POOL: sum(federation.roster.weights.values())}),
         folder=folder,
