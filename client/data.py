@@ -13,7 +13,7 @@ from typing import Final, Literal
 import numpy as np
 
 from yoriai.client.encoding import DEFAULT_TEMPLATES, EncodedRecords, Example, Tokenizer, encode
-from yoriai.client.records import Record, SiteRecords, read_records, read_sites
+from yoriai.client.records import Record, SiteRecords, fingerprint, read_records, read_sites
 from yoriai.errors import ConfigError, RecordError
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "SiteRecords",
     "Tokenizer",
     "encode",
+    "fingerprint",
     "infer_task_kind",
     "label_set",
     "partition",

@@ -7,8 +7,9 @@ import csv
 import io
 import json
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
@@ -55,6 +56,18 @@ class SiteRecords:
     name: str
     train: tuple[Record, ...]
     test: tuple[Record, ...]
+
+
+def fingerprint(records: Iterable[Record]) -> str:
+    """SHA-256 (hex) over the records in canonical form, whatever their order and the file they came from.
+
+    By it a data set's ledger knows its records again. Texts and owners count; other fields, which nothing trains on,
+    do not.
+    """
+    digests = sorted(
+        sha256(json.dumps((r.prompt, r.response, r.text, r.messages, r.owner)).encode()).digest() for r in records
+    )
+    return sha256(b"yoriai/records/1\0" + b"".join(digests)).hexdigest()
 
 
 def read_records(path: Path, *, prompt_field: str = "prompt", response_field: str = "response") -> tuple[Record, ...]:

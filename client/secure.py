@@ -13,6 +13,8 @@ from yoriai import wire
 from yoriai.config import PolicySection
 from yoriai.errors import PolicyError, ProtocolError
 from yoriai.privacy.identity import SigningKey, Trust
+from yoriai.privacy.ledger import Ledger
+from yoriai.privacy.ledger_witness import commit, committed
 from yoriai.privacy.roster import Directory, RosterMemory, read_roster
 from yoriai.privacy.secagg import Member, RoundTerms, SitePolicy, Update, advertise
 from yoriai.privacy.secagg import site as stages
@@ -60,6 +62,19 @@ class SiteIdentity:
             self.entropy(round_index),
             SitePolicy(min_sites=policy.min_sites, allow_counts=False),
         )
+
+    def commitment(self, name: str, ledger: Ledger) -> str:
+        """The site's signature under its ledger as it stands, for the coordinator to keep and give back."""
+        return commit(ledger.head().hash, name, self.key)
+
+    def check_commitment(self, name: str, ledger: Ledger, commitment: str) -> None:
+        """Refuse to work with a ledger that is older than what the site signed before.
+
+        Raises:
+            LedgerError: the ledger lacks the row that was signed.
+            IdentityError: the commitment is not this site's.
+        """
+        ledger.must_hold(committed(commitment, name, self.key.public_key))
 
 
 class SecureRound:

@@ -105,6 +105,9 @@ class Site:
             run_id = message.run_id
             with self._workbench.lock:  # Two rounds at once would mix their gradients in the one model.
                 reply = self._answer(message)
+                if self._identity is not None and not isinstance(reply, wire.Refusal):
+                    head = self._identity.commitment(self.name, self._ledger)
+                    reply = reply.model_copy(update={"ledger_head": head})
         except RecordError as error:
             self._hooks.on_fault(f"site {self.name}: {error}")
             reason = f"the records of site {self.name} do not fit the job; its own log says where"
@@ -136,6 +139,8 @@ class Site:
             )
         job = read_job(self.name, self._policy, offer)
         check_membership(self.name, self._policy, job, offer)
+        if self._identity is not None and offer.ledger_head:
+            self._identity.check_commitment(self.name, self._ledger, offer.ledger_head)
         if job.secure_aggregation.enabled:
             rank = signed_rank(self.name, self._policy, job, self._member(offer, 0).directory.roster)
         elif self._policy.allow_plain_updates:

@@ -4,39 +4,34 @@ Order of things: `approve` (before anything trains) -> `reserve` (before a gradi
 (before the first byte of an update leaves). Each is durable when it returns, so a crash may overcharge, never
 undercharge. Events are stored, not epsilons: a better accountant or another delta is applied to the same history.
 
-Budget rule. What counts is every charge ever made, released or not, plus the unused rounds of every open plan. A plan
-stays open, and holds its unused rounds, until `finish`; so a job that was approved is not starved by a later one, and
-approvals together never promise more than the budget. Charges of a job for its planned event use up the plan, repeats
-after an interruption included (a job's spare rounds exist for them); what goes beyond it is checked anew.
-
-Accountant. Within one job with one event the history is fixed in advance: PLD or PRV. As soon as several jobs (or
-several events of one job) count, later parameters may depend on earlier results, for which PLD composition does not
-hold in general: then the Rényi filter of Feldman and Zrnic (2021), here at the best of a fixed grid of orders as in
-Lécuyer (2021), decides over everything. `accountant_in_use` says which one.
+What fits is for `ledger_rule` to say: PLD or PRV within one job, a Rényi filter over several. A plan stays open, and
+holds its unused rounds, until `finish`.
 
 Storage. SQLite, one append-only table; each row holds canonical JSON and the SHA-256 over the previous row's hash, its
-number and that JSON. All rows are verified at opening, new ones (of another process) before every use. Not covered: an
-attacker who can write the file and recomputes the chain, cuts its end, or puts back an older copy.
+number and that JSON. All rows are verified at opening, new ones (of another process) before every use. The end of the
+chain is kept in a second place as well (`ledger_witness`), so that an older copy of the file, or one whose end was cut,
+is refused. Not covered: an attacker who can write both files and recomputes the chain; the signed commitment, which
+the coordinator keeps, shows that.
 """
 
-import math
 import os
-import sqlite3
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-from yoriai.errors import BudgetError, ConfigError, LedgerError
-from yoriai.privacy.accounting import Accountant, Event, epsilon, event_to_dict
-from yoriai.privacy.ledger_file import Book, Charge, Costs, catch_up, create, faults, insert, of_job
+from yoriai.errors import ConfigError, LedgerError
+from yoriai.privacy.accounting import Accountant, Event, event_to_dict
+from yoriai.privacy.ledger_book import Book, Charge, Head, Policy, PolicyChange, of_job
+from yoriai.privacy.ledger_rule import BudgetRule
+from yoriai.privacy.ledger_store import LedgerStore
 
-__all__ = ["Charge", "Ledger"]
+__all__ = ["Charge", "Ledger", "Policy", "PolicyChange"]
 
 _SPENDING_POINTS = 20
+_LONGEST_REASON = 500
 
 
 class Ledger:
@@ -45,13 +40,9 @@ class Ledger:
     Every method raises `LedgerError` if the file is locked for longer than the timeout, damaged or tampered with.
     """
 
-    def __init__(self, db: sqlite3.Connection, path: Path, policy: tuple[float, float], accountant: Accountant) -> None:
-        """Use `Ledger.open`, which verifies the file."""
-        self._db, self._path, self._accountant = db, path, accountant
-        self._epsilon_budget, self._delta = policy
-        self._book = Book()
-        self._lock = threading.RLock()
-        self._clock: Callable[[], float] = time.time
+    def __init__(self, store: LedgerStore) -> None:
+        """Use `Ledger.open` or `Ledger.existing`, which verify the file."""
+        self._store = store
 
     @classmethod
     def open(
@@ -61,41 +52,88 @@ class Ledger:
         dataset: str,
         epsilon_budget: float,
         delta: float,
+        fingerprint: str | None = None,
         clock: Callable[[], float] = time.time,
         accountant: Accountant = "pld",
         timeout_s: float = 30.0,
+        witness: str | os.PathLike[str] | None = None,
     ) -> Self:
-        """Open the ledger at `path`, made if there is none, and verify every row.
+        """Open the ledger at `path`, made if there is none, verify every row, and put the policy into force.
 
         Args:
             path: file; its folder is made if need be.
             dataset: name of the data set, as first given; another one is refused.
-            epsilon_budget: the site's limit over all jobs, > 0. A change is recorded, and holds from now on.
-            delta: at which the limit holds, in (0, 1). A change is recorded; the whole history is valued anew.
-            clock: seconds since the epoch, for the rows' time stamps.
+            epsilon_budget: the site's limit over all jobs, > 0. A lower one than before is recorded, and holds from now
+                on; a higher one must be recorded first, with `raise_budget`.
+            delta: at which the limit holds, in (0, 1). As for the budget; the whole history is valued anew.
+            fingerprint: of the records that are charged on, recorded when it changes: changed records go on with the
+                same budget. None leaves it as it is.
+            clock: seconds since the epoch, for the rows' time stamps. They decide nothing.
             accountant: for a history of one job with one event; RDP otherwise.
             timeout_s: how long to wait for another process.
+            witness: where the end of the chain is kept a second time, best on another disk; None: beside the ledger.
 
         Raises:
-            LedgerError: not a ledger, damaged, tampered with, of another data set, or locked.
+            LedgerError: not a ledger, damaged, tampered with, an old copy, of another data set, locked, or the policy
+                is wider than the one on record.
             ConfigError: a budget or delta that makes no sense.
         """
-        if not (math.isfinite(epsilon_budget) and epsilon_budget > 0.0):
-            raise ConfigError("epsilon_budget does not fit", found=repr(epsilon_budget), expected="a number above 0")
-        epsilon([], delta, accountant)  # Refuses a delta or an accountant that makes no sense.
-        file = Path(path)
-        with faults(file):
-            if not file.exists():
-                create(file, dataset, clock())
-            db = sqlite3.connect(file, timeout=timeout_s, isolation_level=None, check_same_thread=False)
-        ledger = cls(db, file, (float(epsilon_budget), float(delta)), accountant)
-        ledger._clock = clock
-        try:
-            ledger._begin(dataset)
-        except BaseException:
-            db.close()
-            raise
+        policy = Policy(float(epsilon_budget), float(delta), accountant)
+        store = LedgerStore.open(Path(path), dataset, clock=clock, timeout_s=timeout_s, witness=witness)
+        ledger = cls(store)
+        with store.closed_on_error(), store.writing() as book:
+            ledger._take_policy(book, policy)
+            if fingerprint is not None and fingerprint not in book.fingerprints[-1:]:
+                store.append(kind="records", fingerprint=fingerprint)
         return ledger
+
+    @classmethod
+    def existing(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        clock: Callable[[], float] = time.time,
+        timeout_s: float = 30.0,
+        witness: str | os.PathLike[str] | None = None,
+    ) -> Self:
+        """Open a ledger that is there, at the policy on record; writes nothing.
+
+        Raises:
+            LedgerError: there is none, or as `open`.
+        """
+        ledger = cls(LedgerStore.open(Path(path), None, clock=clock, timeout_s=timeout_s, witness=witness))
+        with ledger._store.closed_on_error():
+            ledger._rule()
+        return ledger
+
+    def raise_budget(self, epsilon_budget: float, reason: str, *, delta: float | None = None) -> None:
+        """Widen the policy, as an entry of its own that names the operator's reason; durable when it returns.
+
+        Args:
+            epsilon_budget: the new limit, at least the one in force.
+            reason: in the operator's words, 1 to 500 characters; whoever checks the ledger reads it.
+            delta: the new one, at least the one in force; None leaves it.
+
+        Raises:
+            ConfigError: it widens nothing, or the reason is missing or too long.
+        """
+        if not 0 < len(reason.strip()) <= _LONGEST_REASON:
+            raise ConfigError(
+                "raising a budget needs a reason",
+                found=f"{len(reason.strip())} characters",
+                expected=f"1 to {_LONGEST_REASON}",
+            )
+        with self._store.writing():
+            before = self._rule().policy
+            new = replace(before, epsilon_budget=float(epsilon_budget), delta=before.delta if delta is None else delta)
+            if before.loosens(new) or not new.loosens(before):
+                raise ConfigError(
+                    f"this is no raise of the budget of data set {self._store.book.dataset}",
+                    found=_limits(new),
+                    expected=f"more than {_limits(before)}",
+                    remedy="a lower budget is taken from the site's policy, without a reason",
+                )
+            self._append_policy(new, reason.strip())
 
     def approve(self, job_id: str, event: Event, rounds: int) -> None:
         """Promise a job its rounds, before anything trains. Replaces an earlier plan of the same job; durable.
@@ -111,12 +149,12 @@ class Ledger:
         """
         if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
             raise ConfigError("rounds does not fit", found=repr(rounds), expected="a whole number of at least 1")
-        self._current()
-        self._check_plan(job_id, event, rounds)
-        with self._writing():
-            self._check_plan(job_id, event, rounds)
-            if self._book.plans.get(job_id) != (event, rounds):
-                self._append(kind="approved", job_id=job_id, event=event_to_dict(event), rounds=rounds)
+        # The slow part, an epsilon that is not cached yet, is worked out before the lock is taken.
+        self._rule().check_plan(self._store.book, job_id, event, rounds)
+        with self._store.writing():
+            self._rule().check_plan(self._store.book, job_id, event, rounds)
+            if self._store.book.plans.get(job_id) != (event, rounds):
+                self._store.append(kind="approved", job_id=job_id, event=event_to_dict(event), rounds=rounds)
 
     def reserve(self, job_id: str, round_index: int, event: Event) -> None:
         """Charge a round, before its first gradient is computed; durable when it returns.
@@ -127,12 +165,12 @@ class Ledger:
         Raises:
             BudgetError: the round does not fit. Nothing is recorded.
         """
-        # The slow part, an epsilon that is not cached yet, is worked out before the lock is taken.
-        self._current()
-        self._needs_charge(job_id, round_index, event)
-        with self._writing():
-            if self._needs_charge(job_id, round_index, event):
-                self._append(kind="reserved", job_id=job_id, round_index=round_index, event=event_to_dict(event))
+        self._rule().needs_charge(
+            self._store.book, job_id, round_index, event
+        )  # As in `approve`: slow, and cached then.
+        with self._store.writing():
+            if self._rule().needs_charge(self._store.book, job_id, round_index, event):
+                self._store.append(kind="reserved", job_id=job_id, round_index=round_index, event=event_to_dict(event))
 
     def mark_released(self, job_id: str, round_index: int) -> None:
         """Record that the round's update leaves, before its first byte does; durable when it returns.
@@ -140,15 +178,15 @@ class Ledger:
         Raises:
             LedgerError: the round was not reserved, or its reservation was released already. Nothing may be sent.
         """
-        with self._writing():
-            charge = self._book.last_charge(job_id, round_index)
+        with self._store.writing():
+            charge = self._store.book.last_charge(job_id, round_index)
             if charge is None or charge.released:
                 raise LedgerError(
-                    f"ledger {self._path.name}: round {round_index} of job {job_id} must not be released",
+                    f"ledger {self._store.path.name}: round {round_index} of job {job_id} must not be released",
                     found="a reservation that was released already" if charge else "no reservation",
                     remedy="reserve the round and train it anew; each reservation covers one release",
                 )
-            self._append(kind="released", job_id=job_id, round_index=round_index)
+            self._store.append(kind="released", job_id=job_id, round_index=round_index)
 
     def mark_left(self, job_id: str, round_index: int, at_most: int) -> None:
         """Record that an update which no charge covers (a job without privacy) leaves; durable when it returns.
@@ -156,50 +194,99 @@ class Ledger:
         Raises:
             LedgerError: updates of this round left `at_most` times already. Nothing may be sent.
         """
-        with self._writing():
-            if self._book.left[job_id, round_index] >= at_most:
+        with self._store.writing():
+            if self._store.book.left[job_id, round_index] >= at_most:
                 raise LedgerError(
-                    f"ledger {self._path.name}: round {round_index} of job {job_id} left {at_most} times already",
+                    f"ledger {self._store.path.name}: round {round_index} of job {job_id} left {at_most} times already",
                     remedy="start a new run",
                 )
-            self._append(kind="left", job_id=job_id, round_index=round_index)
+            self._store.append(kind="left", job_id=job_id, round_index=round_index)
 
     def finish(self, job_id: str) -> None:
         """Close a job's plan, so that its unused rounds are free for other jobs. Charges stay. Durable; repeatable."""
-        with self._writing():
-            if job_id in self._book.plans:
-                self._append(kind="finished", job_id=job_id)
+        with self._store.writing():
+            if job_id in self._store.book.plans:
+                self._store.append(kind="finished", job_id=job_id)
 
     def spent(self) -> float:
         """Return the epsilon of all charges, released or not; 0.0 before the first."""
-        return self._cost(self._current().spent())
+        return self._rule().cost(self._store.book.spent())
+
+    def promised(self) -> float:
+        """Return the epsilon of all charges and of the unused rounds of all open plans."""
+        book = self._store.current()
+        return self._rule().cost(book.spent() + book.held())
 
     def spent_for(self, job_id: str) -> float:
         """Return the epsilon of one job's charges as if it were alone; 0.0 for a job without charges."""
-        return self._cost(of_job(self._current().spent(), job_id))
+        return self._rule().cost(of_job(self._store.book.spent(), job_id))
+
+    def spent_after(self, charges: int) -> float:
+        """Return the epsilon of the first `charges` charges of all jobs, by the accountant that decided then."""
+        return self._rule().cost(
+            Counter((charge.job_id, charge.event) for charge in self._store.book.charges[:charges])
+        )
 
     def spending(self, job_id: str) -> list[tuple[int, float]]:
         """Return (charges made, epsilon after them) for one job, at most 20 points, for a plot; the last is now."""
-        events = [charge.event for charge in self._current().charges if charge.job_id == job_id]
+        rule = self._rule()
+        events = [charge.event for charge in self._store.book.charges if charge.job_id == job_id]
         points = min(len(events), _SPENDING_POINTS)
         counts = [round(len(events) * k / points) for k in range(1, points + 1)]
-        return [(n, self._cost(Counter((job_id, event) for event in events[:n]))) for n in counts]
+        return [(n, rule.cost(Counter((job_id, event) for event in events[:n]))) for n in counts]
 
     def outstanding(self, job_id: str) -> int:
         """Return how many rounds of the job's plan are not charged yet; 0 without an open plan."""
-        return sum(of_job(self._current().held(), job_id).values())
+        return sum(of_job(self._store.current().held(), job_id).values())
+
+    def rounds_that_fit(self, job_id: str) -> int:
+        """Return how many more rounds of an open plan's event the budget has room for; 0 without an open plan."""
+        return self._rule().rounds_that_fit(self._store.book, job_id)
+
+    def open_plans(self) -> dict[str, Event]:
+        """Return the jobs whose plans are open, in the order of their approval, and what a round of each costs."""
+        return {job_id: event for job_id, (event, _) in self._store.current().plans.items()}
 
     def charges(self) -> list[Charge]:
         """Return all charges, oldest first."""
-        return list(self._current().charges)
+        return list(self._store.current().charges)
 
     def accountant_in_use(self) -> Accountant:
         """Return the accountant behind `spent`: the one asked for, or ``rdp`` once several jobs or events count."""
-        return self._accountant_for(self._current().spent())
+        return self._rule().accountant_for(self._store.book.spent())
+
+    @property
+    def dataset(self) -> str:
+        """The data set's name, as first given."""
+        return self._store.current().dataset
+
+    def policies(self) -> list[PolicyChange]:
+        """Return every policy that held, oldest first; the last is in force."""
+        return list(self._store.current().policies)
+
+    def fingerprints(self) -> list[str]:
+        """Return the fingerprints of the records that were charged on, in the order in which they were recorded."""
+        return list(self._store.current().fingerprints)
+
+    def rows_set_back(self) -> list[int]:
+        """Return the rows whose time is before that of the row above: the clock was set back. Nothing hangs on it."""
+        return list(self._store.current().set_back)
+
+    def head(self) -> Head:
+        """Return number and hash of the last row, which stand for the whole ledger."""
+        return self._store.current().head
+
+    def must_hold(self, row_hash: str) -> None:
+        """Refuse to go on if no row has the hash that the site committed to.
+
+        Raises:
+            LedgerError: the ledger is an older copy, another one, or was started anew.
+        """
+        self._store.must_hold(row_hash)
 
     def close(self) -> None:
         """Close the file; the ledger cannot be used afterwards."""
-        self._db.close()
+        self._store.close()
 
     def __enter__(self) -> Self:
         return self
@@ -207,82 +294,32 @@ class Ledger:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _begin(self, dataset: str) -> None:
-        with faults(self._path):
-            # EXTRA is FULL and also syncs the folder after the journal is gone: without that, a power cut right after
-            # a commit could bring the journal back and undo the charge.
-            self._db.execute("PRAGMA synchronous = EXTRA")
-        if self._current().dataset != dataset:
+    def _take_policy(self, book: Book, policy: Policy) -> None:
+        """Put the site's policy into force, inside a transaction. The first is free; a wider one is not."""
+        before = book.policy
+        if before is not None and policy.loosens(before):
             raise LedgerError(
-                f"ledger {self._path.name} belongs to another data set",
-                found=repr(self._book.dataset),
-                expected=repr(dataset),
-                remedy="give each data set its own ledger, for good",
+                f"the budget of data set {book.dataset} was raised without an entry in its ledger",
+                found=_limits(policy),
+                expected=f"at most {_limits(before)}",
+                remedy="record the raise with its reason: yoriai site budget --ledger FILE --raise-to EPSILON --reason "
+                "TEXT; or put the policy back",
             )
-        with self._writing():
-            if self._book.policy != (self._epsilon_budget, self._delta):
-                self._append(kind="policy", epsilon_budget=self._epsilon_budget, delta=self._delta)
+        if policy != before:
+            self._append_policy(policy, "")
 
-    def _accountant_for(self, costs: Costs) -> Accountant:
-        return self._accountant if len(costs) <= 1 else "rdp"
+    def _append_policy(self, policy: Policy, reason: str) -> None:
+        limits = {"epsilon_budget": policy.epsilon_budget, "delta": policy.delta}
+        self._store.append(kind="policy", **limits, accountant=policy.accountant, reason=reason)
 
-    def _cost(self, costs: Costs) -> float:
-        events = [(event, n) for (_, event), n in costs.items()]
-        return epsilon(events, self._delta, self._accountant_for(costs))
+    def _rule(self) -> BudgetRule:
+        """The rule under the policy in force, after a look at the newest rows."""
+        policy = self._store.current().policy
+        if policy is None:
+            what = f"ledger {self._store.path.name} has no policy yet"
+            raise LedgerError(what, remedy="open it with the site's own first")
+        return BudgetRule(policy)
 
-    def _check_plan(self, job_id: str, event: Event, rounds: int) -> None:
-        """Raise BudgetError unless all charges, all other plans and this plan fit together."""
-        spent = self._book.spent()
-        before = spent + self._book.held(without=job_id)
-        new = max(0, rounds - spent[job_id, event])
-        self._check(before, Counter({(job_id, event): new}), f"this job's {new} rounds need", job_id)
 
-    def _needs_charge(self, job_id: str, round_index: int, event: Event) -> bool:
-        """Return False if an unreleased reservation serves; raise BudgetError if a new charge would not fit."""
-        pending = self._book.last_charge(job_id, round_index)
-        if pending and not pending.released and pending.event == event:
-            return False
-        spent, held, one = self._book.spent(), self._book.held(), Counter({(job_id, event): 1})
-        # A planned round leaves this sum as it was, so that in the common case its epsilon comes from the cache.
-        if self._cost(spent + (held | one)) > self._epsilon_budget:
-            # The budget was lowered, or the round goes beyond the plan: the job's own unused rounds may now give way.
-            self._check(spent + self._book.held(without=job_id), one, "this round needs", job_id)
-        return True
-
-    def _check(self, before: Costs, new: Costs, needs: str, job_id: str) -> None:
-        after, budget = self._cost(before + new), self._epsilon_budget
-        if after <= budget:
-            return
-        base = self._cost(before)
-        others = sorted({key[0] for key in self._book.held(without=job_id)})
-        remedy = "lower local_steps or rounds, or raise noise_multiplier"
-        if others:
-            remedy = f"finish {', '.join(others)}, for which unused rounds are held, or {remedy}"
-        raise BudgetError(
-            f"data set {self._book.dataset}: {needs} epsilon {after - base:.4g}, "
-            f"{max(0.0, budget - base):.4g} of {budget:g} is left",
-            remedy=remedy,
-        )
-
-    def _current(self) -> Book:
-        """Verify and take in the rows that were written since the last look, by whichever process."""
-        with self._lock, faults(self._path):
-            catch_up(self._db, self._path, self._book)
-            return self._book
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """One transaction under SQLite's write lock, on the newest rows; undone as a whole by any error."""
-        with self._lock, faults(self._path):
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                self._current()
-                yield
-                self._db.execute("COMMIT")
-            finally:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-            self._current()
-
-    def _append(self, **values: Any) -> None:
-        insert(self._db, self._book.number + 1, self._book.hash, {**values, "at": self._clock()})
+def _limits(policy: Policy) -> str:
+    return f"epsilon {policy.epsilon_budget:g} at delta {policy.delta:g}"

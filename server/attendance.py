@@ -38,8 +38,14 @@ class Attendance:
         return {site: why for site, why in self.absent.items() if site in chosen or site in self.declined}
 
     def offer(self, offer: wire.JobOffer, sites: Sequence[str]) -> None:
-        """Offer the job to these sites and note who accepts, who declines and who cannot be understood."""
-        replies, faults = self._messenger.ask("offer", dict.fromkeys(sites, wire.encode(offer)), self._timeout_s)
+        """Offer the job to these sites and note who accepts, who declines and who cannot be understood.
+
+        Each gets back the newest commitment to its ledger that it sent.
+        """
+        payloads, heads = dict.fromkeys(sites, wire.encode(offer)), self._messenger.ledger_heads
+        for site in payloads.keys() & heads.keys():
+            payloads[site] = wire.encode(offer.model_copy(update={"ledger_head": heads[site]}))
+        replies, faults = self._messenger.ask("offer", payloads, self._timeout_s)
         for site in sites:
             reply = replies.get(site)
             self.accepted.discard(site)

@@ -125,6 +125,7 @@ class Coordinator:
         checkpoint = last_checkpoint(self._registry, digest, self._run_id)
         if checkpoint is None:
             checkpoint = Checkpoint(self._run_id, digest, 0, initial)
+        self._messenger.ledger_heads.update(checkpoint.ledger_heads)
         while checkpoint.next_round < self._job.federation.rounds:
             if self._attendance.invite(partial(self._offer, checkpoint)) and on_offer is not None:
                 on_offer(dict(self._attendance.absent))
@@ -179,6 +180,7 @@ class Coordinator:
             adapter=adapter,
             lanes={**checkpoint.lanes, lane_of(self._rule, checkpoint.next_round): lane},
             rounds=(*checkpoint.rounds, record),
+            ledger_heads=dict(self._messenger.ledger_heads),
         )
 
     def _collect(

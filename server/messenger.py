@@ -25,10 +25,15 @@ class Transport(Protocol):
 
 
 class Messenger:
-    """One run's messages to and from its sites."""
+    """One run's messages to and from its sites.
+
+    Attributes:
+        ledger_heads: the newest commitment to its ledger that each site sent. It is for the site to check.
+    """
 
     def __init__(self, transport: Transport, run_id: str) -> None:
         self._transport, self._run_id = transport, run_id
+        self.ledger_heads: dict[str, str] = {}
         self._up: Counter[str] = Counter()
         self._down: Counter[str] = Counter()
 
@@ -69,6 +74,8 @@ class Messenger:
         known = (self._run_id, "") if isinstance(reply, wire.Refusal) else (self._run_id,)
         if reply.site != site or reply.run_id not in known:
             raise WireError(STRANGE)
+        if not isinstance(reply, wire.Refusal) and reply.ledger_head:
+            self.ledger_heads[site] = reply.ledger_head
         return reply
 
 

@@ -69,6 +69,7 @@ class Checkpoint:
         adapter: the adapter after them.
         rounds: one record a finished round.
         lanes: by the factors that train together, such as "B" or "A+B".
+        ledger_heads: by site, its newest signed commitment to its ledger, which it gets back with the next offer.
     """
 
     run_id: str
@@ -77,6 +78,7 @@ class Checkpoint:
     adapter: AdapterState
     rounds: tuple[RoundRecord, ...] = field(default=())
     lanes: Mapping[str, Lane] = field(default_factory=dict)
+    ledger_heads: Mapping[str, str] = field(default_factory=dict)
 
     def lane(self, name: str) -> Lane:
         """A lane as it stands; an empty one before its first round."""
@@ -107,6 +109,7 @@ class _Manifest(_Stored):
     adapter: _AdapterEntry
     rounds: tuple[RoundRecord, ...]
     lanes: dict[str, _LaneEntry]
+    ledger_heads: dict[str, str] = Field(default_factory=dict)
 
 
 class Registry:
@@ -147,6 +150,7 @@ class Registry:
             adapter=_AdapterEntry(digest=checkpoint.adapter.digest(), factors=factors),
             rounds=checkpoint.rounds,
             lanes=lanes,
+            ledger_heads=dict(checkpoint.ledger_heads),
         )
         write_atomically(self._folder / "checkpoint.json", manifest.model_dump_json(by_alias=True, indent=1).encode())
         self._forget_states_but({lane.optimizer_state for lane in lanes.values()})
@@ -172,6 +176,7 @@ class Registry:
                     name: Lane(self._state(lane.optimizer_state), lane.value_range)
                     for name, lane in manifest.lanes.items()
                 },
+                ledger_heads=manifest.ledger_heads,
             )
         except (OSError, ValueError, AdapterError) as error:
             if isinstance(error, FileNotFoundError) and not path.exists():

@@ -11,7 +11,7 @@ from itertools import count
 from pathlib import Path
 
 from yoriai.client.personal import personal_event
-from yoriai.client.records import SiteRecords
+from yoriai.client.records import SiteRecords, fingerprint
 from yoriai.client.secure import SiteIdentity
 from yoriai.client.site import Site, SiteHooks
 from yoriai.client.workbench import Workbench
@@ -109,6 +109,7 @@ class SiteSpec:
             dataset=self.records.name,
             epsilon_budget=self.epsilon_budget(),
             delta=privacy.delta,
+            fingerprint=fingerprint(self.records.train),
             accountant=privacy.accountant,
         )
 

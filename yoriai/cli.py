@@ -6,6 +6,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from yoriai.client import cli as site
 from yoriai.errors import EXIT_INTERRUPTED, YoriaiError
 from yoriai.simulations import cli as simulations
 
@@ -18,6 +19,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 simulations.mount(app)
+site.mount(app)
 
 
 @app.command()

@@ -27,6 +27,8 @@ _LARGEST_HEADER_BYTES = 4 * 1024 * 1024
 _Weight = Annotated[int, Field(ge=1)]
 _Rank = Annotated[int, Field(ge=1)]
 _RoundIndex = Annotated[int, Field(ge=0)]
+# A site's signed commitment to its ledger; empty where there is none.
+_LedgerHead = Annotated[str, Field(max_length=192, exclude_if=lambda head: not head)]
 
 
 class _Strict(BaseModel):
@@ -62,6 +64,7 @@ class JobOffer(_Laden):
     """Coordinator to site: the whole job, before anything trains. Payload: a complete adapter.
 
     `signed_roster` is the consortium's roster file, which secure aggregation needs; `roster` repeats its weights.
+    `ledger_head` is the newest that the coordinator has of this very site.
     """
 
     kind: ClassVar[str] = "job_offer"
@@ -70,6 +73,7 @@ class JobOffer(_Laden):
     signed_roster: str = ""
     base_digest: str
     noise_multiplier: float | None
+    ledger_head: _LedgerHead = ""
 
 
 class Acceptance(Message):
@@ -77,6 +81,7 @@ class Acceptance(Message):
 
     kind: ClassVar[str] = "acceptance"
     site: str
+    ledger_head: _LedgerHead = ""
 
 
 class Refusal(Message):
@@ -116,6 +121,7 @@ class SecureReply(_Laden):
     round_index: _RoundIndex
     stage: str = Field(max_length=16)
     site: str
+    ledger_head: _LedgerHead = ""
 
 
 class PlainUpdate(_Laden):
@@ -124,6 +130,7 @@ class PlainUpdate(_Laden):
     kind: ClassVar[str] = "plain_update"
     round_index: _RoundIndex
     site: str
+    ledger_head: _LedgerHead = ""
 
 
 Reply = Acceptance | Refusal | PlainUpdate | SecureReply  # What a site may answer.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from yoriai.client.records import Record, read_records, read_sites
+from yoriai.client.records import Record, fingerprint, read_records, read_sites
 from yoriai.errors import RecordError
 
 SECRET = "Zebedee"
@@ -171,3 +171,26 @@ def test_a_repr_shows_no_text() -> None:
 def test_records_survive_pickling_and_count_as_equal_wherever_they_stood() -> None:
     record = Record(text="t", fields={"a": "b"}, place="a.jsonl line 1")
     assert pickle.loads(pickle.dumps(record)) == record == Record(text="t", fields={"a": "b"}, place="elsewhere")
+
+
+def test_a_fingerprint_is_of_the_records_whatever_their_file_and_order(tmp_path: Path) -> None:
+    rows = [_pair("p1"), _pair("p2", "s"), {**_pair("p3"), "owner": "x"}]
+    here = read_records(_write(tmp_path / "a.jsonl", *rows))
+    renamed = read_records(_write(tmp_path / "elsewhere" / "b.jsonl", *reversed(rows)))
+    assert fingerprint(here) == fingerprint(renamed)
+    assert fingerprint([]) != fingerprint(here)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        [_pair("p1"), _pair("p2", "t")],
+        [_pair("p1")],
+        [_pair("p1"), _pair("p2", "s"), _pair("p2", "s")],
+        [_pair("p1"), {**_pair("p2", "s"), "owner": "x"}],
+        [_pair("p1s"), _pair("p2", "")],
+    ],
+)
+def test_a_fingerprint_changes_with_any_record(changed: list[dict[str, str]]) -> None:
+    before = fingerprint([Record(prompt="p1", response="r"), Record(prompt="p2", response="s")])
+    assert fingerprint([Record(**row) for row in changed]) != before

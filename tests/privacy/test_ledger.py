@@ -233,8 +233,8 @@ def test_killed_after_the_release_mark_a_repeat_is_charged_anew(path: Path) -> N
 def test_killed_inside_a_transaction_the_ledger_opens_at_the_state_before(path: Path) -> None:
     code = (
         "ledger.reserve('job', 0, EVENT)\n"
-        "with ledger._writing():\n"
-        "    ledger._append(kind='released', job_id='job', round_index=0)\n"
+        "with ledger._store.writing():\n"
+        "    ledger._store.append(kind='released', job_id='job', round_index=0)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     assert _in_new_process(path, code).returncode == -signal.SIGKILL
@@ -372,7 +372,7 @@ def test_two_processes_that_make_the_same_ledger_get_one(path: Path, monkeypatch
         monkeypatch.setattr(Path, "exists", lambda _: False)
         with _open(path) as second:
             assert second.charges() == first.charges()
-    assert [entry.name for entry in path.parent.iterdir()] == ["ledger.sqlite"]
+    assert sorted(entry.name for entry in path.parent.iterdir()) == ["ledger.sqlite", "ledger.sqlite.head"]
 
 
 def test_only_its_owner_may_read_the_ledger(path: Path, ledger: Ledger) -> None:
@@ -381,7 +381,7 @@ def test_only_its_owner_may_read_the_ledger(path: Path, ledger: Ledger) -> None:
 
 def test_every_commit_reaches_the_disk_before_the_call_returns(ledger: Ledger) -> None:
     extra = 3
-    assert ledger._db.execute("PRAGMA synchronous").fetchone() == (extra,)
+    assert ledger._store._db.execute("PRAGMA synchronous").fetchone() == (extra,)
 
 
 @pytest.mark.parametrize("change", [{"epsilon_budget": 0.0}, {"epsilon_budget": float("nan")}, {"delta": 1.0}])

@@ -284,6 +284,34 @@ def test_resume_gives_the_bits_of_the_uninterrupted_run(optimizer: str, stop_aft
     assert [r.adapter_digest for r in resumed.rounds] == [r.adapter_digest for r in whole.rounds]
 
 
+class Committed(FakeSite):
+    """Signs its ledger anew with every message, as it were."""
+
+    count = 0
+
+    def handle(self, data: bytes) -> bytes:
+        reply = wire.decode(super().handle(data))
+        Committed.count += 1
+        return wire.encode(reply.model_copy(update={"ledger_head": f"{self.name}{Committed.count}"}))
+
+
+def test_newest_commitment_of_each_site_is_stored_and_given_back_to_it_alone_after_a_resume(tmp_path: Path) -> None:
+    def stop(checkpoint: Checkpoint) -> None:
+        raise KeyboardInterrupt
+
+    fakes: dict[str, FakeSite] = {"a": Committed("a"), "b": Committed("b"), "c": FakeSite("c")}
+    with pytest.raises(KeyboardInterrupt):
+        coordinator(small_job(), FaultyTransport(fakes), tmp_path).run(INITIAL, on_round=stop)
+    assert [fakes[site].offers[0].ledger_head for site in "abc"] == ["", "", ""]
+    stored = Registry(tmp_path).load()
+    assert stored is not None
+    # Two sites, an offer and a round each: the newest are the third and the fourth.
+    assert sorted(stored.ledger_heads) == ["a", "b"]
+    assert {int(head[1:]) for head in stored.ledger_heads.values()} == {Committed.count - 1, Committed.count}
+    coordinator(small_job(), FaultyTransport(fakes), tmp_path).run(INITIAL)
+    assert [fakes[site].offers[1].ledger_head for site in "abc"] == [*stored.ledger_heads.values(), ""]
+
+
 def test_finished_run_asks_nothing_of_a_site(tmp_path: Path) -> None:
     first = coordinator(small_job(), FaultyTransport(federation("ab")), tmp_path).run(INITIAL)
     transport = FaultyTransport(federation("ab"))

@@ -42,7 +42,7 @@ def checkpoint(rounds: int, *, width: int = 4) -> Checkpoint:
         for index in range(rounds)
     )
     lanes = {"B": Lane(b"state of round %d" % rounds, 0.5), "A": Lane(b"state of the other lane", None)}
-    return Checkpoint("run", "job", rounds, adapter, records, lanes)
+    return Checkpoint("run", "job", rounds, adapter, records, lanes, {"a": "signed"})
 
 
 def test_stored_checkpoint_comes_back_equal(tmp_path: Path) -> None:

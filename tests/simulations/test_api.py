@@ -24,7 +24,7 @@ SEEDED = Options(noise_seed=b"seed")
 def charges(run: Path, site: str) -> list[Charge]:
     """All charges in a site's ledger."""
     path = run / "ledgers" / f"{site}.sqlite"
-    with Ledger.open(path, dataset=site, epsilon_budget=8.0, delta=1e-5) as ledger:
+    with Ledger.existing(path) as ledger:
         return ledger.charges()
 
 

@@ -44,7 +44,7 @@ def own_factors(folder: Path, site: str) -> AdapterState:
 def own_charges(folder: Path, site: str) -> list[bool]:
     """Whether each charge for the site's own adapter was released."""
     path = folder / "ledgers" / f"{site}.sqlite"
-    with Ledger.open(path, dataset=site, epsilon_budget=99.0, delta=1e-5) as ledger:
+    with Ledger.existing(path) as ledger:
         return [charge.released for charge in ledger.charges() if charge.job_id.endswith("/personal")]
 
 
@@ -129,9 +129,7 @@ def test_the_price_is_the_jobs_the_adapters_and_what_the_ledger_makes_of_both(ow
         assert site.epsilon_together is not None
         assert 1.9 < site.epsilon_personal <= 2.0
         assert site.epsilon_together > site.epsilon
-        with Ledger.open(
-            own.folder / "ledgers" / f"{site.name}.sqlite", dataset=site.name, epsilon_budget=99.0, delta=1e-5
-        ) as ledger:
+        with Ledger.existing(own.folder / "ledgers" / f"{site.name}.sqlite") as ledger:
             assert site.epsilon_together == ledger.spent()
         assert own_charges(own.folder, site.name) == [True]
     assert f"{own.report.epsilon_together:.2f}" in (own.folder / "report.html").read_text()

@@ -1,5 +1,6 @@
 """Secure aggregation through real sites and the real coordinator: sites that fail, and a coordinator that cheats."""
 
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -170,6 +171,27 @@ def test_a_void_round_is_charged_only_where_a_masked_update_left(world: Callable
     assert len(checkpoint.rounds[0].voided) == 1
     charges = {name: len(ledger.charges()) for name, ledger in secure.ledgers.items()}
     assert charges == {"north": 2, "south": 2, "east": 1, "west": 1}
+
+
+def test_a_site_whose_ledger_was_put_back_refuses_by_its_own_signature(
+    world: Callable[..., World], tmp_path: Path
+) -> None:
+    def stop(_: Checkpoint) -> None:
+        raise KeyboardInterrupt
+
+    secure = world(**{"federation.rounds": 2})
+    shutil.copytree(secure.folder / "ledgers", tmp_path / "backup")  # With its second place, which then says nothing.
+    with pytest.raises(KeyboardInterrupt):
+        secure.run(on_round=stop)
+    secure.ledgers["north"].close()
+    for old in (tmp_path / "backup").glob("north.*"):
+        shutil.copy(old, secure.folder / "ledgers")
+    secure.ledgers["north"] = secure.open_ledgers.enter_context(secure.specs["north"].open_ledger())
+    secure.sites = {name: secure.build(name) for name in secure.specs}
+    refused = dict(secure.run().rounds[1].refused)
+    assert set(refused) == {"north"}
+    assert "ledger north.sqlite is behind what this site has signed for it" in refused["north"]
+    assert secure.ledgers["north"].charges() == []
 
 
 def masked_words(payload: bytes, count: int, width: int) -> np.ndarray:

@@ -1,0 +1,111 @@
+"""A data set's budget on the terminal, within 80 columns."""
+
+from datetime import UTC, datetime
+
+from rich.console import Console, Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from yoriai.client.budget import BudgetView
+from yoriai.privacy.accounting import Event, event_to_dict
+
+_ACCOUNTANTS = {
+    "pld": "privacy-loss distributions (one job, fixed in advance)",
+    "prv": "privacy random variables (one job, fixed in advance)",
+    "rdp": "Rényi filter (several jobs or mechanisms, or by policy)",
+}
+_SHORT = {"sampling_rate": "rate", "noise_multiplier": "noise"}
+
+
+def print_budget(view: BudgetView, console: Console) -> None:
+    """Print one ledger: the sums, what is planned, every charge, and what else the operator did."""
+    parts: list[RenderableType] = [Text(f"data set {view.dataset}", style="bold"), _sums(view)]
+    if view.plans:
+        parts += [Text(), _plans(view)]
+    parts += [Text(), _charges(view) if view.charges else Text("no charges yet")]
+    parts += [Text(line, style="dim") for line in _notes(view)]
+    console.print(Group(*parts, Text()), highlight=False)
+
+
+def mechanism_text(event: Event) -> str:
+    """An event in words, of whatever kind."""
+    values = event_to_dict(event)
+    kind, steps = values.pop("kind"), values.pop("steps", None)
+    words = [
+        kind.replace("_", " ").replace("gaussian", "Gaussian"),
+        *(f"{_SHORT.get(key, key)} {v:.4g}" for key, v in values.items()),
+    ]
+    return ", ".join([*words, *([] if steps is None else [f"{steps} steps" if steps != 1 else "1 step"])])
+
+
+def _printable(text: str) -> str:
+    """Text as it may stand on a terminal: a job's name is the coordinator's choice."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
+def _sums(view: BudgetView) -> Table:
+    policy = view.policies[-1].policy
+    table = Table.grid(padding=(0, 2))
+    rows = (
+        ("ledger", f"{view.path}, {view.rows} rows"),
+        ("policy", f"epsilon {policy.epsilon_budget:g} at delta {policy.delta:g}, over all jobs"),
+        ("spent", f"{view.spent:.4f}"),
+        ("held", f"{view.held:.4f} for unused rounds of open jobs"),
+        ("left", f"{view.left:.4f}"),
+        ("by", _ACCOUNTANTS[view.accountant]),
+    )
+    for name, value in rows:
+        table.add_row(name, Text(value, overflow="fold"))
+    return table
+
+
+def _plans(view: BudgetView) -> Table:
+    table = Table("open job", box=None, pad_edge=False, header_style="bold")
+    table.columns[0].overflow = "fold"
+    table.add_column("mechanism of a round")
+    table.add_column("held", justify="right", no_wrap=True)
+    table.add_column("fit", justify="right", no_wrap=True)
+    for plan in view.plans:
+        table.add_row(escape(_printable(plan.job)), mechanism_text(plan.event), f"{plan.held}", f"{plan.fit}")
+    return table
+
+
+def _charges(view: BudgetView) -> Table:
+    table = Table("job", box=None, pad_edge=False, header_style="bold")
+    table.columns[0].overflow = "fold"
+    table.add_column("round", justify="right", no_wrap=True)
+    table.add_column("mechanism")
+    table.add_column("sent", no_wrap=True)
+    table.add_column("epsilon", justify="right", no_wrap=True)
+    above = ("", "")
+    for charge in view.charges:
+        # What is as in the row above is left out: forty rounds of a job are forty lines, not eighty.
+        here = (escape(_printable(charge.job)), mechanism_text(charge.event))
+        job, mechanism = (here[0] if here[0] != above[0] else "", here[1] if here != above else "")
+        sent = "yes" if charge.released else "no"
+        table.add_row(job, f"{charge.round}", mechanism, sent, f"{charge.epsilon:.4f}")
+        above = here
+    return table
+
+
+def _notes(view: BudgetView) -> list[str]:
+    notes = [
+        "Epsilon is of all charges so far, for adding or removing one unit: a record, or an owner where the job says "
+        "so. A charge counts whether or not anything was sent."
+    ]
+    if view.plans:
+        notes.append("held: rounds promised to the job; fit: rounds that the budget has room for, the held ones too.")
+    if view.accountant == "rdp" and view.charges:
+        notes.append("Where a second job or mechanism comes in, epsilon jumps: from there on the Rényi filter counts.")
+    for change in view.policies:
+        if change.reason:
+            day, policy = datetime.fromtimestamp(change.at, UTC), change.policy
+            raised = f"the operator raised the budget to epsilon {policy.epsilon_budget:g} at delta {policy.delta:g}"
+            notes.append(f"Row {change.number}, {day:%Y-%m-%d}: {raised}: {_printable(change.reason)}")
+    if len(view.fingerprints) > 1:
+        notes.append(f"The records changed {len(view.fingerprints) - 1} times; the budget went on.")
+    if view.rows_set_back:
+        rows = ", ".join(str(row) for row in view.rows_set_back[:8])
+        notes.append(f"The clock was set back before row {rows}; times are shown and decide nothing.")
+    return notes

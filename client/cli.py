@@ -1,0 +1,63 @@
+"""Commands of a site: `site budget`."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from yoriai.errors import ConfigError
+
+_console = Console()
+
+
+def mount(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    site = typer.Typer(help="Look after a site.", no_args_is_help=True)
+    site.callback()(_group)
+    site.command("budget")(budget)
+    app.add_typer(site, name="site")
+
+
+def _group() -> None:
+    """Keep `budget` a name of its own, while it is the only command."""
+
+
+def budget(
+    ledger: Annotated[Path | None, typer.Option("--ledger", help="Ledger file of one data set.")] = None,
+    run: Annotated[Path | None, typer.Option("--run", help="Folder of a run: all of its ledgers.")] = None,
+    witness: Annotated[
+        Path | None,
+        typer.Option("--witness", help="Second place of the ledger's end; default: the .head file beside it."),
+    ] = None,
+    raise_to: Annotated[
+        float | None, typer.Option("--raise-to", help="Raise the budget to this epsilon, as an entry of its own.")
+    ] = None,
+    reason: Annotated[str, typer.Option("--reason", help="Why it is raised; stays in the ledger.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what a data set's privacy budget was spent on, what is left, and how many rounds still fit."""
+    if (ledger is None) == (run is None):
+        raise ConfigError("site budget shows one ledger or one run", remedy="name --ledger FILE or --run FOLDER")
+    if ledger is None and (witness is not None or raise_to is not None):
+        raise ConfigError("--witness and --raise-to are of one ledger", remedy="name it with --ledger FILE")
+    if raise_to is None and reason:
+        raise ConfigError("--reason goes with --raise-to", remedy="name both or neither")
+    with Console(stderr=True).status("reading ledgers"):
+        from yoriai.client.budget import ledgers_of, view_of
+        from yoriai.client.budget_table import print_budget
+        from yoriai.privacy.ledger import Ledger
+
+        paths = ([ledger] if ledger else []) + (ledgers_of(run) if run else [])
+        views = []
+        for path in paths:
+            with Ledger.existing(path, witness=witness) as opened:
+                if raise_to is not None:
+                    opened.raise_budget(raise_to, reason)
+                views.append(view_of(opened, path))
+    if as_json:
+        typer.echo(json.dumps({"schema": 1, "ledgers": [view.as_json() for view in views]}, indent=1))
+        return
+    for view in views:
+        print_budget(view, _console)

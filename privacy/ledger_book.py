@@ -1,0 +1,172 @@
+"""What a ledger's rows say when replayed in order. Pure: knows neither file nor accountant."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from typing import Any, TypeAlias
+
+from yoriai.errors import ConfigError
+from yoriai.privacy.accounting import Accountant, Event, epsilon, event_from_dict
+
+GENESIS = sha256(b"yoriai privacy ledger, version 1").hexdigest()
+
+# How often each event of each job counts.
+Costs: TypeAlias = Counter[tuple[str, Event]]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The limit of a data set, and how histories of one job with one event are valued.
+
+    Args:
+        epsilon_budget: over all jobs, > 0.
+        delta: at which the budget holds, in (0, 1).
+
+    Raises:
+        ConfigError: a value makes no sense.
+    """
+
+    epsilon_budget: float
+    delta: float
+    accountant: Accountant = "pld"
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.epsilon_budget) and self.epsilon_budget > 0.0):
+            raise ConfigError(
+                "epsilon_budget does not fit", found=repr(self.epsilon_budget), expected="a number above 0"
+            )
+        epsilon([], self.delta, self.accountant)  # Refuses a delta or an accountant that makes no sense.
+
+    def loosens(self, other: "Policy") -> bool:
+        """Whether this policy lets more out than `other`: a larger delta does, as a larger epsilon does."""
+        return self.epsilon_budget > other.epsilon_budget or self.delta > other.delta
+
+
+@dataclass(frozen=True)
+class Charge:
+    """One charge: `number` is its row in the ledger, `reserved_at` in seconds since the epoch."""
+
+    number: int
+    job_id: str
+    round_index: int
+    event: Event
+    reserved_at: float
+    released: bool = False
+
+
+@dataclass(frozen=True)
+class PolicyChange:
+    """A policy as it came into force with row `number`; `reason` is the operator's, and stands at every raise."""
+
+    number: int
+    at: float
+    policy: Policy
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Head:
+    """The last row of a chain: its number, and the hash that stands for it and for all rows before it."""
+
+    number: int
+    hash: str
+
+
+@dataclass
+class Book:
+    """The state after row `number`, whose hash is `hash`.
+
+    Attributes:
+        policies: all that ever held, oldest first.
+        fingerprints: of the records, in the order in which they were first charged on; the last are in use.
+        set_back: rows whose time is before the row's before them. Times decide nothing; they are shown.
+    """
+
+    number: int = 0
+    hash: str = GENESIS
+    dataset: str = ""
+    policies: list[PolicyChange] = field(default_factory=list)
+    fingerprints: list[str] = field(default_factory=list)
+    set_back: list[int] = field(default_factory=list)
+    # Replaced as a whole, never changed: another thread may be reading it.
+    plans: Mapping[str, tuple[Event, int]] = field(default_factory=dict)
+    charges: list[Charge] = field(default_factory=list)
+    # The last charge of each (job, round), by its place in `charges`.
+    latest: dict[tuple[str, int], int] = field(default_factory=dict)
+    # How often an update of each (job, round) left without a charge.
+    left: Counter[tuple[str, int]] = field(default_factory=Counter)
+    _time: float = -math.inf
+
+    def apply(self, number: int, body: Mapping[str, Any], row_hash: str) -> None:
+        """Take in the next row.
+
+        Raises:
+            ConfigError, KeyError, TypeError, ValueError: no ledger writes such a row, or not at this place.
+        """
+        if number != self.number + 1:
+            raise ValueError("a row is missing")
+        kind = body["kind"]
+        if (kind == "opened") != (number == 1):
+            raise ValueError("the first row, and only it, names the data set")
+        if kind == "opened":
+            self.dataset = body["dataset"]
+        elif kind == "policy":
+            policy = Policy(body["epsilon_budget"], body["delta"], body["accountant"])
+            self.policies.append(PolicyChange(number, body["at"], policy, body["reason"]))
+        elif kind == "records":
+            self.fingerprints.append(body["fingerprint"])
+        else:
+            self._apply_to_job(kind, number, body)
+        if body["at"] < self._time:
+            self.set_back.append(number)
+        self.number, self.hash, self._time = number, row_hash, body["at"]
+
+    def _apply_to_job(self, kind: str, number: int, body: Mapping[str, Any]) -> None:
+        job_id = body["job_id"]
+        if kind == "approved":
+            self.plans = {**self.plans, job_id: (event_from_dict(body["event"]), body["rounds"])}
+        elif kind == "finished":
+            self.plans = {job: plan for job, plan in self.plans.items() if job != job_id}
+        elif kind == "reserved":
+            event = event_from_dict(body["event"])
+            self.latest[job_id, body["round_index"]] = len(self.charges)
+            self.charges.append(Charge(number, job_id, body["round_index"], event, body["at"]))
+        elif kind == "released":
+            place = self.latest[job_id, body["round_index"]]
+            self.charges[place] = replace(self.charges[place], released=True)
+        elif kind == "left":
+            self.left[job_id, body["round_index"]] += 1
+        else:
+            raise ValueError("unknown kind of row")
+
+    @property
+    def head(self) -> Head:
+        """The last row."""
+        return Head(self.number, self.hash)
+
+    @property
+    def policy(self) -> Policy | None:
+        """The policy in force; None in a ledger that was made a moment ago."""
+        return self.policies[-1].policy if self.policies else None
+
+    def last_charge(self, job_id: str, round_index: int) -> Charge | None:
+        """The newest charge of a round."""
+        place = self.latest.get((job_id, round_index))
+        return None if place is None else self.charges[place]
+
+    def spent(self) -> Costs:
+        """All charges."""
+        return Counter((charge.job_id, charge.event) for charge in self.charges)
+
+    def held(self, without: str | None = None) -> Costs:
+        """The unused rounds of the open plans, but not those of the job `without`."""
+        spent = self.spent()
+        unused = {(job_id, e): rounds - spent[job_id, e] for job_id, (e, rounds) in self.plans.items()}
+        return Counter({key: n for key, n in unused.items() if n > 0 and key[0] != without})
+
+
+def of_job(costs: Costs, job_id: str) -> Costs:
+    """Return the part of `costs` that is one job's."""
+    return Counter({key: n for key, n in costs.items() if key[0] == job_id})

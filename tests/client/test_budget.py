@@ -1,0 +1,167 @@
+"""`yoriai site budget`: what it shows, that it fits 80 columns, its JSON, and its refusals."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from tests.privacy.ledgers import DELTA, EVENT, OTHER, charge, open_ledger
+from yoriai import cli
+from yoriai.client.budget import view_of
+from yoriai.client.budget_table import mechanism_text, print_budget
+from yoriai.errors import EXIT_BAD_INPUT
+from yoriai.privacy.accounting import epsilon
+from yoriai.privacy.ledger import Ledger
+
+LONG = "a-job-with-a-long-name-" + "x" * 60
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A ledger with two jobs of two mechanisms, one of them open, a raise, and a clock set back."""
+    times = iter(range(10**9 + 60, 0, -1))
+    place = tmp_path / "run" / "ledgers" / "north.sqlite"
+    with open_ledger(place, clock=lambda: float(next(times)), fingerprint="a" * 64) as ledger:
+        charge(ledger, "first", 2)
+        ledger.raise_budget(9.0, "agreed \x1b[31mon 3 March")
+        ledger.approve(LONG, OTHER, 3)
+        ledger.reserve(LONG, 0, OTHER)
+    return place
+
+
+def _run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["yoriai", "site", "budget", *map(str, arguments)])
+    monkeypatch.setenv("COLUMNS", "80")
+    try:
+        cli.main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+def _shown(path: Path, width: int = 80) -> str:
+    console = Console(width=width)
+    with Ledger.existing(path) as ledger, console.capture() as captured:
+        print_budget(view_of(ledger, path), console)
+    return captured.get()
+
+
+def test_json_names_policy_sums_plans_and_every_charge(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _run(monkeypatch, "--ledger", path, "--json") == 0
+    (found,) = json.loads(capsys.readouterr().out)["ledgers"]
+    spent = epsilon([(EVENT, 2), OTHER], DELTA, "rdp")
+    assert (found["dataset"], found["epsilon_budget"], found["delta"]) == ("north", 9.0, DELTA)
+    assert (found["spent"], found["accountant"], found["adjacency"]) == (spent, "rdp", "add_or_remove_one")
+    assert found["spent"] + found["held"] + found["left"] == pytest.approx(9.0)
+    assert found["held"] == pytest.approx(epsilon([(EVENT, 2), (OTHER, 3)], DELTA, "rdp") - spent)
+    assert [(c["job"], c["round"], c["released"]) for c in found["charges"]] == [
+        ("first", 1, True),
+        ("first", 2, True),
+        (LONG, 1, False),
+    ]
+    assert [c["epsilon"] for c in found["charges"]] == [
+        epsilon([EVENT], DELTA),
+        epsilon([(EVENT, 2)], DELTA),
+        spent,
+    ]
+    assert found["charges"][2]["mechanism"] == {
+        "kind": "sampled_gaussian",
+        "sampling_rate": 0.2,
+        "noise_multiplier": 2.0,
+        "steps": 1,
+    }
+    assert [(p["job"], p["held"]) for p in found["plans"]] == [(LONG, 2)]
+    assert found["plans"][0]["fit"] > 2
+    assert [p["epsilon_budget"] for p in found["policies"]] == [8.0, 9.0]
+    assert found["rows_set_back"] == list(range(2, found["rows"] + 1))
+
+
+def test_terminal_shows_sums_and_charges_within_80_columns(path: Path) -> None:
+    shown = _shown(path)
+    assert max(len(line.rstrip()) for line in shown.splitlines()) <= 80
+    spent = epsilon([(EVENT, 2), OTHER], DELTA, "rdp")
+    for expected in (
+        "data set north",
+        "epsilon 9 at delta 1e-05",
+        f"{spent:.4f}",
+        "Rényi filter",
+        "adding or removing one unit",
+        "sampled Gaussian, rate 0.1",
+        "The clock was set back",
+    ):
+        assert expected in shown, expected
+    assert "\x1b" not in shown
+
+
+def test_a_job_is_named_once_for_all_of_its_rounds(path: Path) -> None:
+    assert _shown(path, 200).count("sampled Gaussian, rate 0.1, noise 1, 2 steps") == 1
+
+
+def test_a_run_shows_the_ledgers_of_all_sites(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    open_ledger(path.with_name("south.sqlite"), dataset="south").close()
+    assert _run(monkeypatch, "--run", path.parents[1]) == 0
+    shown = capsys.readouterr().out
+    assert "data set north" in shown
+    assert "data set south" in shown
+    assert "no charges yet" in shown
+
+
+def test_looking_writes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {file: file.read_bytes() for file in path.parent.iterdir()}
+    assert _run(monkeypatch, "--ledger", path) == 0
+    assert {file: file.read_bytes() for file in path.parent.iterdir()} == before
+
+
+def test_a_raise_from_the_command_line_is_recorded_and_shown(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _run(monkeypatch, "--ledger", path, "--raise-to", "12.5", "--reason", "minutes 12/24") == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "the operator raised the budget to epsilon 12.5 at delta 1e-05: minutes 12/24" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ((), "one ledger or one run"),
+        (("--ledger", "LEDGER", "--run", "RUN"), "one ledger or one run"),
+        (("--ledger", "nowhere.sqlite"), "there is no ledger"),
+        (("--run", "nowhere"), "holds no ledgers"),
+        (("--run", "RUN", "--raise-to", "12"), "are of one ledger"),
+        (("--ledger", "LEDGER", "--raise-to", "12"), "needs a reason"),
+        (("--ledger", "LEDGER", "--raise-to", "3", "--reason", "x"), "no raise"),
+        (("--ledger", "LEDGER", "--reason", "x"), "goes with --raise-to"),
+    ],
+)
+def test_what_cannot_be_shown_is_refused_in_one_line(
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    expected: str,
+) -> None:
+    places = {"LEDGER": str(path), "RUN": str(path.parents[1])}
+    assert _run(monkeypatch, *(places.get(text, text) for text in arguments)) == EXIT_BAD_INPUT
+    error = capsys.readouterr().err
+    assert expected in error
+    assert "Traceback" not in error
+
+
+def test_a_tampered_ledger_is_named_with_its_row(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tests.privacy.test_ledger import _tamper
+
+    _tamper(path, "UPDATE entries SET body = replace(body, '\"steps\":2', '\"steps\":1')")
+    assert _run(monkeypatch, "--ledger", path) == EXIT_BAD_INPUT
+    assert "ledger north.sqlite, row 4: it was changed" in capsys.readouterr().err
+
+
+def test_one_step_is_one_step() -> None:
+    assert mechanism_text(OTHER) == "sampled Gaussian, rate 0.2, noise 2, 1 step"

@@ -1,0 +1,24 @@
+"""What tests of the ledger share."""
+
+from pathlib import Path
+from typing import Any
+
+from yoriai.privacy.accounting import SampledGaussian
+from yoriai.privacy.ledger import Ledger
+
+DELTA = 1e-5
+EVENT = SampledGaussian(sampling_rate=0.1, noise_multiplier=1.0, steps=2)
+OTHER = SampledGaussian(sampling_rate=0.2, noise_multiplier=2.0)
+
+
+def open_ledger(path: Path, **changes: Any) -> Ledger:
+    """A ledger of data set north with a budget of 8, and with changes."""
+    settings: dict[str, Any] = {"dataset": "north", "epsilon_budget": 8.0, "delta": DELTA, "clock": lambda: 1.0e9}
+    return Ledger.open(path, **{**settings, **changes})
+
+
+def charge(ledger: Ledger, job_id: str, rounds: int, event: SampledGaussian = EVENT) -> None:
+    """Reserve and release the first rounds of a job."""
+    for index in range(rounds):
+        ledger.reserve(job_id, index, event)
+        ledger.mark_released(job_id, index)

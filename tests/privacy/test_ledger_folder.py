@@ -1,0 +1,60 @@
+"""One data set, one budget: a renamed copy of the same records gets no second ledger."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.privacy.ledgers import EVENT, charge
+from yoriai.errors import LedgerError
+from yoriai.privacy.ledger import Ledger, Policy
+from yoriai.privacy.ledger_folder import ledgers_in, open_in_folder
+
+POLICY = Policy(8.0, 1e-5)
+A, B, C = "a" * 64, "b" * 64, "c" * 64
+
+
+def _open(folder: Path, dataset: str, fingerprint: str) -> Ledger:
+    return open_in_folder(folder, dataset, fingerprint, POLICY)
+
+
+def test_a_renamed_copy_of_the_same_records_is_refused_and_makes_no_ledger(tmp_path: Path) -> None:
+    _open(tmp_path, "orders", A).close()
+    message = r"records of data set copy are those of data set orders .*name the data set orders, whose budget"
+    with pytest.raises(LedgerError, match=message):
+        _open(tmp_path, "copy", A)
+    assert [path.name for path in ledgers_in(tmp_path)] == ["orders.sqlite"]
+
+
+def test_records_that_a_data_set_had_once_are_known_too(tmp_path: Path) -> None:
+    _open(tmp_path, "orders", A).close()
+    _open(tmp_path, "orders", B).close()
+    with pytest.raises(LedgerError, match="under another name"):
+        _open(tmp_path, "copy", A)
+
+
+def test_a_ledger_that_exists_does_not_take_over_the_records_of_another(tmp_path: Path) -> None:
+    _open(tmp_path, "orders", A).close()
+    _open(tmp_path, "faults", B).close()
+    with pytest.raises(LedgerError, match="are those of data set orders"):
+        _open(tmp_path, "faults", A)
+
+
+def test_changed_records_under_the_same_name_go_on_with_the_same_ledger(tmp_path: Path) -> None:
+    with _open(tmp_path, "orders", A) as ledger:
+        charge(ledger, "job", 1)
+    with _open(tmp_path, "orders", C) as ledger:
+        assert len(ledger.charges()) == 1
+        ledger.reserve("job", 1, EVENT)
+
+
+def test_a_damaged_ledger_beside_it_is_not_passed_over(tmp_path: Path) -> None:
+    _open(tmp_path, "orders", A).close()
+    (tmp_path / "orders.sqlite").write_bytes(b"")
+    with pytest.raises(LedgerError, match="orders"):
+        _open(tmp_path, "copy", B)
+
+
+@pytest.mark.parametrize("name", ["", "../north", ".north", "a/b", "x" * 65])
+def test_a_name_that_no_file_should_have_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(LedgerError, match="does not fit a file's name"):
+        _open(tmp_path, name, A)

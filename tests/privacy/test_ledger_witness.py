@@ -1,0 +1,164 @@
+"""Restored backups and cut ends are found out, by the second place and by the site's own signature."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.privacy.ledgers import EVENT, charge, open_ledger
+from tests.privacy.test_ledger import _tamper
+from yoriai.errors import IdentityError, LedgerError
+from yoriai.privacy.identity import SigningKey
+from yoriai.privacy.ledger import Ledger
+from yoriai.privacy.ledger_witness import commit, committed, read_head, second_place
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "ledger.sqlite"
+
+
+def test_a_backup_put_back_is_refused_with_what_is_missing(path: Path) -> None:
+    with open_ledger(path) as ledger:
+        charge(ledger, "job", 2)
+        shutil.copy(path, path.with_name("backup"))
+        charge(ledger, "late", 1)
+    shutil.move(path.with_name("backup"), path)
+    message = r"ledger\.sqlite, which is an old copy .* found 6 rows; expected row 8 .* put the newest file back; where"
+    with pytest.raises(LedgerError, match=message):
+        open_ledger(path)
+    with pytest.raises(LedgerError, match="old copy"):
+        Ledger.existing(path)
+
+
+def test_a_backup_put_back_under_an_open_ledger_stops_its_next_write(path: Path) -> None:
+    with open_ledger(path) as ledger:
+        charge(ledger, "job", 1)
+        old = path.read_bytes()
+        charge(ledger, "late", 1)
+        path.write_bytes(old)
+        with pytest.raises(LedgerError):
+            ledger.reserve("more", 0, EVENT)
+
+
+@pytest.mark.parametrize("last", [3, 4, 5])
+def test_a_cut_end_is_refused(path: Path, last: int) -> None:
+    with open_ledger(path) as ledger:
+        charge(ledger, "job", 2)
+    _tamper(path, f"DELETE FROM entries WHERE number > {last}")
+    with pytest.raises(LedgerError, match=rf"rows that were written are missing; found {last} rows; expected row 6 "):
+        open_ledger(path)
+
+
+def test_another_history_of_the_same_length_is_refused_with_its_row(path: Path) -> None:
+    for home in ("one", "two"):
+        with open_ledger(path.parent / home / path.name) as ledger:
+            charge(ledger, "job", 1)
+    shutil.copy(path.parent / "two" / path.name, path.parent / "one" / path.name)
+    with pytest.raises(LedgerError, match=r"row 4: it is not the row that was written there"):
+        open_ledger(path.parent / "one" / path.name)
+
+
+def test_two_ledgers_of_one_data_set_made_at_the_same_time_have_no_hash_in_common(path: Path) -> None:
+    heads = set()
+    for home in ("one", "two"):
+        with open_ledger(path.parent / home / path.name) as ledger:
+            heads.add(ledger.head().hash)
+    assert len(heads) == 2
+
+
+def test_a_ledger_without_its_second_place_is_refused(path: Path) -> None:
+    open_ledger(path).close()
+    second_place(path).unlink()
+    with pytest.raises(LedgerError, match=r"its second place is gone; expected .* ledger\.sqlite\.head.* put that"):
+        open_ledger(path)
+
+
+def test_a_ledger_is_not_started_anew_where_one_was(path: Path) -> None:
+    open_ledger(path).close()
+    path.unlink()
+    with pytest.raises(LedgerError, match=r"ledger\.sqlite is gone, .* put the ledger back"):
+        open_ledger(path)
+    assert not path.exists()
+
+
+def test_the_second_place_may_be_anywhere_and_a_restored_folder_is_found_out_by_it(path: Path) -> None:
+    home, elsewhere = path.parent / "site", path.parent / "other-disk" / "north.head"
+    place = home / path.name
+    with open_ledger(place, witness=elsewhere) as ledger:
+        charge(ledger, "job", 1)
+        shutil.copytree(home, path.parent / "backup")
+        charge(ledger, "late", 1)
+        assert read_head(elsewhere) == ledger.head()
+        assert os.listdir(home) == [path.name]
+    shutil.rmtree(home)
+    shutil.move(path.parent / "backup", home)
+    with pytest.raises(LedgerError, match="old copy"):
+        open_ledger(place, witness=elsewhere)
+
+
+def test_a_second_place_left_behind_by_a_crash_is_brought_up_at_the_next_opening(path: Path) -> None:
+    with open_ledger(path) as ledger:
+        charge(ledger, "job", 1)
+        behind = second_place(path).read_bytes()
+        ledger.reserve("job", 1, EVENT)
+    second_place(path).write_bytes(behind)
+    with open_ledger(path) as again:
+        assert read_head(second_place(path)) == again.head()
+
+
+def test_a_commitment_is_to_every_row_and_holds_while_the_ledger_grows(path: Path) -> None:
+    key = SigningKey.generate()
+    with open_ledger(path) as ledger:
+        charge(ledger, "job", 1)
+        signed = commit(ledger.head().hash, "north", key)
+        charge(ledger, "job2", 1)
+        ledger.must_hold(committed(signed, "north", key.public_key))
+
+
+def test_a_ledger_restored_with_its_second_place_is_behind_the_sites_own_commitment(path: Path) -> None:
+    key, home = SigningKey.generate(), path.parent / "site"
+    with open_ledger(home / path.name) as ledger:
+        charge(ledger, "job", 1)
+        shutil.copytree(home, path.parent / "backup")
+        charge(ledger, "late", 1)
+        signed = commit(ledger.head().hash, "north", key)
+    with (
+        open_ledger(path.parent / "backup" / path.name) as restored,
+        pytest.raises(LedgerError, match="is behind what this site has signed for it; found 4 rows"),
+    ):
+        restored.must_hold(committed(signed, "north", key.public_key))
+
+
+@pytest.mark.parametrize("place", [0, 63, 64, 191])
+def test_a_commitment_with_a_changed_digit_is_refused(place: int) -> None:
+    key = SigningKey.generate()
+    signed = commit("ab" * 32, "north", key)
+    changed = signed[:place] + ("0" if signed[place] != "0" else "1") + signed[place + 1 :]
+    with pytest.raises(IdentityError, match="does not fit"):
+        committed(changed, "north", key.public_key)
+
+
+@pytest.mark.parametrize("text", ["", "ab", "g" * 192, "AB" * 96])
+def test_what_is_no_commitment_is_refused(text: str) -> None:
+    with pytest.raises(IdentityError, match="malformed"):
+        committed(text, "north", SigningKey.generate().public_key)
+
+
+def test_a_commitment_is_of_one_site_and_one_key() -> None:
+    key = SigningKey.generate()
+    signed = commit("ab" * 32, "north", key)
+    assert committed(signed, "north", key.public_key) == "ab" * 32
+    with pytest.raises(IdentityError):
+        committed(signed, "south", key.public_key)
+    with pytest.raises(IdentityError):
+        committed(signed, "north", SigningKey.generate().public_key)
+
+
+def test_a_signature_for_another_purpose_is_no_commitment() -> None:
+    key = SigningKey.generate()
+    signed = commit("ab" * 32, "north", key)
+    elsewhere = key.sign(b"yoriai/other/1", bytes.fromhex("ab" * 32)).hex()
+    with pytest.raises(IdentityError):
+        committed(signed[:64] + elsewhere, "north", key.public_key)
