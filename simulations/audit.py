@@ -115,7 +115,7 @@ def audit(
     refuted = _refuted(probes, ledger, experiment.job.privacy.delta, asked.confidence)
     return {
         "epsilon_ledger": ledger,
-        "epsilon_lower_white_box": white["epsilon_lower"],
+        "epsilon_lower_white_box": white["job_rounds"]["epsilon_lower"],
         "epsilon_lower_black_box": black["epsilon_lower"] if black else None,
         "confidence": asked.confidence,
         "tpr_at_1pct_fpr": membership["with_privacy"]["tpr_at_1pct_fpr"] if membership else None,

@@ -81,9 +81,9 @@ def print_audit(found: dict[str, Any], console: Console) -> None:
     def row(name: str, part: dict[str, Any], epsilon: float, guesses: int) -> None:
         table.add_row(name, f"{part['correct']:,}", f"{guesses:,}", f"{epsilon:.2f}")
 
-    row("white-box", white, white["epsilon_lower"], white["guesses"])
-    row("  of it: the job's rounds", rounds, rounds["epsilon_lower"], rounds["guesses"])
-    row("  of it: one full step", step, step["epsilon_lower"], step["guesses"])
+    row("white-box, the job's rounds", rounds, rounds["epsilon_lower"], rounds["guesses"])
+    row("  one full step", step, step["epsilon_lower"], step["guesses"])
+    row("  both trainings together", white, white["epsilon_lower"], white["guesses"])
     for name, probe in rounds["probes"].items():
         row(f"probe: {name.replace('_', ' ')}", probe, probe["epsilon_lower"], probe["guesses"])
     row("control: noise off, clip on", control, control["epsilon_lower_white_box"], control["guesses"])

@@ -7,12 +7,13 @@ from pathlib import Path
 from yoriai import wire
 from yoriai.client import site
 
-# A site names itself, run, round and stage; it says no, with a reason; and it sends an update or a protocol's bytes.
+# A site names itself, run, round and stage; it says no, with a reason; it sends an update or a protocol's bytes; and it
+# commits to its ledger by a hash, over a chain that begins with random bits, and a signature.
 SENT = {
-    "Acceptance": {"run_id", "site"},
+    "Acceptance": {"run_id", "site", "ledger_head"},
     "Refusal": {"run_id", "site", "reason", "unknown_job"},
-    "PlainUpdate": {"run_id", "site", "round_index", "payload"},
-    "SecureReply": {"run_id", "site", "round_index", "stage", "payload"},
+    "PlainUpdate": {"run_id", "site", "round_index", "payload", "ledger_head"},
+    "SecureReply": {"run_id", "site", "round_index", "stage", "payload", "ledger_head"},
 }
 EXPECTED_BY_SITES = {"JobOffer", "TrainRequest", "SecureStage"}
 

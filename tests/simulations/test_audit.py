@@ -119,7 +119,7 @@ def test_a_clip_of_the_batch_in_place_of_the_record_is_caught(
 ) -> None:
     """The mean of the batch is clipped and the noise made for one record added, as a plain framework would."""
 
-    def batch_clipped(self: ClippedGradientSum) -> None:
+    def batch_clipped(self: ClippedGradientSum, units: object = None) -> None:
         rows = [p.grad_sample for p in self._parameters]  # type: ignore[attr-defined]
         mean = torch.cat([g.mean(0).flatten() for g in rows]).norm()
         factor = min(1.0, float((self._clip_norm or 1.0) / mean))
