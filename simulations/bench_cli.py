@@ -91,7 +91,7 @@ def rules(
     if as_json:
         typer.echo(json.dumps(document, indent=1))
         return
-    printed = Table(*table[0], box=None, pad_edge=False)
+    printed = Table(*table[0], box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for row in table[1:]:
         printed.add_row(*row)
     console = Console()

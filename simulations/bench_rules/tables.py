@@ -7,21 +7,22 @@ from typing import Any, Final
 from yoriai.privacy.wording import terms
 from yoriai.simulations.bench_rules.run import Found, Result
 from yoriai.simulations.machine import machine, versions
+from yoriai.simulations.report_html import size_text
 
 _NAMES = {
-    "local": "each site alone",
-    "central": "all records at one place",
-    "central_no_privacy": "all records at one place",
+    "local": "alone",
+    "central": "one place",
+    "central_no_privacy": "one place",
     "base": "untouched base",
     "majority": "commonest label",
-    "naive_bayes_own": "naive Bayes, own records",
-    "naive_bayes_all": "naive Bayes, everybody's records",
+    "naive_bayes_own": "naive Bayes, own",
+    "naive_bayes_all": "naive Bayes, all",
 }
 NOT_COVERED: Final = (
     f"Epsilon is that of one training, {terms('record', 'pld')}. The search for settings is not covered by it: each of "
     "its trainings looked at the records too, and on private records each would be charged."
 )
-_TITLES = ("", "epsilon", "optimiser", "rate", "clip", "accuracy", "bytes up", "bytes down", "s a round", "error")
+_TITLES = ("", "epsilon", "setting", "accuracy", "up", "down", "s", "error")
 
 
 def as_json(found: Found, command: str, combine_seconds: dict[str, float]) -> dict[str, Any]:
@@ -45,26 +46,24 @@ def rows(results: Iterable[dict[str, Any]], trained_nothing: dict[str, Any]) -> 
     """A row a result, from its JSON form; the titles come first."""
     table: list[tuple[str, ...]] = [_TITLES]
     for result in results:
-        setting, private = result["setting"], result["epsilon"] is not None
+        private = result["epsilon"] is not None
         federated = result["kind"] == "federated"
         error = result["product_error"]
         table.append(
             (
-                result["rule"] if federated else f"{_NAMES[result['kind']]} ({result['rule']})",
+                result["rule"] if federated else f"{result['rule']}, {_NAMES[result['kind']]}",
                 f"{result['epsilon']:g}" if private else "none",
-                setting["optimizer"],
-                f"{setting['learning_rate']:.3g}",
-                f"{setting['clip_norm']:g}" if private else "",
+                _setting(result["setting"], private=private),
                 _accuracy(result["accuracy"]),
-                f"{result['bytes_up']:,}" if federated else "",
-                f"{result['bytes_down']:,}" if federated else "",
-                f"{result['seconds']:.2f}" if federated else "",
-                f"{error[0]:.1e}" if error else "",
+                size_text(result["bytes_up"]) if federated else "",
+                size_text(result["bytes_down"]) if federated else "",
+                f"{result['seconds']:.1f}" if federated else "",
+                f"{error[0]:.0e}" if error else "",
             )
         )
-    blank = ("",) * (len(_TITLES) - 6)
+    blank = ("",) * (len(_TITLES) - 4)
     for name, accuracy in trained_nothing.items():
-        table.append((_NAMES[name], "", "", "", "", _accuracy(accuracy), *blank))
+        table.append((_NAMES[name], "", "", _accuracy(accuracy), *blank))
     return table
 
 
@@ -98,6 +97,12 @@ def _spread(values: Sequence[float]) -> dict[str, Any]:
         "sd": statistics.stdev(values) if len(values) > 1 else None,
         "by_seed": list(values),
     }
+
+
+def _setting(setting: dict[str, Any], *, private: bool) -> str:
+    """Optimiser and learning rate (the sites' own with none), and a clip norm other than 1."""
+    clip = f" clip {setting['clip_norm']:g}" if private and setting["clip_norm"] != 1 else ""
+    return f"{setting['optimizer']} {setting['learning_rate']:.3g}{clip}"
 
 
 def _accuracy(spread: dict[str, Any]) -> str:

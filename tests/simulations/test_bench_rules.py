@@ -174,11 +174,11 @@ def test_the_whole_benchmark_in_small_and_nothing_is_trained_twice(tiny: str, tm
     assert [line.split("|")[1].strip() for line in lines[2:]] == [
         "core",
         "fedsvd",
-        "each site alone (core)",
-        "all records at one place (core)",
+        "core, alone",
+        "core, one place",
         "untouched base",
-        "naive Bayes, own records",
-        "naive Bayes, everybody's records",
+        "naive Bayes, own",
+        "naive Bayes, all",
         "commonest label",
     ]
 
