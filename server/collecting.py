@@ -11,12 +11,9 @@ from yoriai.privacy.secagg import Advertising, Opened, RoundTerms, next_range
 from yoriai.server.messenger import STRANGE, UNEXPECTED, one_line
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.held import check_held, corrections, held_mean, held_size
-from yoriai.strategies.robust import norm_bounded
+from yoriai.strategies.robust import Updates, norm_bounded
 
 Replies = Mapping[str, wire.Reply]
-
-Updates = Mapping[str, tuple[float, AdapterState]]
-"""Weight and update by site."""
 
 Aggregate = Callable[[Updates], AdapterState]
 """What a robust rule makes of updates, in place of their weighted mean."""

@@ -1,11 +1,10 @@
 """From what a round brought to the next adapter: one step of the server optimiser around the rule."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import cast
 
 from yoriai.config import FederationSection, JobConfig
-from yoriai.server.collecting import Collected, Updates
+from yoriai.server.collecting import Aggregate, Collected
 from yoriai.server.registry import Checkpoint, Lane
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.robust import aggregate
@@ -43,7 +42,7 @@ def fold(
     return after, Lane(state.to_bytes(), collected.next_range)
 
 
-def aggregation_of(federation: FederationSection) -> Callable[[Updates], AdapterState] | None:
+def aggregation_of(federation: FederationSection) -> Aggregate | None:
     """The robust rule that the job asks for in place of the weighted mean."""
     if federation.aggregation == "mean":
         return None

@@ -1,14 +1,12 @@
 """How far a rule's next adapter is from the mean of what the sites trained, as products: the maps a model computes."""
 
-from collections.abc import Mapping
 from typing import cast
 
 import numpy as np
 
 from yoriai.strategies.adapter import AdapterState, add_scaled, weighted_mean
+from yoriai.strategies.robust import Updates
 from yoriai.strategies.rule import EachRule, SumRule
-
-Updates = Mapping[str, tuple[float, AdapterState]]
 
 
 def product_error(
