@@ -29,6 +29,8 @@ from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CTR
 
+from yoriai.privacy.skellam import Int64Array, SkellamTable, Uint64Array
+
 Float64Array: TypeAlias = npt.NDArray[np.float64]
 
 # Gaussians made at a time: small enough that the temporaries stay in the cache, large enough to pay for the calls.
@@ -49,9 +51,17 @@ class RandomSource(Protocol):
         """Return n independent standard Gaussians, shape (n,)."""
         ...
 
+    def words(self, n: int) -> Uint64Array:
+        """Return n independent uniform words of 64 bits, shape (n,). Not to be written to."""
+        ...
+
+    def skellam(self, table: SkellamTable, n: int) -> Int64Array:
+        """Return n independent draws from the table, shape (n,)."""
+        ...
+
 
 class _KeyedSource:
-    """Uniforms and Gaussians from one AES-256-CTR stream. Holds the key: never shown, copied or pickled."""
+    """Words, uniforms and noise from one AES-256-CTR stream. Holds the key: never shown, copied or pickled."""
 
     def __init__(self, key: bytes, start: bytes) -> None:
         self._lock = threading.Lock()
@@ -91,13 +101,29 @@ class _KeyedSource:
         block *= 0.5
         return block.reshape(-1)
 
-    def _integers(self, n: int) -> npt.NDArray[np.uint64]:
-        """Return n independent integers of 53 bits."""
+    def words(self, n: int) -> Uint64Array:
+        """Return n independent uniform words of 64 bits, shape (n,): the keystream itself. Not to be written to.
+
+        Raises:
+            ValueError: n is negative.
+        """
         if n < 0:
-            raise ValueError(f"cannot draw {n} uniforms; expected at least 0")
+            raise ValueError(f"cannot draw {n} words; expected at least 0")
         with self._lock:
             keystream = self._encryptor().update(bytes(8 * n))
-        return np.frombuffer(keystream, dtype="<u8").astype(np.uint64, copy=False) >> np.uint64(11)
+        return np.frombuffer(keystream, dtype="<u8").astype(np.uint64, copy=False)
+
+    def skellam(self, table: SkellamTable, n: int) -> Int64Array:
+        """Return n independent draws from the table, shape (n,); see `SkellamTable.draw`.
+
+        Raises:
+            ValueError: n is negative.
+        """
+        return table.draw(self, n)
+
+    def _integers(self, n: int) -> Uint64Array:
+        """Return n independent integers of 53 bits."""
+        return self.words(n) >> np.uint64(11)
 
     def _encryptor(self) -> CipherContext:
         return self._stream

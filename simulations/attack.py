@@ -27,6 +27,7 @@ from yoriai.errors import ConfigError
 from yoriai.privacy.accounting import SampledGaussian
 from yoriai.privacy.ledger import Ledger
 from yoriai.privacy.randomness import RandomSource
+from yoriai.privacy.skellam import SkellamTable
 from yoriai.simulations.experiment import noise_multiplier
 
 # A canary's gradient before the clip, in clip norms: one that needed no clip would not show that there is none.
@@ -125,7 +126,7 @@ class GradientCanaries:
 
 
 class Noiseless:
-    """A source that samples as ever and whose Gaussians are zero: the control of an audit, and nothing else."""
+    """A source that samples and rounds as ever and whose noise is zero: the control of an audit, and nothing else."""
 
     def __init__(self, source: RandomSource) -> None:
         self._source = source
@@ -137,6 +138,14 @@ class Noiseless:
     def gaussian(self, n: int) -> np.ndarray:
         """Zeros."""
         return np.zeros(n)
+
+    def words(self, n: int) -> np.ndarray:
+        """Words of the source."""
+        return self._source.words(n)
+
+    def skellam(self, table: SkellamTable, n: int) -> np.ndarray:
+        """Zeros."""
+        return np.zeros(n, np.int64)
 
 
 @dataclass(frozen=True)

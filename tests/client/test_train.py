@@ -23,6 +23,7 @@ from yoriai.privacy.accounting import SampledGaussian
 from yoriai.privacy.dpsgd import ClippedGradientSum
 from yoriai.privacy.mechanisms import grid_step
 from yoriai.privacy.randomness import SeededSource
+from yoriai.privacy.skellam import SkellamTable
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.lowpass import lowpass
 from yoriai.strategies.rule import get_rule
@@ -58,6 +59,12 @@ class CountingSource:
     def gaussian(self, n: int) -> np.ndarray:
         self.gaussians.append(n)
         return np.zeros(n) if self._silent else self._source.gaussian(n)
+
+    def words(self, n: int) -> np.ndarray:
+        return self._source.words(n)
+
+    def skellam(self, table: SkellamTable, n: int) -> np.ndarray:
+        return np.zeros(n, np.int64) if self._silent else self._source.skellam(table, n)
 
 
 class NoLoss:

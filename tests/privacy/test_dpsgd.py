@@ -14,6 +14,7 @@ from yoriai.privacy.accounting import SampledGaussian
 from yoriai.privacy.dpsgd import ClippedGradientSum, held_gradients, split_like
 from yoriai.privacy.mechanisms import grid_step
 from yoriai.privacy.randomness import SeededSource
+from yoriai.privacy.skellam import SkellamTable
 
 pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook")
 
@@ -34,6 +35,12 @@ class CountingSource:
     def gaussian(self, n: int) -> np.ndarray:
         self.drawn.append(n)
         return self._source.gaussian(n)
+
+    def words(self, n: int) -> np.ndarray:
+        return self._source.words(n)
+
+    def skellam(self, table: SkellamTable, n: int) -> np.ndarray:
+        return self._source.skellam(table, n)
 
 
 @pytest.fixture

@@ -120,6 +120,15 @@ def test_the_seeded_stream_is_the_published_aes_256_ctr_keystream() -> None:
     assert _keystream(key, start).update(bytes(16)).hex() == "0bdf7df1591716335e9a8b15c860c502"
 
 
+def test_words_are_the_whole_stream_that_uniforms_take_53_bits_of() -> None:
+    first, second = SeededSource(b"words"), SeededSource(b"words")
+    words = np.concatenate([first.words(5), first.words(0), first.words(1000)])
+    assert words.dtype == np.uint64
+    np.testing.assert_array_equal((words >> np.uint64(11)) * 2.0**-53, second.uniform(1005))
+    means = np.unpackbits(words.view(np.uint8).reshape(-1, 8), axis=1).mean(0)
+    np.testing.assert_allclose(means, 0.5, atol=6.0 * 0.5 / math.sqrt(len(words)))
+
+
 def test_the_seeded_source_says_that_it_is_for_tests_only() -> None:
     assert "FOR TESTS ONLY" in (SeededSource.__doc__ or "")
 
@@ -134,5 +143,7 @@ def test_a_source_shows_nothing_and_is_neither_pickled_nor_copied(source: Random
 def test_a_negative_count_is_refused(source: RandomSource) -> None:
     with pytest.raises(ValueError, match="-1"):
         source.gaussian(-1)
+    with pytest.raises(ValueError, match="-1"):
+        source.words(-1)
     with pytest.raises(ValueError, match="-1"):
         source.uniform(-1)

@@ -21,8 +21,9 @@ from yoriai.privacy import dpsgd
 from yoriai.privacy.audit import epsilon_from_cosines
 from yoriai.privacy.dpsgd import ClippedGradientSum
 from yoriai.privacy.randomness import SeededSource
+from yoriai.privacy.skellam import SkellamTable
 from yoriai.simulations import audit as auditing
-from yoriai.simulations.attack import Carrier, Dirac, RandomDirections, attack, for_attack
+from yoriai.simulations.attack import Carrier, Dirac, Noiseless, RandomDirections, attack, for_attack
 from yoriai.simulations.attack_records import Candidates, Losses, candidates, membership
 from yoriai.simulations.audit import TINY_SETTINGS, Asked, audit, base_for
 from yoriai.simulations.audit_cli import print_audit
@@ -131,6 +132,14 @@ def test_a_clip_of_the_batch_in_place_of_the_record_is_caught(
     found = audit(experiment, workbench, asked())
     assert found["refuted"]
     assert found["white_box"]["full_step"]["probes"]["many_guesses"]["epsilon_lower"] > found["epsilon_ledger"]
+
+
+def test_the_control_samples_and_rounds_as_its_source_does_and_adds_no_noise() -> None:
+    control, source = Noiseless(SeededSource(b"control")), SeededSource(b"control")
+    assert not control.gaussian(5).any()
+    assert not control.skellam(SkellamTable(9), 5).any()
+    np.testing.assert_array_equal(control.words(5), source.words(5))
+    np.testing.assert_array_equal(control.uniform(5), source.uniform(5))
 
 
 def test_the_same_noise_in_every_round_is_caught(experiment: Experiment, workbench: Workbench) -> None:
