@@ -4,12 +4,14 @@ from dataclasses import dataclass
 
 from yoriai import wire
 from yoriai.client.lora import AdaptedModel
+from yoriai.client.plan import Shares, TrainingPlan
 from yoriai.client.prepared import PreparedRecords
-from yoriai.client.train import TrainingPlan
 from yoriai.config import JobConfig
 from yoriai.errors import AdapterError, PolicyError
+from yoriai.privacy.noise_shares import noise_shares
+from yoriai.privacy.round_noise import shares_event
 from yoriai.strategies.adapter import AdapterState
-from yoriai.strategies.rule import get_rule
+from yoriai.strategies.rule import get_rule, largest_update
 from yoriai.strategies.schedule import schedule_factor
 
 
@@ -20,8 +22,9 @@ class AcceptedJob:
     Attributes:
         start: the adapter of the offer, whose fixed factors hold for the whole job.
         weight: from the roster.
-        rank: the directions that this site trains, by the roster; None for all of the job's.
         offer: what was accepted, without the adapter.
+        rank: the directions that this site trains, by the roster; None for all of the job's.
+        shares: of a job whose noise is distributed; None where a site's own noise is whole.
     """
 
     run_id: str
@@ -33,6 +36,7 @@ class AcceptedJob:
     noise_multiplier: float | None
     offer: wire.JobOffer
     rank: int | None = None
+    shares: Shares | None = None
 
 
 @dataclass(frozen=True)
@@ -79,8 +83,22 @@ def round_of(site: str, accepted: AcceptedJob, request: wire.TrainRequest, physi
         noise_multiplier=accepted.noise_multiplier,
         physical_batch_size=physical_batch_size,
         rank=accepted.rank,
+        shares=accepted.shares,
     )
     return Round(accepted, request.round_index, start, plan)
+
+
+def shares_of(job: JobConfig, start: AdapterState, noise_multiplier: float | None, sites: int) -> Shares | None:
+    """The distributed noise of a job that starts from this adapter, among so many sites; None for other jobs.
+
+    Raises:
+        ConfigError: no noise, modulus or scale fits these sizes.
+    """
+    if job.privacy.noise != "distributed" or noise_multiplier is None:
+        return None
+    n_params = largest_update(get_rule(job.federation.rule), start)
+    noise = noise_shares(job, noise_multiplier, n_params=n_params, sites=sites)
+    return Shares(noise, n_params, shares_event(job, noise))
 
 
 def training_plan(
@@ -91,6 +109,7 @@ def training_plan(
     noise_multiplier: float | None,
     physical_batch_size: int,
     rank: int | None = None,
+    shares: Shares | None = None,
 ) -> TrainingPlan:
     """One round's plan at a site of this weight and rank; a pure function of job and roster."""
     training = job.training
@@ -108,4 +127,5 @@ def training_plan(
         proximal_mu=training.proximal_mu,
         lowpass=training.lowpass,
         update_norm_bound=job.federation.update_norm_bound,
+        shared=shares,
     )

@@ -21,8 +21,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from yoriai.client.job import training_plan
+from yoriai.client.plan import TrainingPlan
 from yoriai.client.prepared import PreparedRecords
-from yoriai.client.train import TrainingPlan, train_round
+from yoriai.client.train import train_round
 from yoriai.client.workbench import Workbench
 from yoriai.config import JobConfig
 from yoriai.errors import BudgetError, ConfigError, PolicyError, TrainingError

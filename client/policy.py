@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from pydantic import ValidationError
 
 from yoriai import wire
+from yoriai.client.plan import Shares
 from yoriai.config import JobConfig, PolicySection
 from yoriai.errors import PolicyError, WireError
-from yoriai.privacy.accounting import SampledGaussian, answering, epsilon
+from yoriai.privacy.accounting import Event, SampledGaussian, answering, epsilon
+from yoriai.privacy.noise_shares import all_rounds
 from yoriai.privacy.roster import MAX_WEIGHT, Roster
 from yoriai.privacy.secagg.ranks import thin_ranks
 from yoriai.privacy.wording import terms
@@ -104,8 +106,13 @@ def check_base(site: str, policy: PolicySection, job: JobConfig, offer: wire.Job
             )
 
 
-def round_event(site: str, policy: PolicySection, job: JobConfig, offer: wire.JobOffer) -> SampledGaussian | None:
+def round_event(
+    site: str, policy: PolicySection, job: JobConfig, offer: wire.JobOffer, shares: Shares | None
+) -> Event | None:
     """What one round of the job costs; None without privacy.
+
+    Args:
+        shares: as the site itself works them out from the offer; of distributed noise only.
 
     Raises:
         PolicyError: the job's privacy is not what the site asks for, or not what the job itself states.
@@ -120,6 +127,19 @@ def round_event(site: str, policy: PolicySection, job: JobConfig, offer: wire.Jo
         return None
     if noise is None:
         raise PolicyError(f"site {site}: the job promises noise, and its offer holds none")
+    _check_claim(site, policy, job)
+    if shares is None:
+        event: Event = SampledGaussian(job.training.sampling_rate, noise, job.training.local_steps)
+    else:
+        event = shares.event
+    _check_cost(site, job, event)
+    return event
+
+
+def _check_claim(site: str, policy: PolicySection, job: JobConfig) -> None:
+    """The job protects what this site protects, at a delta that it allows, over a number of steps that can be added
+    up."""
+    privacy = job.privacy
     if privacy.unit != policy.unit:
         raise PolicyError(
             f"site {site}: the job protects another unit than this site does",
@@ -133,14 +153,52 @@ def round_event(site: str, policy: PolicySection, job: JobConfig, offer: wire.Jo
             found=f"{privacy.delta:g}",
             expected=f"at most {policy.delta:g} (policy.delta)",
         )
-    event = SampledGaussian(job.training.sampling_rate, noise, job.training.local_steps)
-    rounds = job.federation.rounds + privacy.spare_rounds
-    if rounds * event.steps > LARGEST_STEPS:
+    rounds, steps = all_rounds(job), job.training.local_steps
+    if rounds * steps > LARGEST_STEPS:
         raise PolicyError(
             f"site {site}: the job has more steps than are accounted for",
-            found=f"{rounds} rounds of {event.steps} steps",
+            found=f"{rounds} rounds of {steps} steps",
             expected=f"at most {LARGEST_STEPS} steps",
         )
+
+
+def check_sharing(site: str, policy: PolicySection, job: JobConfig, offer: wire.JobOffer, rank: int | None) -> None:
+    """What distributed noise asks for beyond a job's own terms.
+
+    Raises:
+        PolicyError: the site's operator does not agree to it, the job counts on the noise of more sites than the
+            operator does, or the sites of the roster are not all alike.
+    """
+    if not policy.allow_distributed_noise:
+        raise PolicyError(
+            f"site {site}: policy forbids jobs whose noise is distributed",
+            remedy='set privacy.noise = "local", or have the site\'s operator allow it '
+            "(policy.allow_distributed_noise)",
+        )
+    if job.privacy.colluding < policy.colluding:
+        raise PolicyError(
+            f"site {site}: the job counts on the noise of too many sites",
+            found=f"privacy.colluding = {job.privacy.colluding}",
+            expected=f"at least {policy.colluding} (policy.colluding)",
+            remedy="raise it; each site's share of the noise grows",
+        )
+    if unequal := sorted({weight for weight in offer.roster.weights.values() if weight != 1}):
+        raise PolicyError(
+            f"site {site}: the roster has weights other than 1, and the noise of every site must count alike",
+            found=f"weight {unequal[0]}",
+            expected="1",
+        )
+    if rank is not None or offer.roster.ranks:
+        raise PolicyError(
+            f"site {site}: distributed noise needs sites that all train the job's rank",
+            found="lower ranks in the roster",
+            remedy='have the roster name none, or set privacy.noise = "local"',
+        )
+
+
+def _check_cost(site: str, job: JobConfig, event: Event) -> None:
+    """The offered noise keeps what the job promises, by this site's own count."""
+    privacy, rounds = job.privacy, all_rounds(job)
     # Absurdly little noise would keep the exact accountants busy for hours, so the cheap bound goes first: on honest
     # offers it is far closer to them than this.
     history, spoke = [(event, rounds)], "rdp"
@@ -155,7 +213,6 @@ def round_event(site: str, policy: PolicySection, job: JobConfig, offer: wire.Jo
             expected=f"at most {privacy.epsilon:g} (privacy.epsilon)",
             remedy="calibrate noise_multiplier to the whole job, spare rounds included",
         )
-    return event
 
 
 def check_delta(site: str, job: JobConfig, units: int) -> None:

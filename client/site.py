@@ -14,12 +14,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from yoriai import wire
-from yoriai.client.job import AcceptedJob, Round, round_of
+from yoriai.client.job import AcceptedJob, Round, round_of, shares_of
 from yoriai.client.personal import PERSONAL_MARK
+from yoriai.client.plan import Shares
 from yoriai.client.policy import (
     check_base,
     check_delta,
     check_membership,
+    check_sharing,
     plain_rank,
     read_job,
     round_event,
@@ -40,7 +42,7 @@ from yoriai.errors import (
     WireError,
     YoriaiError,
 )
-from yoriai.privacy.accounting import SampledGaussian
+from yoriai.privacy.accounting import Event
 from yoriai.privacy.ledger import Ledger
 from yoriai.privacy.randomness import RandomSource, SystemSource
 from yoriai.privacy.round_terms import round_terms
@@ -148,7 +150,8 @@ class Site:
         else:
             raise PolicyError(f"site {self.name}: policy forbids jobs without secure aggregation")
         check_base(self.name, self._policy, job, offer, self._workbench.base.digest)
-        event = round_event(self.name, self._policy, job, offer)
+        shares = self._shares(job, offer, rank)
+        event = round_event(self.name, self._policy, job, offer, shares)
         check_delta(self.name, job, unit_count(self._records.train, job.privacy))
         model = self._workbench.model(job)
         start = AdapterState.from_bytes(offer.payload)
@@ -167,8 +170,16 @@ class Site:
             noise_multiplier=offer.noise_multiplier,
             offer=offer.model_copy(update={"payload": b""}),
             rank=rank,
+            shares=shares,
         )
         return wire.Acceptance(run_id=offer.run_id, site=self.name)
+
+    def _shares(self, job: JobConfig, offer: wire.JobOffer, rank: int | None) -> Shares | None:
+        """The job's distributed noise, if that is its mode and the site agrees to it."""
+        if job.privacy.noise != "distributed":
+            return None
+        check_sharing(self.name, self._policy, job, offer, rank)
+        return shares_of(job, AdapterState.from_bytes(offer.payload), offer.noise_multiplier, len(offer.roster.weights))
 
     def _member(self, offer: wire.JobOffer, round_index: int) -> Member:
         """This site as a party of one round of secure aggregation, as of now."""
@@ -176,7 +187,7 @@ class Site:
             raise PolicyError(f"site {self.name} has no identity in the federation", remedy="enrol the site first")
         return self._identity.member(self.name, self._policy, offer, round_index)
 
-    def _approve(self, run_id: str, event: SampledGaussian, job: JobConfig) -> None:
+    def _approve(self, run_id: str, event: Event, job: JobConfig) -> None:
         """Have the ledger promise the rounds. A run keeps the noise that it began with, or its losses would add up."""
         if any(charge.job_id == run_id and charge.event != event for charge in self._ledger.charges()):
             raise PolicyError(

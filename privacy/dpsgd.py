@@ -12,6 +12,7 @@ not be the live batch size, and a release must return the event that it costs.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -25,6 +26,17 @@ from yoriai.privacy.randomness import RandomSource
 
 Block = tuple[slice, ...]
 """A part of a parameter, one slice an axis; () is all of it."""
+
+
+# Entries of clipped gradients that are handed on at a time, so that the copy stays small beside Opacus' own.
+_ROWS_AT_A_TIME = 1 << 22
+
+
+class Rows(Protocol):
+    """What takes units' clipped gradients one by one, where their sum in floating point is not what is wanted."""
+
+    def add(self, rows: np.ndarray) -> None:
+        """Take in clipped gradients of whole units, (U, n), in the order of `ClippedGradientSum.flat`."""
 
 
 class ClippedGradientSum:
@@ -45,12 +57,19 @@ class ClippedGradientSum:
         clip_norm: bound on one unit's gradient norm; None sums without a bound, and such a sum cannot be released.
         held: block of each parameter that trains; None for all of it. What lies outside is neither counted in a
             unit's norm, nor summed, nor noised. See `held_gradients` for not computing it in the first place.
+        rows: takes the clipped gradients in place of this object's own sum, which then stays zero.
     """
 
     def __init__(
-        self, parameters: Sequence[nn.Parameter], clip_norm: float | None, held: Sequence[Block] | None = None
+        self,
+        parameters: Sequence[nn.Parameter],
+        clip_norm: float | None,
+        held: Sequence[Block] | None = None,
+        *,
+        rows: Rows | None = None,
     ) -> None:
         self._parameters = list(parameters)
+        self._rows = rows
         self._held = [() for _ in self._parameters] if held is None else list(held)
         self._clip_norm = clip_norm
         self._sums = [
@@ -91,7 +110,7 @@ class ClippedGradientSum:
         goes_on = self._open is not None and self._open[0] == names[0]
         self._check_new(names[1:] if goes_on else names)
         if not goes_on:
-            self._close_unit()
+            self.end_unit()
         last = []
         for position, gradient in enumerate(gradients):
             sums = gradient.new_zeros(len(names), *gradient.shape[1:])  # (units, *shape)
@@ -111,8 +130,8 @@ class ClippedGradientSum:
             )
         self._begun.update(names)
 
-    def _close_unit(self) -> None:
-        """Clip and add the unit whose records are all there."""
+    def end_unit(self) -> None:
+        """Clip and add the open unit: all of its records are there. A batch's last one ends with the batch."""
         if self._open is not None:
             _, gradient = self._open
             self._open = None
@@ -125,8 +144,19 @@ class ClippedGradientSum:
             squared = torch.stack([g.flatten(1).square().sum(1) for g in gradients]).sum(0)  # (U,)
             norms = squared.sqrt().double().cpu().numpy()
             factors = torch.from_numpy(clip_factors(norms, self._clip_norm)).to(gradients[0])
+        if self._rows is not None:
+            self._hand_on(self._rows, factors, gradients)
+            return
         for total, gradient in zip(self._sums, gradients, strict=True):
             total.add_(torch.einsum("u,u...->...", factors, torch.nan_to_num(gradient, 0.0, 0.0, 0.0)))
+
+    def _hand_on(self, rows: Rows, factors: Tensor, gradients: Sequence[Tensor]) -> None:
+        """The clipped gradients as flat rows, some units at a time."""
+        at_a_time = max(1, _ROWS_AT_A_TIME // sum(total.numel() for total in self._sums))
+        for first in range(0, len(factors), at_a_time):
+            some = slice(first, first + at_a_time)
+            flat = torch.cat([torch.nan_to_num(g[some], 0.0, 0.0, 0.0).flatten(1) for g in gradients], dim=1)
+            rows.add((flat * factors[some, None]).cpu().numpy())  # (U, n)
 
     @torch.no_grad()
     def add_rows(self, rows: np.ndarray) -> None:
@@ -149,7 +179,7 @@ class ClippedGradientSum:
 
         It ends the batch's last unit.
         """
-        self._close_unit()
+        self.end_unit()
         return torch.cat([total.flatten() for total in self._sums]).cpu().numpy()
 
     def release(

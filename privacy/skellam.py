@@ -22,9 +22,6 @@ from yoriai.errors import ConfigError
 Int64Array: TypeAlias = npt.NDArray[np.int64]
 Uint64Array: TypeAlias = npt.NDArray[np.uint64]
 
-SAMPLER_ERROR = 2.0**-100
-"""Total variation, a draw, between what `SkellamTable.draw` gives and the true Skellam; at most."""
-
 LARGEST_VARIANCE = 2**34
 """A deviation of 131,072: a table of 1.7 million entries, made in some two seconds."""
 
@@ -50,8 +47,8 @@ class WordSource(Protocol):
 class SkellamTable:
     """Inverse-CDF sampler of the symmetric Skellam of a whole variance V.
 
-    Guarantee: a draw's total variation from the true Skellam is at most `SAMPLER_ERROR`. With N the last magnitude of
-    the table, p the true probabilities, and Chernoff's P(X > N) <= 2**-126:
+    Guarantee: a draw's total variation from the true Skellam is at most `events.SAMPLER_ERROR`. With N the last
+    magnitude of the table, p the true probabilities, and Chernoff's P(X > N) <= 2**-126:
 
     * The tails that are cut off hold 2 P(X > N) <= 2**-125.
     * The weights y_k solve the recurrence y_{k-1} = y_{k+1} + (2k/V) y_k of the Bessel functions downwards from

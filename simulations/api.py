@@ -26,9 +26,9 @@ from yoriai.config import JobConfig
 from yoriai.errors import CheckpointError, ConfigError, RoundError
 from yoriai.server.registry import Checkpoint, Registry, write_atomically
 from yoriai.simulations import compare, run_folder
-from yoriai.simulations.check import Fitted, fit
 from yoriai.simulations.experiment import DataSource, Experiment, noise_multiplier, resolve
 from yoriai.simulations.federation import Federation, Outcome, run_federation
+from yoriai.simulations.fitted import Fitted, fit
 from yoriai.simulations.measuring import Measurements, TestBench
 from yoriai.simulations.personal import Personal, PersonalRun, personal_adapters
 from yoriai.simulations.progress import Observer, Silent
@@ -168,7 +168,8 @@ def _open(experiment: Experiment, folder: Path, run_id: str, options: Options, o
     """Load the base and see that job and records fit it, before anything is written."""
     watch = Stopwatch(folder / "seconds.json", sorted(site.name for site in experiment.sites), observer)
     fitted = fit(experiment, watch)
-    noise_multiplier(experiment.job)  # Calibrated here, it is not taken for the coordinator's overhead.
+    # Calibrated here, it is not taken for the coordinator's overhead.
+    noise_multiplier(experiment.job, fitted.n_params, len(experiment.sites))
     watch.lap("load")
     for line in describe(experiment, fitted.workbench, fitted.cut):
         observer.say(line)
@@ -186,6 +187,7 @@ def _run(session: _Session) -> Report:
         roster=session.experiment.roster(),
         folder=session.folder,
         run_id=session.run_id,
+        n_params=session.fitted.n_params,
         engine=session.options.engine,
         noise_seed=session.options.noise_seed,
         observer=watch,

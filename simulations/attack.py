@@ -19,8 +19,9 @@ from typing import Protocol
 import numpy as np
 
 from yoriai.client.job import training_plan
+from yoriai.client.plan import TrainingPlan
 from yoriai.client.records import Record
-from yoriai.client.train import TrainingPlan, train_round
+from yoriai.client.train import train_round
 from yoriai.client.workbench import Workbench
 from yoriai.config import JobConfig, override
 from yoriai.errors import ConfigError

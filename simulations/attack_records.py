@@ -17,11 +17,11 @@ import torch
 from yoriai import wire
 from yoriai.client.records import Record, SiteRecords
 from yoriai.client.workbench import Workbench
-from yoriai.config import JobConfig, override
+from yoriai.config import JobConfig
 from yoriai.errors import RecordError
 from yoriai.privacy.audit import auc, true_positive_rate
 from yoriai.privacy.randomness import RandomSource
-from yoriai.simulations.compare import ALONE
+from yoriai.simulations.compare import alone
 from yoriai.simulations.federation import Federation, run_federation
 from yoriai.simulations.progress import Observer
 from yoriai.strategies.adapter import AdapterState
@@ -82,7 +82,7 @@ def losses(job: JobConfig, workbench: Workbench, found: Candidates, folder: Path
     """Train on the candidates that are in, by the way of a federation with one site, and measure all of them."""
     unit, half = job.training.records_per_weight, len(found.records) / 2
     federation = Federation(
-        job=override(job, ALONE),
+        job=alone(job),
         sites=(SiteRecords(_POOL, tuple(compress(found.records, found.included)), ()),),
         roster=wire.Roster(serial=1, weights={_POOL: max(1, round(half / unit))}),
         folder=folder,

@@ -49,6 +49,10 @@ def rules(
     jobs: Annotated[int, typer.Option(min=1, help="Worker processes, of one thread each.")] = 2,
     layers: Annotated[str, typer.Option(help="Layers with an adapter: all, or last:K.")] = "last:1",
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of each training.")] = 24,
+    noise: Annotated[str, typer.Option("--noise", help="local, or distributed.")] = "local",
+    sites: Annotated[
+        int | None, typer.Option("--sites", min=2, help="Deal the records out to so many sites (Dirichlet 0.5).")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder of the measurements; an old one is gone on with.")
     ] = None,
@@ -67,17 +71,18 @@ def rules(
     from yoriai.simulations.bench_rules.plan import Scale
     from yoriai.simulations.bench_rules.run import Asked, run
     from yoriai.simulations.bench_rules.store import Store
-    from yoriai.simulations.options import epsilon_of
+    from yoriai.simulations.options import epsilon_of, mode_of
     from yoriai.simulations.scenarios import get_scenario
     from yoriai.strategies.rule import get_rule, rule_names
 
     get_scenario(data)
+    shared = mode_of(noise) == "distributed"
     asked = Asked(
         data=data,
-        rules=tuple(get_rule(name).name for name in (rule or rule_names())),
+        rules=tuple(get_rule(name).name for name in (rule or rule_names()) if rule or _goes(name, shared)),
         epsilons=tuple(epsilon_of(text) for text in (epsilon or ["8"])),
         seeds=seeds,
-        scale=Scale(layers=layers, rounds=rounds),
+        scale=Scale(layers=layers, rounds=rounds, noise=noise, sites=sites),
         jobs=jobs,
         say=lambda line: typer.echo(line, err=True),
     )
@@ -97,3 +102,10 @@ def rules(
     console = Console()
     console.print(printed)
     console.print(tables.NOT_COVERED, highlight=False)
+
+
+def _goes(rule: str, shared: bool) -> bool:
+    """Whether a rule can do with the sum that distributed noise leaves."""
+    from yoriai.strategies.rule import get_rule
+
+    return not shared or get_rule(rule).sum_suffices

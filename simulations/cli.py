@@ -36,6 +36,12 @@ Epsilon = Annotated[
         "--epsilon", help='Privacy of the whole job, for one record or owner added or removed: a number, or "none".'
     ),
 ]
+Noise = Annotated[
+    str | None,
+    typer.Option(
+        "--noise", help="local: each site adds all of it. distributed: the sites share it, in the secure sum."
+    ),
+]
 RuleName = Annotated[str | None, typer.Option("--rule", help="Aggregation rule.")]
 Rounds = Annotated[int | None, typer.Option("--rounds", min=1, help="Rounds in the job.")]
 
@@ -61,6 +67,7 @@ def simulate(
     scenario: ScenarioName = None,
     rule: RuleName = None,
     epsilon: Epsilon = None,
+    noise: Noise = None,
     rounds: Rounds = None,
     sites: Sites = None,
     partition: Partition = None,
@@ -108,7 +115,7 @@ def simulate(
                 done = api.simulate(
                     job,
                     data=source,
-                    settings=overrides(rule=rule, epsilon=epsilon, rounds=rounds),
+                    settings=overrides(rule=rule, epsilon=epsilon, rounds=rounds, noise=noise),
                     out=folder,
                     options=api.Options(engine=engine, compare=compare),
                     observer=observer,
@@ -186,6 +193,7 @@ def job_check(
     scenario: ScenarioName = None,
     rule: RuleName = None,
     epsilon: Epsilon = None,
+    noise: Noise = None,
     rounds: Rounds = None,
     sites: Sites = None,
     partition: Partition = None,
@@ -205,7 +213,7 @@ def job_check(
 
     ready = _scenario(scenario, data)
     source = DataSource(data, sites, partition, prompt_field, response_field, seed, ready)
-    settings = overrides(rule=rule, epsilon=epsilon, rounds=rounds)
+    settings = overrides(rule=rule, epsilon=epsilon, rounds=rounds, noise=noise)
     with quiet_libraries(), screen(_console) as observer:
         found = check(loaded, source, settings, observer)
     print_check(found, _console)

@@ -13,15 +13,14 @@ from yoriai import wire
 from yoriai.client.measure import Tally
 from yoriai.client.records import SiteRecords
 from yoriai.client.workbench import Workbench
-from yoriai.config import override
+from yoriai.config import JobConfig, override
 from yoriai.simulations.federation import Federation, run_federation
 from yoriai.simulations.measuring import Measurements, SiteTallies, TestBench
 
 # The comparison that is made last, with privacy or without.
 LAST = "central_no_privacy"
 _POOL = "all"
-# One site alone has nobody to hide among, and nothing of these trainings leaves the simulation.
-ALONE = {
+_ALONE = {
     "federation.min_sites": 1,
     "federation.participation": 1.0,
     "secure_aggregation.enabled": False,
@@ -40,6 +39,12 @@ class Comparison:
     federations: tuple[tuple[Federation, tuple[str, ...]], ...]
 
 
+def alone(job: JobConfig) -> JobConfig:
+    """The job at one site, which has nobody to hide among or to share noise with. Nothing of it is released."""
+    shares = job.privacy.noise == "distributed"
+    return override(job, {**_ALONE, "privacy.noise": "local"} if shares else _ALONE)
+
+
 def comparisons(federation: Federation) -> Iterator[Comparison]:
     """The trainings to compare a private federation with; without privacy only those that have none either."""
     folder = federation.folder / "compare"
@@ -47,12 +52,12 @@ def comparisons(federation: Federation) -> Iterator[Comparison]:
     private = federation.job.privacy.noise != "none"
     pooled = _pooled(federation, folder / "central")
     yield Comparison("local", tuple((_alone(federation, site, folder), (site.name,)) for site in federation.sites))
+    if federation.job.privacy.noise == "distributed":
+        yield Comparison("federated_local_noise", ((_with_noise(federation, "local", folder), everyone),))
     if private:
-        yield Comparison(
-            "federated_no_privacy", ((_without_privacy(federation, folder / "federated_no_privacy"), everyone),)
-        )
+        yield Comparison("federated_no_privacy", ((_with_noise(federation, "none", folder), everyone),))
         yield Comparison("central", ((pooled, everyone),))
-    yield Comparison(LAST, ((_without_privacy(pooled, folder / "central_no_privacy"), everyone),))
+    yield Comparison(LAST, ((_with_noise(pooled, "none", folder, LAST), everyone),))
 
 
 def measure(comparison: Comparison, bench: TestBench, workbench: Workbench, kept: Measurements) -> SiteTallies:
@@ -76,7 +81,7 @@ def _alone(federation: Federation, site: SiteRecords, folder: Path) -> Federatio
     """One site with its own noise, its own records and as many steps as the federation took."""
     return replace(
         federation,
-        job=override(federation.job, ALONE),
+        job=alone(federation.job),
         sites=(site,),
         roster=wire.Roster(serial=1, weights={site.name: federation.roster.weights[site.name]}),
         folder=folder / f"local-{site.name}",
@@ -90,7 +95,7 @@ def _pooled(federation: Federation, folder: Path) -> Federation:
     pool = SiteRecords(_POOL, tuple(record for site in federation.sites for record in site.train), ())
     return replace(
         federation,
-        job=override(federation.job, ALONE),
+        job=alone(federation.job),
         sites=(pool,),
         roster=wire.Roster(serial=1, weights={_POOL: sum(federation.roster.weights.values())}),
         folder=folder,
@@ -99,11 +104,12 @@ def _pooled(federation: Federation, folder: Path) -> Federation:
     )
 
 
-def _without_privacy(federation: Federation, folder: Path) -> Federation:
+def _with_noise(federation: Federation, noise: str, folder: Path, name: str = "") -> Federation:
+    """The same federation with another noise; its name is that of its folder."""
     return replace(
         federation,
-        job=override(federation.job, {"privacy.noise": "none"}),
-        folder=folder,
+        job=override(federation.job, {"privacy.noise": noise}),
+        folder=folder / (name or {"none": "federated_no_privacy", "local": "federated_local_noise"}[noise]),
         engine="inprocess",
         on_round=None,
     )

@@ -16,13 +16,13 @@ from yoriai.client.secure import SiteIdentity
 from yoriai.client.site import Site, SiteHooks
 from yoriai.client.workbench import Workbench
 from yoriai.config import JobConfig, PolicySection, SiteConfig
-from yoriai.privacy.accounting import SampledGaussian, epsilon
+from yoriai.privacy.accounting import Event, epsilon
 from yoriai.privacy.ledger import Ledger
+from yoriai.privacy.noise_shares import all_rounds
 from yoriai.privacy.randomness import RandomSource, SeededSource, SystemSource
 from yoriai.privacy.roster import RosterMemory
 from yoriai.privacy.secagg.shamir import Entropy
 from yoriai.simulations.consortium import Consortium
-from yoriai.simulations.experiment import noise_multiplier
 
 _LOG = logging.getLogger(__name__)
 
@@ -33,6 +33,7 @@ class SiteSpec:
 
     Attributes:
         ledger_path: the site's ledger; kept with the run, so that a resumed run goes on charging it.
+        event: what a round of the job costs; None without privacy.
         consortium: folder of the site's key and certificate; None without secure aggregation.
         noise_seed: tests only; makes sampling, noise and keys repeatable and so voids every guarantee.
     """
@@ -40,6 +41,7 @@ class SiteSpec:
     job: JobConfig
     records: SiteRecords
     ledger_path: Path
+    event: Event | None = None
     consortium: Path | None = None
     noise_seed: bytes | None = None
 
@@ -53,20 +55,19 @@ class SiteSpec:
             min_sites=self.job.federation.min_sites,
             rules=(self.job.federation.rule,),
             allow_plain_updates=not self.job.secure_aggregation.enabled,
+            allow_distributed_noise=privacy.noise == "distributed",
+            colluding=privacy.colluding,
             allow_no_privacy=privacy.noise == "none",
         )
         return SiteConfig(name=self.records.name, policy=policy)
 
     def epsilon_budget(self) -> float:
         """The job's epsilon or, with a personal adapter, what the ledger makes of both: it adds trainings up by RDP."""
-        privacy, training = self.job.privacy, self.job.training
+        privacy = self.job.privacy
         own = personal_event(self.job)
-        noise = None if own is None else noise_multiplier(self.job)
-        if own is None or noise is None:
+        if own is None or self.event is None:
             return privacy.epsilon
-        shared = SampledGaussian(training.sampling_rate, noise, training.local_steps)
-        rounds = self.job.federation.rounds + privacy.spare_rounds
-        return max(privacy.epsilon, epsilon([(shared, rounds), own], privacy.delta, "rdp"))
+        return max(privacy.epsilon, epsilon([(self.event, all_rounds(self.job)), own], privacy.delta, "rdp"))
 
     def randomness(self, run_id: str, round_index: int) -> RandomSource:
         """The source for one round. A seeded one does not depend on the run's id, which differs from run to run."""

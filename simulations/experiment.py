@@ -21,8 +21,10 @@ from yoriai.client.data import (
 from yoriai.client.units import owner_units, unit_count
 from yoriai.config import JobConfig, override
 from yoriai.errors import ConfigError, RecordError
-from yoriai.privacy.accounting import Accountant, SampledGaussian, answering, calibrate
+from yoriai.privacy.accounting import Accountant, Event, answering
+from yoriai.privacy.noise_shares import BATCH_FACTOR, all_rounds
 from yoriai.privacy.roster import MAX_WEIGHT
+from yoriai.privacy.round_noise import calibrated, round_event
 from yoriai.simulations.report import Data
 from yoriai.simulations.scenarios import DEFAULT, get_scenario
 from yoriai.strategies.fit import check_fit
@@ -70,7 +72,12 @@ class Experiment:
     labels_from_records: bool
 
     def roster(self) -> wire.Roster:
-        """Weights by training.records_per_weight, in records or owners, so that exact counts stay at the sites."""
+        """Weights by training.records_per_weight, in records or owners, so that exact counts stay at the sites.
+
+        With distributed noise every site's is 1, for their shares must count alike.
+        """
+        if self.job.privacy.noise == "distributed":
+            return wire.Roster(serial=1, weights={site.name: 1 for site in self.sites})
         unit, counts = self.job.training.records_per_weight, self.unit_counts()
         weights = {name: max(1, round(count / unit)) for name, count in counts.items()}
         if max(weights.values()) > MAX_WEIGHT:
@@ -114,10 +121,13 @@ def resolve(job: JobConfig | None, source: DataSource, settings: Mapping[str, ob
     _check_sites(sites)
     if job is None:
         job = get_scenario(source.scenario).job() if source.path is None else _job_for(source.path, sites)
-    job = override(job, settings or {})
+        job = _sized(_overridden(job, settings or {}), sites)
+    else:
+        job = _overridden(job, settings or {})
     check_fit(job)  # An unknown rule is one of its faults.
     _check_owners(job, sites)
     _check_delta(job, sites)
+    _check_batch(job, sites)
     if len(sites) < job.federation.min_sites:
         raise ConfigError(
             "federation.min_sites is above the number of sites",
@@ -129,29 +139,24 @@ def resolve(job: JobConfig | None, source: DataSource, settings: Mapping[str, ob
     return Experiment(job, sites, data, reason, labels_from_records)
 
 
-def noise_multiplier(job: JobConfig) -> float | None:
+def noise_multiplier(job: JobConfig, n_params: int = 0, sites: int = 0) -> float | None:
     """The least noise with which all rounds, the spare ones too, stay within the job's epsilon.
 
-    None without privacy.
+    None without privacy. Sizes are those of `round_noise.calibrated`, and bear on distributed noise only.
     """
-    if job.privacy.noise == "none":
-        return None
-    return calibrate(
-        epsilon=job.privacy.epsilon,
-        delta=job.privacy.delta,
-        sampling_rate=job.training.sampling_rate,
-        steps=(job.federation.rounds + job.privacy.spare_rounds) * job.training.local_steps,
-        accountant=job.privacy.accountant,
-    )
+    return calibrated(job, n_params=n_params, sites=sites)
 
 
-def accountant_of(job: JobConfig) -> Accountant | None:
+def event_of(job: JobConfig, n_params: int = 0, sites: int = 0) -> Event | None:
+    """What one round costs at that noise; None without privacy."""
+    return round_event(job, noise_multiplier(job, n_params, sites), n_params=n_params, sites=sites)
+
+
+def accountant_of(job: JobConfig, event: Event | None) -> Accountant | None:
     """The accountant that speaks of the whole job, its spare rounds included; None without privacy."""
-    if (noise := noise_multiplier(job)) is None:
+    if event is None:
         return None
-    event = SampledGaussian(job.training.sampling_rate, noise, job.training.local_steps)
-    rounds = job.federation.rounds + job.privacy.spare_rounds
-    return answering([(event, rounds)], job.privacy.delta, job.privacy.accountant)
+    return answering([(event, all_rounds(job))], job.privacy.delta, job.privacy.accountant)
 
 
 def _read(source: DataSource) -> tuple[tuple[SiteRecords, ...], Data]:
@@ -248,6 +253,36 @@ def _check_delta(job: JobConfig, sites: Sequence[SiteRecords]) -> None:
             found=f"{job.privacy.delta:g}",
             expected=f"below {bound:.3g}",
             remedy="lower privacy.delta",
+        )
+
+
+def _overridden(job: JobConfig, settings: Mapping[str, object]) -> JobConfig:
+    """The job with these settings; an epsilon for a job without noise asks for some."""
+    noise = {"privacy.noise": "local"} if "privacy.epsilon" in settings and job.privacy.noise == "none" else {}
+    return override(job, {**noise, **settings})
+
+
+def _sized(job: JobConfig, sites: Sequence[SiteRecords]) -> JobConfig:
+    """Defaults for distributed noise among these sites: nobody is missing, and all stand for the mean number."""
+    if job.privacy.noise != "distributed":
+        return job
+    units = sum(unit_count(site.train, job.privacy) for site in sites)
+    mean = max(1, round(units / len(sites)))
+    return override(job, {"federation.min_sites": len(sites), "training.records_per_weight": mean})
+
+
+def _check_batch(job: JobConfig, sites: Sequence[SiteRecords]) -> None:
+    """The words of the secure sum are as wide as the batches that the job announces."""
+    if job.privacy.noise != "distributed":
+        return
+    mean = sum(unit_count(site.train, job.privacy) for site in sites) / len(sites)
+    unit = job.training.records_per_weight
+    if mean > BATCH_FACTOR * unit:
+        raise ConfigError(
+            "training.records_per_weight is too small: with distributed noise it is what a site has on average",
+            found=str(unit),
+            expected=f"about {mean:.0f}",
+            remedy="raise it; the words of the secure sum follow it",
         )
 
 

@@ -14,7 +14,7 @@ from yoriai.server.coordinator import Coordinator, Transport, last_checkpoint
 from yoriai.server.registry import Checkpoint, Registry
 from yoriai.simulations.consortium import Consortium
 from yoriai.simulations.engines import InProcessTransport, SiteSpec
-from yoriai.simulations.experiment import noise_multiplier
+from yoriai.simulations.experiment import event_of, noise_multiplier
 from yoriai.simulations.progress import Observer, Silent, refusal_lines
 from yoriai.strategies.rule import get_rule
 
@@ -24,6 +24,7 @@ class Federation:
     """A federated training that can be run, or resumed, in a folder.
 
     Attributes:
+        n_params: entries that a site sends in a round, at most; needed where noise is distributed.
         engine: `inprocess` or `flower`.
         noise_seed: tests only; see SiteSpec.
         on_round: called after each stored round.
@@ -35,11 +36,28 @@ class Federation:
     roster: wire.Roster
     folder: Path
     run_id: str
+    n_params: int = 0
     engine: str = "inprocess"
     noise_seed: bytes | None = None
     observer: Observer = field(default_factory=Silent)
     on_round: Callable[[Checkpoint], None] | None = None
     on_replies: Callable[[str, Mapping[str, bytes]], None] | None = None
+
+    @property
+    def noise_multiplier(self) -> float | None:
+        """As calibrated; None without privacy."""
+        return noise_multiplier(self.job, self.n_params, len(self.roster.weights))
+
+    def spec(self, site: SiteRecords, consortium: Consortium | None = None) -> SiteSpec:
+        """What one of its sites is made from."""
+        return SiteSpec(
+            self.job,
+            site,
+            self.folder / "ledgers" / f"{site.name}.sqlite",
+            event=event_of(self.job, self.n_params, len(self.roster.weights)),
+            consortium=consortium.folder if consortium else None,
+            noise_seed=self.noise_seed,
+        )
 
 
 @dataclass(frozen=True)
@@ -69,16 +87,7 @@ def run_federation(federation: Federation, workbench: Workbench) -> Outcome:
     """
     job, registry = federation.job, Registry(federation.folder)
     consortium = _consortium(federation)
-    specs = {
-        site.name: SiteSpec(
-            job,
-            site,
-            federation.folder / "ledgers" / f"{site.name}.sqlite",
-            consortium=consortium.folder if consortium else None,
-            noise_seed=federation.noise_seed,
-        )
-        for site in federation.sites
-    }
+    specs = {site.name: federation.spec(site, consortium) for site in federation.sites}
     base_digest = workbench.base.digest
     checkpoint = last_checkpoint(registry, job_digest(job, base_digest), federation.run_id)
     seconds: dict[str, float] = {}
@@ -91,7 +100,7 @@ def run_federation(federation: Federation, workbench: Workbench) -> Outcome:
                 job,
                 federation.roster,
                 base_digest=base_digest,
-                noise_multiplier=noise_multiplier(job),
+                noise_multiplier=federation.noise_multiplier,
                 rule=get_rule(job.federation.rule),
                 transport=transport,
                 registry=registry,

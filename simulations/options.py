@@ -4,12 +4,16 @@ from typing import Any
 
 from yoriai.errors import ConfigError
 
+_NOISY = ("local", "distributed")
 
-def overrides(*, rule: str | None, epsilon: str | None, rounds: int | None) -> dict[str, object]:
+
+def overrides(
+    *, rule: str | None, epsilon: str | None, rounds: int | None, noise: str | None = None
+) -> dict[str, object]:
     """Settings by dotted key from the options that were given.
 
     Raises:
-        ConfigError: epsilon is neither a number nor "none".
+        ConfigError: epsilon is neither a number nor "none", or the noise is no mode or does not go with it.
     """
     settings: dict[str, Any] = {}
     if rule is not None:
@@ -18,9 +22,23 @@ def overrides(*, rule: str | None, epsilon: str | None, rounds: int | None) -> d
         settings["federation.rounds"] = rounds
     if epsilon is not None:
         wanted = epsilon_of(epsilon)
-        private = {"privacy.noise": "local", "privacy.epsilon": wanted}
-        settings |= {"privacy.noise": "none"} if wanted is None else private
+        settings |= {"privacy.noise": "none"} if wanted is None else {"privacy.epsilon": wanted}
+    if noise is not None:
+        if settings.get("privacy.noise") == "none":
+            raise ConfigError("--noise with --epsilon none: there is none to share", remedy="leave one of them out")
+        settings["privacy.noise"] = mode_of(noise)
     return settings
+
+
+def mode_of(noise: str) -> str:
+    """A mode of noise as it stands on the command line.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    if noise not in _NOISY:
+        raise ConfigError("--noise", found=noise, expected=" or ".join(_NOISY))
+    return noise
 
 
 def epsilon_of(text: str) -> float | None:

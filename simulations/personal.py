@@ -79,12 +79,7 @@ def personal_adapters(run: PersonalRun, kept: Measurements) -> Personal:
         if site.name in run.outcome.refused:
             without[site.name] = "it took no part in the job"
             continue
-        spec = SiteSpec(
-            job,
-            site,
-            run.federation.folder / "ledgers" / f"{site.name}.sqlite",
-            noise_seed=run.federation.noise_seed,
-        )
+        spec = run.federation.spec(site)
         try:
             own = _stored_or_trained(run, spec)
         except (RefusedError, TrainingError) as error:

@@ -24,6 +24,7 @@ TRAININGS: Final = (
     "base",
     "local",
     "federated",
+    "federated_local_noise",
     "federated_no_privacy",
     "central",
     "central_no_privacy",
@@ -95,10 +96,22 @@ class Data(_Part):
 
 
 class Privacy(_Part):
-    noise: Literal["local", "none"]
+    noise: Literal["local", "distributed", "none"]
+    honest_shares: Count | None = Field(
+        default=None,
+        description="Distributed noise: sites of a round whose shares of the noise make up the whole, so that any "
+        "others may leave theirs out; null in the other modes.",
+    )
+    colluding: Count | None = Field(
+        default=None, description="Distributed noise: sites of a round that are not counted on; null otherwise."
+    )
     epsilon_target: Amount | None = Field(default=None, description="Epsilon that the whole job was calibrated to.")
     delta: Share | None = None
-    noise_multiplier: Amount | None = Field(default=None, description="Noise standard deviation over the clip norm.")
+    noise_multiplier: Amount | None = Field(
+        default=None,
+        description="Noise standard deviation over the clip norm; "
+        "of the honest shares together where noise is distributed.",
+    )
     clip_norm: Amount | None = Field(default=None, description="Largest L2 norm of one unit's gradient.")
     sampling_rate: Share
     steps: Count = Field(description="Noised steps at one site over the whole job.")
@@ -113,8 +126,10 @@ class Privacy(_Part):
     def _noise_is_described(self) -> Self:
         needed = ("epsilon_target", "delta", "noise_multiplier", "clip_norm", "accountant")
         missing = [name for name in needed if getattr(self, name) is None]
-        if self.noise == "local" and missing:
-            raise ValueError(f"local noise without {', '.join(missing)}")
+        if self.noise != "none" and missing:
+            raise ValueError(f"{self.noise} noise without {', '.join(missing)}")
+        if (self.noise == "distributed") != (self.honest_shares is not None and self.colluding is not None):
+            raise ValueError("honest_shares and colluding go with distributed noise, and with no other")
         if self.noise == "none" and self.epsilon_target is not None:
             raise ValueError("epsilon_target must be null when there is no noise: nothing is guaranteed")
         return self
@@ -257,7 +272,7 @@ class Report(_Part):
         names = [site.name for site in self.sites]
         if len(set(names)) != len(names):
             raise ValueError("two sites have the same name")
-        private = self.privacy.noise == "local"
+        private = self.privacy.noise != "none"
         if wrong := [site.name for site in self.sites if (site.epsilon is not None) != private]:
             raise ValueError(f"epsilon of {', '.join(wrong)} does not go with noise = {self.privacy.noise}")
         for site in self.sites:

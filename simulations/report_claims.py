@@ -27,6 +27,7 @@ LABELS: Final = {
     "base": "base before",
     "local": "each site alone",
     "federated": "federated",
+    "federated_local_noise": "federated, local noise",
     "federated_no_privacy": "federated, no privacy",
     "central": "all at one place",
     "central_no_privacy": "all at one place, no privacy",
@@ -144,7 +145,7 @@ def _comparison_claims(report: Report, metric: Metric, federated: Score) -> list
     outcomes = {"gain": "the federation is better", "loss": "the federation is worse", "open": "no difference is shown"}
     outcomes["unmeasured"] = "no interval is known, so no difference is claimed"
     sentences = []
-    for training in ("local", "central", "federated_no_privacy", "central_no_privacy"):
+    for training in ("local", "federated_local_noise", "central", "federated_no_privacy", "central_no_privacy"):
         if (other := report.overall.get(training)) is not None:
             values = f"{LABELS[training]} {_shown(metric, other)}, federated {_shown(metric, federated)}"
             sentences.append(f"Compared: {values}: {outcomes[verdict(other, federated)]}.")

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import JsonValue
 
 from yoriai.privacy.wording import accountant_name, terms
-from yoriai.simulations.report import PERSONAL, TRAININGS, Paired, Report, Score
+from yoriai.simulations.report import PERSONAL, TRAININGS, Paired, Privacy, Report, Score
 from yoriai.simulations.report_claims import CLAIM_KINDS, LABELS, Metric, Verdict, claims, main_metric, verdict
 from yoriai.simulations.report_figures import Drawing, draw
 
@@ -111,9 +111,21 @@ def meanings(report: Report, metric: Metric) -> tuple[str, str, str]:
         measure,
         f"{bound}: smaller protects more, {spent:.2f} is the most that any site spent over the whole job, and delta "
         f"({small_text(report.privacy.delta or 0.0)}) is the small slack in probability that it allows.",
+        f"{_against(report.privacy)}; it covers one {covered} at one site, and costs add up where several sites hold "
+        f"the same {unit} or later jobs use it again.",
+    )
+
+
+def _against(privacy: Privacy) -> str:
+    """Against whom the bound holds."""
+    if privacy.noise == "distributed":
+        return (
+            "The sites shared the noise, so the bound holds for whoever sees no more than the opened sums, and against "
+            f"the coordinator together with up to {privacy.colluding} of a round's sites"
+        )
+    return (
         "Each site added its own noise before any update left it, so the bound holds against the coordinator and the "
-        f"other sites too; it covers one {covered} at one site, and costs add up where several sites hold the "
-        f"same {unit} or later jobs use it again.",
+        "other sites too"
     )
 
 

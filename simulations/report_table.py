@@ -40,7 +40,7 @@ def print_report(report: Report, console: Console, files: Sequence[Path] = ()) -
     parts.append(Text(_legend(report, metric), style="dim"))
     if own := personal_table(report, metric):
         parts += [Text(), own]
-        if report.privacy.noise == "local":
+        if report.privacy.noise != "none":
             parts.append(Text(_personal_legend(report), style="dim"))
     if extra := comparison_table(report, metric):
         parts += [Text(), extra]
@@ -126,7 +126,7 @@ def _clock(seconds: float) -> str:
 def _legend(report: Report, metric: Metric) -> str:
     less = "" if metric.more_is_better else " (less is better)"
     text = f"{metric.label}{less} on each site's test records"
-    if report.privacy.noise == "local":
+    if report.privacy.noise != "none":
         told = terms(report.privacy.unit, report.privacy.accountant)
         text = f"{text}; epsilon {told}; that of all sites is the largest of any"
     outcomes = [verdict(site.base, site.federated, site.paired) for site in report.sites]
@@ -140,7 +140,7 @@ def personal_table(report: Report, metric: Metric) -> Table | None:
         return None
     table = Table(box=_RULED, padding=(0, 0, 0, 1), pad_edge=False, show_edge=False)
     table.add_column("site", overflow="fold", vertical="bottom")
-    private = report.privacy.noise == "local"
+    private = report.privacy.noise != "none"
     prices = [("eps job", "job"), ("eps own", "own"), ("eps both", "together")] if private else []
     columns = [("federated", "federated"), ("personal", "personal"), ("change", "change")]
     columns += [("gained", "gained"), ("lost", "lost"), *prices]

@@ -12,9 +12,10 @@ from yoriai.client import assets
 from yoriai.client.measure import Tally
 from yoriai.client.units import owner_name
 from yoriai.client.workbench import Workbench
+from yoriai.privacy.noise_shares import honest_shares
 from yoriai.privacy.wording import adjacency
 from yoriai.server.registry import RoundRecord
-from yoriai.simulations.experiment import Experiment, accountant_of, noise_multiplier
+from yoriai.simulations.experiment import Experiment, accountant_of, event_of, noise_multiplier
 from yoriai.simulations.federation import Outcome
 from yoriai.simulations.measuring import Measurements, TestBench, paired, score, together
 from yoriai.simulations.personal import Personal
@@ -31,7 +32,8 @@ from yoriai.simulations.report import (
     SiteReport,
     Task,
 )
-from yoriai.strategies.rule import get_rule
+from yoriai.strategies.adapter import AdapterState
+from yoriai.strategies.rule import get_rule, largest_update
 
 _METRICS = {
     "classify": ("accuracy", "macro_f1", "loss"),
@@ -93,7 +95,7 @@ def build_report(
         base=base_of(workbench),
         data=experiment.data,
         job=job.model_dump(mode="json", by_alias=True),
-        privacy=_privacy(experiment),
+        privacy=_privacy(experiment, outcome.checkpoint.adapter),
         overall=_overall(experiment, measured),
         paired=paired(_all(kept, "base"), _all(kept, "federated")),
         paired_personal=paired(_all(kept, "federated"), _all(kept, PERSONAL)) if PERSONAL in kept else None,
@@ -115,7 +117,7 @@ def base_of(workbench: Workbench) -> Base:
     return Base(name=base.name, digest=base.digest, licence="see its source", source=base.name)
 
 
-def _privacy(experiment: Experiment) -> Privacy:
+def _privacy(experiment: Experiment, adapter: AdapterState) -> Privacy:
     job = experiment.job
     steps = job.federation.rounds * job.training.local_steps
     masked = job.secure_aggregation.enabled
@@ -128,17 +130,21 @@ def _privacy(experiment: Experiment) -> Privacy:
             adjacency=adjacency(job.privacy.unit),
             secure_aggregation=masked,
         )
+    shares = job.privacy.noise == "distributed"
+    sizes = (largest_update(get_rule(job.federation.rule), adapter), len(experiment.sites))
     return Privacy(
-        noise="local",
+        noise=job.privacy.noise,
+        honest_shares=honest_shares(job) if shares else None,
+        colluding=job.privacy.colluding if shares else None,
         epsilon_target=job.privacy.epsilon,
         delta=job.privacy.delta,
-        noise_multiplier=noise_multiplier(job),
+        noise_multiplier=noise_multiplier(job, *sizes),
         unit=job.privacy.unit,
         adjacency=adjacency(job.privacy.unit),
         clip_norm=job.privacy.clip_norm,
         sampling_rate=job.training.sampling_rate,
         steps=steps,
-        accountant=accountant_of(job),
+        accountant=accountant_of(job, event_of(job, *sizes)),
         secure_aggregation=masked,
     )
 

@@ -13,11 +13,7 @@ def budget_used_up(federation: Federation) -> BudgetError | None:
         return None
     checkpoint = Registry(federation.folder).load()
     done = checkpoint.next_round if checkpoint else 0
-    spent = [
-        site.name
-        for site in federation.sites
-        if not _can_pay(federation, SiteSpec(job, site, federation.folder / "ledgers" / f"{site.name}.sqlite"), done)
-    ]
+    spent = [site.name for site in federation.sites if not _can_pay(federation, federation.spec(site), done)]
     if len(federation.sites) - len(spent) >= job.federation.min_sites:
         return None
     return BudgetError(

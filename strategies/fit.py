@@ -11,13 +11,12 @@ from yoriai.config_faults import all_faults
 from yoriai.errors import ConfigError
 from yoriai.strategies import robust
 from yoriai.strategies.factors import FEATURE_AXIS
-from yoriai.strategies.rule import EachRule, SumRule, built_in_rules, get_rule
+from yoriai.strategies.rule import CYCLE, EachRule, SumRule, built_in_rules, get_rule
 
 AnyRule = SumRule | EachRule
 
 _PLAIN = "set secure_aggregation.enabled = false"
 _SECOND_MOMENTS = frozenset({"adam", "yogi"})
-_CYCLE = 2  # The trained factors of every rule recur after at most as many rounds.
 
 
 def check_fit(job: JobConfig) -> None:
@@ -34,7 +33,15 @@ def check_fit(job: JobConfig) -> None:
     else:
         for check in (_hidden_updates, _optimizer, _whole_steps, _one_aggregation, _features):
             faults += check(job, rule)
-    for check_settings in (_aggregation_in_the_open, _enough_updates, _proximal, _two_to_hide, _owners_only):
+    for check_settings in (
+        _aggregation_in_the_open,
+        _enough_updates,
+        _proximal,
+        _two_to_hide,
+        _owners_only,
+        _one_noised_sum,
+        _honest_shares,
+    ):
         faults += check_settings(job)
     if faults:
         raise all_faults("settings that do not go together", faults)
@@ -175,13 +182,49 @@ def _owners_only(job: JobConfig) -> Iterator[ConfigError]:
         )
 
 
+def _one_noised_sum(job: JobConfig) -> Iterator[ConfigError]:
+    """With distributed noise a site's clipped gradients carry a share of the noise only, until the secure sum is open:
+    nothing else may be made of them before, and nothing but that sum may be seen."""
+    if job.privacy.noise != "distributed":
+        return
+    training, federation = job.training, job.federation
+    for setting, found, expected in (
+        ("secure_aggregation.enabled", job.secure_aggregation.enabled, True),
+        ("training.local_steps", training.local_steps, 1),
+        ("training.optimizer", training.optimizer, "sgd"),
+        ("training.lowpass", training.lowpass, False),
+        ("federation.update_norm_bound", federation.update_norm_bound, None),
+    ):
+        if found != expected:
+            left_out = expected is None
+            yield ConfigError(
+                f'{setting} with privacy.noise = "distributed": a round is one sum of clipped gradients, and its noise '
+                "is whole only when the sum is opened",
+                found=str(found),
+                expected="none" if left_out else str(expected),
+                remedy=f'{"leave it out" if left_out else "set that"}, or set privacy.noise = "local"',
+            )
+
+
+def _honest_shares(job: JobConfig) -> Iterator[ConfigError]:
+    """Somebody's share must count."""
+    least, colluding = job.federation.min_sites, job.privacy.colluding
+    if job.privacy.noise == "distributed" and least <= colluding:
+        yield ConfigError(
+            "distributed noise has no share that counts: as many sites as make a round may collude",
+            found=f"federation.min_sites = {least}, privacy.colluding = {colluding}",
+            expected="federation.min_sites above privacy.colluding",
+            remedy="raise the first or lower the second",
+        )
+
+
 def _steps_are_whole(rule: AnyRule) -> bool:
     return tuple(rule.server_optimizers) == ("none",)
 
 
 def _without_features(rule: AnyRule) -> tuple[str, ...]:
     """The factors without a feature axis that the rule trains in some round, sorted."""
-    trained = {factor for round_index in range(_CYCLE) for factor in rule.trainable(round_index)}
+    trained = {factor for round_index in range(CYCLE) for factor in rule.trainable(round_index)}
     return tuple(sorted(trained - FEATURE_AXIS.keys()))
 
 

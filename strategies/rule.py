@@ -30,6 +30,8 @@ from yoriai.strategies.server_opt import KINDS
 
 GROUP = "yoriai.rules"
 FACTORS = ("A", "B", "R", "U", "W")
+CYCLE = 2
+"""The trained factors of every rule recur after at most as many rounds."""
 
 
 class Rule(Protocol):
@@ -162,6 +164,11 @@ def get_rule(name: str) -> SumRule | EachRule:
         expected=f"one of {', '.join(rule_names())}",
         remedy=f'did you mean "{nearest[0]}"?' if nearest else "",
     )
+
+
+def largest_update(rule: Rule, state: AdapterState) -> int:
+    """Entries that a site sends in a round of this rule, at most."""
+    return max(state.select(rule.trainable(index)).size_bytes // 4 for index in range(CYCLE))
 
 
 def _from_outside(name: str, claims: tuple[EntryPoint, ...]) -> SumRule | EachRule:

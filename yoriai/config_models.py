@@ -117,10 +117,19 @@ class TrainingSection(Table):
 class PrivacySection(Table):
     """Differential privacy, enforced at each site before anything leaves it."""
 
-    noise: Literal["local", "none"] = Field(
+    noise: Literal["local", "distributed", "none"] = Field(
         default="local",
-        description="local: each site adds noise enough for the whole guarantee by itself. none: no differential "
-        "privacy; epsilon and delta are ignored, and a site takes part only if its policy allows it.",
+        description="local: each site adds noise enough for the whole guarantee by itself, and trusts nobody. "
+        "distributed: each site adds a share of it within the secure sum, so that the sum carries about as much as one "
+        "site would add; it holds as long as at most `colluding` sites work together with the coordinator. none: no "
+        "differential privacy; epsilon and delta are ignored. Sites take part in the last two only if their policy "
+        "allows it.",
+    )
+    colluding: Count = Field(
+        default=1,
+        description="For distributed noise: sites that may work together with the coordinator, or add no noise, at "
+        "most. Each share is sized so that federation.min_sites less these add up to the whole noise. At least 1, for "
+        "every site knows its own share.",
     )
     epsilon: float = Field(
         default=8.0,
@@ -152,9 +161,10 @@ class PrivacySection(Table):
         default=1,
         description="Rounds that may be repeated after an interruption, in all; noise is calibrated for them too.",
     )
-    accountant: Literal["pld", "prv"] = Field(
+    accountant: Literal["pld", "prv", "rdp"] = Field(
         default="pld",
-        description="How losses add up: by privacy loss distributions (pld) or privacy loss random variables (prv).",
+        description="How losses add up: by privacy loss distributions (pld), privacy loss random variables (prv), or "
+        "Rényi divergences (rdp), which ask for a little more noise. Distributed noise is always added up by the last.",
     )
 
 

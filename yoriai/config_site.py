@@ -38,6 +38,17 @@ class PolicySection(Table):
     allow_plain_updates: bool = Field(
         default=False, description="Whether this site takes part in jobs without secure aggregation."
     )
+    allow_distributed_noise: bool = Field(
+        default=False,
+        description="Whether this site takes part in jobs whose noise is shared among the sites. Its records are then "
+        "protected by the others' shares as well: the guarantee holds as long as no more than `colluding` of a round's "
+        "sites leave theirs out or give them away.",
+    )
+    colluding: Count = Field(
+        default=1,
+        description="With distributed noise: sites of a round that this site does not count on, itself included. Jobs "
+        "that count on more are refused.",
+    )
     allow_no_privacy: bool = Field(
         default=False,
         description="Whether this site takes part in jobs without differential privacy. In those a coordinator that "

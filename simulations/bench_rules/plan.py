@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Final
 
+from yoriai.client.records import SiteRecords
 from yoriai.config import JobConfig, override
 from yoriai.simulations.scenarios import get_scenario
 from yoriai.strategies.rule import get_rule
@@ -19,6 +20,7 @@ LAST_TRIALS: Final = 2
 CLIP_NORMS: Final = (0.3, 3.0)
 BETWEEN: Final = (0.56, 1.8)
 LORA_RANK, CORE_RANK = 8, 32
+FEDERATED_LOCAL: Final = "federated_local_noise"
 
 # By whether the rule trains a core, whose U holds singular values: its entries want other steps than those of LoRA's
 # factors. Trials with a few settings showed the orders of magnitude; the ends of each grid are worse than its middle.
@@ -29,11 +31,19 @@ _ONLY: Final = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 
 @dataclass(frozen=True)
 class Scale:
-    """How large each training is; the same for all rules, so that they are compared and not the budget."""
+    """How large each training is, and under which noise; the same for all rules, so that they are compared and not the
+    budget.
+
+    Attributes:
+        noise: `local` or `distributed`, of the trainings with privacy.
+        sites: deals all training records out to so many sites (Dirichlet 0.5 over labels); None keeps the data's own.
+    """
 
     layers: str = "last:1"
     rounds: int = 24
     sampling_rate: float = 0.25
+    noise: str = "local"
+    sites: int | None = None
 
 
 @dataclass(frozen=True)
@@ -55,7 +65,8 @@ class Training:
     """One training to be measured.
 
     Attributes:
-        kind: `federated`, `local` (each site alone) or `central` (all records at one place).
+        kind: `federated`, or one of the comparisons of `simulations/compare.py`; `central_rdp` is `central` with noise
+            by the accountant of distributed noise.
         epsilon: None without privacy.
         seed: of the split.
         validation: whether it is measured on validation records, for the search, or on test records.
@@ -98,11 +109,11 @@ def last_settings(best: Setting, *, private: bool) -> tuple[Setting, ...]:
     return tuple(Setting(best.optimizer, best.learning_rate / (clip if follows else 1.0), clip) for clip in CLIP_NORMS)
 
 
-def job_of(training: Training) -> JobConfig:
+def job_of(training: Training, sites: Sequence[SiteRecords]) -> JobConfig:
     """The job of a training, from the scenario's own.
 
-    Updates travel in the clear, because the error of the product is measured on them; secure aggregation opens the
-    same sum but for its rounding to 16 bits.
+    With local noise updates travel in the clear, because the error of the product is measured on them; secure
+    aggregation opens the same sum but for its rounding to 16 bits. Distributed noise needs it, and all sites.
     """
     rule, setting, scale = get_rule(training.rule), training.setting, training.scale
     rank = CORE_RANK if "R" in rule.factors else LORA_RANK
@@ -123,12 +134,26 @@ def job_of(training: Training) -> JobConfig:
         settings["privacy.noise"] = "none"
     else:
         settings["privacy.epsilon"] = training.epsilon
+        settings |= _noise_settings(training, sites)
     if setting.optimizer == "none":  # The update is taken as it is, so the sites' own rate is tuned, and falls.
         settings |= {"federation.server_learning_rate": 1.0, "federation.schedule": "constant"}
         settings |= {"training.learning_rate": setting.learning_rate, "training.schedule": "linear"}
     else:
         settings["federation.server_learning_rate"] = setting.learning_rate
     return override(get_scenario(training.data).job(), settings)
+
+
+def _noise_settings(training: Training, sites: Sequence[SiteRecords]) -> dict[str, object]:
+    if training.kind == "central_rdp":
+        return {"privacy.accountant": "rdp"}
+    if training.scale.noise != "distributed" or training.kind != "federated":
+        return {}
+    return {
+        "privacy.noise": "distributed",
+        "secure_aggregation.enabled": True,
+        "federation.min_sites": len(sites),
+        "training.records_per_weight": max(1, round(sum(len(site.train) for site in sites) / len(sites))),
+    }
 
 
 def search(data: str, rule: str, epsilon: float | None, settings: Sequence[Setting], scale: Scale) -> list[Training]:

@@ -80,15 +80,20 @@ def run(asked: Asked, store: Store, executor: Executor | None = None) -> Found:
             chosen = bench.search(epsilon)
             finals = [bench.final("federated", rule, epsilon, chosen[rule]) for rule in asked.rules]
             if REFERENCE in chosen:
-                finals += [bench.final(kind, REFERENCE, epsilon, chosen[REFERENCE]) for kind in _beside(epsilon)]
+                beside = _beside(asked.scale, epsilon)
+                finals += [bench.final(kind, REFERENCE, epsilon, chosen[REFERENCE]) for kind in beside]
             bench.measure(one for final in finals for one in final)
             results += [bench.result(final) for final in finals]
         return Found(asked, tuple(results), bench.trained_nothing())
 
 
-def _beside(epsilon: float | None) -> tuple[str, ...]:
+def _beside(scale: plan.Scale, epsilon: float | None) -> tuple[str, ...]:
     """The comparisons' own names: `central` is private, and there is none without privacy but the last."""
-    return ("local", "central") if epsilon is not None else ("local", "central_no_privacy")
+    if epsilon is None:
+        return ("local", "central_no_privacy")
+    if scale.noise == "distributed":
+        return (plan.FEDERATED_LOCAL, "central", "central_rdp")
+    return ("local", "central")
 
 
 class _Bench:

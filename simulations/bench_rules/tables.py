@@ -11,7 +11,9 @@ from yoriai.simulations.report_html import size_text
 
 _NAMES = {
     "local": "alone",
+    "federated_local_noise": "local noise",
     "central": "one place",
+    "central_rdp": "one place, RDP",
     "central_no_privacy": "one place",
     "base": "untouched base",
     "majority": "commonest label",

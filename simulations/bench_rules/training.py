@@ -9,12 +9,13 @@ from pathlib import Path
 
 from yoriai import wire
 from yoriai.client.base_model import choose_device, load_base
+from yoriai.client.data import partition
 from yoriai.client.records import SiteRecords
 from yoriai.client.workbench import Workbench
 from yoriai.config import JobConfig
 from yoriai.server.registry import Checkpoint
 from yoriai.simulations import compare
-from yoriai.simulations.bench_rules.plan import Training, job_of
+from yoriai.simulations.bench_rules.plan import FEDERATED_LOCAL, Training, job_of
 from yoriai.simulations.bench_rules.product_error import product_error
 from yoriai.simulations.bench_rules.store import Measured
 from yoriai.simulations.experiment import Experiment
@@ -25,33 +26,41 @@ from yoriai.simulations.quiet import quiet_libraries
 from yoriai.simulations.report import Data
 from yoriai.simulations.scenarios import get_scenario
 from yoriai.strategies.adapter import AdapterState
-from yoriai.strategies.rule import get_rule
+from yoriai.strategies.rule import get_rule, largest_update
+
+_DIRICHLET = 0.5  # Hsu et al. 2019; the smaller, the less alike the sites.
 
 
 def measure(training: Training, threads: int) -> Measured:
     """Train and measure; runs in a worker process."""
-    job = job_of(training)
+    sites = _sites(training.data, training.seed, training.validation, training.scale.sites)
+    job = job_of(training, sites)
     workbench = _workbench(job.base.model, threads)
-    sites = _sites(training.data, training.seed, training.validation)
     experiment = Experiment(job, sites, Data(title="", licence="", source=""), "", False)
     bench = TestBench(job, sites, workbench, Silent())
     with tempfile.TemporaryDirectory(prefix="yoriai-bench-") as folder, quiet_libraries():
         federation = Federation(
-            job=job, sites=sites, roster=experiment.roster(), folder=Path(folder), run_id=f"bench-{training.rule}"
+            job=job,
+            sites=sites,
+            roster=experiment.roster(),
+            folder=Path(folder),
+            run_id=f"bench-{training.rule}",
+            n_params=largest_update(get_rule(training.rule), workbench.initial_adapter(job)),
         )
         # Frozen states are kept from one training to the next; whoever comes first must not pay for them.
         for site in sites:
             workbench.prepare(site.train, job)
-        if training.kind == "federated":
+        if training.kind in ("federated", FEDERATED_LOCAL):
             return _federated(training, federation, bench)
-        comparison = next(c for c in compare.comparisons(federation) if c.name == training.kind)
+        wanted = training.kind.removesuffix("_rdp")
+        comparison = next(c for c in compare.comparisons(federation) if c.name == wanted)
         return _scores(compare.tallies_of(comparison, bench, workbench), seconds=0.0, up=0, down=0)
 
 
 def base_accuracy(data: str, seed: int, threads: int) -> SiteTallies:
     """The untouched base on a split's test records, by site; runs in a worker process."""
     job = get_scenario(data).job()
-    workbench, sites = _workbench(job.base.model, threads), _sites(data, seed, False)
+    workbench, sites = _workbench(job.base.model, threads), _sites(data, seed, False, None)
     return TestBench(job, sites, workbench, Silent()).measure(workbench.initial_adapter(job))
 
 
@@ -83,6 +92,7 @@ class _RoundWatch:
         self._weights = federation.roster.weights
         self._updates: dict[str, tuple[float, AdapterState]] = {}
         self._before: AdapterState | None = None
+        self._masked = federation.job.secure_aggregation.enabled
         self.largest: tuple[float, float] | None = None
         self.seconds = 0.0
 
@@ -96,9 +106,9 @@ class _RoundWatch:
         }
 
     def after_round(self, checkpoint: Checkpoint) -> None:
-        """Compare, from the second round on: before the first, the adapter's product is zero."""
+        """Compare updates in the clear, from the second round on: before the first, the adapter's product is zero."""
         started = time.monotonic()
-        if self._before is not None:
+        if self._before is not None and not self._masked:
             error = product_error(self._rule, self._before, self._updates, checkpoint.next_round - 1)
             self.largest = max(self.largest or error, error)
         self._before = checkpoint.adapter
@@ -126,5 +136,15 @@ def _workbench(model: str, threads: int) -> Workbench:
 
 
 @lru_cache(maxsize=8)
-def _sites(data: str, seed: int, validation: bool) -> tuple[SiteRecords, ...]:
-    return get_scenario(data).sites(seed, validation=validation)
+def _sites(data: str, seed: int, validation: bool, dealt: int | None) -> tuple[SiteRecords, ...]:
+    """The data's own sites or, in a number of one's own, sites that are dealt all training records anew.
+
+    All test records are then the first one's: the adapter that is measured is everybody's.
+    """
+    own = get_scenario(data).sites(seed, validation=validation)
+    if dealt is None:
+        return own
+    records = [record for site in own for record in site.train]
+    tests = tuple(record for site in own for record in site.test)
+    parts = partition(records, dealt, f"dirichlet:{_DIRICHLET}", seed)
+    return tuple(SiteRecords(name, train, () if place else tests) for place, (name, train) in enumerate(parts.items()))

@@ -8,7 +8,8 @@ import pytest
 from tests.client.conftest import Attach, start_for
 from tests.client.test_train import PLAN, CountingSource, NoLoss, examples, label_head, prepared
 from yoriai.client.lora import AdaptedModel
-from yoriai.client.train import TrainingPlan, train_round
+from yoriai.client.plan import TrainingPlan
+from yoriai.client.train import train_round
 
 pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook", "ignore:.is_gradient_checkpointing")
 

@@ -15,8 +15,9 @@ from tests.client.test_train import PLAN, CountingSource, NoLoss, examples, labe
 from yoriai.client import train as module
 from yoriai.client.job import training_plan
 from yoriai.client.lora import AdaptedModel
+from yoriai.client.plan import TrainingPlan
 from yoriai.client.policy import plain_rank, signed_rank
-from yoriai.client.train import TrainingPlan, train_round
+from yoriai.client.train import train_round
 from yoriai.config import PolicySection
 from yoriai.errors import PolicyError
 from yoriai.privacy.randomness import SeededSource

@@ -12,8 +12,9 @@ from tests.client.conftest import LABELS, JobMaker, start_for
 from yoriai.client import personal as module
 from yoriai.client.evaluate import evaluate
 from yoriai.client.personal import PersonalTraining, personal_event, personal_run_id, train_personal
+from yoriai.client.plan import TrainingPlan
 from yoriai.client.records import Record
-from yoriai.client.train import LocalUpdate, TrainingPlan
+from yoriai.client.train import LocalUpdate
 from yoriai.client.workbench import Workbench
 from yoriai.config import JobConfig
 from yoriai.errors import BudgetError, ConfigError, PolicyError, TrainingError

@@ -13,10 +13,11 @@ from yoriai.client.encoding import Example
 from yoriai.client.job import training_plan
 from yoriai.client.lora import AdaptedModel
 from yoriai.client.measure import Tally
+from yoriai.client.plan import TrainingPlan
 from yoriai.client.prepared import Batch, PreparedRecords
 from yoriai.client.records import Record
 from yoriai.client.tasks import LabelHead, TaskHead
-from yoriai.client.train import TrainingPlan, train_round
+from yoriai.client.train import train_round
 from yoriai.client.workbench import Workbench
 from yoriai.errors import AdapterError, TrainingError
 from yoriai.privacy.accounting import SampledGaussian

@@ -12,9 +12,10 @@ from tests.client.conftest import LABELS, Attach, JobMaker, start_for
 from tests.client.test_train import GRAIN, PLAN, CountingSource, NoLoss, examples, label_head, update
 from yoriai.client.job import training_plan
 from yoriai.client.lora import AdaptedModel
+from yoriai.client.plan import TrainingPlan
 from yoriai.client.prepared import PreparedRecords
 from yoriai.client.records import Record
-from yoriai.client.train import TrainingPlan, train_round
+from yoriai.client.train import train_round
 from yoriai.client.units import owner_units, unit_count
 from yoriai.client.workbench import Workbench
 from yoriai.config import PrivacySection

@@ -61,7 +61,7 @@ def test_every_rule_is_tuned_with_the_same_number_of_trainings(private: bool) ->
 def test_every_setting_of_the_search_is_a_job_that_fits(rule: str, epsilon: float | None) -> None:
     settings = plan.first_settings(rule)
     for setting in (*settings, *plan.last_settings(settings[-1], private=epsilon is not None)):
-        job = plan.job_of(one(rule, epsilon=epsilon, setting=setting))
+        job = plan.job_of(one(rule, epsilon=epsilon, setting=setting), ())
         check_fit(job)
         rate = job.training if setting.optimizer == "none" else job.federation
         assert setting.learning_rate in (rate.model_dump().get("learning_rate"), job.federation.server_learning_rate)

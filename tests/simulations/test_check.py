@@ -37,7 +37,7 @@ def test_it_foretells_noise_epsilon_and_bytes_of_the_run(run: Run, base: Path, s
     assert found.epsilon is not None
     assert found.epsilon_with_spares is not None
     assert found.epsilon < found.epsilon_with_spares <= 8.0
-    assert found.parameters == report.adapter.parameters_trained
+    assert found.fitted.n_params == report.adapter.parameters_trained
 
 
 def test_it_foretells_the_bytes_of_rounds_in_the_clear(base: Path, sites: Path, tmp_path: Path) -> None:
@@ -46,18 +46,18 @@ def test_it_foretells_the_bytes_of_rounds_in_the_clear(base: Path, sites: Path, 
     report = simulate(data=sites, settings=job_settings(base) | plain, out=tmp_path / "run")
     # The first round carries the offer.
     first, second = report.rounds
-    assert second.bytes_up == pytest.approx(3 * found.bytes_up, abs=3 * HEADER_SLACK)
-    assert second.bytes_down == pytest.approx(3 * found.bytes_down, abs=3 * HEADER_SLACK)
+    assert second.bytes_up == pytest.approx(3 * found.traffic.bytes_up, abs=3 * HEADER_SLACK)
+    assert second.bytes_down == pytest.approx(3 * found.traffic.bytes_down, abs=3 * HEADER_SLACK)
     offered = first.bytes_down - second.bytes_down
-    assert offered == pytest.approx(3 * found.bytes_offer, abs=3 * HEADER_SLACK)
+    assert offered == pytest.approx(3 * found.traffic.bytes_offer, abs=3 * HEADER_SLACK)
 
 
 def test_it_foretells_the_size_of_a_masked_update(base: Path, sites: Path, run: Run) -> None:
     found = checked(base, sites)
     # Weights 3, 2 and 2 add up to 7, which takes three bits more than the sixteen of one value.
-    assert found.word_bits == 19
-    assert f"words of {found.word_bits} bits" in " ".join(shown(found).split())
-    masked = 3 * found.bytes_up
+    assert found.traffic.word_bits == 19
+    assert f"words of {found.traffic.word_bits} bits" in " ".join(shown(found).split())
+    masked = 3 * found.traffic.bytes_up
     assert masked < run.report.rounds[-1].bytes_up < masked + 3 * 10_000
 
 
@@ -101,5 +101,5 @@ def test_nothing_is_written(base: Path, sites: Path, tmp_path: Path, monkeypatch
 def test_rules_whose_factors_take_turns_are_counted_at_most(base: Path, sites: Path) -> None:
     core, both = checked(base, sites), checked(base, sites, **{"federation.rule": "fedavg"})
     ffa = checked(base, sites, **{"federation.rule": "ffa"})
-    assert core.bytes_up < ffa.bytes_up < both.bytes_up
-    assert core.parameters == 14 * 4 * 4
+    assert core.traffic.bytes_up < ffa.traffic.bytes_up < both.traffic.bytes_up
+    assert core.fitted.n_params == 14 * 4 * 4

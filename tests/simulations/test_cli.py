@@ -262,8 +262,13 @@ def test_overrides_of_the_command_line() -> None:
         "federation.rounds": 4,
         "privacy.noise": "none",
     }
-    # A number asks for privacy, even where the job's file has none.
-    assert overrides(rule=None, epsilon="2.5", rounds=None) == {"privacy.noise": "local", "privacy.epsilon": 2.5}
+    # Whether that asks for noise, hangs on the job: see test_experiment.
+    assert overrides(rule=None, epsilon="2.5", rounds=None) == {"privacy.epsilon": 2.5}
+    both = overrides(rule=None, epsilon="2.5", rounds=None, noise="distributed")
+    assert both == {"privacy.noise": "distributed", "privacy.epsilon": 2.5}
+    for noise, epsilon in (("none", None), ("shared", "2.5"), ("distributed", "none")):
+        with pytest.raises(ConfigError, match="--noise"):
+            overrides(rule=None, epsilon=epsilon, rounds=None, noise=noise)
     with pytest.raises(ConfigError):
         overrides(rule=None, epsilon="a lot", rounds=None)
 

@@ -8,17 +8,17 @@ import pytest
 from yoriai.client.personal import personal_event
 from yoriai.client.records import SiteRecords
 from yoriai.config import JobConfig, override
-from yoriai.privacy.accounting import SampledGaussian
 from yoriai.privacy.randomness import RandomSource, SeededSource, SystemSource
 from yoriai.simulations.engines import InProcessTransport, SiteSpec
-from yoriai.simulations.experiment import noise_multiplier
+from yoriai.simulations.experiment import event_of
 
 JOB = override(JobConfig(name="small"), {"privacy.epsilon": 3.0, "privacy.delta": 1e-6, "federation.min_sites": 3})
 
 
 def spec(folder: Path, *, name: str = "north", noise_seed: bytes | None = None, **settings: object) -> SiteSpec:
     job = override(JOB, {key.replace("__", "."): value for key, value in settings.items()})
-    return SiteSpec(job, SiteRecords(name, (), ()), folder / "ledgers" / "site.sqlite", noise_seed=noise_seed)
+    path = folder / "ledgers" / "site.sqlite"
+    return SiteSpec(job, SiteRecords(name, (), ()), path, event=event_of(job), noise_seed=noise_seed)
 
 
 def test_replies_come_back_by_site_and_sites_are_asked_in_order_of_names() -> None:
@@ -90,10 +90,9 @@ def test_budget_holds_the_job_with_its_spare_rounds_and_the_personal_adapter_as_
     tmp_path: Path,
 ) -> None:
     own = spec(tmp_path, personal__rounds=2, federation__rounds=3)
-    alone, both = personal_event(own.job), noise_multiplier(own.job)
+    alone, round_of_job = personal_event(own.job), event_of(own.job)
     assert alone is not None
-    assert both is not None
-    round_of_job = SampledGaussian(own.job.training.sampling_rate, both, own.job.training.local_steps)
+    assert round_of_job is not None
     with own.open_ledger() as ledger:
         for index in range(4):
             ledger.reserve("run", index, round_of_job)

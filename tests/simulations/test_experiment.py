@@ -98,6 +98,36 @@ def test_noise_covers_the_spare_rounds_too() -> None:
     assert noise_multiplier(override(job, {"privacy.noise": "none"})) is None
 
 
+def test_an_epsilon_for_a_job_without_noise_asks_for_some_and_leaves_another_mode_alone(tmp_path: Path) -> None:
+    source = DataSource(write_sites(tmp_path / "sites", {"a": 30, "b": 30, "c": 30}))
+    bare = override(JobConfig(name="j"), {"privacy.noise": "none"})
+    shared = override(
+        JobConfig(name="j"),
+        {"privacy.noise": "distributed", "training.records_per_weight": 30, "federation.min_sites": 3},
+    )
+    settings = {"privacy.epsilon": 2.0}
+    assert resolve(bare, source, settings).job.privacy.noise == "local"
+    assert resolve(shared, source, settings).job.privacy.noise == "distributed"
+    assert resolve(bare, source).job.privacy.noise == "none"
+
+
+def test_distributed_noise_without_a_job_file_needs_all_sites_and_counts_them_alike(tmp_path: Path) -> None:
+    source = DataSource(write_sites(tmp_path / "sites", {"a": 40, "b": 10, "c": 16}))
+    found = resolve(None, source, {"privacy.noise": "distributed"})
+    assert found.roster().weights == {"a": 1, "b": 1, "c": 1}
+    assert found.job.federation.min_sites == 3
+    assert found.job.training.records_per_weight == 22
+
+
+def test_batches_larger_than_the_words_are_made_for_are_refused(tmp_path: Path) -> None:
+    source = DataSource(write_sites(tmp_path / "sites", {"a": 40, "b": 40}))
+    settings = {"privacy.noise": "distributed", "training.records_per_weight": 10}
+    with pytest.raises(ConfigError, match="records_per_weight is too small"):
+        resolve(override(JobConfig(name="j"), settings), source)
+    settings["training.records_per_weight"] = 20
+    assert resolve(override(JobConfig(name="j"), settings), source).job.privacy.noise == "distributed"
+
+
 def test_the_digest_of_records_sees_every_change(tmp_path: Path) -> None:
     experiment = resolve(None, DataSource(write_sites(tmp_path / "sites", {"a": 30, "b": 20})))
     a, b = experiment.sites

@@ -219,6 +219,43 @@ def test_secure_aggregation_needs_two_sites():
 # All at once -------------------------------------------
 
 
+SHARED = {"privacy.noise": "distributed", "federation.min_sites": 3}
+
+
+@pytest.mark.parametrize("rule", ["core", "fedavg", "ffa", "fedsvd", "rolora"])
+def test_rules_that_a_sum_is_enough_for_go_with_distributed_noise(rule):
+    optimizer = "momentum" if rule == "fedsvd" else "adam"
+    check_fit(
+        override(JobConfig(name="j"), SHARED | {"federation.rule": rule, "federation.server_optimizer": optimizer})
+    )
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("secure_aggregation.enabled", False),
+        ("training.local_steps", 2),
+        ("training.optimizer", "adam"),
+        ("training.lowpass", True),
+        ("federation.update_norm_bound", 1.0),
+        ("federation.aggregation", "median"),
+        ("federation.rule", "flora"),
+        ("federation.rule", "fedex"),
+        ("federation.min_sites", 1),
+        ("privacy.colluding", 3),
+    ],
+)
+def test_distributed_noise_goes_with_one_sum_a_round_and_nothing_else(setting, value):
+    rule = {"federation.rule": "ffa"} if setting == "training.lowpass" else {}
+    with pytest.raises(ConfigError) as refused:
+        check_fit(override(JobConfig(name="j"), SHARED | rule | {setting: value}))
+    assert setting.split(".")[1].split("_")[0] in str(refused.value) or value in str(refused.value)
+
+
+def test_local_noise_does_not_look_at_colluders():
+    check_fit(override(JobConfig(name="j"), {"privacy.colluding": 99}))
+
+
 def test_an_unknown_rule_is_refused_with_the_nearest():
     assert only_fault(job_of("fedavgg")).endswith('did you mean "fedavg"?')
 
