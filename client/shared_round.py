@@ -32,7 +32,7 @@ class SharedSum:
 
 
 # A job has one table for all of its rounds; it takes a moment to make.
-_table = lru_cache(maxsize=2)(SkellamTable)
+skellam_table = lru_cache(maxsize=2)(SkellamTable)
 
 
 class _FilledUp:
@@ -66,4 +66,4 @@ def sum_round(
     rotation = Rotation(rotation_seed, plan.shared.n_params)
     total = RoundedSum(plan.shared.noise, rotation, plan.clip_norm, source)
     gradients.batch(source, canaries=canaries, rows=_FilledUp(total, plan.shared.n_params))
-    return SharedSum(total.release(_table(plan.shared.noise.share_variance)), plan.shared.event)
+    return SharedSum(total.release(skellam_table(plan.shared.noise.share_variance)), plan.shared.event)

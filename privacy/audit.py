@@ -29,7 +29,7 @@ import numpy.typing as npt
 from scipy import optimize, special, stats
 
 from yoriai.errors import ConfigError
-from yoriai.privacy.accounting import SampledGaussian
+from yoriai.privacy.accounting import Event
 
 FloatArray: TypeAlias = npt.NDArray[np.floating[Any]]
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
@@ -134,7 +134,7 @@ def guess(scores: FloatArray, included: BoolArray, made: int) -> Guesses:
     return Guesses(len(scores), made, correct)
 
 
-def plan_guesses(canaries: int, event: SampledGaussian, *, delta: float, confidence: float) -> int:
+def plan_guesses(canaries: int, event: Event, *, delta: float, confidence: float) -> int:
     """How many guesses to make, from public values alone: the number whose expected outcome gives the best bound.
 
     Expects what an ideal attack on the mechanism sees: a canary's sum over the steps is Gaussian, shifted if it is in.
@@ -171,7 +171,7 @@ def plan_guesses(canaries: int, event: SampledGaussian, *, delta: float, confide
     return planned
 
 
-def likelihood_scores(seen: FloatArray, event: SampledGaussian) -> npt.NDArray[np.float64]:
+def likelihood_scores(seen: FloatArray, event: Event) -> npt.NDArray[np.float64]:
     """Log-likelihood ratio of `in` over `out` for each canary, from what each round showed of it.
 
     By Neyman and Pearson the best score there is for canaries that do not overlap. With every record in every step it

@@ -13,23 +13,27 @@ and is set aside, so that the update is the noised sum.
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from yoriai.client.job import training_plan
+from yoriai.client.job import shares_of, training_plan
 from yoriai.client.plan import TrainingPlan
 from yoriai.client.records import Record
-from yoriai.client.train import train_round
 from yoriai.client.workbench import Workbench
 from yoriai.config import JobConfig, override
 from yoriai.errors import ConfigError
-from yoriai.privacy.accounting import SampledGaussian
+from yoriai.privacy.accounting import Event
 from yoriai.privacy.ledger import Ledger
+from yoriai.privacy.noise_shares import all_rounds
 from yoriai.privacy.randomness import RandomSource
 from yoriai.privacy.skellam import SkellamTable
-from yoriai.simulations.experiment import noise_multiplier
+from yoriai.simulations.attacked_site import AttackedSite
+from yoriai.simulations.experiment import event_of, noise_multiplier
+from yoriai.strategies.adapter import AdapterState
+from yoriai.strategies.rule import get_rule, largest_update
 
 # A canary's gradient before the clip, in clip norms: one that needed no clip would not show that there is none.
 CANARY_NORM = 4.0
@@ -42,6 +46,8 @@ _POST_PROCESSING: dict[str, object] = {
     "training.lowpass": False,
     "federation.update_norm_bound": None,
 }
+# Units in an attack's batch, about, by which the words of a shared sum are sized: canaries, far more than records.
+_UNITS = 10_000
 _FULL_BATCH: dict[str, object] = {
     "training.sampling_rate": 1.0,
     "training.local_steps": 1,
@@ -168,7 +174,7 @@ class Carrier:
     @property
     def dimension(self) -> int:
         """Trained coordinates."""
-        return self.workbench.initial_adapter(self.job).select(self.plan().factors).size_bytes // 4
+        return self.start.select(self.plan().factors).size_bytes // 4
 
     def plan(self) -> TrainingPlan:
         """Of every round: the factors of the first one train, whatever later ones would."""
@@ -176,23 +182,44 @@ class Carrier:
             self.job,
             0,
             weight=1,
-            noise_multiplier=_noise(self.job),
+            noise_multiplier=self.noise_multiplier,
             physical_batch_size=self.job.speed.physical_batch_size,
+            shares=shares_of(self.job, self.start, self.noise_multiplier, self._sizes[1]),
         )
+
+    @cached_property
+    def start(self) -> AdapterState:
+        """Where every round begins."""
+        return self.workbench.initial_adapter(self.job)
+
+    @property
+    def noise_multiplier(self) -> float:
+        """As calibrated for the whole job."""
+        found = noise_multiplier(self.job, *self._sizes)
+        if found is None:
+            raise ConfigError("a job without differential privacy makes no claim to audit")
+        return found
+
+    @property
+    def _sizes(self) -> tuple[int, int]:
+        """Entries of an update, and the fewest sites of a round."""
+        return largest_update(get_rule(self.job.federation.rule), self.start), self.job.federation.min_sites
 
     @property
     def rounds(self) -> int:
         """All that the noise is calibrated for, the spare ones too."""
-        return self.job.federation.rounds + self.job.privacy.spare_rounds
+        return all_rounds(self.job)
 
     @property
-    def round_event(self) -> SampledGaussian:
+    def round_event(self) -> Event:
         """What one round costs."""
-        training = self.job.training
-        return SampledGaussian(training.sampling_rate, _noise(self.job), training.local_steps)
+        event = event_of(self.job, *self._sizes)
+        if event is None:
+            raise ConfigError("a job without differential privacy makes no claim to audit")
+        return event
 
     @property
-    def event(self) -> SampledGaussian:
+    def event(self) -> Event:
         """What all rounds cost."""
         return replace(self.round_event, steps=self.rounds * self.job.training.local_steps)
 
@@ -224,9 +251,14 @@ def for_attack(job: JobConfig, *, full_batch: bool = False) -> JobConfig:
     Raises:
         ConfigError: the job has no differential privacy to audit.
     """
-    job = override(job, _POST_PROCESSING | (_FULL_BATCH if full_batch else {}))
-    _noise(job)
-    return job
+    if job.privacy.noise == "none":
+        raise ConfigError(
+            "a job without differential privacy makes no claim to audit",
+            found='privacy.noise = "none"',
+            remedy="give an epsilon with --epsilon",
+        )
+    wide = {"training.records_per_weight": _UNITS} if job.privacy.noise == "distributed" else {}
+    return override(job, _POST_PROCESSING | wide | (_FULL_BATCH if full_batch else {}))
 
 
 def attack(carrier: Carrier, directions: Directions, included: np.ndarray, source: RandomSource) -> Seen:
@@ -239,10 +271,8 @@ def attack(carrier: Carrier, directions: Directions, included: np.ndarray, sourc
     Raises:
         BudgetError, LedgerError, TrainingError: as at a site.
     """
-    job, plan, bench = carrier.job, carrier.plan(), carrier.workbench
-    event = carrier.round_event
-    model, start = bench.model(job), bench.initial_adapter(job)
-    records, head = bench.prepare(carrier.records, job), bench.head(job)
+    plan, event = carrier.plan(), carrier.round_event
+    site = AttackedSite(carrier.workbench, carrier.job, carrier.records, start=carrier.start, plan=plan, source=source)
     canaries = GradientCanaries(directions, np.flatnonzero(included), CANARY_NORM * plan.clip_norm)
     total, products = np.zeros(carrier.dimension), []
     run_id = f"audit-{uuid.uuid4().hex[:12]}"
@@ -250,9 +280,8 @@ def attack(carrier: Carrier, directions: Directions, included: np.ndarray, sourc
         ledger.approve(run_id, event, carrier.rounds)
         for index in range(carrier.rounds):
             ledger.reserve(run_id, index, event)
-            done = train_round(model, start, records, head, plan, source=source, canaries=canaries)
+            release = site.release(canaries)
             ledger.mark_released(run_id, index)
-            release = done.update.flatten().astype(np.float64) * (-plan.divisor / plan.learning_rate / plan.clip_norm)
             products.append(directions.products(release))
             total += release
             if carrier.on_round is not None:
@@ -270,14 +299,3 @@ def _ledger(carrier: Carrier, run_id: str) -> Ledger:
         delta=privacy.delta,
         accountant=privacy.accountant,
     )
-
-
-def _noise(job: JobConfig) -> float:
-    found = noise_multiplier(job)
-    if found is None:
-        raise ConfigError(
-            "a job without differential privacy makes no claim to audit",
-            found='privacy.noise = "none"',
-            remedy="give an epsilon with --epsilon",
-        )
-    return found
