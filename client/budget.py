@@ -6,8 +6,9 @@ from typing import Any
 
 from yoriai.errors import ConfigError
 from yoriai.privacy.accounting import Accountant, Event, event_to_dict
-from yoriai.privacy.ledger import Ledger, PolicyChange
+from yoriai.privacy.ledger import FurtherJobs, Ledger, PolicyChange
 from yoriai.privacy.ledger_folder import ledgers_in
+from yoriai.privacy.wording import accountant_name
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,9 @@ class BudgetView:
 
     Attributes:
         held: what the unused rounds of open plans would add to the charges.
+        spoke: the accountant behind `spent` in words, with the order if there was a filter.
+        filtered: whether `spent` is beyond the first job's plan.
+        further: whether there can be jobs beside the first one.
         policies: all that ever held; the last is in force.
         fingerprints: of the records, as they changed.
         rows_set_back: rows whose time is before that of the row above.
@@ -63,6 +67,9 @@ class BudgetView:
     held: float
     left: float
     accountant: Accountant
+    spoke: str
+    filtered: bool
+    further: FurtherJobs
     charges: tuple[ChargeView, ...]
     plans: tuple[PlanView, ...]
     fingerprints: tuple[str, ...]
@@ -78,11 +85,13 @@ class BudgetView:
             "rows": self.rows,
             "epsilon_budget": policy.epsilon_budget,
             "delta": policy.delta,
+            "unit": policy.unit,
             "adjacency": "add_or_remove_one",
             "spent": self.spent,
             "held": self.held,
             "left": self.left,
             "accountant": self.accountant,
+            "further_jobs": asdict(self.further),
             "plans": [_with_mechanism(plan) for plan in self.plans],
             "charges": [_with_mechanism(charge) for charge in self.charges],
             "policies": [
@@ -114,6 +123,7 @@ def view_of(ledger: Ledger, path: Path) -> BudgetView:
     """
     policies, spent = tuple(ledger.policies()), ledger.spent()
     budget, promised = policies[-1].policy.epsilon_budget, ledger.promised()
+    accountant, further, filtered = ledger.accountant_in_use(), ledger.further_jobs(), ledger.is_filtered()
     return BudgetView(
         path=path,
         dataset=ledger.dataset,
@@ -121,7 +131,10 @@ def view_of(ledger: Ledger, path: Path) -> BudgetView:
         spent=spent,
         held=promised - spent,
         left=max(0.0, budget - promised),
-        accountant=ledger.accountant_in_use(),
+        accountant=accountant,
+        spoke=f"RDP at order {further.order}" if filtered else accountant_name(accountant),
+        filtered=filtered,
+        further=further,
         charges=tuple(
             ChargeView(
                 row=charge.number,

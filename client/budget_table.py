@@ -8,14 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from yoriai.client.budget import BudgetView
-from yoriai.privacy.accounting import Event, event_to_dict
-
-_ACCOUNTANTS = {
-    "pld": "privacy-loss distributions (one job, fixed in advance)",
-    "prv": "privacy random variables (one job, fixed in advance)",
-    "rdp": "Rényi filter (several jobs or mechanisms, or by policy)",
-}
-_SHORT = {"sampling_rate": "rate", "noise_multiplier": "noise"}
+from yoriai.privacy.accounting import Event, SampledSkellam
+from yoriai.privacy.wording import per_unit, terms
 
 
 def print_budget(view: BudgetView, console: Console) -> None:
@@ -29,14 +23,16 @@ def print_budget(view: BudgetView, console: Console) -> None:
 
 
 def mechanism_text(event: Event) -> str:
-    """An event in words, of whatever kind."""
-    values = event_to_dict(event)
-    kind, steps = values.pop("kind"), values.pop("steps", None)
-    words = [
-        kind.replace("_", " ").replace("gaussian", "Gaussian"),
-        *(f"{_SHORT.get(key, key)} {v:.4g}" for key, v in values.items()),
-    ]
-    return ", ".join([*words, *([] if steps is None else [f"{steps} steps" if steps != 1 else "1 step"])])
+    """An event in words."""
+    return ", ".join(
+        (
+            f"sampled {'Skellam' if isinstance(event, SampledSkellam) else 'Gaussian'}",
+            f"rate {event.sampling_rate:.4g}",
+            f"noise {event.noise_multiplier:.4g}",
+            *([f"of {event.draws} sites together"] if isinstance(event, SampledSkellam) else []),
+            f"{event.steps} steps" if event.steps != 1 else "1 step",
+        )
+    )
 
 
 def _printable(text: str) -> str:
@@ -53,11 +49,24 @@ def _sums(view: BudgetView) -> Table:
         ("spent", f"{view.spent:.4f}"),
         ("held", f"{view.held:.4f} for unused rounds of open jobs"),
         ("left", f"{view.left:.4f}"),
-        ("by", _ACCOUNTANTS[view.accountant]),
+        ("epsilon", terms(policy.unit, view.spoke)),
+        ("further jobs", _further_jobs(view)),
     )
     for name, value in rows:
         table.add_row(name, Text(value, overflow="fold"))
     return table
+
+
+def _further_jobs(view: BudgetView) -> str:
+    """What the ledger says to a second job, and why."""
+    further, policy = view.further, view.policies[-1].policy
+    if further.order is None:
+        return "possible: the first plan will fix the order at which they are added up"
+    needs = f"at order {further.order}, at which they are added up, the first job's whole plan needs "
+    needs += f"{further.first_plan_epsilon:.4f} of {policy.epsilon_budget:g} ({terms(policy.unit, 'rdp')})"
+    if further.possible:
+        return f"possible under this budget: {needs}"
+    return f"not possible under this budget, because {needs}; a raise opens the ledger"
 
 
 def _plans(view: BudgetView) -> Table:
@@ -90,14 +99,16 @@ def _charges(view: BudgetView) -> Table:
 
 
 def _notes(view: BudgetView) -> list[str]:
+    unit = view.policies[-1].policy.unit
     notes = [
-        "Epsilon is of all charges so far, for adding or removing one unit: a record, or an owner where the job says "
-        "so. A charge counts whether or not anything was sent."
+        f"Epsilon is of all charges so far, {per_unit(unit)}. A charge counts whether or not anything was sent.",
+        "What is proved is the budget, however jobs were chosen; a figure below it is what the same charges cost had "
+        "they been fixed in advance.",
     ]
     if view.plans:
         notes.append("held: rounds promised to the job; fit: rounds that the budget has room for, the held ones too.")
-    if view.accountant == "rdp" and view.charges:
-        notes.append("Where a second job or mechanism comes in, epsilon jumps: from there on the Rényi filter counts.")
+    if view.filtered:
+        notes.append("Beyond the first job's plan epsilon jumps: from there on the Rényi filter counts.")
     for change in view.policies:
         if change.reason:
             day, policy = datetime.fromtimestamp(change.at, UTC), change.policy

@@ -35,6 +35,7 @@ from yoriai.client.workbench import PrefixProgress, Workbench
 from yoriai.config import JobConfig, SiteConfig
 from yoriai.errors import (
     BudgetError,
+    LedgerError,
     PolicyError,
     ProtocolError,
     RecordError,
@@ -92,6 +93,13 @@ class Site:
         identity: SiteIdentity | None = None,
         hooks: SiteHooks | None = None,
     ) -> None:
+        if ledger.unit != config.policy.unit:
+            raise LedgerError(
+                f"site {config.name}: its ledger counts for another unit than its policy",
+                found=ledger.unit,
+                expected=f"{config.policy.unit} (policy.unit)",
+                remedy="open the ledger with the policy's own unit",
+            )
         self.name = config.name
         self._policy, self._records = config.policy, records
         self._workbench, self._ledger, self._identity = workbench, ledger, identity

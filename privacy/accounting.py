@@ -33,7 +33,6 @@ from yoriai.privacy.events import (
 from yoriai.privacy.renyi import (
     best_epsilon,
     check_delta,
-    check_sampler_error,
     epsilon_at_order,
     gaussian_dp_event,
     renyi_divergence,
@@ -78,7 +77,8 @@ def epsilon(
 ) -> float:
     """Return the epsilon that a history of events costs at `delta`; 0.0 for an empty history.
 
-    The answer is an upper bound up to the accountant's own floating-point error, and is cached by history.
+    Infinity where no epsilon holds: where the error of the Skellam sampler uses up delta. The answer is an upper bound
+    up to the accountant's own floating-point error, and is cached by history.
 
     Args:
         events: events, or pairs of an event and how often it happened (0 is allowed).
@@ -86,23 +86,21 @@ def epsilon(
         accountant: ``pld``, ``prv`` or ``rdp``.
 
     Raises:
-        ConfigError: delta, accountant or a count is nonsense, or the error of the Skellam sampler uses up delta.
+        ConfigError: delta, accountant or a count is nonsense.
     """
     check_delta(delta)
     _check_accountant(accountant)
     history = merged(events)
     if not history:
         return 0.0
-    cost = _epsilon(history, delta, accountant)
-    check_sampler_error(cost, history, delta)
-    return cost
+    return _epsilon(history, delta, accountant)
 
 
 def answering(events: Iterable[tuple[Event, int] | Event], delta: float, accountant: Accountant = "pld") -> Accountant:
     """Return the accountant whose answer `epsilon` gives: the one asked for, or ``rdp`` where the others are not asked.
 
-    That is where the history holds Skellam noise, and where the bound of ``rdp`` is above 200. Arguments are those of
-    `epsilon`, and so are the errors, except that a sampler's error which uses up delta is none here.
+    That is where the history holds Skellam noise, and where the bound of ``rdp`` is above 200. Arguments and errors are
+    those of `epsilon`.
     """
     check_delta(delta)
     _check_accountant(accountant)

@@ -4,8 +4,9 @@ Order of things: `approve` (before anything trains) -> `reserve` (before a gradi
 (before the first byte of an update leaves). Each is durable when it returns, so a crash may overcharge, never
 undercharge. Events are stored, not epsilons: a better accountant or another delta is applied to the same history.
 
-What fits is for `ledger_rule` to say: PLD or PRV within one job, a Rényi filter over several. A plan stays open, and
-holds its unused rounds, until `finish`.
+What fits is for `ledger_rule` to say: PLD or PRV within the first job's plan, a Rényi filter over several jobs. The
+filter's order is written right before the first plan, from what is known then, and stays. A plan stays open, and holds
+its unused rounds, until `finish`.
 
 Storage. SQLite, one append-only table; each row holds canonical JSON and the SHA-256 over the previous row's hash, its
 number and that JSON. All rows are verified at opening, new ones (of another process) before every use. The end of the
@@ -18,17 +19,17 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Self
 
 from yoriai.errors import ConfigError, LedgerError
 from yoriai.privacy.accounting import Accountant, Event, event_to_dict
-from yoriai.privacy.ledger_book import Book, Charge, Head, Policy, PolicyChange, of_job
-from yoriai.privacy.ledger_rule import BudgetRule
+from yoriai.privacy.ledger_book import Book, Charge, Head, Policy, PolicyChange, Unit, of_job
+from yoriai.privacy.ledger_rule import BudgetRule, FurtherJobs
 from yoriai.privacy.ledger_store import LedgerStore
 
-__all__ = ["Charge", "Ledger", "Policy", "PolicyChange"]
+__all__ = ["Charge", "FurtherJobs", "Ledger", "Policy", "PolicyChange", "Unit"]
 
 _SPENDING_POINTS = 20
 _LONGEST_REASON = 500
@@ -55,6 +56,7 @@ class Ledger:
         fingerprint: str | None = None,
         clock: Callable[[], float] = time.time,
         accountant: Accountant = "pld",
+        unit: Unit = "record",
         timeout_s: float = 30.0,
         witness: str | os.PathLike[str] | None = None,
     ) -> Self:
@@ -69,16 +71,17 @@ class Ledger:
             fingerprint: of the records that are charged on, recorded when it changes: changed records go on with the
                 same budget. None leaves it as it is.
             clock: seconds since the epoch, for the rows' time stamps. They decide nothing.
-            accountant: for a history of one job with one event; RDP otherwise.
+            accountant: for the first job's plan; RDP at the ledger's order otherwise.
+            unit: what the budget protects one of; another one than on record is refused.
             timeout_s: how long to wait for another process.
             witness: where the end of the chain is kept a second time, best on another disk; None: beside the ledger.
 
         Raises:
-            LedgerError: not a ledger, damaged, tampered with, an old copy, of another data set, locked, or the policy
-                is wider than the one on record.
+            LedgerError: not a ledger, of another format, damaged, tampered with, an old copy, of another data set or
+                unit, locked, or the policy is wider than the one on record.
             ConfigError: a budget or delta that makes no sense.
         """
-        policy = Policy(float(epsilon_budget), float(delta), accountant)
+        policy = Policy(float(epsilon_budget), float(delta), accountant, unit)
         store = LedgerStore.open(Path(path), dataset, clock=clock, timeout_s=timeout_s, witness=witness)
         ledger = cls(store)
         with store.closed_on_error(), store.writing() as book:
@@ -108,6 +111,8 @@ class Ledger:
 
     def raise_budget(self, epsilon_budget: float, reason: str, *, delta: float | None = None) -> None:
         """Widen the policy, as an entry of its own that names the operator's reason; durable when it returns.
+
+        The order at which jobs are added up stays. A ledger that was closed to further jobs may open by it.
 
         Args:
             epsilon_budget: the new limit, at least the one in force.
@@ -144,7 +149,8 @@ class Ledger:
             rounds: charges for `event` over the whole job, those already made and spare rounds included; >= 1.
 
         Raises:
-            BudgetError: history, other jobs' unused rounds and this plan exceed the budget. Nothing is recorded.
+            BudgetError: history, other jobs' unused rounds and this plan exceed the budget, or the ledger takes nothing
+                beyond its first job's plan. Nothing is recorded.
             ConfigError: rounds is not a whole number of at least 1.
         """
         if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
@@ -154,6 +160,7 @@ class Ledger:
         with self._store.writing():
             self._rule().check_plan(self._store.book, job_id, event, rounds)
             if self._store.book.plans.get(job_id) != (event, rounds):
+                self._fix_order(event)
                 self._store.append(kind="approved", job_id=job_id, event=event_to_dict(event), rounds=rounds)
 
     def reserve(self, job_id: str, round_index: int, event: Event) -> None:
@@ -165,11 +172,11 @@ class Ledger:
         Raises:
             BudgetError: the round does not fit. Nothing is recorded.
         """
-        self._rule().needs_charge(
-            self._store.book, job_id, round_index, event
-        )  # As in `approve`: slow, and cached then.
+        # As in `approve`: slow, and cached then.
+        self._rule().needs_charge(self._store.book, job_id, round_index, event)
         with self._store.writing():
             if self._rule().needs_charge(self._store.book, job_id, round_index, event):
+                self._fix_order(event)
                 self._store.append(kind="reserved", job_id=job_id, round_index=round_index, event=event_to_dict(event))
 
     def mark_released(self, job_id: str, round_index: int) -> None:
@@ -210,30 +217,29 @@ class Ledger:
 
     def spent(self) -> float:
         """Return the epsilon of all charges, released or not; 0.0 before the first."""
-        return self._rule().cost(self._store.book.spent())
+        return self._rule().cost(self._store.book, self._store.book.spent())
 
     def promised(self) -> float:
         """Return the epsilon of all charges and of the unused rounds of all open plans."""
         book = self._store.current()
-        return self._rule().cost(book.spent() + book.held())
+        return self._rule().cost(book, book.spent() + book.held())
 
     def spent_for(self, job_id: str) -> float:
         """Return the epsilon of one job's charges as if it were alone; 0.0 for a job without charges."""
-        return self._rule().cost(of_job(self._store.book.spent(), job_id))
+        return self._rule().cost_alone(self._store.book, of_job(self._store.book.spent(), job_id))
 
     def spent_after(self, charges: int) -> float:
         """Return the epsilon of the first `charges` charges of all jobs, by the accountant that decided then."""
-        return self._rule().cost(
-            Counter((charge.job_id, charge.event) for charge in self._store.book.charges[:charges])
-        )
+        rule, book = self._rule(), self._store.book
+        return rule.cost(book, Counter((charge.job_id, charge.event) for charge in book.charges[:charges]))
 
     def spending(self, job_id: str) -> list[tuple[int, float]]:
         """Return (charges made, epsilon after them) for one job, at most 20 points, for a plot; the last is now."""
-        rule = self._rule()
-        events = [charge.event for charge in self._store.book.charges if charge.job_id == job_id]
+        rule, book = self._rule(), self._store.book
+        events = [charge.event for charge in book.charges if charge.job_id == job_id]
         points = min(len(events), _SPENDING_POINTS)
         counts = [round(len(events) * k / points) for k in range(1, points + 1)]
-        return [(n, rule.cost(Counter((job_id, event) for event in events[:n]))) for n in counts]
+        return [(n, rule.cost_alone(book, Counter((job_id, event) for event in events[:n]))) for n in counts]
 
     def outstanding(self, job_id: str) -> int:
         """Return how many rounds of the job's plan are not charged yet; 0 without an open plan."""
@@ -252,13 +258,26 @@ class Ledger:
         return list(self._store.current().charges)
 
     def accountant_in_use(self) -> Accountant:
-        """Return the accountant behind `spent`: the one asked for, or ``rdp`` once several jobs or events count."""
-        return self._rule().accountant_for(self._store.book.spent())
+        """Return the accountant behind `spent`: the one asked for, or ``rdp`` beyond the first job's plan."""
+        return self._rule().accountant_for(self._store.book, self._store.book.spent())
+
+    def is_filtered(self) -> bool:
+        """Return whether `spent` is beyond the first job's plan, and so the filter's, at the ledger's order."""
+        return self._rule().is_filtered(self._store.book, self._store.book.spent())
+
+    def further_jobs(self) -> FurtherJobs:
+        """Return whether there can be jobs beside the first one under the budget in force, and the order they meet."""
+        return self._rule().further_jobs(self._store.book)
 
     @property
     def dataset(self) -> str:
         """The data set's name, as first given."""
         return self._store.current().dataset
+
+    @property
+    def unit(self) -> str:
+        """What the budget counts for: `record` or `owner`."""
+        return self._rule().policy.unit
 
     def policies(self) -> list[PolicyChange]:
         """Return every policy that held, oldest first; the last is in force."""
@@ -297,6 +316,14 @@ class Ledger:
     def _take_policy(self, book: Book, policy: Policy) -> None:
         """Put the site's policy into force, inside a transaction. The first is free; a wider one is not."""
         before = book.policy
+        if before is not None and policy.unit != before.unit:
+            raise LedgerError(
+                f"the ledger of data set {book.dataset} counts in another unit",
+                found=policy.unit,
+                expected=before.unit,
+                remedy=f"put policy.unit back to {before.unit}: what was spent per {before.unit} says nothing of "
+                f"{policy.unit}s, and a new ledger for the same records would forget it",
+            )
         if before is not None and policy.loosens(before):
             raise LedgerError(
                 f"the budget of data set {book.dataset} was raised without an entry in its ledger",
@@ -308,9 +335,13 @@ class Ledger:
         if policy != before:
             self._append_policy(policy, "")
 
+    def _fix_order(self, event: Event) -> None:
+        """Write the order that the first plan fixes, inside its transaction; from the second plan on there is one."""
+        if self._store.book.order is None:
+            self._store.append(kind="order", order=self._rule().order_for(self._store.book, event))
+
     def _append_policy(self, policy: Policy, reason: str) -> None:
-        limits = {"epsilon_budget": policy.epsilon_budget, "delta": policy.delta}
-        self._store.append(kind="policy", **limits, accountant=policy.accountant, reason=reason)
+        self._store.append(kind="policy", **asdict(policy), reason=reason)
 
     def _rule(self) -> BudgetRule:
         """The rule under the policy in force, after a look at the newest rows."""

@@ -5,12 +5,16 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 from yoriai.errors import ConfigError
 from yoriai.privacy.accounting import Accountant, Event, epsilon, event_from_dict
 
-GENESIS = sha256(b"yoriai privacy ledger, version 1").hexdigest()
+# Of the rows and of the file; another format is refused by name, before a row is looked at.
+FORMAT = 2
+GENESIS = sha256(b"yoriai privacy ledger, version %d" % FORMAT).hexdigest()
+
+Unit: TypeAlias = Literal["record", "owner"]
 
 # How often each event of each job counts.
 Costs: TypeAlias = Counter[tuple[str, Event]]
@@ -18,11 +22,13 @@ Costs: TypeAlias = Counter[tuple[str, Event]]
 
 @dataclass(frozen=True)
 class Policy:
-    """The limit of a data set, and how histories of one job with one event are valued.
+    """The limit of a data set, what it protects, and how the first job's plan is valued.
 
     Args:
         epsilon_budget: over all jobs, > 0.
         delta: at which the budget holds, in (0, 1).
+        accountant: for what was fixed in advance; see `ledger_rule`.
+        unit: what is added or removed; the same for good.
 
     Raises:
         ConfigError: a value makes no sense.
@@ -31,12 +37,15 @@ class Policy:
     epsilon_budget: float
     delta: float
     accountant: Accountant = "pld"
+    unit: Unit = "record"
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.epsilon_budget) and self.epsilon_budget > 0.0):
             raise ConfigError(
                 "epsilon_budget does not fit", found=repr(self.epsilon_budget), expected="a number above 0"
             )
+        if self.unit not in get_args(Unit):
+            raise ConfigError("a ledger cannot count in this unit", found=repr(self.unit), expected="record or owner")
         epsilon([], self.delta, self.accountant)  # Refuses a delta or an accountant that makes no sense.
 
     def loosens(self, other: "Policy") -> bool:
@@ -67,6 +76,19 @@ class PolicyChange:
 
 
 @dataclass(frozen=True)
+class FirstPlan:
+    """What was fixed before anything left: how often the first job to be charged may run its one event."""
+
+    job_id: str
+    event: Event
+    rounds: int
+
+    def covers(self, costs: Costs) -> bool:
+        """Whether a history is this plan, as far as it got."""
+        return all(key == (self.job_id, self.event) and n <= self.rounds for key, n in costs.items())
+
+
+@dataclass(frozen=True)
 class Head:
     """The last row of a chain: its number, and the hash that stands for it and for all rows before it."""
 
@@ -80,6 +102,8 @@ class Book:
 
     Attributes:
         policies: all that ever held, oldest first.
+        order: the one at which jobs are added up, fixed with the first plan; None before that.
+        first_plan: the plan that the first charge was made under; None before that.
         fingerprints: of the records, in the order in which they were first charged on; the last are in use.
         set_back: rows whose time is before the row's before them. Times decide nothing; they are shown.
     """
@@ -88,6 +112,8 @@ class Book:
     hash: str = GENESIS
     dataset: str = ""
     policies: list[PolicyChange] = field(default_factory=list)
+    order: int | None = None
+    first_plan: FirstPlan | None = None
     fingerprints: list[str] = field(default_factory=list)
     set_back: list[int] = field(default_factory=list)
     # Replaced as a whole, never changed: another thread may be reading it.
@@ -113,8 +139,10 @@ class Book:
         if kind == "opened":
             self.dataset = body["dataset"]
         elif kind == "policy":
-            policy = Policy(body["epsilon_budget"], body["delta"], body["accountant"])
+            policy = Policy(body["epsilon_budget"], body["delta"], body["accountant"], body["unit"])
             self.policies.append(PolicyChange(number, body["at"], policy, body["reason"]))
+        elif kind == "order":
+            self._fix_order(body["order"])
         elif kind == "records":
             self.fingerprints.append(body["fingerprint"])
         else:
@@ -123,14 +151,22 @@ class Book:
             self.set_back.append(number)
         self.number, self.hash, self._time = number, row_hash, body["at"]
 
+    def _fix_order(self, order: object) -> None:
+        if self.order is not None or type(order) is not int or order < 2:
+            raise ValueError("the order is fixed once, to a whole number of at least 2")
+        self.order = order
+
     def _apply_to_job(self, kind: str, number: int, body: Mapping[str, Any]) -> None:
         job_id = body["job_id"]
+        if self.order is None and kind in ("approved", "reserved"):
+            raise ValueError("a plan or a charge before the order was fixed")
         if kind == "approved":
             self.plans = {**self.plans, job_id: (event_from_dict(body["event"]), body["rounds"])}
         elif kind == "finished":
             self.plans = {job: plan for job, plan in self.plans.items() if job != job_id}
         elif kind == "reserved":
             event = event_from_dict(body["event"])
+            self.first_plan = self.first_plan or self.plan_if_first(job_id, event)
             self.latest[job_id, body["round_index"]] = len(self.charges)
             self.charges.append(Charge(number, job_id, body["round_index"], event, body["at"]))
         elif kind == "released":
@@ -150,6 +186,11 @@ class Book:
     def policy(self) -> Policy | None:
         """The policy in force; None in a ledger that was made a moment ago."""
         return self.policies[-1].policy if self.policies else None
+
+    def plan_if_first(self, job_id: str, event: Event) -> FirstPlan:
+        """What the first plan would be if this event were the first charge: without a plan for it, one round."""
+        planned, rounds = self.plans.get(job_id, (None, 0))
+        return FirstPlan(job_id, event, rounds if planned == event else 1)
 
     def last_charge(self, job_id: str, round_index: int) -> Charge | None:
         """The newest charge of a round."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from yoriai.errors import ConfigError, LedgerError
-from yoriai.privacy.ledger_book import GENESIS, Book, Head
+from yoriai.privacy.ledger_book import FORMAT, GENESIS, Book, Head
 
 _SCHEMA = """
 CREATE TABLE entries (number INTEGER PRIMARY KEY, body TEXT NOT NULL, hash TEXT NOT NULL);
@@ -31,6 +31,44 @@ on_step: Callable[[str], None] = _go_on
 def step(name: str) -> None:
     """Name a place where a crash would leave a state of its own on the disk."""
     on_step(name)
+
+
+def check_format(db: sqlite3.Connection, path: Path) -> None:
+    """Refuse a ledger of another format, whose rows would only look damaged.
+
+    The format stands in the file's header. The first format left that empty, and stood in the first row.
+
+    Raises:
+        LedgerError: it is older or newer; names both formats.
+    """
+    found = db.execute("PRAGMA user_version").fetchone()[0]
+    if found == 0:
+        found = _format_in_first_row(db)
+    if found == FORMAT:
+        return
+    age, remedy = "a newer", "upgrade Yoriai at this site"
+    if found < FORMAT:
+        age = "an older"
+        remedy = (
+            "go on with the Yoriai that wrote it until its budget is spent: its jobs were charged before an order was "
+            "fixed, so they cannot be carried over, and a new ledger for the same records would forget them"
+        )
+    raise LedgerError(
+        f"ledger {path.name} was written by {age} Yoriai",
+        found=f"format {found}",
+        expected=f"format {FORMAT}",
+        remedy=remedy,
+    )
+
+
+def _format_in_first_row(db: sqlite3.Connection) -> int:
+    """What the first row says; this format where it says nothing, so that the chain is looked at and found broken."""
+    row = db.execute("SELECT body FROM entries WHERE number = 1").fetchone()
+    try:
+        version = json.loads(row[0])["version"]
+    except (KeyError, TypeError, ValueError):
+        return FORMAT
+    return version if type(version) is int else FORMAT
 
 
 def catch_up(db: sqlite3.Connection, path: Path, book: Book) -> None:
@@ -93,8 +131,8 @@ def create(path: Path, dataset: str, now: float) -> None:
     try:
         step("draft made")
         db = sqlite3.connect(draft)
-        db.executescript("PRAGMA synchronous = EXTRA;" + _SCHEMA)
-        first = {"kind": "opened", "version": 1, "dataset": dataset, "id": os.urandom(16).hex(), "at": now}
+        db.executescript(f"PRAGMA synchronous = EXTRA; PRAGMA user_version = {FORMAT};" + _SCHEMA)
+        first = {"kind": "opened", "version": FORMAT, "dataset": dataset, "id": os.urandom(16).hex(), "at": now}
         insert(db, first)
         db.commit()
         db.close()

@@ -54,6 +54,7 @@ def open_in_folder(folder: Path, dataset: str, fingerprint: str, policy: Policy)
             epsilon_budget=policy.epsilon_budget,
             delta=policy.delta,
             accountant=policy.accountant,
+            unit=policy.unit,
             fingerprint=fingerprint,
         )
 

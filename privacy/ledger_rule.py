@@ -5,29 +5,69 @@ approved is not starved by a later one, and approvals together never promise mor
 its planned event use up the plan, repeats after an interruption included (a job's spare rounds exist for them); what
 goes beyond it is checked anew.
 
-Accountant. Within one job with one event the history is fixed in advance: PLD or PRV. As soon as several jobs (or
-several events of one job) count, later parameters may depend on earlier results. PLD composition does not hold then in
-general: a filter on the composed privacy profile can be passed by who chooses parameters with an eye on the outputs so
-far (Regehr et al. 2026). A Rényi filter decides in its place: a charge is refused where the Rényi divergences of all
-charges, added up order by order, come to more than the budget after conversion to (epsilon, delta).
+Two ways to value a history.
 
-How far that is a theorem. At one order fixed beforehand, the sum bounds the divergence of everything together however
-the parameters were chosen (Feldman and Zrnic 2021, Lécuyer 2021). Here the best of 92 fixed orders is read off the
-history, as usual in RDP accounting. If the parameters do not depend on outputs, or depend in such a way that one order
-serves on every path, that too holds at the stated delta. Who steers different outputs to different best orders is not
-covered by that argument: what a union bound over the orders, and over the switch from PLD, then gives is the same
-epsilon at 93 times the delta. Site operators who must cover it set the policy's delta that much lower; on three typical
-histories that made 21 to 35 % more epsilon.
+    fixed    the first job's one event, at most as often as its plan had it when the first charge was made: PLD or PRV
+    filter   anything: Rényi divergences of all charges, added up at the ledger's one order
+
+PLD composition does not hold in general once parameters may depend on earlier results: a filter on the composed privacy
+profile can be passed by who chooses them with an eye on the outputs so far (Regehr et al. 2026). At one order that was
+fixed beforehand the sum bounds the divergence of everything together, however the parameters were chosen, if it never
+passes a limit that was fixed as well (Feldman and Zrnic 2021, Lécuyer 2021). The order (`ledger_order`) is a row of its
+own, written before the first plan; neither more jobs nor another budget change it.
+
+Rule. Let V say that the first plan, as a whole, fits the budget at the order. A history fits
+
+    if it lies within the first plan, and the fixed value is within the budget; or
+    if V holds, and the filter's value is within the budget.
+
+Theorem: everything that leaves is (epsilon_budget, delta)-differentially private. The first plan, the order and the
+policy are fixed before the first charge, and so is V. If V holds, every history that fits is within the filter's limit:
+one within the first plan because its divergence is no more than the whole plan's. So it is one filter on every path,
+whether the first job ends early, runs to its end or is followed by others, and whichever of these hangs on outputs. If
+V fails, only the first plan ever runs, or its beginning: a composition fixed in advance, of which stopping early shows
+no more. There is no path on which one statement is traded for the other after outputs were seen, and so no union of
+the two over delta. Why V asks for the whole plan and not for what was charged of it: a job that may go on to its end
+under PLD, or stop and make room for others, as its outputs have it, is covered by neither statement.
+
+Plans that are approved together before any charge are fixed in advance too; they are valued by the filter all the same.
+A round without a plan is a first plan of one round, and what follows it is the filter's.
+
+A raise keeps the order. V is judged anew under the wider budget: a ledger that was closed to further jobs may open,
+which is sound, since no path charged more of the first plan than the whole. What is proved is then the widest budget
+that was ever in force. A lowered budget holds from then on; that both together are the lower one is proved if the
+decision to lower it did not hang on outputs. Not covered: errors of floating point in the divergences.
+
+What `cost` says below the budget is a reading: what the same charges cost had they been fixed in advance. Only the
+budget itself is proved where the number of charges hung on outputs.
 """
 
 from collections import Counter
 from dataclasses import dataclass
 
 from yoriai.errors import BudgetError
-from yoriai.privacy.accounting import Accountant, Event, epsilon
-from yoriai.privacy.ledger_book import Book, Costs, Policy
+from yoriai.privacy.accounting import Accountant, Event, answering, epsilon
+from yoriai.privacy.ledger_book import Book, Costs, FirstPlan, Policy
+from yoriai.privacy.ledger_order import best_order
+from yoriai.privacy.renyi import epsilon_at_order
+from yoriai.privacy.wording import terms
 
 _MOST_ROUNDS = 1_000_000
+
+
+@dataclass(frozen=True)
+class FurtherJobs:
+    """Whether a ledger can take jobs beside its first.
+
+    Attributes:
+        possible: under the budget in force.
+        order: at which jobs are added up; None before the first plan.
+        first_plan_epsilon: what the first job's whole plan needs at that order; 0.0 without a plan.
+    """
+
+    possible: bool
+    order: int | None
+    first_plan_epsilon: float
 
 
 @dataclass(frozen=True)
@@ -36,32 +76,60 @@ class BudgetRule:
 
     policy: Policy
 
-    def accountant_for(self, costs: Costs) -> Accountant:
+    def accountant_for(self, book: Book, costs: Costs) -> Accountant:
         """The accountant that values this history."""
-        return self.policy.accountant if len(costs) <= 1 else "rdp"
+        if self.is_filtered(book, costs):
+            return "rdp"
+        return answering(_events(costs), self.policy.delta, self.policy.accountant)
 
-    def cost(self, costs: Costs) -> float:
-        """Epsilon of a history at the policy's delta."""
-        events = [(event, n) for (_, event), n in costs.items()]
-        return epsilon(events, self.policy.delta, self.accountant_for(costs))
+    def is_filtered(self, book: Book, costs: Costs) -> bool:
+        """Whether this history is beyond the first plan, so that the filter values it."""
+        first = _first(book)
+        return first is not None and not first.covers(costs)
+
+    def cost(self, book: Book, costs: Costs) -> float:
+        """Epsilon of a part of the ledger's history at the policy's delta."""
+        first = _first(book)
+        if first is None or first.covers(costs):
+            return self._fixed(costs)
+        return self._filtered(costs, self.order_for(book, first.event))
+
+    def cost_alone(self, book: Book, costs: Costs) -> float:
+        """Epsilon of one job's charges as if there were no other job; filtered if they are of several events."""
+        several = [event for _, event in costs]
+        return self._filtered(costs, self.order_for(book, several[0])) if len(several) > 1 else self._fixed(costs)
+
+    def order_for(self, book: Book, event: Event) -> int:
+        """The ledger's order or, before its first plan, the one that a plan of this event fixes."""
+        return book.order or best_order(self.policy.epsilon_budget, self.policy.delta, event)
+
+    def further_jobs(self, book: Book) -> FurtherJobs:
+        """Whether the ledger can take jobs beside the first one, judged by its plan as it stands."""
+        first = _first(book)
+        if first is None:
+            return FurtherJobs(True, book.order, 0.0)
+        return FurtherJobs(self._leaves_room(book, first), book.order, self._whole(book, first))
 
     def check_plan(self, book: Book, job_id: str, event: Event, rounds: int) -> None:
         """Raise BudgetError unless all charges, all other plans and this plan fit together."""
         spent = book.spent()
         before = spent + book.held(without=job_id)
         new = max(0, rounds - spent[job_id, event])
-        self._check(book, before, Counter({(job_id, event): new}), f"this job's {new} rounds need", job_id)
+        # Until something is charged, whichever job begins is the first: if there are others, all must pass the filter.
+        first = book.first_plan or FirstPlan(job_id, event, rounds)
+        self._check(book, before, Counter({(job_id, event): new}), f"this job's {new} rounds need", first)
 
     def needs_charge(self, book: Book, job_id: str, round_index: int, event: Event) -> bool:
         """Return False if an unreleased reservation serves; raise BudgetError if a new charge would not fit."""
         pending = book.last_charge(job_id, round_index)
         if pending and not pending.released and pending.event == event:
             return False
+        first = book.first_plan or book.plan_if_first(job_id, event)
         spent, held, one = book.spent(), book.held(), Counter({(job_id, event): 1})
         # A planned round leaves this sum as it was, so that in the common case its epsilon comes from the cache.
-        if self.cost(spent + (held | one)) > self.policy.epsilon_budget:
+        if not self._fits(book, spent + (held | one), first):
             # The budget was lowered, or the round goes beyond the plan: the job's own unused rounds may now give way.
-            self._check(book, spent + book.held(without=job_id), one, "this round needs", job_id)
+            self._check(book, spent + book.held(without=job_id), one, "this round needs", first)
         return True
 
     def rounds_that_fit(self, book: Book, job_id: str) -> int:
@@ -71,10 +139,11 @@ class BudgetRule:
         """
         if job_id not in book.plans:
             return 0
-        event, before = book.plans[job_id][0], book.spent() + book.held(without=job_id)
+        plan, before = _planned(book, job_id), book.spent() + book.held(without=job_id)
+        first = book.first_plan or plan
 
         def fits(rounds: int) -> bool:
-            return self.cost(before + Counter({(job_id, event): rounds})) <= self.policy.epsilon_budget
+            return self._fits(book, before + Counter({(job_id, plan.event): rounds}), first)
 
         low, high = 0, 1
         while high <= _MOST_ROUNDS and fits(high):
@@ -84,17 +153,78 @@ class BudgetRule:
             low, high = (middle, high) if fits(middle) else (low, middle)
         return min(low, _MOST_ROUNDS)
 
-    def _check(self, book: Book, before: Costs, new: Costs, needs: str, job_id: str) -> None:
-        after, budget = self.cost(before + new), self.policy.epsilon_budget
-        if after <= budget:
+    def _fits(self, book: Book, costs: Costs, first: FirstPlan) -> bool:
+        """The rule at the head of this file."""
+        budget = self.policy.epsilon_budget
+        if first.covers(costs) and self._fixed(costs) <= budget:
+            return True
+        return self._leaves_room(book, first) and self._filtered(costs, self.order_for(book, first.event)) <= budget
+
+    def _leaves_room(self, book: Book, first: FirstPlan) -> bool:
+        """V of the rule."""
+        return self._whole(book, first) <= self.policy.epsilon_budget
+
+    def _whole(self, book: Book, first: FirstPlan) -> float:
+        return epsilon_at_order([(first.event, first.rounds)], self.policy.delta, self.order_for(book, first.event))
+
+    def _fixed(self, costs: Costs) -> float:
+        return epsilon(_events(costs), self.policy.delta, self.policy.accountant)
+
+    def _filtered(self, costs: Costs, order: int) -> float:
+        return epsilon_at_order(_events(costs), self.policy.delta, order)
+
+    def _check(self, book: Book, before: Costs, new: Costs, needs: str, first: FirstPlan) -> None:
+        if self._fits(book, before + new, first):
             return
-        base = self.cost(before)
+        if first.covers(before + new):
+            spoke: str = answering(_events(before + new), self.policy.delta, self.policy.accountant)
+            base, after = self._fixed(before), self._fixed(before + new)
+        else:
+            if book.first_plan is not None:
+                self._refuse_closed(book, first)
+            order = self.order_for(book, first.event)
+            spoke, base, after = _by(order), self._filtered(before, order), self._filtered(before + new, order)
+        ((job_id, _),) = new
         others = sorted({key[0] for key in book.held(without=job_id)})
         remedy = "lower local_steps or rounds, or raise noise_multiplier"
         if others:
             remedy = f"finish {', '.join(others)}, for which unused rounds are held, or {remedy}"
         raise BudgetError(
             f"data set {book.dataset}: {needs} epsilon {after - base:.4g}, "
-            f"{max(0.0, budget - base):.4g} of {budget:g} is left",
+            f"{max(0.0, self.policy.epsilon_budget - base):.4g} of {self.policy.epsilon_budget:g} is left, "
+            f"{terms(self.policy.unit, spoke)}",
             remedy=remedy,
         )
+
+    def _refuse_closed(self, book: Book, first: FirstPlan) -> None:
+        """Raise BudgetError if the ledger takes nothing beyond its first job's plan."""
+        if self._leaves_room(book, first):
+            return
+        spoke = _by(self.order_for(book, first.event))
+        raise BudgetError(
+            f"data set {book.dataset} takes nothing beyond the plan of its first job under this budget: what comes "
+            "later is only covered if that whole plan fits at the ledger's order",
+            found=f"epsilon {self._whole(book, first):.4g} for its {first.rounds} rounds, "
+            f"{terms(self.policy.unit, spoke)}",
+            expected=f"at most {self.policy.epsilon_budget:g}",
+            remedy="raise the budget with its reason (yoriai site budget --ledger FILE --raise-to EPSILON --reason "
+            "TEXT); on another data set, begin with a job of fewer rounds or more noise",
+        )
+
+
+def _by(order: int) -> str:
+    return f"RDP at order {order}"
+
+
+def _events(costs: Costs) -> list[tuple[Event, int]]:
+    return [(event, n) for (_, event), n in costs.items()]
+
+
+def _planned(book: Book, job_id: str) -> FirstPlan:
+    """An open plan as the first one."""
+    return FirstPlan(job_id, *book.plans[job_id])
+
+
+def _first(book: Book) -> FirstPlan | None:
+    """The plan that was first charged or, as long as nothing was, the oldest that is open."""
+    return book.first_plan or next((_planned(book, job_id) for job_id in book.plans), None)

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from yoriai.errors import LedgerError
 from yoriai.privacy.ledger_book import Book, Head
-from yoriai.privacy.ledger_file import catch_up, create, faults, has_hash, hash_of, insert, step
+from yoriai.privacy.ledger_file import catch_up, check_format, create, faults, has_hash, hash_of, insert, step
 from yoriai.privacy.ledger_witness import check_head, must_be_new, read_head, second_place, write_head
 
 
@@ -45,7 +45,7 @@ class LedgerStore:
             dataset: whose ledger it must be, or will be if there is none; None takes any, and makes none.
 
         Raises:
-            LedgerError: not a ledger, damaged, an old copy, of another data set, gone, or locked.
+            LedgerError: not a ledger, of another format, damaged, an old copy, of another data set, gone, or locked.
         """
         place = second_place(path) if witness is None else Path(witness)
         with faults(path):
@@ -60,6 +60,7 @@ class LedgerStore:
             # EXTRA is FULL and also syncs the folder after the journal is gone: without that, a power cut right after
             # a commit could bring the journal back and undo the charge.
             db.execute("PRAGMA synchronous = EXTRA")
+            check_format(db, path)
             if store._check_head() is None and dataset is not None:
                 store._keep_head(None)  # Before the second row: from then on a ledger without it is refused.
             if dataset is not None and store.book.dataset != dataset:

@@ -16,7 +16,6 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from yoriai.errors import ConfigError
 from yoriai.privacy.events import Event, History, SampledGaussian, SampledSkellam, merged, out_of_range, sampler_error
 from yoriai.privacy.skellam_rdp import sampled_skellam_divergences
 
@@ -45,7 +44,8 @@ def renyi_divergence(events: Iterable[tuple[Event, int] | Event], order: int) ->
 def epsilon_at_order(events: Iterable[tuple[Event, int] | Event], delta: float, order: int) -> float:
     """Return the epsilon that a history costs at `delta`, read off at this one order; 0.0 for an empty history.
 
-    Never below the answer of `accounting.epsilon` by ``rdp``, which reads off the best of 92 orders.
+    Never below the answer of `accounting.epsilon` by ``rdp``, which reads off the best of 92 orders. Infinity where the
+    error of the Skellam sampler uses up delta.
 
     Args:
         events: events, or pairs of an event and how often it happened (0 is allowed).
@@ -53,14 +53,11 @@ def epsilon_at_order(events: Iterable[tuple[Event, int] | Event], delta: float, 
         order: whole number, >= 2.
 
     Raises:
-        ConfigError: delta, order or a count is nonsense, or the error of the Skellam sampler uses up delta.
+        ConfigError: delta, order or a count is nonsense.
     """
     check_delta(delta)
     _check_order(order)
-    history = merged(events)
-    cost = _epsilon(history, delta, (order,))
-    check_sampler_error(cost, history, delta)
-    return cost
+    return _epsilon(merged(events), delta, (order,))
 
 
 @lru_cache(maxsize=4096)
@@ -72,18 +69,6 @@ def best_epsilon(history: History, delta: float) -> float:
         delta: in (0, 1).
     """
     return _epsilon(history, delta, ORDERS)
-
-
-def check_sampler_error(cost: float, history: History, delta: float) -> None:
-    """Raise ConfigError if an epsilon is infinite because the sampler's error left nothing of delta."""
-    error = sampler_error(history)
-    if math.isinf(cost) and error > 0.0:
-        raise ConfigError(
-            "the error of the Skellam sampler uses up delta",
-            found=f"(1 + e^epsilon) times {error:.3g}",
-            expected=f"less than delta, which is {delta:g}",
-            remedy="raise the noise, lower the number of steps or coordinates, or raise delta",
-        )
 
 
 def check_delta(delta: float) -> None:

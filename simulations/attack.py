@@ -298,4 +298,5 @@ def _ledger(carrier: Carrier, run_id: str) -> Ledger:
         epsilon_budget=privacy.epsilon,
         delta=privacy.delta,
         accountant=privacy.accountant,
+        unit=privacy.unit,
     )

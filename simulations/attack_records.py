@@ -27,6 +27,7 @@ from yoriai.simulations.progress import Observer
 from yoriai.strategies.adapter import AdapterState
 
 _POOL = "all"
+_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,25 @@ def candidates(job: JobConfig, sites: Sequence[SiteRecords], count: int, source:
     return Candidates(records, source.uniform(len(chosen)) < 0.5, canary)
 
 
-def losses(job: JobConfig, workbench: Workbench, found: Candidates, folder: Path, observer: Observer) -> Losses:
-    """Train on the candidates that are in, by the way of a federation with one site, and measure all of them."""
+def losses_before(job: JobConfig, workbench: Workbench, found: Candidates) -> np.ndarray:
+    """Every candidate's loss under the adapter that training starts from, whatever the job's privacy. (n,)."""
+    return _each_loss(job, workbench, found, workbench.initial_adapter(job))
+
+
+def losses(
+    job: JobConfig,
+    workbench: Workbench,
+    found: Candidates,
+    folder: Path,
+    observer: Observer,
+    *,
+    before: np.ndarray,
+) -> Losses:
+    """Train on the candidates that are in, by the way of a federation with one site, and measure all of them.
+
+    Args:
+        before: of `losses_before`, once for all trainings that start alike.
+    """
     unit, half = job.training.records_per_weight, len(found.records) / 2
     federation = Federation(
         job=alone(job),
@@ -91,7 +109,7 @@ def losses(job: JobConfig, workbench: Workbench, found: Candidates, folder: Path
     )
     outcome = run_federation(federation, workbench)
     return Losses(
-        before=_each_loss(federation.job, workbench, found, workbench.initial_adapter(federation.job)),
+        before=before,
         after=_each_loss(federation.job, workbench, found, outcome.checkpoint.adapter),
         epsilon_ledger=outcome.epsilon.get(_POOL),
     )
@@ -99,13 +117,17 @@ def losses(job: JobConfig, workbench: Workbench, found: Candidates, folder: Path
 
 @torch.no_grad()
 def _each_loss(job: JobConfig, workbench: Workbench, found: Candidates, adapter: AdapterState) -> np.ndarray:
-    """Every candidate's loss under an adapter, one at a time: batches come in an order of their own."""
+    """Every candidate's loss under an adapter. (n,)."""
     model, head = workbench.model(job), workbench.head(job)
     model.load(adapter)
     model.tail.eval()
     prepared = workbench.prepare(found.records, job)
-    each = (batch for index in range(len(prepared)) for batch in prepared.batches([index], 1))
-    return np.array([float(head.losses(head.hidden(model, batch), batch)[0]) for batch in each])
+    # Batches come by length and then by place, and so must the places that their losses go to.
+    order = sorted(range(len(prepared)), key=lambda place: (len(prepared.examples[place].token_ids), place))
+    batches = prepared.batches(order, _BATCH)
+    measured = np.empty(len(prepared))
+    measured[order] = np.concatenate([head.losses(head.hidden(model, b), b).double().cpu().numpy() for b in batches])
+    return measured
 
 
 def membership(measured: Losses, found: Candidates) -> dict[str, float | int]:

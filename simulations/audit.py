@@ -23,7 +23,7 @@ import numpy as np
 from yoriai.client.base_model import choose_device, load_base, wrap_base
 from yoriai.client.workbench import Workbench
 from yoriai.config import JobConfig, override
-from yoriai.privacy.accounting import SampledGaussian
+from yoriai.privacy.accounting import Event
 from yoriai.privacy.audit import (
     Guesses,
     epsilon_from_cosines,
@@ -183,7 +183,7 @@ def _white_box(rides: Carrier, directions: Directions, asked: Asked) -> tuple[di
     return values, found
 
 
-def _noise(outside: np.ndarray, event: SampledGaussian) -> dict[str, Any]:
+def _noise(outside: np.ndarray, event: Event) -> dict[str, Any]:
     """The noise as canaries outside saw it, (rounds, canaries): how much there is, and whether it is fresh each round.
 
     What they see is that noise and next to nothing of the real records, so a shortfall or a correlation beyond
@@ -259,10 +259,12 @@ def _records(
     rides = Carrier(for_attack(job), workbench, (), folder)
     canaries = int(found.canary.sum())
     made = plan_guesses(canaries, rides.event, delta=job.privacy.delta, confidence=asked.confidence)
+    before = attack_records.losses_before(job, workbench, found)
     black, members = {}, {}
     for name, settings in _PRIVACY.items():
         observer.say(f"audit    black-box, {len(found.records)} records, {name.replace('_', ' ')}")
-        measured = attack_records.losses(override(job, settings), workbench, found, folder / name, observer)
+        private = override(job, settings)
+        measured = attack_records.losses(private, workbench, found, folder / name, observer, before=before)
         gained = (measured.before - measured.after)[found.canary]
         black[name] = _judged(guess(gained, found.included[found.canary], made), rides, asked)
         black[name]["epsilon_ledger"] = measured.epsilon_ledger

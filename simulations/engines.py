@@ -16,8 +16,9 @@ from yoriai.client.secure import SiteIdentity
 from yoriai.client.site import Site, SiteHooks
 from yoriai.client.workbench import Workbench
 from yoriai.config import JobConfig, PolicySection, SiteConfig
-from yoriai.privacy.accounting import Event, epsilon
+from yoriai.privacy.accounting import Event
 from yoriai.privacy.ledger import Ledger
+from yoriai.privacy.ledger_order import budget_for
 from yoriai.privacy.noise_shares import all_rounds
 from yoriai.privacy.randomness import RandomSource, SeededSource, SystemSource
 from yoriai.privacy.roster import RosterMemory
@@ -62,12 +63,12 @@ class SiteSpec:
         return SiteConfig(name=self.records.name, policy=policy)
 
     def epsilon_budget(self) -> float:
-        """The job's epsilon or, with a personal adapter, what the ledger makes of both: it adds trainings up by RDP."""
+        """The job's epsilon or, with a personal adapter, what the ledger makes of both by its filter."""
         privacy = self.job.privacy
         own = personal_event(self.job)
         if own is None or self.event is None:
             return privacy.epsilon
-        return max(privacy.epsilon, epsilon([(self.event, all_rounds(self.job)), own], privacy.delta, "rdp"))
+        return budget_for([(self.event, all_rounds(self.job)), (own, 1)], privacy.delta, at_least=privacy.epsilon)
 
     def randomness(self, run_id: str, round_index: int) -> RandomSource:
         """The source for one round. A seeded one does not depend on the run's id, which differs from run to run."""
@@ -112,6 +113,7 @@ class SiteSpec:
             delta=privacy.delta,
             fingerprint=fingerprint(self.records.train),
             accountant=privacy.accountant,
+            unit=privacy.unit,
         )
 
     def build(self, workbench: Workbench, ledger: Ledger, hooks: SiteHooks | None = None) -> Site:

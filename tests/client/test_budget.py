@@ -12,8 +12,11 @@ from yoriai import cli
 from yoriai.client.budget import view_of
 from yoriai.client.budget_table import mechanism_text, print_budget
 from yoriai.errors import EXIT_BAD_INPUT
-from yoriai.privacy.accounting import epsilon
+from yoriai.privacy.accounting import SampledSkellam, epsilon
 from yoriai.privacy.ledger import Ledger
+from yoriai.privacy.ledger_order import best_order
+from yoriai.privacy.renyi import epsilon_at_order
+from yoriai.privacy.wording import terms
 
 LONG = "a-job-with-a-long-name-" + "x" * 60
 
@@ -24,7 +27,9 @@ def path(tmp_path: Path) -> Path:
     times = iter(range(10**9 + 60, 0, -1))
     place = tmp_path / "run" / "ledgers" / "north.sqlite"
     with open_ledger(place, clock=lambda: float(next(times)), fingerprint="a" * 64) as ledger:
+        ledger.approve("first", EVENT, 2)
         charge(ledger, "first", 2)
+        ledger.finish("first")
         ledger.raise_budget(9.0, "agreed \x1b[31mon 3 March")
         ledger.approve(LONG, OTHER, 3)
         ledger.reserve(LONG, 0, OTHER)
@@ -53,11 +58,17 @@ def test_json_names_policy_sums_plans_and_every_charge(
 ) -> None:
     assert _run(monkeypatch, "--ledger", path, "--json") == 0
     (found,) = json.loads(capsys.readouterr().out)["ledgers"]
-    spent = epsilon([(EVENT, 2), OTHER], DELTA, "rdp")
-    assert (found["dataset"], found["epsilon_budget"], found["delta"]) == ("north", 9.0, DELTA)
+    order = found["further_jobs"]["order"]
+    spent = epsilon_at_order([(EVENT, 2), OTHER], DELTA, order)
+    assert found["further_jobs"] == {
+        "possible": True,
+        "order": best_order(8.0, DELTA, EVENT),
+        "first_plan_epsilon": epsilon_at_order([(EVENT, 2)], DELTA, order),
+    }
+    assert (found["dataset"], found["unit"], found["epsilon_budget"], found["delta"]) == ("north", "record", 9.0, DELTA)
     assert (found["spent"], found["accountant"], found["adjacency"]) == (spent, "rdp", "add_or_remove_one")
     assert found["spent"] + found["held"] + found["left"] == pytest.approx(9.0)
-    assert found["held"] == pytest.approx(epsilon([(EVENT, 2), (OTHER, 3)], DELTA, "rdp") - spent)
+    assert found["held"] == pytest.approx(epsilon_at_order([(EVENT, 2), (OTHER, 3)], DELTA, order) - spent)
     assert [(c["job"], c["round"], c["released"]) for c in found["charges"]] == [
         ("first", 1, True),
         ("first", 2, True),
@@ -82,19 +93,47 @@ def test_json_names_policy_sums_plans_and_every_charge(
 
 def test_terminal_shows_sums_and_charges_within_80_columns(path: Path) -> None:
     shown = _shown(path)
+    flat = " ".join(shown.split())
     assert max(len(line.rstrip()) for line in shown.splitlines()) <= 80
-    spent = epsilon([(EVENT, 2), OTHER], DELTA, "rdp")
+    order = best_order(8.0, DELTA, EVENT)
+    spent = epsilon_at_order([(EVENT, 2), OTHER], DELTA, order)
     for expected in (
         "data set north",
         "epsilon 9 at delta 1e-05",
         f"{spent:.4f}",
         "Rényi filter",
-        "adding or removing one unit",
+        terms("record", f"RDP at order {order}"),
+        "What is proved is the budget",
+        "possible under this budget: at order",
         "sampled Gaussian, rate 0.1",
         "The clock was set back",
     ):
-        assert expected in shown, expected
+        assert expected in flat, expected
     assert "\x1b" not in shown
+
+
+def test_a_ledger_that_its_first_job_closed_says_so_and_why(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    with open_ledger(path, epsilon_budget=5.2, unit="owner") as ledger:
+        assert "further jobs possible: the first plan will fix" in " ".join(_shown(path).split())
+        ledger.approve("job", EVENT, 22)
+        ledger.reserve("job", 0, EVENT)
+        needs = ledger.further_jobs().first_plan_epsilon
+    flat = " ".join(_shown(path).split())
+    assert "further jobs not possible under this budget, because at order" in flat
+    assert f"whole plan needs {needs:.4f} of 5.2 (per owner (add or remove one owner), by RDP); a raise opens" in flat
+    assert f"epsilon {terms('owner', 'pld')} further" in flat
+    assert "Beyond the first job's plan" not in flat
+
+
+def test_a_history_valued_by_rdp_at_the_policys_wish_is_not_called_filtered(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    with open_ledger(path, accountant="rdp") as ledger:
+        ledger.approve("job", EVENT, 1)
+        ledger.reserve("job", 0, EVENT)
+    flat = " ".join(_shown(path).split())
+    assert f"epsilon {terms('record', 'rdp')} further" in flat
+    assert "Beyond the first job's plan" not in flat
 
 
 def test_a_job_is_named_once_for_all_of_its_rounds(path: Path) -> None:
@@ -160,8 +199,10 @@ def test_a_tampered_ledger_is_named_with_its_row(
 
     _tamper(path, "UPDATE entries SET body = replace(body, '\"steps\":2', '\"steps\":1')")
     assert _run(monkeypatch, "--ledger", path) == EXIT_BAD_INPUT
-    assert "ledger north.sqlite, row 4: it was changed" in capsys.readouterr().err
+    assert "ledger north.sqlite, row 5: it was changed" in capsys.readouterr().err
 
 
 def test_one_step_is_one_step() -> None:
     assert mechanism_text(OTHER) == "sampled Gaussian, rate 0.2, noise 2, 1 step"
+    shared = SampledSkellam(0.25, variance=900, squared_l2=400, l1=100, coordinates=64, draws=4)
+    assert mechanism_text(shared) == "sampled Skellam, rate 0.25, noise 1.5, of 4 sites together, 1 step"

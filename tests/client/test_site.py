@@ -16,7 +16,7 @@ from yoriai.client.records import Record, SiteRecords
 from yoriai.client.site import Site, SiteHooks
 from yoriai.client.workbench import Workbench
 from yoriai.config import JobConfig, PolicySection, SiteConfig
-from yoriai.errors import AdapterError, PolicyError, TrainingError
+from yoriai.errors import AdapterError, LedgerError, PolicyError, TrainingError
 from yoriai.privacy.accounting import SampledGaussian, calibrate
 from yoriai.privacy.ledger import Ledger
 from yoriai.privacy.randomness import SeededSource
@@ -514,6 +514,12 @@ def test_offering_a_run_again_does_not_renew_its_rounds(office: Office, make_job
     office.rebuild()
     accepted(office.offer(job))
     refused(office.train(job, 1), "every round of run run-1 is used")
+
+
+def test_a_ledger_that_counts_for_another_unit_is_refused(office: Office) -> None:
+    office.policy = office.policy.model_copy(update={"unit": "owner"})
+    with pytest.raises(LedgerError, match="another unit than its policy"):
+        office.rebuild()
 
 
 def test_a_run_cannot_go_on_with_other_noise(office: Office, make_job: JobMaker) -> None:

@@ -22,3 +22,10 @@ def charge(ledger: Ledger, job_id: str, rounds: int, event: SampledGaussian = EV
     for index in range(rounds):
         ledger.reserve(job_id, index, event)
         ledger.mark_released(job_id, index)
+
+
+def order_of(ledger: Ledger) -> int:
+    """The order that the ledger's first plan fixed."""
+    order = ledger.further_jobs().order
+    assert order is not None
+    return order

@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
-from tests.privacy.ledgers import DELTA, EVENT, charge, open_ledger
+from tests.privacy.ledgers import DELTA, EVENT, charge, open_ledger, order_of
 from yoriai.errors import BudgetError, ConfigError, LedgerError
 from yoriai.privacy.accounting import epsilon
 from yoriai.privacy.ledger import Ledger, Policy
+from yoriai.privacy.renyi import epsilon_at_order
 
 
 @pytest.fixture
@@ -27,6 +28,7 @@ def test_a_wider_policy_is_not_taken_in_silence(path: Path, change: dict[str, An
 
 def test_a_raise_is_an_entry_with_its_reason_and_holds_from_then_on(path: Path) -> None:
     with open_ledger(path, epsilon_budget=epsilon([(EVENT, 2)], DELTA)) as ledger:
+        ledger.approve("job", EVENT, 2)
         charge(ledger, "job", 2)
         with pytest.raises(BudgetError):
             ledger.reserve("job", 2, EVENT)
@@ -75,10 +77,11 @@ def test_a_raise_reaches_a_ledger_that_another_process_has_open(path: Path) -> N
 
 
 def test_a_clock_set_back_is_recorded_accepted_and_shown(path: Path) -> None:
-    times = iter([100.0, 101.0, 50.0, 51.0, 200.0, 199.0])
+    times = iter([100.0, 101.0, 102.0, 103.0, 50.0, 51.0, 200.0, 199.0])
     with open_ledger(path, clock=lambda: next(times)) as ledger:
+        ledger.approve("job", EVENT, 2)
         charge(ledger, "job", 2)
-        assert ledger.rows_set_back() == [3, 6]
+        assert ledger.rows_set_back() == [5, 8]
         assert [c.reserved_at for c in ledger.charges()] == [50.0, 200.0]
         assert ledger.spent() == epsilon([(EVENT, 2)], DELTA)
 
@@ -89,11 +92,12 @@ def test_changed_records_are_an_entry_and_go_on_with_the_same_budget(path: Path)
             charge(ledger, f"job-{len(ledger.charges())}", 1)
     with Ledger.existing(path) as ledger:
         assert [text[0] for text in ledger.fingerprints()] == ["a", "b", "a"]
-        assert ledger.spent() == epsilon([(EVENT, 5)], DELTA, "rdp")
+        assert ledger.spent() == epsilon_at_order([(EVENT, 5)], DELTA, order_of(ledger))
 
 
 def test_a_ledger_that_is_there_is_read_at_its_own_policy_and_left_as_it_was(path: Path) -> None:
     with open_ledger(path, accountant="rdp") as ledger:
+        ledger.approve("job", EVENT, 2)
         charge(ledger, "job", 2)
         expected = ledger.spent()
     before = path.read_bytes()

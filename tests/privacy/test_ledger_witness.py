@@ -25,7 +25,7 @@ def test_a_backup_put_back_is_refused_with_what_is_missing(path: Path) -> None:
         shutil.copy(path, path.with_name("backup"))
         charge(ledger, "late", 1)
     shutil.move(path.with_name("backup"), path)
-    message = r"ledger\.sqlite, which is an old copy .* found 6 rows; expected row 8 .* put the newest file back; where"
+    message = r"ledger\.sqlite, which is an old copy .* found 7 rows; expected row 9 .* put the newest file back; where"
     with pytest.raises(LedgerError, match=message):
         open_ledger(path)
     with pytest.raises(LedgerError, match="old copy"):
@@ -42,12 +42,12 @@ def test_a_backup_put_back_under_an_open_ledger_stops_its_next_write(path: Path)
             ledger.reserve("more", 0, EVENT)
 
 
-@pytest.mark.parametrize("last", [3, 4, 5])
+@pytest.mark.parametrize("last", [4, 5, 6])
 def test_a_cut_end_is_refused(path: Path, last: int) -> None:
     with open_ledger(path) as ledger:
         charge(ledger, "job", 2)
     _tamper(path, f"DELETE FROM entries WHERE number > {last}")
-    with pytest.raises(LedgerError, match=rf"rows that were written are missing; found {last} rows; expected row 6 "):
+    with pytest.raises(LedgerError, match=rf"rows that were written are missing; found {last} rows; expected row 7 "):
         open_ledger(path)
 
 
@@ -56,7 +56,7 @@ def test_another_history_of_the_same_length_is_refused_with_its_row(path: Path) 
         with open_ledger(path.parent / home / path.name) as ledger:
             charge(ledger, "job", 1)
     shutil.copy(path.parent / "two" / path.name, path.parent / "one" / path.name)
-    with pytest.raises(LedgerError, match=r"row 4: it is not the row that was written there"):
+    with pytest.raises(LedgerError, match=r"row 5: it is not the row that was written there"):
         open_ledger(path.parent / "one" / path.name)
 
 
@@ -126,7 +126,7 @@ def test_a_ledger_restored_with_its_second_place_is_behind_the_sites_own_commitm
         signed = commit(ledger.head().hash, "north", key)
     with (
         open_ledger(path.parent / "backup" / path.name) as restored,
-        pytest.raises(LedgerError, match="is behind what this site has signed for it; found 4 rows"),
+        pytest.raises(LedgerError, match="is behind what this site has signed for it; found 5 rows"),
     ):
         restored.must_hold(committed(signed, "north", key.public_key))
 
