@@ -280,6 +280,7 @@ def _settings(job: JobConfig, asked: Asked, workbench: Workbench) -> dict[str, A
         "rule": job.federation.rule,
         "epsilon": job.privacy.epsilon,
         "delta": job.privacy.delta,
+        "noise": job.privacy.noise,
         "unit": "record, add or remove one",
         "sampling_rate": job.training.sampling_rate,
         "rounds": job.federation.rounds,

@@ -25,6 +25,7 @@ def audit(
     epsilon: Annotated[
         str | None, typer.Option("--epsilon", help="Claim of the whole job; default: the job's.")
     ] = None,
+    noise: Annotated[str | None, typer.Option("--noise", help="local or distributed; default: the job's.")] = None,
     base: Annotated[
         str | None, typer.Option("--base", help="Another base model; tiny takes random weights, for quick checks.")
     ] = None,
@@ -43,7 +44,7 @@ def audit(
         from yoriai.simulations.progress import screen
         from yoriai.simulations.quiet import quiet_libraries
 
-    settings = overrides(rule=None, epsilon=epsilon, rounds=None)
+    settings = overrides(rule=None, epsilon=epsilon, rounds=None, noise=noise)
     if base is not None:
         settings |= TINY_SETTINGS if base == TINY else {"base.model": base}
     with quiet_libraries(), screen(console) as observer:
@@ -68,7 +69,7 @@ def print_audit(found: dict[str, Any], console: Console) -> None:
     settings, white, control = found["settings"], found["white_box"], found["control"]
     rounds, step, estimate = white["job_rounds"], white["full_step"], found["random_directions"]
     console.print(
-        f"job {settings['job']}, base {settings['base']}, rule {settings['rule']}: epsilon "
+        f"job {settings['job']}, base {settings['base']}, rule {settings['rule']}, {settings['noise']} noise: epsilon "
         f"{found['epsilon_ledger']:.2f} by the ledger, at delta {settings['delta']:g}, per "
         f"{settings['unit']}. Bounds at {found['confidence']:.0%} confidence each.",
         highlight=False,
