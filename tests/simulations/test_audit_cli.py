@@ -48,6 +48,7 @@ def _findings(**changes: Any) -> dict[str, Any]:
             "job": "excavators",
             "base": "a-base",
             "rule": "core",
+            "noise": "local",
             "delta": 1e-5,
             "unit": "record, add or remove one",
         },
@@ -188,7 +189,7 @@ def test_every_figure_stands_in_its_row(audited: Audited) -> None:
 def test_the_head_names_claim_delta_unit_and_confidence_and_the_lines_below_noise_and_estimate() -> None:
     flat = " ".join(" ".join(_printed(_findings())).split())
     for said in (
-        "job excavators, base a-base, rule core: epsilon 3.99 by the ledger, at delta 1e-05, per record, add or remove",
+        "job excavators, base a-base, rule core, local noise: epsilon 3.99 by the ledger, at delta 1e-05, per record",
         "Bounds at 95% confidence each.",
         "noise multiplier 1.847 claimed, 1.853 seen, correlation between rounds at most 0.031",
         "epsilon 3.35 estimated from 500 random directions: no bound",
