@@ -8,7 +8,6 @@ coordinator, which could otherwise count labels or lengths by offering jobs. Tha
 """
 
 import logging
-import os
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,7 +27,8 @@ from yoriai.client.policy import (
     signed_rank,
 )
 from yoriai.client.records import SiteRecords
-from yoriai.client.secure import SecureRound, SiteIdentity
+from yoriai.client.secure import SiteIdentity
+from yoriai.client.secure_round import Duties, SecureRounds
 from yoriai.client.train import train_round
 from yoriai.client.units import unit_count
 from yoriai.client.workbench import PrefixProgress, Workbench
@@ -37,7 +37,6 @@ from yoriai.errors import (
     BudgetError,
     LedgerError,
     PolicyError,
-    ProtocolError,
     RecordError,
     TrainingError,
     WireError,
@@ -46,8 +45,7 @@ from yoriai.errors import (
 from yoriai.privacy.accounting import Event
 from yoriai.privacy.ledger import Ledger
 from yoriai.privacy.randomness import RandomSource, SystemSource
-from yoriai.privacy.round_terms import round_terms
-from yoriai.privacy.secagg import Member, Update, quantise
+from yoriai.privacy.secagg import Member
 from yoriai.strategies.adapter import AdapterState
 
 _log = logging.getLogger("yoriai.site")
@@ -105,7 +103,8 @@ class Site:
         self._workbench, self._ledger, self._identity = workbench, ledger, identity
         self._hooks = hooks or SiteHooks()
         self._accepted: AcceptedJob | None = None
-        self._secure: SecureRound | None = None
+        duties = Duties(self._member, self._charge, self._trained, self._mark_released)
+        self._secure = SecureRounds(self.name, workbench.base.digest, duties)
 
     def handle(self, data: bytes) -> bytes:
         """Answer one message. Never raises on what another party sent, and never lets text of a record out."""
@@ -136,13 +135,14 @@ class Site:
             return self._consider(message)
         if isinstance(message, wire.TrainRequest):
             return self._begin(message)
-        if isinstance(message, wire.SecureStage):
+        if isinstance(message, wire.WindowRequest | wire.SecureStage):
             return self._go_on(message)
         raise WireError(f"a site does not answer messages of kind {message.kind}")
 
     def _consider(self, offer: wire.JobOffer) -> wire.Message:
         """Check a job against policy, base, records and budget, and prepare for it."""
-        self._accepted = self._secure = None
+        self._accepted = None
+        self._secure.forget()
         if PERSONAL_MARK in offer.run_id:
             raise PolicyError(
                 f"site {self.name}: a run's id holds {PERSONAL_MARK}, which is kept for the site's own runs"
@@ -189,11 +189,11 @@ class Site:
         check_sharing(self.name, self._policy, job, offer, rank)
         return shares_of(job, AdapterState.from_bytes(offer.payload), offer.noise_multiplier, len(offer.roster.weights))
 
-    def _member(self, offer: wire.JobOffer, round_index: int) -> Member:
-        """This site as a party of one round of secure aggregation, as of now."""
+    def _member(self, offer: wire.JobOffer, number: int) -> Member:
+        """This site as a party of one window, or of one round in it, as of now."""
         if self._identity is None:
             raise PolicyError(f"site {self.name} has no identity in the federation", remedy="enrol the site first")
-        return self._identity.member(self.name, self._policy, offer, round_index)
+        return self._identity.member(self.name, self._policy, offer, number)
 
     def _approve(self, run_id: str, event: Event, job: JobConfig) -> None:
         """Have the ledger promise the rounds. A run keeps the noise that it began with, or its losses would add up."""
@@ -214,53 +214,52 @@ class Site:
             for charge in self._ledger.charges()
         )
         if not open_reservation and not self._ledger.outstanding(run_id):
-            raise BudgetError(
-                f"site {self.name}: every round of run {run_id[:80]} is used, the spare ones too",
-                remedy="raise privacy.spare_rounds in a new run",
-            )
+            raise self._all_used(run_id)
         self._ledger.reserve(run_id, this.index, event)
 
+    def _all_used(self, run_id: str) -> BudgetError:
+        return BudgetError(
+            f"site {self.name}: every round of run {run_id[:80]} is used, the spare ones too",
+            remedy="raise privacy.spare_rounds in a new run",
+        )
+
+    def _check_rounds_left(self, accepted: AcceptedJob) -> None:
+        """Raise BudgetError if no round of the run is left to charge, and none is charged that has not left."""
+        if accepted.noise_multiplier is None or self._ledger.outstanding(accepted.run_id):
+            return
+        charges = [charge for charge in self._ledger.charges() if charge.job_id == accepted.run_id]
+        if all(charge.released for charge in charges):
+            raise self._all_used(accepted.run_id)
+
     def _begin(self, request: wire.TrainRequest) -> wire.Message:
-        """Begin a round: train at once and answer with the update, or agree on keys first."""
-        self._secure = None
+        """Train a round and answer with the update, masked where the job promises it."""
         accepted = self._job_of(request.run_id)
         if accepted is None:
-            return wire.Refusal(
-                run_id=request.run_id,
-                site=self.name,
-                reason="this run's job is not known here; offer it again",
-                unknown_job=True,
-            )
+            return self._unknown_job(request.run_id)
         this = round_of(self.name, accepted, request, self._workbench.speed.physical_batch_size)
-        if not accepted.job.secure_aggregation.enabled:
-            self._charge(this)
-            update = self._trained(this)
-            self._mark_released(this)
-            return wire.PlainUpdate(
-                run_id=request.run_id, round_index=this.index, site=self.name, payload=update.to_bytes()
-            )
-        if request.value_range is None:
-            raise PolicyError(f"site {self.name}: the job promises secure aggregation, and its round does without")
-        # Roster, certificates and clock are judged anew in every round.
-        member = self._member(accepted.offer, this.index)
-        secure = self._secure_round(this, member, request.value_range)
-        # Charged before keys are agreed on: a site that cannot pay drops out before any other has masked for nothing.
+        if accepted.job.secure_aggregation.enabled:
+            return self._secure.train(this, request)
         self._charge(this)
-        self._secure = secure
-        return self._secure_reply(request.run_id, this.index, wire.SECURE_STAGES[0], b"")
+        update = self._trained(this)
+        self._mark_released(this)
+        return wire.PlainUpdate(
+            run_id=request.run_id, round_index=this.index, site=self.name, payload=update.to_bytes()
+        )
 
-    def _go_on(self, message: wire.SecureStage) -> wire.Message:
-        """Answer a later stage of the round that is under way."""
-        accepted, secure = self._job_of(message.run_id), self._secure
-        if accepted is None or secure is None or secure.terms.round_index != message.round_index:
-            raise ProtocolError("no such round of secure aggregation is under way", remedy="start the round afresh")
-        return self._secure_reply(message.run_id, message.round_index, message.stage, message.payload)
+    def _go_on(self, message: wire.WindowRequest | wire.SecureStage) -> wire.Message:
+        """Answer a stage of secure aggregation other than the one that trains."""
+        accepted = self._job_of(message.run_id)
+        if accepted is None:
+            return self._unknown_job(message.run_id)
+        if isinstance(message, wire.SecureStage):
+            return self._secure.answer(message)
+        # A site that cannot pay for a round drops out before any other has masked for nothing.
+        self._check_rounds_left(accepted)
+        return self._secure.open_window(accepted, message)
 
-    def _secure_reply(self, run_id: str, round_index: int, stage: str, payload: bytes) -> wire.Message:
-        if self._secure is None:
-            raise ProtocolError("no round of secure aggregation is under way")
-        reply = self._secure.answer(stage, payload)
-        return wire.SecureReply(run_id=run_id, round_index=round_index, stage=stage, site=self.name, payload=reply)
+    def _unknown_job(self, run_id: str) -> wire.Refusal:
+        reason = "this run's job is not known here; offer it again"
+        return wire.Refusal(run_id=run_id, site=self.name, reason=reason, unknown_job=True)
 
     def _job_of(self, run_id: str) -> AcceptedJob | None:
         """The accepted job of a run, if it still stands."""
@@ -272,38 +271,6 @@ class Site:
             self._accepted = None
             return None
         return accepted
-
-    def _secure_round(self, this: Round, member: Member, value_range: float) -> SecureRound:
-        """The round as secure aggregation sees it: terms of this site's own making, and an update made on demand."""
-        accepted = this.job
-        trained = this.start.select(this.plan.factors)
-        terms = round_terms(
-            accepted.job,
-            base_digest=self._workbench.base.digest,
-            run_id=accepted.run_id,
-            round_index=this.index,
-            roster_digest=member.directory.roster.digest,
-            adapter_digest=this.start.digest(),
-            n_params=trained.size_bytes // 4,
-            value_range=value_range,
-        )
-
-        def make_update() -> Update:
-            values = self._trained(this).flatten()
-            try:
-                update = Update(os.urandom(32), quantise(values, terms.grid, member.entropy))
-                update.check(terms)
-            except Exception:
-                self._mark_released(this)  # As in training: that it failed is seen outside.
-                raise
-            return update
-
-        return SecureRound(
-            member,
-            terms,
-            make_update=make_update,
-            spend=lambda _identity: self._mark_released(this),
-        )
 
     def _trained(self, this: Round) -> AdapterState:
         """Train a round that is charged. The update may leave only after `_mark_released`."""

@@ -1,7 +1,7 @@
-"""What coordinator and sites agree on before a round of secure aggregation, each working it out for itself.
+"""What coordinator and sites agree on before they sum in secret, each working it out for itself.
 
-Everything comes from the accepted job and the signed roster; only the round's index, its adapter and its public range
-come with the request, and sites that were sent different ones do not sum.
+Everything comes from the accepted job and the signed roster. Only a window's number and slots, and a round's index,
+adapter and public range come with requests; sites that were sent different ones do not sum.
 """
 
 import hashlib
@@ -9,7 +9,7 @@ import hashlib
 import numpy as np
 
 from yoriai.config import JobConfig, job_digest
-from yoriai.privacy.secagg import FixedPoint, RoundTerms
+from yoriai.privacy.secagg import FixedPoint, WindowTerms
 from yoriai.privacy.secagg.fixedpoint import LARGEST_RANGE, SMALLEST_RANGE
 from yoriai.privacy.secagg.keyset import RUN_BYTES
 
@@ -17,29 +17,24 @@ from yoriai.privacy.secagg.keyset import RUN_BYTES
 _NOISE_WIDTHS = 6.0
 
 
-def round_terms(
-    job: JobConfig,
-    *,
-    base_digest: str,
-    run_id: str,
-    round_index: int,
-    roster_digest: bytes,
-    adapter_digest: str,
-    n_params: int,
-    value_range: float,
-) -> RoundTerms:
-    """The terms of one round of one run, which starts from the whole adapter of that digest (hex)."""
-    return RoundTerms(
+def window_terms(
+    job: JobConfig, *, base_digest: str, run_id: str, number: int, slots: int, roster_digest: bytes
+) -> WindowTerms:
+    """The terms of one window of one run: what holds for all of its slots."""
+    return WindowTerms(
         run=hashlib.sha256(b"yoriai/run/1\0" + run_id.encode()).digest()[:RUN_BYTES],
-        round_index=round_index,
+        number=number,
+        slots=slots,
         job_digest=bytes.fromhex(job_digest(job, base_digest)),
         roster_digest=roster_digest,
-        adapter_digest=bytes.fromhex(adapter_digest),
-        n_params=n_params,
-        grid=FixedPoint(job.secure_aggregation.bits, value_range),
         least_survivors=job.federation.min_sites,
         full_rank=job.lora.rank,
     )
+
+
+def public_grid(job: JobConfig, value_range: float) -> FixedPoint:
+    """The grid of a round with that public range."""
+    return FixedPoint(job.secure_aggregation.bits, value_range)
 
 
 def first_range(job: JobConfig, noise_multiplier: float | None, least_weight: int) -> float:

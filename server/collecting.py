@@ -7,7 +7,8 @@ from typing import Any
 from yoriai import wire
 from yoriai.errors import AdapterError, ConfigError, RoundError, WireError
 from yoriai.privacy.roster import Directory
-from yoriai.privacy.secagg import Advertising, Opened, RoundTerms, next_range
+from yoriai.privacy.secagg import FixedPoint, Opened, WindowTerms, next_range
+from yoriai.privacy.secagg.summing import Masking
 from yoriai.server.messenger import STRANGE, UNEXPECTED, one_line
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.held import check_held, corrections, held_mean, held_size
@@ -17,6 +18,9 @@ Replies = Mapping[str, wire.Reply]
 
 Aggregate = Callable[[Updates], AdapterState]
 """What a robust rule makes of updates, in place of their weighted mean."""
+
+Place = tuple[int, int | None]
+"""The window that a message of secure aggregation is of, and its slot; None while the window is opened."""
 
 Exchange = Callable[[str, Mapping[str, bytes]], tuple[Replies, Mapping[str, str]]]
 """Sends each site a stage's bytes; gives the replies that came, and why the others did not."""
@@ -48,11 +52,12 @@ class VoidRound(RoundError):
 
     Args:
         masked: whether sites may have masked, and so released, their updates by then.
+        survived: whether enough masked updates had come.
     """
 
-    def __init__(self, found: str, *, masked: bool) -> None:
+    def __init__(self, found: str, *, masked: bool, survived: bool = False) -> None:
         super().__init__("the round is void", found=found)
-        self.masked = masked
+        self.masked, self.survived = masked, survived
 
 
 def plain_mean(
@@ -119,50 +124,60 @@ def _plain_update(reply: wire.Reply, expected: AdapterState, round_index: int) -
 
 
 def secure_mean(
-    advertisements: Replies, *, directory: Directory, terms: RoundTerms, expected: AdapterState, exchange: Exchange
+    masked: Replies,
+    *,
+    masking: Masking,
+    place: Place,
+    directory: Directory,
+    terms: WindowTerms,
+    expected: AdapterState,
+    exchange: Exchange,
 ) -> Collected:
     """The weighted mean of the survivors' updates, of which nothing but the sum is ever opened.
 
     Each entry is divided by the weight of the survivors that hold it, by the ranks of the signed roster.
 
     Args:
-        advertisements: the sites' answers to the request that began the round.
+        masked: the sites' answers to the request for masked updates.
+        masking: the coordinator's side of the slot, before it has seen any.
+        place: window and slot that the answers must be of.
         directory: verified members.
+        terms: of the window.
         exchange: for the stages that follow.
 
     Raises:
         VoidRound: too few sites are left, in all or for a rank that one of them has.
     """
     missing: dict[str, str] = {}
-    stage: Any = Advertising(directory, terms)
-    replies = _payloads(advertisements, wire.SECURE_STAGES[0], terms.round_index, missing)
-    masked = False
+    stage: Any = masking
+    first, *later = wire.SLOT_STAGES
+    replies, at = protocol_payloads(masked, first, place, missing), first
     try:
-        for name in wire.SECURE_STAGES[1:]:
+        for name in later:
             stage, payloads = stage.step(replies.items())
-            masked = masked or name == "mask"
             answers, faults = exchange(name, payloads)
             missing |= {site: f"{reason} (stage {name})" for site, reason in faults.items()}
-            replies = _payloads(answers, name, terms.round_index, missing)
+            replies, at = protocol_payloads(answers, name, place, missing), name
         opened: Opened = stage.step(replies.items())
     except RoundError as error:
         found = too_few(str(error), {**stage.refused, **missing}, terms.least_survivors).found
-        raise VoidRound(found, masked=masked) from None
+        raise VoidRound(found, masked=True, survived=at != first) from None
     missing = {**stage.refused, **missing}
-    holders = _holders(directory, terms, opened.survivors)
+    holders = _holders(directory, terms.full_rank, opened.survivors)
     summed = sum(held_size(expected, rank) for _, rank in holders.values())
+    grid = opened.grid
     return Collected(
         mean_update=expected.unflatten(opened.mean() * corrections(expected, holders)),
         answered=opened.survivors,
         missing={site: one_line(reason) for site, reason in missing.items() if site not in opened.survivors},
         clipped=opened.clipped,
-        next_range=next_range(terms.grid.value_range, opened.clipped, summed),
+        next_range=next_range(grid.value_range, opened.clipped, summed) if isinstance(grid, FixedPoint) else None,
     )
 
 
-def _holders(directory: Directory, terms: RoundTerms, survivors: Sequence[str]) -> dict[str, tuple[float, int | None]]:
+def _holders(directory: Directory, full: int | None, survivors: Sequence[str]) -> dict[str, tuple[float, int | None]]:
     """The survivors' weights and ranks by the signed roster; rank None for all of the job's."""
-    full, holders = terms.full_rank, {}
+    holders = {}
     for entry in directory.roster.sites:
         if entry.name in survivors:
             below = full is not None and entry.rank_in(full) < full
@@ -170,11 +185,11 @@ def _holders(directory: Directory, terms: RoundTerms, survivors: Sequence[str]) 
     return holders
 
 
-def _payloads(replies: Replies, stage: str, round_index: int, missing: dict[str, str]) -> dict[str, bytes]:
-    """The protocol's bytes in the replies to a stage; who sent something else is noted."""
+def protocol_payloads(replies: Replies, stage: str, place: Place, missing: dict[str, str]) -> dict[str, bytes]:
+    """The protocol's bytes in the replies to a stage; the reason of who sent something else goes to `missing`."""
     payloads = {}
     for site, reply in replies.items():
-        if isinstance(reply, wire.SecureReply) and (reply.stage, reply.round_index) == (stage, round_index):
+        if isinstance(reply, wire.SecureReply) and (reply.stage, reply.window, reply.slot) == (stage, *place):
             payloads[site] = reply.payload
         else:
             missing[site] = one_line(reply.reason) if isinstance(reply, wire.Refusal) else STRANGE

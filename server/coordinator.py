@@ -15,14 +15,14 @@ from yoriai import wire
 from yoriai.config import JobConfig, job_digest
 from yoriai.errors import CheckpointError, ConfigError, RoundError
 from yoriai.privacy.roster import Directory
-from yoriai.privacy.round_terms import first_range, round_terms
-from yoriai.privacy.secagg import RoundTerms
+from yoriai.privacy.round_terms import first_range
 from yoriai.server.attendance import Attendance
-from yoriai.server.collecting import Collected, VoidRound, plain_mean, secure_mean, too_few, with_reasons
+from yoriai.server.collecting import Collected, VoidRound, plain_mean, too_few, with_reasons
 from yoriai.server.folding import aggregation_of, fold, lane_of
 from yoriai.server.messenger import Messenger, Transport
 from yoriai.server.registry import Checkpoint, Registry, RoundRecord
 from yoriai.server.schedule import sample_sites
+from yoriai.server.windows import Windows
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.fit import check_fit
 from yoriai.strategies.rule import EachRule, SumRule
@@ -99,6 +99,17 @@ class Coordinator:
         self._signed_roster = signed_roster if job.secure_aggregation.enabled else None
         self._deadlines = deadlines or Deadlines(**job.deadlines.model_dump())
         self._attendance = Attendance(list(roster.weights), self._messenger, self._deadlines.offer_s)
+        self._windows = None
+        if self._signed_roster is not None:
+            self._windows = Windows(
+                job,
+                base_digest=base_digest,
+                run_id=run_id,
+                directory=self._signed_roster.directory,
+                messenger=self._messenger,
+                attendance=self._attendance,
+                keys_s=self._deadlines.keys_s,
+            )
 
     def run(
         self,
@@ -149,7 +160,8 @@ class Coordinator:
     def _round(self, checkpoint: Checkpoint, on_void: Callable[[RoundError], None] | None) -> Checkpoint:
         """Train one round at the sampled sites and fold the mean of their updates into the adapter."""
         started = time.monotonic()
-        chosen = self._sample(checkpoint.next_round)
+        kept = self._windows.chosen() if self._windows else None
+        chosen = list(kept) if kept else self._sample(checkpoint.next_round)
         refused = self._attendance.missing_of(chosen)
         asked = [site for site in chosen if site in self._attendance.accepted]
         # Nobody's budget is charged for a round that is lost already.
@@ -158,7 +170,7 @@ class Coordinator:
                 checkpoint,
                 too_few(f"{len(asked)} that accepted the job", refused, self._job.federation.min_sites),
             )
-        collected, voided = self._collect(checkpoint, asked, refused, on_void)
+        collected, voided = self._collect(checkpoint, chosen, refused, on_void)
         adapter, lane = fold(self._job, self._rule, checkpoint, collected)
         bytes_up, bytes_down = self._messenger.take_bytes()
         record = RoundRecord(
@@ -186,21 +198,21 @@ class Coordinator:
     def _collect(
         self,
         checkpoint: Checkpoint,
-        asked: Sequence[str],
+        chosen: Sequence[str],
         refused: Mapping[str, str],
         on_void: Callable[[RoundError], None] | None,
     ) -> tuple[Collected, tuple[VoidRound, ...]]:
         """What the round brought, and the rounds that were void before that.
 
-        A void round of secure aggregation opened nothing; it begins again with new keys, and its updates are trained
-        anew. Sites that had masked are charged again, so such repeats are kept to the job's spare rounds. In the clear
-        there is nothing that a repetition would mend.
+        A void round of secure aggregation opened nothing; it begins again with the keys of another slot, and its
+        updates are trained anew. Sites that had masked are charged again, so such repeats are kept to the job's spare
+        rounds. In the clear there is nothing that a repetition would mend.
         """
         voided: list[VoidRound] = []
         spare = self._job.privacy.spare_rounds - sum(record.voided_masked for record in checkpoint.rounds)
         while True:
             try:
-                return self._collect_once(checkpoint, asked), tuple(voided)
+                return self._collect_once(checkpoint, chosen), tuple(voided)
             except RoundError as error:
                 named = self._named(checkpoint, error, refused)
                 if not isinstance(error, VoidRound) or len(voided) == _FRESH_STARTS:
@@ -211,66 +223,41 @@ class Coordinator:
                 if on_void is not None:
                     on_void(named)
 
-    def _collect_once(self, checkpoint: Checkpoint, asked: Sequence[str]) -> Collected:
-        index, least = checkpoint.next_round, self._job.federation.min_sites
-        expected = checkpoint.adapter.select(self._rule.trainable(index))
-        signed = self._signed_roster
-        terms = self._terms(checkpoint, signed, expected) if signed else None
-        replies, missing = self._begin(checkpoint, asked, terms.grid.value_range if terms else None)
+    def _collect_once(self, checkpoint: Checkpoint, chosen: Sequence[str]) -> Collected:
+        expected = checkpoint.adapter.select(self._rule.trainable(checkpoint.next_round))
+        request = self._request(checkpoint)
+        if self._windows is not None:
+            return self._windows.collect(
+                request,
+                chosen,
+                value_range=self._value_range(checkpoint),
+                rounds_left=self._job.federation.rounds - checkpoint.next_round,
+                expected=expected,
+                ask=partial(self._begin, checkpoint),
+            )
+        asked = [site for site in chosen if site in self._attendance.accepted]
+        replies, missing = self._begin(checkpoint, asked, request)
         try:
-            if signed is None or terms is None:
-                collected = plain_mean(
-                    replies,
-                    expected=expected,
-                    round_index=index,
-                    weights=self._roster.weights,
-                    least=least,
-                    ranks=self._roster.ranks,
-                    update_norm_bound=self._job.federation.update_norm_bound,
-                    aggregate=aggregation_of(self._job.federation),
-                )
-            else:
-                collected = secure_mean(
-                    replies,
-                    directory=signed.directory,
-                    terms=terms,
-                    expected=expected,
-                    exchange=lambda stage, payloads: self._stage(index, stage, payloads),
-                )
-        except VoidRound as error:
-            raise VoidRound(with_reasons(error, missing).found, masked=error.masked) from None
+            collected = plain_mean(
+                replies,
+                expected=expected,
+                round_index=checkpoint.next_round,
+                weights=self._roster.weights,
+                least=self._job.federation.min_sites,
+                ranks=self._roster.ranks,
+                update_norm_bound=self._job.federation.update_norm_bound,
+                aggregate=aggregation_of(self._job.federation),
+            )
         except RoundError as error:
             raise with_reasons(error, missing) from None
         return replace(collected, missing={**missing, **collected.missing})
 
-    def _terms(self, checkpoint: Checkpoint, signed: SignedRoster, expected: AdapterState) -> RoundTerms:
+    def _value_range(self, checkpoint: Checkpoint) -> float:
+        """The round's public range: what the last round of its lane left, or the first."""
         value_range = checkpoint.lane(lane_of(self._rule, checkpoint.next_round)).value_range
         if value_range is None:
             value_range = first_range(self._job, self._noise_multiplier, min(self._roster.weights.values()))
-        return round_terms(
-            self._job,
-            base_digest=self._base_digest,
-            run_id=self._run_id,
-            round_index=checkpoint.next_round,
-            roster_digest=signed.directory.roster.digest,
-            adapter_digest=checkpoint.adapter.digest(),
-            n_params=expected.size_bytes // 4,
-            value_range=value_range,
-        )
-
-    def _stage(
-        self, round_index: int, stage: str, payloads: Mapping[str, bytes]
-    ) -> tuple[dict[str, wire.Reply], dict[str, str]]:
-        """One later stage of secure aggregation; in `mask` the sites train."""
-        messages = {
-            site: wire.encode(
-                wire.SecureStage(run_id=self._run_id, round_index=round_index, stage=stage, payload=payload)
-            )
-            for site, payload in payloads.items()
-        }
-        return self._messenger.ask(
-            stage, messages, self._deadlines.train_s if stage == "mask" else self._deadlines.keys_s
-        )
+        return value_range
 
     def _sample(self, round_index: int) -> list[str]:
         """The sites of a round, in order; those that declined the job are passed over."""
@@ -279,33 +266,32 @@ class Coordinator:
         return sample_sites(federation.seed, round_index, set(roster) - self._attendance.declined, wanted)
 
     def _begin(
-        self, checkpoint: Checkpoint, asked: Sequence[str], value_range: float | None
+        self, checkpoint: Checkpoint, asked: Sequence[str], request: wire.TrainRequest | wire.WindowRequest
     ) -> tuple[dict[str, wire.Reply], dict[str, str]]:
-        """Send the round's request: the replies, and the reason of every site asked that sent none."""
-        replies, missing = self._request(checkpoint, asked, value_range)
+        """Send a request: the replies, and the reason of every site asked that sent none."""
+        stage, data, timeout_s = "train", wire.encode(request), self._deadlines.train_s
+        if isinstance(request, wire.WindowRequest):
+            stage, timeout_s = wire.WINDOW_STAGES[0], self._deadlines.keys_s
+        elif request.slot is not None:
+            stage = wire.SLOT_STAGES[0]
+        replies, missing = self._messenger.ask(stage, dict.fromkeys(asked, data), timeout_s)
         forgotten = [s for s, r in replies.items() if isinstance(r, wire.Refusal) and r.unknown_job]
         if forgotten:  # A site that was started anew no longer knows the job; it may look at the offer again.
             self._attendance.offer(self._offer(checkpoint), forgotten)
             missing |= {site: self._attendance.absent[site] for site in forgotten if site in self._attendance.absent}
-            again, faults = self._request(
-                checkpoint, [site for site in forgotten if site in self._attendance.accepted], value_range
-            )
+            back = [site for site in forgotten if site in self._attendance.accepted]
+            again, faults = self._messenger.ask(stage, dict.fromkeys(back, data), timeout_s)
             replies = {site: reply for site, reply in replies.items() if site not in forgotten} | again
             missing |= faults
         return replies, {site: reason for site, reason in missing.items() if site not in replies}
 
-    def _request(
-        self, checkpoint: Checkpoint, sites: Sequence[str], value_range: float | None
-    ) -> tuple[dict[str, wire.Reply], dict[str, str]]:
-        request = wire.TrainRequest(
+    def _request(self, checkpoint: Checkpoint) -> wire.TrainRequest:
+        return wire.TrainRequest(
             run_id=self._run_id,
             round_index=checkpoint.next_round,
             adapter_digest=checkpoint.adapter.digest(),
-            value_range=value_range,
             payload=checkpoint.adapter.select(self._rule.moving).to_bytes(),
         )
-        timeout_s = self._deadlines.train_s if value_range is None else self._deadlines.keys_s
-        return self._messenger.ask("train", dict.fromkeys(sites, wire.encode(request)), timeout_s)
 
     def _named(self, checkpoint: Checkpoint, error: RoundError, more: Mapping[str, str] | None = None) -> RoundError:
         """The error with its round, and with the sites that were missing from the start."""

@@ -29,14 +29,15 @@ from yoriai.privacy.secagg import (
     Member,
     Opened,
     Quantised,
-    RoundTerms,
+    SlotTerms,
     Update,
+    WindowTerms,
     advertise,
     quantise,
     shamir,
 )
 from yoriai.privacy.secagg import messages as wire
-from yoriai.privacy.secagg.keyset import KeySet, seed_commitment, verify_key_set
+from yoriai.privacy.secagg.keyset import KeySet, SlotKeys, seed_commitment, verify_key_set
 from yoriai.privacy.secagg.masking import RunningSum, masked_update, own_masks
 from yoriai.privacy.secagg.messages import Advertisement, Kind
 from yoriai.privacy.secagg.opening import left_over_masks
@@ -70,22 +71,25 @@ def _federation(sites: int) -> list[Member]:
     return [Member(keys[i], certificates[i], i, directory, os.urandom) for i in range(sites)]
 
 
-def _terms(members: list[Member], params: int, bits: int) -> RoundTerms:
-    digest = members[0].directory.roster.digest
-    return RoundTerms(os.urandom(16), 0, bytes(32), digest, bytes(32), params, FixedPoint(bits, VALUE_RANGE))
+def _terms(members: list[Member], slots: int = 1) -> WindowTerms:
+    return WindowTerms(os.urandom(16), 0, slots, bytes(32), members[0].directory.roster.digest)
 
 
-def _parties(members: list[Member], terms: RoundTerms) -> tuple[KeySet, list[_Party]]:
-    """A verified key set, and the sites with their secrets."""
-    blobs, parties = [], []
+def _slot(params: int, bits: int, slot: int = 0) -> SlotTerms:
+    return SlotTerms(slot, slot, bytes(32), params, FixedPoint(bits, VALUE_RANGE))
+
+
+def _parties(members: list[Member], slot: SlotTerms) -> tuple[SlotKeys, list[_Party]]:
+    """The one slot of a verified key set, and the sites with their secrets."""
+    blobs, parties, terms = [], [], _terms(members)
     for member in members:
         seed, mask = SecretBytes(os.urandom(32)), SecretBytes(os.urandom(32))
         public = X25519PrivateKey.from_private_bytes(mask.reveal()).public_key().public_bytes_raw()
         encryption = X25519PrivateKey.generate().public_key().public_bytes_raw()
-        body = Advertisement(encryption, public, member.certificate).encode()
+        body = Advertisement(encryption, (public,), member.certificate).encode()
         blobs.append(wire.seal(Kind.ADVERTISEMENT, terms.binding, member.position, body, member.key))
         parties.append(_Party(member, (seed, mask)))
-    return verify_key_set(terms, members[0].directory, blobs), parties
+    return verify_key_set(terms, members[0].directory, blobs).slot(slot), parties
 
 
 class _Clock:
@@ -102,30 +106,28 @@ class _Clock:
         self.cpu += time.process_time() - self._start[1]
 
 
-def _site(keys: KeySet, party: _Party, values: Any, neighbours: int) -> tuple[_Clock, bytes, Quantised]:
+def _site(
+    keys: SlotKeys, party: _Party, values: Any, neighbours: int, grid: FixedPoint
+) -> tuple[_Clock, bytes, Quantised]:
     """Time, message and levels of one site with that many neighbours."""
     clock = _Clock()
     with clock:
-        return clock, *_masked(keys, party, values, neighbours)
+        quantised = quantise(values, grid, os.urandom)
+        partners = [site for site in keys.window.ids if site != party.member.position][:neighbours]
+        masks = own_masks(keys, party.member.position, party.secrets, partners)
+        message = masked_update(keys, party.member, Update(os.urandom(16), quantised), masks)
+    return clock, message, quantised
 
 
-def _masked(keys: KeySet, party: _Party, values: Any, neighbours: int) -> tuple[bytes, Quantised]:
-    quantised = quantise(values, keys.terms.grid, os.urandom)
-    partners = [site for site in keys.ids if site != party.member.position][:neighbours]
-    masks = own_masks(keys, party.member.position, party.secrets, partners)
-    return masked_update(keys, party.member, Update(os.urandom(16), quantised), masks), quantised
-
-
-def _coordinator(keys: KeySet, parties: list[_Party], dropped: int, quantised: Quantised) -> tuple[_Clock, bool]:
+def _coordinator(keys: SlotKeys, parties: list[_Party], dropped: int, quantised: Quantised) -> tuple[_Clock, bool]:
     """Time of the coordinator, and whether the opened sum equals the plain one."""
-    survivors = frozenset(keys.ids[dropped:])
-    gone = keys.ids[:dropped]
-    graph = {site: frozenset(keys.ids) - {site} for site in keys.ids}
-    commitments = {p.member.position: seed_commitment(keys, p.member.position, p.secrets[0]) for p in parties}
-    threshold = keys.plan.threshold
+    ids, threshold = keys.window.ids, keys.window.plan.threshold
+    survivors, gone = frozenset(ids[dropped:]), ids[:dropped]
+    graph = {site: frozenset(ids) - {site} for site in ids}
+    commitments = {p.member.position: seed_commitment(keys.window, 0, p.member.position, p.secrets[0]) for p in parties}
     released = {}
     for site, party in enumerate(parties):
-        points = tuple(coordinate(holder) for holder in keys.ids if holder in survivors and holder != site)
+        points = tuple(coordinate(holder) for holder in ids if holder in survivors and holder != site)
         secret = party.secrets[0 if site in survivors else 1]
         released[site] = shamir.split(secret, threshold, points, os.urandom)
 
@@ -163,10 +165,9 @@ def bench_secagg(
         The site's figure is the best of three runs on both sides.
     """
     members = _federation(sites)
-    terms = _terms(members, params, bits)
-    keys, parties = _parties(members, terms)
+    keys, parties = _parties(members, _slot(params, bits))
     values = np.random.default_rng(0).normal(0.0, 0.2, params).astype(np.float32)
-    runs = [_site(keys, parties[0], values, neighbours) for _ in range(3)]
+    runs = [_site(keys, parties[0], values, neighbours, FixedPoint(bits, VALUE_RANGE)) for _ in range(3)]
     site, message, quantised = min(runs, key=lambda run: run[0].wall)
     upload = len(message) / params
     del runs, message
@@ -193,39 +194,80 @@ def bench_secagg(
     }  # fmt: skip
 
 
-def bench_round(params: int = 1_000_000, sites: int = 1000, dropped: int = 50, bits: int = 16) -> dict[str, Any]:
-    """Run one whole round of real sites and a real coordinator, one after the other in this process.
+def bench_round(
+    params: int = 1_000_000, sites: int = 1000, dropped: int = 50, bits: int = 16, window: int = 1
+) -> dict[str, Any]:
+    """Run a whole window of real sites and a real coordinator, one after the other in this process.
+
+    Args:
+        params: length of an update.
+        sites: members of the key set, all of weight 1.
+        dropped: sites that send no masked update, the same in every round.
+        bits: bits a value.
+        window: slots of the window, one round each.
 
     Returns:
-        Per stage: the coordinator's seconds, the mean seconds of a site, and the mean bytes up and down a site; whether
-        the opened sum is exact; the sizes of the graph.
+        Per stage, a slot's as the mean over the rounds: the coordinator's seconds, the mean seconds of a site, and the
+        mean bytes up and down a site. For a round, its share of the opening included: exchanges, seconds of all parties
+        together, and bytes of a site. Whether every opened sum is exact; the sizes of the graph.
     """
-    drive = _Drive(params, sites, dropped, bits)
-    report: dict[str, Any] = {}
-    for stage in ("advertise", "sign keys", "share", "mask", "consistency"):
-        report[stage] = drive.run(stage)
-    keys: KeySet = drive.coordinator._keys
-    report["unmask"] = drive.run("unmask")
-    opened: Opened = drive.coordinator
+    drive = _Drive(params, sites, dropped, bits=bits, window=window)
+    stages: dict[str, dict[str, float]] = {stage: drive.run(stage) for stage in _OPENING}
     plain = drive.common.levels.astype(np.uint64) * np.uint64(sites - dropped)
-    exact = bool(np.array_equal(opened.levels, plain)) and len(opened.survivors) == sites - dropped
-    sizes = {"holders": keys.plan.holders, "threshold": keys.plan.threshold, "word_bits": keys.word_bits}
-    return {"params": params, "sites": sites, "dropped": dropped, "exact": exact, **sizes, "stages": report}
+    exact, rounds = True, []
+    for slot in range(window):
+        drive.begin(slot)
+        rounds.append({stage: drive.run(stage) for stage in _IN_SLOT})
+        opened: Opened = drive.coordinator
+        exact &= bool(np.array_equal(opened.levels, plain)) and len(opened.survivors) == sites - dropped
+    for stage in _IN_SLOT:
+        stages[stage] = {key: sum(one[stage][key] for one in rounds) / window for key in rounds[0][stage]}
+    keys: KeySet = drive.window.keys
+    sizes = {"holders": keys.plan.holders, "threshold": keys.plan.threshold}
+    asked = {"params": params, "sites": sites, "dropped": dropped, "window": window}
+    return {**asked, "exact": exact, **sizes, "stages": stages, "round": _share(stages, sites, window)}
+
+
+_OPENING = ("advertise", "sign keys", "share", "hold")
+_IN_SLOT = ("mask", "consistency", "unmask")
+
+
+def _share(stages: Mapping[str, Mapping[str, float]], sites: int, window: int) -> dict[str, float]:
+    """What one round costs: its own stages, and its share of the window's opening."""
+
+    def cost(*keys: str) -> float:
+        opening, slot = (sum(stages[stage][key] for stage in part for key in keys) for part in (_OPENING, _IN_SLOT))
+        return opening / window + slot
+
+    return {
+        "exchanges": len(_OPENING) / window + len(_IN_SLOT),
+        "seconds": cost("coordinator_seconds") + sites * cost("site_seconds"),
+        "site_bytes": cost("bytes_up", "bytes_down"),
+    }
 
 
 class _Drive:
-    """A round in which all sites hold one update and some leave before they send it masked."""
+    """A window in which all sites hold one update, and some never send it masked."""
 
-    def __init__(self, params: int, sites: int, dropped: int, bits: int) -> None:
+    def __init__(self, params: int, sites: int, dropped: int, *, bits: int, window: int) -> None:
         members = _federation(sites)
         rng = np.random.default_rng(0)
-        self._terms = _terms(members, params, bits)
+        self._terms, self._params, self._bits = _terms(members, window), params, bits
         self._members = {member.directory.name(member.position): member for member in members}
         self._gone = {list(self._members)[i] for i in rng.permutation(sites)[:dropped]}
         self._stages: dict[str, Any] = {}
+        self._windows: dict[str, Any] = {}
         self._payloads: Mapping[str, bytes] = dict.fromkeys(self._members, b"")
         self.common = Quantised(rng.integers(0, 2**bits, params, dtype=np.uint32), clipped=1)
         self.coordinator: Any = Advertising(members[0].directory, self._terms)
+        self.window: Any = None
+        self._slot = _slot(params, bits)
+
+    def begin(self, slot: int) -> None:
+        """Ask for masked updates in a slot."""
+        self._slot = _slot(self._params, self._bits, slot)
+        self.coordinator = self.window.begin(self._slot)
+        self._payloads = dict.fromkeys(self.window.members, b"")
 
     def run(self, stage: str) -> dict[str, float]:
         """One stage; the coordinator's next one takes the place of this one."""
@@ -245,7 +287,12 @@ class _Drive:
         start = time.perf_counter()
         result = self.coordinator.step(answers())
         seconds = time.perf_counter() - start - spent
-        self.coordinator, self._payloads = (result, {}) if stage == "unmask" else result
+        if stage == "hold":
+            self.window, self._windows = result, self._stages.copy()
+        elif stage == "unmask":
+            self.coordinator = result
+        else:
+            self.coordinator, self._payloads = result
         means = {"site_seconds": spent / asked, "bytes_up": up / asked, "bytes_down": down / asked}
         return {"coordinator_seconds": seconds, **means}
 
@@ -254,7 +301,7 @@ class _Drive:
         if stage == "advertise":
             self._stages[name], reply = advertise(self._members[name], self._terms)
         elif stage == "mask":
-            ready = self._stages[name].step(payload)
+            ready = self._windows[name].begin(self._members[name], self._slot)
             self._stages[name], reply = ready.step(Update(os.urandom(16), self.common), lambda identity: None)
         elif stage == "unmask":
             reply = self._stages[name].step(payload)

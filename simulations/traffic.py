@@ -90,15 +90,13 @@ def _words(experiment: Experiment, n_params: int, noise: float | None) -> tuple[
 
 def _update(experiment: Experiment, update: AdapterState, entries: int, word_bits: int | None) -> wire.Message:
     """A message of the size that an update has."""
-    names = {
-        "run_id": _run_id(experiment.job),
-        "site": max((site.name for site in experiment.sites), key=len),
-    }
-    round_index = experiment.job.federation.rounds - 1
+    job = experiment.job
+    names = {"run_id": _run_id(job), "site": max((site.name for site in experiment.sites), key=len)}
+    last, slot = job.federation.rounds - 1, job.secure_aggregation.window - 1
     if word_bits is None:
-        return wire.PlainUpdate(**names, round_index=round_index, payload=update.to_bytes())
+        return wire.PlainUpdate(**names, round_index=last, payload=update.to_bytes())
     masked = bytes(MASKED_OVERHEAD_BYTES + packed_bytes(entries, word_bits))
-    return wire.SecureReply(**names, round_index=round_index, stage="mask", payload=masked)
+    return wire.SecureReply(**names, window=last, slot=slot, stage="mask", payload=masked)
 
 
 def _run_id(job: JobConfig) -> str:

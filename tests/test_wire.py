@@ -15,6 +15,8 @@ from yoriai.errors import WireError
 NAMES = st.text(min_size=0, max_size=20)
 PAYLOADS = st.binary(max_size=200)
 INDICES = st.integers(0, 2**40)
+WINDOWS, SLOTS = st.integers(0, 2**32 - 1), st.none() | st.integers(0, 255)
+STAGES = st.sampled_from((*wire.WINDOW_STAGES, *wire.SLOT_STAGES))
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False, allow_infinity=False) | NAMES,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3),
@@ -39,6 +41,9 @@ MESSAGES = st.one_of(
     st.builds(wire.Refusal, run_id=NAMES, site=NAMES, reason=NAMES, unknown_job=st.booleans()),
     st.builds(wire.TrainRequest, run_id=NAMES, round_index=INDICES, adapter_digest=NAMES, payload=PAYLOADS),
     st.builds(wire.PlainUpdate, run_id=NAMES, round_index=INDICES, site=NAMES, payload=PAYLOADS),
+    st.builds(wire.WindowRequest, run_id=NAMES, window=WINDOWS, slots=st.integers(1, 256)),
+    st.builds(wire.SecureStage, run_id=NAMES, window=WINDOWS, slot=SLOTS, stage=STAGES, payload=PAYLOADS),
+    st.builds(wire.SecureReply, run_id=NAMES, window=WINDOWS, slot=SLOTS, stage=STAGES, site=NAMES, payload=PAYLOADS),
 )
 SECRET = "the pump of machine A leaks"
 UPDATE = wire.PlainUpdate(run_id="r", round_index=3, site=SECRET, payload=SECRET.encode() * 3)
@@ -76,7 +81,7 @@ def test_refusal_and_acceptance_cannot_carry_a_payload() -> None:
 
 def test_another_protocol_version_is_named() -> None:
     data = envelope(b"whatever a later version holds", version=7)
-    with pytest.raises(WireError, match="found 7; expected 1; run the same Yoriai version"):
+    with pytest.raises(WireError, match="found 7; expected 2; run the same Yoriai version"):
         wire.decode(data)
 
 
@@ -150,7 +155,7 @@ def test_malformed_header_is_an_error(header: bytes) -> None:
 
 @given(st.binary(max_size=300))
 def test_any_bytes_are_a_message_or_a_wire_error(data: bytes) -> None:
-    for candidate in (data, b"YORI\0\1" + data, envelope(data)):
+    for candidate in (data, b"YORI\0\2" + data, envelope(data)):
         try:
             wire.decode(candidate)
         except WireError:

@@ -232,6 +232,12 @@ class SecureAggregationSection(Table):
         description="Whether updates leave a site masked only. false lets the coordinator read single updates; each "
         "site's policy must allow that.",
     )
+    window: Count = Field(
+        default=8,
+        le=256,
+        description="Rounds whose keys are agreed on at once. Each round then takes three exchanges, and four more "
+        "open a window; keys are held in memory for as long.",
+    )
     bits: int = Field(default=16, ge=2, le=32, description="Bits of one quantised value of an update.")
     value_range: float | None = Field(
         default=None,

@@ -17,9 +17,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from yoriai.errors import WireError
 
-PROTOCOL_VERSION = 1
-# The stages of a round of secure aggregation, in order. The first is the answer to a TrainRequest.
-SECURE_STAGES = ("advertise", "sign", "share", "mask", "agree", "unmask")
+PROTOCOL_VERSION = 2
+# Stages of secure aggregation, in order: those that open a window of keys, then those of a round in one of its slots.
+# The first of each are the answers to a WindowRequest and to a TrainRequest.
+WINDOW_STAGES = ("advertise", "sign", "share", "hold")
+SLOT_STAGES = ("mask", "agree", "unmask")
 _MAGIC = b"YORI"
 _PREAMBLE = struct.Struct(">4sHII")
 _LARGEST_HEADER_BYTES = 4 * 1024 * 1024
@@ -27,6 +29,8 @@ _LARGEST_HEADER_BYTES = 4 * 1024 * 1024
 _Weight = Annotated[int, Field(ge=1)]
 _Rank = Annotated[int, Field(ge=1)]
 _RoundIndex = Annotated[int, Field(ge=0)]
+_Window = Annotated[int, Field(ge=0, lt=2**32)]
+_Slot = Annotated[int, Field(ge=0, lt=256)]
 # A site's signed commitment to its ledger; empty where there is none.
 _LedgerHead = Annotated[str, Field(max_length=192, exclude_if=lambda head: not head)]
 
@@ -85,32 +89,50 @@ class Acceptance(Message):
 
 
 class Refusal(Message):
-    """Site to coordinator: no, with a reason that holds no data. `unknown_job` asks for the offer again."""
+    """Site to coordinator: no, with a reason that holds no data.
+
+    `unknown_job` asks for the offer again; `unknown_window` says that the site has no keys of that window (any more).
+    """
 
     kind: ClassVar[str] = "refusal"
     site: str
     reason: str
     unknown_job: bool = False
+    unknown_window: bool = False
 
 
 class TrainRequest(_Laden):
     """Coordinator to site.
 
     Train one round. Payload: the factors that may have changed; the others came with the offer. With secure
-    aggregation the answer is the first stage's, `value_range` is the round's public range, and training comes later.
+    aggregation the answer is a masked update in that slot of that window, and `value_range` the round's public range.
     """
 
     kind: ClassVar[str] = "train_request"
     round_index: _RoundIndex
     adapter_digest: str
     value_range: float | None = Field(default=None, gt=0)
+    window: _Window | None = None
+    slot: _Slot | None = None
+
+
+class WindowRequest(Message):
+    """Coordinator to site: agree on the keys of so many rounds of secure aggregation, whatever window came before."""
+
+    kind: ClassVar[str] = "window_request"
+    window: _Window
+    slots: int = Field(ge=1, le=256)
 
 
 class SecureStage(_Laden):
-    """Coordinator to site: a later stage of secure aggregation. Payload: the protocol's own bytes."""
+    """Coordinator to site: a later stage of secure aggregation. Payload: the protocol's own bytes.
+
+    `slot` is None in the stages that open a window.
+    """
 
     kind: ClassVar[str] = "secure_stage"
-    round_index: _RoundIndex
+    window: _Window
+    slot: _Slot | None = None
     stage: str = Field(max_length=16)
 
 
@@ -118,7 +140,8 @@ class SecureReply(_Laden):
     """Site to coordinator: its answer to a stage. Payload: the protocol's own bytes; in one stage a masked update."""
 
     kind: ClassVar[str] = "secure_reply"
-    round_index: _RoundIndex
+    window: _Window
+    slot: _Slot | None = None
     stage: str = Field(max_length=16)
     site: str
     ledger_head: _LedgerHead = ""
@@ -137,7 +160,7 @@ Reply = Acceptance | Refusal | PlainUpdate | SecureReply  # What a site may answ
 
 _KINDS: dict[str, type[Message]] = {
     message.kind: message
-    for message in (JobOffer, Acceptance, Refusal, TrainRequest, PlainUpdate, SecureStage, SecureReply)
+    for message in (JobOffer, Acceptance, Refusal, TrainRequest, PlainUpdate, WindowRequest, SecureStage, SecureReply)
 }
 
 

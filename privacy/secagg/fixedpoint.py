@@ -1,13 +1,16 @@
 """Fixed point: real values as integers of b bits, sums of them modulo 2^w, and w-bit words packed on the wire.
 
-A value x in [-R, R] becomes the level floor((x + R) / step + u), step = 2R / (2^b - 1), u uniform in [0, 1):
-stochastic rounding, whose expectation is (x + R) / step. A level is at most 2^b - 1, a site's level times its roster
-weight at most weight * (2^b - 1), and a sum over sites less than 2^b * (sum of weights) <= 2^w with
+`FixedPoint`: a value x in [-R, R] becomes the level floor((x + R) / step + u), step = 2R / (2^b - 1), u uniform in
+[0, 1): stochastic rounding, whose expectation is (x + R) / step. A level is at most 2^b - 1, a site's level times its
+roster weight at most weight * (2^b - 1), and a sum over sites less than 2^b * (sum of weights) <= 2^w with
 w = b + ceil(log2(sum of weights)). So the sum of the levels cannot wrap, whichever sites survive. Values beyond R are
 moved to the edge and counted.
 
 Clipping by the range and rounding come after the noise: they are post-processing and cost no privacy, and so is the
 count of clipped coordinates. That count is summed securely too, and steers the next round's range.
+
+`Integers`: sites give residues mod 2^w, all of weight 1, and the sum is their sum mod 2^w, in words of w bits however
+many sites there are. Whether that sum can be read as an integer is for whoever chose w; nothing is clipped or counted.
 
 Wire layout of a packed vector: blocks of `masks.BLOCK` values, the last one filled up with zeros to a multiple of 8
 values. w is written as a sum of powers of two, the largest first (26 = 16 + 8 + 2), and a block is that many planes:
@@ -17,6 +20,8 @@ block, lowest bits first. A block of n values thus takes exactly n * w / 8 bytes
 """
 
 import math
+import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +34,7 @@ from yoriai.privacy.secagg.secret import Guarded, SecretBytes
 from yoriai.privacy.secagg.shamir import Entropy
 
 MAX_BITS = 32
+SMALLEST_MODULUS_BITS = 8
 SMALLEST_RANGE, LARGEST_RANGE = 1e-30, 1e30
 _MOST_CLIPPED, _FEW_CLIPPED = 1e-3, 1e-5
 
@@ -70,9 +76,59 @@ class FixedPoint:
             raise ProtocolError("masked words are too wide", found=f"{width} bits", expected="at most 64")
         return width
 
+    def encode(self) -> bytes:
+        """10 bytes that tell grids of any kind apart."""
+        return struct.pack(">BBd", 1, self.bits, self.value_range)
+
+
+@dataclass(frozen=True)
+class Integers:
+    """The ring Z mod 2^word_bits (8 to 32 bits) in place of a grid: residues in, the residues of their sum out."""
+
+    word_bits: int
+
+    def __post_init__(self) -> None:
+        if not SMALLEST_MODULUS_BITS <= self.word_bits <= MAX_BITS:
+            expected = f"{SMALLEST_MODULUS_BITS} to {MAX_BITS}"
+            raise ProtocolError("bits of a residue", found=str(self.word_bits), expected=expected)
+
+    @property
+    def top(self) -> int:
+        """Highest residue, 2^w - 1."""
+        return (1 << self.word_bits) - 1
+
+    def encode(self) -> bytes:
+        """10 bytes that tell grids of any kind apart."""
+        return struct.pack(">BBd", 2, self.word_bits, 0.0)
+
+
+Grid = FixedPoint | Integers
+"""What the words of a masked update stand for."""
+
+
+def word_width(grid: Grid, weights: Sequence[int]) -> int:
+    """Bits w of a masked word for members of these weights.
+
+    Raises:
+        ProtocolError: as `FixedPoint.word_bits`; or `Integers` and a weight other than 1, which would multiply noise.
+    """
+    if isinstance(grid, FixedPoint):
+        return grid.word_bits(sum(weights))
+    if heavy := [weight for weight in weights if weight != 1]:
+        raise ProtocolError(
+            "integers are summed with equal weights",
+            found=f"{len(heavy)} sites of another weight",
+            expected="weight 1 for every site",
+            remedy="have the roster signed with weights of 1",
+        )
+    return grid.word_bits
+
 
 class Quantised(Guarded):
-    """An update on the grid: `levels` (n_params,) uint32 and the number of coordinates that the range clipped."""
+    """An update on the grid: `levels` (n_params,) uint32 and the number of coordinates that the range clipped.
+
+    On `Integers` the levels are residues, and `clipped` is 0.
+    """
 
     __slots__ = ("clipped", "levels")
 

@@ -13,8 +13,12 @@ A site masks with those it chose and those that chose it, 2m = k on average, and
 mask counts as soon as one of its two honest ends has added it, so withholding an edge from the other end gains nothing.
 
 Assumptions: at most floor(n/3) sites collude with the server, chosen before the graph is drawn. The server is active:
-after it has seen the graph it declares any n - (floor(2n/3) + 1) sites dropped. For correctness only: a tenth of the
-sites (rounded up) drops out independently of the graph. Failure a round: 2^-40 for privacy, 2^-30 for correctness.
+after it has seen the graph it declares any n - (floor(2n/3) + 1) sites dropped, in every slot of the window others. For
+correctness only: a tenth of the sites (rounded up) drops out of a slot independently of the graph.
+
+A graph serves a whole window. Failure for privacy: 2^-40 a window, for all of its slots together. Bounds 1 and 3 speak
+of the graph alone, and 3 of every set that may be declared dropped, so a graph that passes them is good in each slot;
+one that does not may give away all of them. Failure for correctness: 2^-30 a slot, R * 2^-30 a window of R slots.
 
 m and the threshold t come from three bounds. H is the number of honest sites, c = floor(n/3), and X, distributed as
 Hypergeometric(n - 1, c, m), the number of colluders among a site's holders.
@@ -127,7 +131,8 @@ def short_of_holders(members: Iterable[int], graph: Graph, threshold: int) -> tu
 
 @dataclass(frozen=True)
 class FailureBounds:
-    """log2 of the chance that a round fails somewhere: colluding holders, disconnected survivors, too few alive."""
+    """log2 of the chance of a failure somewhere: colluding holders and disconnected survivors, in a window; too few
+    alive, in a slot."""
 
     colluders: float
     disconnected: float

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from yoriai.privacy.secagg import messages as wire
 from yoriai.privacy.secagg.fixedpoint import add_packed_block, pack_block, packed_span, word_dtype
-from yoriai.privacy.secagg.keyset import KeySet
+from yoriai.privacy.secagg.keyset import SlotKeys
 from yoriai.privacy.secagg.masks import BLOCK, MaskKey, Scratch, Words, add_masks, agree, for_each_block
 from yoriai.privacy.secagg.member import Member, Update
 from yoriai.privacy.secagg.messages import Kind
@@ -20,29 +20,29 @@ SignedMask = tuple[int, MaskKey]
 
 
 def own_masks(
-    keys: KeySet, own: int, secrets: tuple[SecretBytes, SecretBytes], partners: Iterable[int]
+    keys: SlotKeys, own: int, secrets: tuple[SecretBytes, SecretBytes], partners: Iterable[int]
 ) -> list[SignedMask]:
-    """A site's masks: its own, and one with every partner. `secrets` are its seed and its X25519 mask key."""
+    """A site's masks: its own, and one with every partner. `secrets` are the slot's: its seed, its X25519 mask key."""
     seed, mask_secret = secrets
     return [(1, keys.self_mask(own, seed)), *pair_masks(keys, own, mask_secret, partners)]
 
 
-def pair_masks(keys: KeySet, own: int, mask_secret: SecretBytes, partners: Iterable[int]) -> list[SignedMask]:
+def pair_masks(keys: SlotKeys, own: int, mask_secret: SecretBytes, partners: Iterable[int]) -> list[SignedMask]:
     """Masks of one site with its partners, with the sign that this site gives them: the lower position adds."""
     private_key = X25519PrivateKey.from_private_bytes(mask_secret.reveal())
     masks = []
     for peer in sorted(partners):
-        agreed = agree(private_key, keys.advertised[peer].mask_key)
+        agreed = agree(private_key, keys.mask_key(peer))
         masks.append((1 if own < peer else -1, keys.pair_mask(own, peer, agreed)))
     return masks
 
 
-def masked_update(keys: KeySet, member: Member, update: Update, masks: Sequence[SignedMask]) -> bytes:
+def masked_update(keys: SlotKeys, member: Member, update: Update, masks: Sequence[SignedMask]) -> bytes:
     """The signed message with weight * levels + masks, packed, and the masked tail. Call it for a claimed update
     only."""
     terms, width, dtype = keys.terms, keys.word_bits, word_dtype(keys.word_bits)
     tail_start = wire.HEADER_BYTES + keys.vector_bytes
-    message = np.empty(tail_start + 8 * terms.tail_words, dtype=np.uint8)
+    message = np.empty(tail_start + 8 * keys.tail_words, dtype=np.uint8)
     start = wire.header(Kind.MASKED_UPDATE, keys.binding, member.position)
     message[: len(start)] = np.frombuffer(start, dtype=np.uint8)
     vector = message[len(start) : tail_start]
@@ -69,10 +69,10 @@ def _add_tail_masks(tail: NDArray[np.uint64], masks: Iterable[SignedMask]) -> No
 class RunningSum:
     """The coordinator's sum of masked updates: one vector of words and the tail, whatever the number of sites."""
 
-    def __init__(self, keys: KeySet, threads: int) -> None:
+    def __init__(self, keys: SlotKeys, threads: int) -> None:
         self._width, self._threads = keys.word_bits, threads
         self.words: Words = np.zeros(keys.terms.n_params, dtype=word_dtype(keys.word_bits))
-        self.tail: NDArray[np.uint64] = np.zeros(keys.terms.tail_words, dtype=np.uint64)
+        self.tail: NDArray[np.uint64] = np.zeros(keys.tail_words, dtype=np.uint64)
         self._vector_bytes = keys.vector_bytes
 
     @property

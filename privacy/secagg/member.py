@@ -8,8 +8,8 @@ import numpy as np
 from yoriai.errors import ProtocolError, SpentError
 from yoriai.privacy.identity import SigningKey
 from yoriai.privacy.roster import Directory
-from yoriai.privacy.secagg.fixedpoint import Quantised
-from yoriai.privacy.secagg.keyset import RoundTerms
+from yoriai.privacy.secagg.fixedpoint import FixedPoint, Quantised
+from yoriai.privacy.secagg.keyset import SlotKeys
 from yoriai.privacy.secagg.secret import Guarded, OneShot
 from yoriai.privacy.secagg.shamir import Entropy
 
@@ -61,13 +61,15 @@ class Update(Guarded):
         """
         self._once.claim(SpentError)
 
-    def check(self, terms: RoundTerms) -> None:
-        """Refuse an update that does not fit the round, before anything of it is spent."""
-        levels = self.quantised.levels
+    def check(self, keys: SlotKeys) -> None:
+        """Refuse an update that does not fit the slot, before anything of it is spent."""
+        levels, terms, n_counts = self.quantised.levels, keys.terms, keys.tail_words - 1
         if levels.shape != (terms.n_params,) or levels.dtype != np.uint32 or int(levels.max()) > terms.grid.top:
             raise ProtocolError("an update does not fit the round", expected="the round's length and grid")
-        if len(self.counts) != terms.n_counts or not all(0 <= count < 2**32 for count in self.counts):
-            raise ProtocolError("counts do not fit the round", expected=f"{terms.n_counts}, each below 2^32")
+        if self.quantised.clipped and not isinstance(terms.grid, FixedPoint):
+            raise ProtocolError("an update does not fit the round", expected="no clipped coordinates among integers")
+        if len(self.counts) != n_counts or not all(0 <= count < 2**32 for count in self.counts):
+            raise ProtocolError("counts do not fit the round", expected=f"{n_counts}, each below 2^32")
 
 
 Spend = Callable[[bytes], None]

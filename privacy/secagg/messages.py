@@ -2,25 +2,30 @@
 
 | stage       | from        | message          | signed | body                                                        |
 |-------------|-------------|------------------|--------|-------------------------------------------------------------|
-| advertise   | site        | Advertisement    | yes    | encryption key 32, mask key 32, certificate                 |
+| advertise   | site        | Advertisement    | yes    | encryption key 32, a mask key 32 a slot, certificate        |
 |             | coordinator | KEY_SET          | no     | every advertisement, whole                                  |
 | sign keys   | site        | HolderChoice     | yes    | the holders that the site drew; binds the key-set digest    |
 |             | coordinator | HOLDER_CHOICES   | no     | every choice, whole                                         |
-| share       | site        | SealedShares     | yes    | commitment 32 to the self-mask seed; 82 bytes a holder      |
-|             | coordinator | RelayedShares    | no     | who shared; the 82 bytes from each that chose the receiver  |
+| share       | site        | SealedShares     | yes    | 32 a slot to commit to; 66 a slot and 16 for each holder    |
+|             | coordinator | RelayedShares    | no     | who shared; the ciphertexts of those that chose the site |
+| hold        | site        | HOLDING          | yes    | nothing: the site holds its shares, and its slots are ready |
 | mask        | site        | MASKED_UPDATE    | yes    | packed w-bit words, then the tail of 64-bit counts          |
 |             | coordinator | SURVIVORS        | no     | whose masked updates arrived                                |
 | consistency | site        | CONSISTENCY      | yes    | SHA-256 of the survivor set, 32                             |
 |             | coordinator | UNMASK_REQUEST   | no     | a quorum of consistency messages, whole                     |
 | unmask      | site        | ReleasedShares   | yes    | (owner, kind, share 33) each; one kind an owner             |
 
-Frame: magic "YSA1", kind 1, run 16, round 4, sender 2, binding 32; body; for sites an Ed25519 signature, 64, over
-SHA-256 of everything before it, under a domain of its own. The binding is the digest of the round's terms for
-advertisements and key sets, and the key-set digest from then on, so nothing can be replayed into another round, run,
-job, roster or key set. The coordinator's frames carry no signature because it is not trusted: what a site believes of
-them, other sites signed. Integers are big-endian. Sites are positions in the roster. A body is parsed only after its
-signature has been verified; of an advertisement, the certificate is first compared with the fingerprint in the signed
-roster.
+The first four stages open a window of slots, the last three use up one slot, for one attempt at one round. What a slot
+is for (round, adapter, length, grid) reaches the site beside these messages; both sides work the binding out of it.
+
+Frame: magic "YSA3", kind 1, run 16, number 4, sender 2, binding 32; body; for sites an Ed25519 signature, 64, over
+SHA-256 of everything before it, under a domain of its own. The number is the window's in the stages that open it and
+the round's in a slot. The binding is the digest of the window's terms for advertisements and key sets, then the key-set
+digest, and in a slot the digest of key set, slot and slot terms, so nothing can be replayed into another slot, window,
+round, run, job, roster or key set. The coordinator's frames carry no signature because it is not trusted: what a site
+believes of them, other sites signed. Integers are big-endian. Sites are positions in the roster. A body is parsed only
+after its signature has been verified; of an advertisement, the certificate is first compared with the fingerprint in
+the signed roster.
 """
 
 import hashlib
@@ -38,14 +43,15 @@ from yoriai.privacy.identity import SigningKey, verify
 from yoriai.privacy.secagg.secret import SecretBytes
 from yoriai.privacy.secagg.shamir import SHARE_BYTES
 
-MAGIC = b"YSA1"
+MAGIC = b"YSA3"
 COORDINATOR = 0xFFFF
 SIGNATURE_BYTES = 64
 KEY_BYTES = 32
-SEALED_BYTES = 2 * SHARE_BYTES + 16
+COMMITMENT_BYTES = 32
 _HEADER = struct.Struct(">4sB16sIH32s")
 HEADER_BYTES = _HEADER.size
-_DOMAIN = b"yoriai/secagg/1"
+LABEL = b"yoriai/secagg/3"
+"""Protocol version, the first bytes of every hash, derivation and signature."""
 
 
 class Kind(IntEnum):
@@ -62,6 +68,7 @@ class Kind(IntEnum):
     CONSISTENCY = 9
     UNMASK_REQUEST = 10
     RELEASED_SHARES = 11
+    HOLDING = 12
 
 
 class ShareKind(IntEnum):
@@ -73,16 +80,19 @@ class ShareKind(IntEnum):
 
 @dataclass(frozen=True)
 class Binding:
-    """What every frame, key derivation and ciphertext of a stage is tied to."""
+    """What every frame, key derivation and ciphertext of a stage is tied to.
+
+    `number` is the window's in the stages that open it, the round's in a slot.
+    """
 
     run: bytes
-    round_index: int
+    number: int
     digest: bytes
 
     def context(self, purpose: str, *parties: int) -> bytes:
-        """HKDF info or AAD: protocol version, purpose, run, round, digest, and the parties in order."""
-        fixed = struct.pack(f">16sI32s{len(parties)}H", self.run, self.round_index, self.digest, *parties)
-        return _DOMAIN + b"/" + purpose.encode("ascii") + b"\0" + fixed
+        """HKDF info or AAD: version, purpose, run, number, digest, and the parties (and slot) in order."""
+        fixed = struct.pack(f">16sI32s{len(parties)}H", self.run, self.number, self.digest, *parties)
+        return LABEL + b"/" + purpose.encode("ascii") + b"\0" + fixed
 
 
 Buffer = bytes | bytearray | memoryview
@@ -97,7 +107,7 @@ def _refuse(kind: Kind, found: str, expected: str) -> NoReturn:
 
 def header(kind: Kind, binding: Binding, sender: int) -> bytes:
     """The first 59 bytes of a frame."""
-    return _HEADER.pack(MAGIC, kind, binding.run, binding.round_index, sender, binding.digest)
+    return _HEADER.pack(MAGIC, kind, binding.run, binding.number, sender, binding.digest)
 
 
 def frame(kind: Kind, binding: Binding, body: bytes) -> bytes:
@@ -113,20 +123,20 @@ def seal(kind: Kind, binding: Binding, sender: int, body: bytes, key: SigningKey
 
 def sign_digest(message: Buffer, key: SigningKey) -> bytes:
     """Signature over the SHA-256 of header and body: a large body is then read once, not twice as Ed25519 would."""
-    return key.sign(_DOMAIN, hashlib.sha256(message).digest())
+    return key.sign(LABEL, hashlib.sha256(message).digest())
 
 
 def _check_header(data: Buffer, kind: Kind, binding: Binding, at_least: int) -> int:
     view = memoryview(data)
     if len(view) < HEADER_BYTES + at_least:
         _refuse(kind, f"{len(view)} bytes", f"at least {HEADER_BYTES + at_least}")
-    magic, found, run, round_index, sender, digest = _HEADER.unpack(view[:HEADER_BYTES])
+    magic, found, run, number, sender, digest = _HEADER.unpack(view[:HEADER_BYTES])
     if magic != MAGIC or found != kind:
         _refuse(kind, f"version {bytes(magic)!r}, kind {found}", f"version {MAGIC!r}, kind {kind:d}")
-    if run != binding.run or round_index != binding.round_index:
-        _refuse(kind, "another run or round", "this one")
+    if run != binding.run or number != binding.number:
+        _refuse(kind, "another run, window or round", "this one")
     if digest != binding.digest:
-        _refuse(kind, "another job, roster or key set", "this one")
+        _refuse(kind, "another job, roster, key set or slot", "this one")
     return int(sender)
 
 
@@ -142,7 +152,7 @@ def open_frame(data: Buffer, kind: Kind, binding: Binding) -> memoryview:
     """Body of a coordinator's message of this kind and binding.
 
     Raises:
-        ProtocolError: if it is another kind, version, run, round or binding.
+        ProtocolError: if it is another kind, version, run, number or binding.
     """
     if _check_header(data, kind, binding, 0) != COORDINATOR:
         _refuse(kind, "a site as its sender", "the coordinator")
@@ -153,7 +163,7 @@ def open_sealed(data: Buffer, kind: Kind, binding: Binding, key_of: KeyOf) -> tu
     """Sender and body of a site's message, after its signature has been verified.
 
     Raises:
-        ProtocolError: on anything but an authentic message of this kind, run, round and binding.
+        ProtocolError: on anything but an authentic message of this kind, run, number and binding.
         IdentityError: from `key_of`, if the sender is unknown.
     """
     view = memoryview(data)
@@ -162,7 +172,7 @@ def open_sealed(data: Buffer, kind: Kind, binding: Binding, key_of: KeyOf) -> tu
     digest = hashlib.sha256(view[:-SIGNATURE_BYTES]).digest()
     key = key_of(sender, body)
     try:
-        verify(key, _DOMAIN, digest, bytes(view[-SIGNATURE_BYTES:]))
+        verify(key, LABEL, digest, bytes(view[-SIGNATURE_BYTES:]))
     except IdentityError:
         raise ProtocolError(f"signature of message {kind.name.lower()} is wrong", remedy="treat it as forged") from None
     return sender, body
@@ -170,22 +180,24 @@ def open_sealed(data: Buffer, kind: Kind, binding: Binding, key_of: KeyOf) -> tu
 
 @dataclass(frozen=True)
 class Advertisement:
-    """A site's two fresh public keys and its certificate."""
+    """A site's fresh public keys, one to encrypt to and one mask key a slot, and its certificate."""
 
     encryption_key: bytes
-    mask_key: bytes
+    mask_keys: tuple[bytes, ...]
     certificate: bytes
 
     def encode(self) -> bytes:
         """The body."""
-        return self.encryption_key + self.mask_key + self.certificate
+        return b"".join((self.encryption_key, *self.mask_keys, self.certificate))
 
     @classmethod
-    def decode(cls, body: memoryview) -> "Advertisement":
-        """Split a body; its length is checked."""
-        if len(body) <= 2 * KEY_BYTES:
-            _refuse(Kind.ADVERTISEMENT, f"{len(body)} bytes", "two keys and a certificate")
-        return cls(bytes(body[:KEY_BYTES]), bytes(body[KEY_BYTES : 2 * KEY_BYTES]), bytes(body[2 * KEY_BYTES :]))
+    def decode(cls, body: memoryview, slots: int) -> "Advertisement":
+        """Split the body of a window of so many slots; its length is checked."""
+        end = KEY_BYTES * (1 + slots)
+        if len(body) <= end:
+            _refuse(Kind.ADVERTISEMENT, f"{len(body)} bytes", f"{1 + slots} keys and a certificate")
+        encryption_key, *mask_keys = (bytes(body[at : at + KEY_BYTES]) for at in range(0, end, KEY_BYTES))
+        return cls(encryption_key, tuple(mask_keys), bytes(body[end:]))
 
 
 def encode_sites(sites: Iterable[int]) -> bytes:
@@ -223,23 +235,30 @@ def decode_list(body: memoryview, kind: Kind) -> tuple[memoryview, ...]:
     return tuple(messages)
 
 
+def sealed_bytes(slots: int) -> int:
+    """Bytes of one ciphertext: in every slot a share of the seed and one of the mask key; then the tag."""
+    return 2 * SHARE_BYTES * slots + 16
+
+
 @dataclass(frozen=True)
 class SealedShares:
-    """Commitment to the self-mask seed, and for every holder the encrypted pair (seed share, mask-key share)."""
+    """Commitments to the self-mask seeds, one a slot, and every holder's ciphertext of its shares of all slots."""
 
-    commitment: bytes
+    commitments: tuple[bytes, ...]
     sealed: dict[int, bytes]
 
     def encode(self) -> bytes:
         """The body."""
-        return self.commitment + _encode_records(self.sealed)
+        return b"".join(self.commitments) + _encode_records(self.sealed)
 
     @classmethod
-    def decode(cls, body: memoryview) -> "SealedShares":
-        """Inverse of `encode`; lengths and order are checked."""
-        if len(body) < 32:
-            _refuse(Kind.SEALED_SHARES, f"{len(body)} bytes", "at least 32")
-        return cls(bytes(body[:32]), _decode_records(body[32:], Kind.SEALED_SHARES))
+    def decode(cls, body: memoryview, slots: int) -> "SealedShares":
+        """Inverse of `encode` for so many slots; lengths and order are checked."""
+        end = COMMITMENT_BYTES * slots
+        if len(body) < end:
+            _refuse(Kind.SEALED_SHARES, f"{len(body)} bytes", f"at least {end}")
+        commitments = (bytes(body[at : at + COMMITMENT_BYTES]) for at in range(0, end, COMMITMENT_BYTES))
+        return cls(tuple(commitments), _decode_records(body[end:], Kind.SEALED_SHARES, slots))
 
 
 @dataclass(frozen=True)
@@ -254,25 +273,27 @@ class RelayedShares:
         return struct.pack(">H", len(self.sharers)) + encode_sites(self.sharers) + _encode_records(self.sealed)
 
     @classmethod
-    def decode(cls, body: memoryview) -> "RelayedShares":
-        """Inverse of `encode`; lengths and order are checked."""
+    def decode(cls, body: memoryview, slots: int) -> "RelayedShares":
+        """Inverse of `encode` for so many slots; lengths and order are checked."""
+        kind = Kind.RELAYED_SHARES
         if len(body) < 2:
-            _refuse(Kind.RELAYED_SHARES, f"{len(body)} bytes", "at least 2")
+            _refuse(kind, f"{len(body)} bytes", "at least 2")
         end = 2 + 2 * struct.unpack(">H", body[:2])[0]
         if len(body) < end:
-            _refuse(Kind.RELAYED_SHARES, "a truncated list of sites", f"{end} bytes")
-        return cls(decode_sites(body[2:end], Kind.RELAYED_SHARES), _decode_records(body[end:], Kind.RELAYED_SHARES))
+            _refuse(kind, "a truncated list of sites", f"{end} bytes")
+        return cls(decode_sites(body[2:end], kind), _decode_records(body[end:], kind, slots))
 
 
 def _encode_records(sealed: dict[int, bytes]) -> bytes:
-    return b"".join(struct.pack(f">H{SEALED_BYTES}s", site, sealed[site]) for site in sorted(sealed))
+    return b"".join(part for site in sorted(sealed) for part in (struct.pack(">H", site), sealed[site]))
 
 
-def _decode_records(body: memoryview, kind: Kind) -> dict[int, bytes]:
-    size = 2 + SEALED_BYTES
+def _decode_records(body: memoryview, kind: Kind, slots: int) -> dict[int, bytes]:
+    size = 2 + sealed_bytes(slots)
     if len(body) % size:
         _refuse(kind, f"{len(body)} bytes of ciphertexts", f"a multiple of {size}")
-    records = [struct.unpack(f">H{SEALED_BYTES}s", body[at : at + size]) for at in range(0, len(body), size)]
+    rows = (body[at : at + size] for at in range(0, len(body), size))
+    records = [(int.from_bytes(row[:2], "big"), bytes(row[2:])) for row in rows]
     decode_sites(memoryview(struct.pack(f">{len(records)}H", *(site for site, _ in records))), kind)
     return dict(records)
 

@@ -1,11 +1,12 @@
 """Shares on their way from owner to holder: Shamir, then an AEAD that only the two of them can open.
 
 Key: X25519 between the two *encryption* keys, which are never shared or revealed, then HKDF-SHA256 whose info names
-protocol version, purpose, run, round, key-set digest, sender and receiver. The same context is the associated data. A
-revealed mask key opens none of this. ChaCha20-Poly1305 (RFC 8439) under a fixed nonce: each key serves one message.
+protocol version, purpose, run, window, key-set digest, sender and receiver. The same context is the associated data. A
+revealed mask key opens none of this. One ciphertext carries the shares of all slots of a window: ChaCha20-Poly1305
+(RFC 8439) under a fixed nonce, for each key serves one message.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -18,8 +19,11 @@ from yoriai.privacy.secagg.masks import agree, derive
 from yoriai.privacy.secagg.secret import SecretBytes
 from yoriai.privacy.secagg.shamir import SHARE_BYTES
 
-HeldShares = Mapping[int, tuple[SecretBytes, SecretBytes]]
-"""By owner: the share of its self-mask seed and the share of its mask key."""
+Pair = tuple[SecretBytes, SecretBytes]
+"""Of one slot: the self-mask seed and the mask key, or a share of each."""
+
+HeldShares = Mapping[int, tuple[Pair, ...]]
+"""By owner: the shares of its seed and mask key, a pair a slot."""
 
 _NONCE = bytes(12)
 
@@ -41,18 +45,21 @@ def seal_shares(
     keys: KeySet,
     own: int,
     private_key: X25519PrivateKey,
-    secrets: tuple[SecretBytes, SecretBytes],
+    secrets: Sequence[Pair],
     holders: Iterable[int],
     entropy: shamir.Entropy,
 ) -> dict[int, bytes]:
-    """Share (seed, mask key) among the holders and encrypt each one's pair to it; 82 bytes a holder."""
+    """Share every slot's (seed, mask key) among the holders, and encrypt each one's pairs to it, one after the other.
+
+    Every secret has a polynomial of its own: the shares of one slot say nothing of another slot's secrets.
+    """
     order = tuple(sorted(holders))
     points = tuple(coordinate(holder) for holder in order)
-    seeds, mask_keys = (shamir.split(secret, keys.plan.threshold, points, entropy) for secret in secrets)
+    shared = [shamir.split(secret, keys.plan.threshold, points, entropy) for pair in secrets for secret in pair]
     sealed = {}
     for holder, x in zip(order, points, strict=True):
         cipher, context = _cipher(keys, private_key, holder, (own, holder))
-        sealed[holder] = cipher.encrypt(_NONCE, seeds[x].reveal() + mask_keys[x].reveal(), context)
+        sealed[holder] = cipher.encrypt(_NONCE, b"".join(shares[x].reveal() for shares in shared), context)
     return sealed
 
 
@@ -60,14 +67,19 @@ def open_shares(keys: KeySet, own: int, private_key: X25519PrivateKey, sealed: M
     """Decrypt what owners sent to this holder.
 
     Raises:
-        ProtocolError: if one was changed, or was sealed by or for another, or for another round or key set.
+        ProtocolError: if one was changed, or was sealed by or for another, or for another window or key set.
     """
     held = {}
     for owner, ciphertext in sealed.items():
         cipher, context = _cipher(keys, private_key, owner, (owner, own))
         try:
-            pair = SecretBytes(cipher.decrypt(_NONCE, ciphertext, context))
+            opened = SecretBytes(cipher.decrypt(_NONCE, ciphertext, context))
         except InvalidTag:
             raise ProtocolError("a relayed share cannot be opened", found=f"from position {owner}") from None
-        held[owner] = (SecretBytes(pair.reveal()[:SHARE_BYTES]), SecretBytes(pair.reveal()[SHARE_BYTES:]))
+        held[owner] = tuple(_pair(opened, slot) for slot in range(keys.terms.slots))
     return held
+
+
+def _pair(opened: SecretBytes, slot: int) -> Pair:
+    start, middle, end = (SHARE_BYTES * (2 * slot + part) for part in range(3))
+    return SecretBytes(opened.reveal()[start:middle]), SecretBytes(opened.reveal()[middle:end])

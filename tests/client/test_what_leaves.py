@@ -7,15 +7,15 @@ from pathlib import Path
 from yoriai import wire
 from yoriai.client import site
 
-# A site names itself, run, round and stage; it says no, with a reason; it sends an update or a protocol's bytes; and it
-# commits to its ledger by a hash, over a chain that begins with random bits, and a signature.
+# A site names itself, run, round or slot of a window, and stage; it says no, with a reason; it sends an update or a
+# protocol's bytes; and it commits to its ledger by a hash, over a chain that begins with random bits, and a signature.
 SENT = {
     "Acceptance": {"run_id", "site", "ledger_head"},
-    "Refusal": {"run_id", "site", "reason", "unknown_job"},
+    "Refusal": {"run_id", "site", "reason", "unknown_job", "unknown_window"},
     "PlainUpdate": {"run_id", "site", "round_index", "payload", "ledger_head"},
-    "SecureReply": {"run_id", "site", "round_index", "stage", "payload", "ledger_head"},
+    "SecureReply": {"run_id", "site", "window", "slot", "stage", "payload", "ledger_head"},
 }
-EXPECTED_BY_SITES = {"JobOffer", "TrainRequest", "SecureStage"}
+EXPECTED_BY_SITES = {"JobOffer", "TrainRequest", "WindowRequest", "SecureStage"}
 
 
 def test_no_message_of_a_site_has_a_field_for_counts_or_scores() -> None:

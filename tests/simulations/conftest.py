@@ -1,10 +1,14 @@
 """One finished run of a miniature federation, with every comparison, shared by the tests that only read."""
 
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.simulations.miniature import Miniature
+from tests.simulations.secure_world import World
 from tests.world import Notebook, job_settings, save_tiny_base, write_sites
 from yoriai.simulations.api import Options, simulate
 from yoriai.simulations.report import Report
@@ -40,3 +44,16 @@ def run(base: Path, sites: Path, tmp_path_factory: pytest.TempPathFactory) -> Ru
     options = Options(compare=True, noise_seed=b"seed")
     report = simulate(data=sites, settings=job_settings(base), out=folder, options=options, observer=heard)
     return Run(folder, report, heard)
+
+
+@pytest.fixture(scope="module")
+def mini(tmp_path_factory: pytest.TempPathFactory) -> Miniature:
+    """The tiny base and its sites, for federations of every kind."""
+    return Miniature.make(tmp_path_factory.mktemp("mini"))
+
+
+@pytest.fixture
+def world(mini: Miniature, tmp_path: Path) -> Iterator[Callable[..., World]]:
+    """Makes federations under secure aggregation, by name and settings; their ledgers are closed in the end."""
+    with ExitStack() as open_ledgers:
+        yield lambda name="secure", **settings: World(mini, tmp_path / name, open_ledgers, **settings)

@@ -5,7 +5,7 @@ import json
 from typer.testing import CliRunner
 
 from yoriai.cli import app
-from yoriai.simulations.bench_secagg import bench_secagg
+from yoriai.simulations.bench_secagg import bench_round, bench_secagg
 
 FIGURES = ("upload_bytes_per_param", "site_seconds", "coordinator_seconds")
 
@@ -24,3 +24,12 @@ def test_the_command_prints_json() -> None:
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0
     assert json.loads(result.stdout)["params"] == 2000
+
+
+def test_a_window_of_four_rounds_is_exact_and_its_rounds_take_four_exchanges_each() -> None:
+    found = bench_round(500, 5, 1, window=4)
+    assert found["exact"]
+    assert found["round"]["exchanges"] == 4
+    single = bench_round(500, 5, 1, window=1)
+    assert single["round"]["exchanges"] == 7
+    assert found["round"]["site_bytes"] < single["round"]["site_bytes"]

@@ -91,11 +91,12 @@ def _pair_masks(cohort: Cohort) -> dict[tuple[int, int], bytes]:
     game.run(until="share")
     masks = {}
     for i, stage in game.stages.items():
-        keys, secret = stage._keys, stage._secrets[1]
+        keys, secret = stage._keys, stage._secrets[cohort.slot][1]
         private = X25519PrivateKey.from_private_bytes(secret.reveal())
         for j in keys.ids:
             if i != j:
-                mask = keys.pair_mask(i, j, agree(private, keys.advertised[j].mask_key))
+                slot = keys.slot(cohort.slot_terms)
+                mask = slot.pair_mask(i, j, agree(private, slot.mask_key(j)))
                 masks[i, j] = mask.tail(4).tobytes()
     return masks
 
@@ -106,9 +107,10 @@ def test_both_ends_derive_the_same_mask_and_no_two_pairs_share_one() -> None:
     assert len(set(masks.values())) == 6
 
 
-def test_two_rounds_never_share_a_mask() -> None:
-    first, second = (set(_pair_masks(Cohort((1,) * 4, round_index=r)).values()) for r in (1, 2))
-    assert not first & second
+def test_two_windows_and_two_slots_never_share_a_mask() -> None:
+    cohorts = [Cohort((1,) * 4, number=1), Cohort((1,) * 4, number=2), Cohort((1,) * 4, number=2, slot=1)]
+    masks = [set(_pair_masks(cohort).values()) for cohort in cohorts]
+    assert len(set().union(*masks)) == sum(map(len, masks)) == 18
 
 
 def test_a_repeated_round_has_other_masks_even_with_the_same_keys() -> None:

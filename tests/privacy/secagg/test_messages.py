@@ -7,10 +7,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.privacy.secagg.cohort import Cohort, Round, signing_key
+from tests.privacy.secagg.cohort import STAGES, Cohort, Round, signing_key
 from yoriai.errors import ProtocolError, YoriaiError
 from yoriai.privacy.secagg import messages as wire
-from yoriai.privacy.secagg.messages import Binding, Kind, RelayedShares, ReleasedShares, SealedShares, ShareKind
+from yoriai.privacy.secagg.messages import (
+    Advertisement,
+    Binding,
+    Kind,
+    RelayedShares,
+    ReleasedShares,
+    SealedShares,
+    ShareKind,
+)
 from yoriai.privacy.secagg.secret import SecretBytes
 
 BINDING = Binding(b"r" * 16, 7, b"d" * 32)
@@ -79,12 +87,21 @@ def test_contexts_differ_in_purpose_parties_order_round_run_and_key_set() -> Non
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.dictionaries(st.integers(0, 2047), st.binary(min_size=82, max_size=82), max_size=5))
-def test_sealed_and_relayed_shares_survive_the_wire(sealed: dict[int, bytes]) -> None:
-    shares = SealedShares(b"c" * 32, sealed)
-    assert SealedShares.decode(memoryview(shares.encode())) == shares
+@given(st.integers(1, 3), st.sets(st.integers(0, 2047), max_size=5))
+def test_sealed_and_relayed_shares_survive_the_wire(slots: int, holders: set[int]) -> None:
+    sealed = {holder: bytes([holder % 256]) * (66 * slots + 16) for holder in sorted(holders)}
+    shares = SealedShares(tuple(bytes([slot]) * 32 for slot in range(slots)), sealed)
+    assert SealedShares.decode(memoryview(shares.encode()), slots) == shares
     relayed = RelayedShares(tuple(sorted(sealed)), sealed)
-    assert RelayedShares.decode(memoryview(relayed.encode())) == relayed
+    assert RelayedShares.decode(memoryview(relayed.encode()), slots) == relayed
+
+
+def test_an_advertisement_of_another_number_of_slots_is_not_that_of_this_one() -> None:
+    advertised = Advertisement(b"e" * 32, (b"m" * 32, b"n" * 32), b"certificate")
+    assert Advertisement.decode(memoryview(advertised.encode()), 2) == advertised
+    assert Advertisement.decode(memoryview(advertised.encode()), 1) != advertised
+    with pytest.raises(ProtocolError, match="4 keys and a certificate"):
+        Advertisement.decode(memoryview(advertised.encode()), 3)
 
 
 @settings(max_examples=50, deadline=None)
@@ -107,7 +124,11 @@ def test_a_message_with_both_shares_of_one_owner_is_refused() -> None:
         ReleasedShares.decode(memoryview(one + two))
 
 
-@pytest.mark.parametrize("decode", [SealedShares.decode, RelayedShares.decode, ReleasedShares.decode])
+@pytest.mark.parametrize(
+    "decode",
+    [lambda b: SealedShares.decode(b, 2), lambda b: RelayedShares.decode(b, 2), ReleasedShares.decode],
+    ids=["sealed", "relayed", "released"],
+)
 @settings(max_examples=60, deadline=None)
 @given(body=st.binary(max_size=200))
 def test_arbitrary_bodies_are_parsed_or_refused_and_nothing_else(decode: object, body: bytes) -> None:
@@ -129,7 +150,7 @@ def test_arbitrary_bytes_from_the_coordinator_are_refused_at_every_stage(noise: 
 
 def test_every_message_of_a_round_is_refused_by_the_coordinator_when_a_bit_flips() -> None:
     rng = np.random.default_rng(5)
-    for stage in ("advertise", "sign keys", "share", "mask", "consistency", "unmask"):
+    for stage in STAGES:
         for _ in range(4):
             game = Round(Cohort((1,) * 6))
             answer = game._answer
@@ -144,4 +165,4 @@ def test_every_message_of_a_round_is_refused_by_the_coordinator_when_a_bit_flips
             opened = game.run()
             survivors = [0, 1, 3, 4, 5] if stage not in ("consistency", "unmask") else range(6)
             assert np.array_equal(opened.levels, game.cohort.expected(survivors))
-            assert len(game.coordinator.refused) == 1
+            assert len(game.refused | game.coordinator.refused) == 1

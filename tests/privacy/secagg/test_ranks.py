@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.privacy.secagg.cohort import STAGES, Cohort, Round, seeded
+from tests.privacy.secagg.cohort import OPENING, STAGES, Cohort, Round, seeded
 from yoriai.errors import PolicyError, RoundError
-from yoriai.privacy.secagg import SitePolicy, coordinator, quantise
+from yoriai.privacy.secagg import SitePolicy, coordinator, quantise, replies
 from yoriai.privacy.secagg.ranks import thin_ranks
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.held import restricted
@@ -41,6 +41,7 @@ def cohort(least: int = 2, min_sites: int = 2, **more: object) -> Columns:
 def believing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A coordinator that cheats: it goes on where it should have voided the round."""
     monkeypatch.setattr(coordinator, "thin_among", lambda *_: ())
+    monkeypatch.setattr(replies, "thin_among", lambda *_: ())
 
 
 @pytest.mark.parametrize(
@@ -81,7 +82,7 @@ def test_the_opened_sum_is_that_of_the_restricted_updates_to_the_bit(left: froze
     assert np.array_equal(opened.levels, world.expected(left))
 
 
-@pytest.mark.parametrize("stage", ["advertise", "sign keys", "share"])
+@pytest.mark.parametrize("stage", OPENING)
 def test_a_column_left_to_too_few_voids_the_round_before_unmasking(stage: str) -> None:
     world = cohort(least=3, min_sites=3)
     game = Round(world, {stage: {1}})
@@ -108,7 +109,7 @@ def _refused_by(game: Round, stage: str, sites: Collection[int]) -> None:
 
 @pytest.mark.parametrize(
     ("lost_after", "refused"),
-    [("", "sign keys"), ("advertise", "share"), ("sign keys", "mask"), ("share", "consistency")],
+    [("", "sign keys"), ("advertise", "share"), ("sign keys", "hold"), ("hold", "consistency")],
 )
 def test_a_coordinator_that_goes_on_is_refused_by_every_site(
     monkeypatch: pytest.MonkeyPatch, lost_after: str, refused: str
@@ -121,7 +122,7 @@ def test_a_coordinator_that_goes_on_is_refused_by_every_site(
 
 def test_a_site_judges_by_its_own_policy_where_the_job_asks_for_less(monkeypatch: pytest.MonkeyPatch) -> None:
     """The job's two holders are enough for the honest coordinator, and not for these sites."""
-    game = Round(cohort(least=2, min_sites=3), {"share": {1}})
+    game = Round(cohort(least=2, min_sites=3), {"hold": {1}})
     game.run(until="mask")
     _refused_by(game, "consistency", EVERYBODY - {1})
 

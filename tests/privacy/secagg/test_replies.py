@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from tests.privacy.secagg.cohort import Cohort, Round, signing_key, spend
+from tests.privacy.secagg.cohort import OPENING, Cohort, Round, signing_key, spend
 from yoriai.errors import RoundError
 from yoriai.privacy.secagg import messages as wire
 from yoriai.privacy.secagg.keyset import survivor_digest
@@ -28,7 +28,7 @@ def _play(stage: str, kind: Kind, change: Callable[[bytes], bytes]) -> tuple[Rou
         message = answer(at, i, payload)
         if (at, i) != (stage, 4):
             return message
-        binding = game.coordinator._keys.binding
+        binding = game.binding() if at in OPENING else game.slot_binding()
         return wire.seal(kind, binding, 4, change(bytes(_body(message))), signing_key(game.cohort.names[4]))
 
     game._answer = misbehave  # type: ignore[method-assign]
@@ -37,7 +37,7 @@ def _play(stage: str, kind: Kind, change: Callable[[bytes], bytes]) -> tuple[Rou
 
 def _assert_sum(game: Round, opened: object, survivors: list[int]) -> None:
     assert np.array_equal(opened.levels, game.cohort.expected(survivors))
-    assert list(game.coordinator.refused) == [game.cohort.names[4]]
+    assert list(game.refused | game.coordinator.refused) == [game.cohort.names[4]]
 
 
 @pytest.mark.parametrize("change", [lambda body: body[:-1], lambda body: body + bytes(8), lambda body: b""])
@@ -53,8 +53,8 @@ def test_a_signature_over_another_survivor_set_is_not_shown_to_the_others() -> N
 
 def test_shares_sealed_for_the_wrong_holders_drop_their_site() -> None:
     def change(body: bytes) -> bytes:
-        shares = SealedShares.decode(memoryview(body))
-        return SealedShares(shares.commitment, {h: s for h, s in shares.sealed.items() if h != 2}).encode()
+        shares = SealedShares.decode(memoryview(body), 3)
+        return SealedShares(shares.commitments, {h: s for h, s in shares.sealed.items() if h != 2}).encode()
 
     game, opened = _play("share", Kind.SEALED_SHARES, change)
     _assert_sum(game, opened, [0, 1, 2, 3, 5])
@@ -70,12 +70,12 @@ def test_a_released_share_that_was_not_asked_for_is_not_used(owner: int) -> None
 
 
 def _masked(game: Round, i: int) -> bytes:
-    return game.stages[i].step(game.payload("share", i)).step(game.cohort.update(i), spend)[1]
+    return game.ready(i).step(game.cohort.update(i), spend)[1]
 
 
 def test_a_masked_update_that_arrives_twice_is_added_once() -> None:
     game = Round(Cohort(SIX))
-    game.run(until="share")
+    game.run(until="hold")
     replies = [(game.cohort.names[i], _masked(game, i)) for i in range(6)]
     closing, _ = game.coordinator.step([*replies, replies[3]])
     once, _ = _fresh_masking().step(replies)
@@ -85,14 +85,14 @@ def test_a_masked_update_that_arrives_twice_is_added_once() -> None:
 
 def _fresh_masking() -> object:
     game = Round(Cohort(SIX))
-    game.run(until="share")
+    game.run(until="hold")
     return game.coordinator
 
 
 def test_a_masked_update_in_another_sites_name_is_not_added() -> None:
     # Site 4 sends what it caught of site 5, which then counts as dropped.
     game = Round(Cohort((1,) * 9))
-    game.run(until="share")
+    game.run(until="hold")
     names = game.cohort.names
     replies = [(names[i], _masked(game, i)) for i in range(9) if i not in (4, 5)]
     closing, _ = game.coordinator.step([*replies, (names[4], _masked(game, 5))])
@@ -108,7 +108,12 @@ def test_fewer_keys_than_the_job_is_calibrated_to_void_the_round_before_anything
 
 def test_names_outside_the_roster_are_refused() -> None:
     game = Round(Cohort(SIX))
-    game.run(until="share")
+    game.run(until="hold")
     replies = [(game.cohort.names[i], _masked(game, i)) for i in range(6)]
     closing, _ = game.coordinator.step([*replies, ("stranger", replies[0][1])])
     assert list(closing.refused) == ["stranger"]
+
+
+def test_a_site_that_says_more_than_that_it_holds_its_shares_is_not_a_member() -> None:
+    game, opened = _play("hold", Kind.HOLDING, lambda body: b"and more")
+    _assert_sum(game, opened, [0, 1, 2, 3, 5])

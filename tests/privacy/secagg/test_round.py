@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.privacy.secagg.cohort import STAGES, Cohort, Round
+from tests.privacy.secagg.cohort import OPENING, STAGES, Cohort, Round
 from yoriai.errors import ProtocolError, RoundError
 from yoriai.privacy.secagg import FixedPoint
 from yoriai.privacy.secagg import messages as wire
@@ -36,7 +36,7 @@ def test_every_set_that_answers_from_the_start_opens_its_sum(left: frozenset[int
     _check(cohort, Round(cohort, {"": EVERYBODY - left}), left)
 
 
-@pytest.mark.parametrize("stage", ["advertise", "sign keys", "share"])
+@pytest.mark.parametrize("stage", OPENING)
 @pytest.mark.parametrize("left", [s for s in SUBSETS if len(s) >= quorum(6)], ids=str)
 def test_every_set_of_survivors_opens_its_sum_when_the_others_leave_after(stage: str, left: frozenset[int]) -> None:
     cohort = Cohort(WEIGHTS, n_counts=1)
@@ -56,11 +56,11 @@ def test_every_four_of_six_can_unmask_for_all(left: frozenset[int]) -> None:
     _check(cohort, Round(cohort, {"consistency": EVERYBODY - left}), EVERYBODY)
 
 
-@pytest.mark.parametrize("first", ["advertise", "sign keys", "share"])
+@pytest.mark.parametrize("first", OPENING)
 def test_a_site_may_leave_at_each_stage_of_a_larger_cohort(first: str) -> None:
     cohort = Cohort((1, 2, 3, 4, 5, 6, 7, 8, 9, 10))
-    game = Round(cohort, {"share": [1], "mask": [2], "consistency": [3]} | {first: [0]})
-    _check(cohort, game, frozenset(range(1 if first == "share" else 2, 10)))
+    game = Round(cohort, {"hold": [1], "mask": [2], "consistency": [3]} | {first: [0]})
+    _check(cohort, game, frozenset(range(1 if first == "hold" else 2, 10)))
 
 
 @pytest.mark.parametrize("stage", STAGES[:-1])
@@ -74,13 +74,13 @@ def test_one_site_below_the_threshold_the_round_is_void(stage: str, left: frozen
 
 def test_fewer_survivors_than_the_job_is_calibrated_to_void_the_round() -> None:
     with pytest.raises(RoundError):
-        Round(Cohort(WEIGHTS, least_survivors=6), {"share": [0]}).run()
+        Round(Cohort(WEIGHTS, least_survivors=6), {"hold": [0]}).run()
 
 
-def test_after_a_void_round_the_next_one_starts_afresh_and_opens() -> None:
+def test_after_a_void_window_the_next_one_starts_afresh_and_opens() -> None:
     with pytest.raises(RoundError):
-        Round(Cohort(WEIGHTS, round_index=1), {"share": [0, 1]}).run()
-    cohort = Cohort(WEIGHTS, round_index=2)
+        Round(Cohort(WEIGHTS, number=1), {"share": [0, 1]}).run()
+    cohort = Cohort(WEIGHTS, number=2)
     _check(cohort, Round(cohort), EVERYBODY)
 
 
@@ -99,7 +99,7 @@ def test_any_cohort_opens_its_sum_or_nothing(
     cohort = Cohort(tuple(weights), n_params=n_params, grid=FixedPoint(bits, value_range), n_counts=n_counts)
     sites = frozenset(range(len(weights)))
     gone = data.draw(st.frozensets(st.sampled_from(sorted(sites)), max_size=len(sites) - 1))
-    stage = data.draw(st.sampled_from(["advertise", "sign keys", "share"]))
+    stage = data.draw(st.sampled_from(OPENING))
     game = Round(cohort, {stage: gone})
     if len(sites - gone) >= max(2, quorum(len(sites))):
         _check(cohort, game, sites - gone)
@@ -116,14 +116,14 @@ def test_on_the_sparse_graph_the_sum_is_exact_or_the_round_void(n: int, seed: in
     assert plan(n).holders < n - 1
     lost = rng.permutation(n)[: int(rng.integers(0, n // 8 + 1))].tolist()
     cut = int(rng.integers(0, len(lost) + 1))
-    game = Round(cohort, {"share": lost[:cut], "mask": lost[cut:]})
+    game = Round(cohort, {"hold": lost[:cut], "mask": lost[cut:]})
     with suppress(RoundError):
         _check(cohort, game, frozenset(range(n)) - frozenset(lost[:cut]))
 
 
 def test_a_tenth_may_leave_the_sparse_graph_at_any_time() -> None:
     cohort = Cohort((1,) * 40)
-    _check(cohort, Round(cohort, {"share": [7, 39], "consistency": [11, 12]}), frozenset(range(40)) - {7, 39})
+    _check(cohort, Round(cohort, {"hold": [7, 39], "consistency": [11, 12]}), frozenset(range(40)) - {7, 39})
 
 
 def test_words_beyond_32_bits_open_too() -> None:
@@ -139,15 +139,14 @@ def test_vectors_of_several_blocks_and_two_threads_open_too() -> None:
 def test_masked_updates_are_summed_as_they_arrive() -> None:
     # A generator of replies is never asked for the next one before the last has been dealt with.
     game = Round(Cohort((1, 1, 1)))
-    game.run(until="share")
+    game.run(until="hold")
     alive = 0
 
     def answers():
         nonlocal alive
         for name in game.cohort.names:
             i = game.cohort.names.index(name)
-            ready = game.stages[i].step(game.payload("share", i))
-            _, message = ready.step(game.cohort.update(i), lambda identity: None)
+            _, message = game.ready(i).step(game.cohort.update(i), lambda identity: None)
             alive += 1
             yield name, message
 
@@ -180,8 +179,9 @@ def test_a_site_with_unusable_keys_is_kept_out_and_the_others_open_their_sum(key
         message = answer(stage, i, payload)
         if (stage, i) != ("advertise", 4):
             return message
-        mine = Advertisement.decode(memoryview(message)[wire.HEADER_BYTES : -wire.SIGNATURE_BYTES])
-        body = Advertisement(mine.encryption_key if key == b"same" else key, mine.encryption_key, mine.certificate)
+        mine = Advertisement.decode(memoryview(message)[wire.HEADER_BYTES : -wire.SIGNATURE_BYTES], 3)
+        mask_keys = (*mine.mask_keys[:2], mine.encryption_key if key == b"same" else key)
+        body = Advertisement(mine.encryption_key, mask_keys, mine.certificate)
         return wire.seal(Kind.ADVERTISEMENT, cohort.terms.binding, 4, body.encode(), cohort.member(4).key)
 
     game._answer = bad  # type: ignore[method-assign]
@@ -201,7 +201,7 @@ def test_wrong_shares_are_noticed_and_void_the_round() -> None:
     from yoriai.privacy.secagg.secret import SecretBytes
 
     for gone in ([], [5]):
-        game = Round(Cohort(WEIGHTS), {"share": gone})
+        game = Round(Cohort(WEIGHTS), {"hold": gone})
         game.run(until="consistency")
         liar, owner = 0, 5 if gone else 1
         held = game.stages[liar]._held
@@ -214,9 +214,9 @@ def test_wrong_shares_are_noticed_and_void_the_round() -> None:
 def test_an_update_that_does_not_fit_is_refused_and_not_spent() -> None:
     cohort, other = Cohort((1, 1)), Cohort((1, 1), n_params=12)
     game = Round(cohort)
-    game.run(until="share")
+    game.run(until="hold")
     update, marked = other.update(0), []
     with pytest.raises(ProtocolError, match="does not fit"):
-        game.stages[0].step(game.payload("share", 0)).step(update, marked.append)
+        game.ready(0).step(update, marked.append)
     update.claim()
     assert not marked

@@ -16,8 +16,9 @@ from yoriai.privacy.secagg.masks import MaskKey
 from yoriai.privacy.secagg.opening import left_over_masks
 from yoriai.privacy.secagg.secret import OneShot, SecretBytes
 from yoriai.privacy.secagg.sharing import coordinate
+from yoriai.privacy.secagg.slot import _SlotSecrets
 
-STAGES = ("advertise", "sign keys", "share", "mask", "consistency")
+STAGES = ("advertise", "sign keys", "share", "hold", "mask", "consistency")
 
 
 def _secrets(game: Round) -> list[bytes]:
@@ -26,15 +27,21 @@ def _secrets(game: Round) -> list[bytes]:
     for value in vars(game.stages[0]).values():
         if isinstance(value, SecretBytes):
             found.append(value.reveal())
-        elif isinstance(value, tuple) and value and isinstance(value[0], SecretBytes):
-            found += [secret.reveal() for secret in value]
+        elif isinstance(value, tuple | _SlotSecrets):
+            found += _within(value)
         elif hasattr(value, "private_bytes_raw"):
             found.append(value.private_bytes_raw())
         elif isinstance(value, dict):
-            for pair in value.values():
-                if isinstance(pair, tuple) and isinstance(pair[0], SecretBytes):
-                    found += [secret.reveal() for secret in pair]
-    return [*found, game.stages[0]._member.key.for_x509().private_bytes_raw()]
+            found += _within(tuple(value.values()))
+    return [*found, game.cohort.member(0).key.for_x509().private_bytes_raw()]
+
+
+def _within(value: object) -> list[bytes]:
+    if isinstance(value, SecretBytes):
+        return [value.reveal()]
+    if isinstance(value, _SlotSecrets):
+        value = (value.own, tuple(value.held.values()))
+    return [secret for part in value for secret in _within(part)] if isinstance(value, tuple) else []
 
 
 def _assert_absent(text: str, secrets: list[bytes]) -> None:
@@ -49,7 +56,7 @@ def test_no_stage_shows_its_secrets_when_printed_or_logged(stage: str, caplog: p
     game = Round(Cohort((1,) * 4))
     game.run(until=stage)
     with caplog.at_level(logging.DEBUG):
-        logging.getLogger("test").info("%r %s %s", game.stages[0], game.stages[0]._member, vars(game.stages[0]))
+        logging.getLogger("test").info("%r %s %s", game.stages[0], game.cohort.member(0), vars(game.stages[0]))
     assert len(_secrets(game)) > 1
     _assert_absent(caplog.text, _secrets(game))
 
@@ -58,7 +65,7 @@ def test_no_stage_shows_its_secrets_when_printed_or_logged(stage: str, caplog: p
 def test_no_stage_can_be_pickled_or_copied(stage: str) -> None:
     game = Round(Cohort((1,) * 4))
     game.run(until=stage)
-    for thing in (game.stages[0], game.stages[0]._member, game.stages[0]._member.key):
+    for thing in (game.stages[0], game.cohort.member(0), game.cohort.member(0).key):
         for attempt in (pickle.dumps, copy.copy, copy.deepcopy):
             with pytest.raises(TypeError):
                 attempt(thing)
@@ -91,7 +98,7 @@ def _traceback_of_a_refusal(game: Round, stage: str) -> str:
     return "".join(traceback.TracebackException.from_exception(caught.value, capture_locals=True).format())
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "hold"])
 def test_no_traceback_with_local_variables_shows_a_secret(stage: str) -> None:
     game = Round(Cohort((1,) * 4))
     game.run(until=stage)
@@ -103,8 +110,9 @@ def test_no_traceback_with_local_variables_shows_a_secret(stage: str) -> None:
 def test_an_update_whose_mark_fails_shows_nothing_of_itself() -> None:
     cohort = Cohort((1,) * 4)
     game = Round(cohort)
-    game.run(until="share")
-    ready = game.stages[0].step(game.payload("share", 0))
+    game.run(until="hold")
+    ready = game.ready(0)
+    _assert_absent(str(vars(ready)), _within(ready._secrets))
     try:
         ready.step(cohort.update(0), lambda identity: 1 / 0)
     except ZeroDivisionError as error:
@@ -125,14 +133,13 @@ N_PARAMS = 200_000
 
 
 def _words(game: Round, message: bytes) -> np.ndarray:
-    keys = game.coordinator._keys
-    total = RunningSum(keys, 1)
+    total = RunningSum(game.coordinator._keys.slot(game.cohort.slot_terms), 1)
     total.add(memoryview(message)[59:-64])
     return total.words
 
 
 def _strip(game: Round, words: np.ndarray, masks: list) -> np.ndarray:
-    total = RunningSum(game.coordinator._keys, 1)
+    total = RunningSum(game.coordinator._keys.slot(game.cohort.slot_terms), 1)
     total.words[:] = words
     total.remove(masks)
     return total.words
@@ -147,11 +154,11 @@ def _everything_the_server_learns(fill: int) -> tuple[Round, dict[int, np.ndarra
     levels = cohort.levels
     cohort.levels = lambda i: np.full(N_PARAMS, fill, np.uint32) if i == 0 else levels(i)  # type: ignore[method-assign]
     game = Round(cohort)
-    game.run(until="share")
-    late = game.stages[3].step(game.payload("share", 3)).step(cohort.update(3), lambda identity: None)[1]
-    game = Round(cohort, {"share": [3]})
+    game.run(until="hold")
+    late = game.ready(3).step(cohort.update(3), lambda identity: None)[1]
+    game = Round(cohort, {"hold": [3]})
     game.run(until="consistency")
-    work, keys = game.coordinator._work, game.coordinator._keys
+    work, keys = game.coordinator._work, game.coordinator._keys.slot(cohort.slot_terms)
     released: dict[int, dict[int, SecretBytes]] = {}
     for holder in range(3):
         game.stages[holder].step(game.payload("consistency", holder))
@@ -160,13 +167,13 @@ def _everything_the_server_learns(fill: int) -> tuple[Round, dict[int, np.ndarra
     known = {}
     for site in range(3):
         seen = _words(game, game.sent["mask"][site])
-        masks = left_over_masks(keys, work.graph, work.commitments, frozenset({0, 1, 2}), released)
+        masks = left_over_masks(keys, work.slot.graph, work.slot.commitments, frozenset({0, 1, 2}), released)
         own = masks[site]
         with_dropped = masks[3:][site]
         known[site] = _strip(game, seen, [own, with_dropped])
     from yoriai.privacy.secagg.shamir import combine
 
-    mask_key = combine(released[3], keys.plan.threshold)
+    mask_key = combine(released[3], keys.window.plan.threshold)
     known[3] = _strip(game, _words(game, late), pair_masks(keys, 3, mask_key, [0, 1, 2]))
     return game, known
 
