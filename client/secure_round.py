@@ -11,12 +11,15 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 from yoriai import wire
 from yoriai.client.job import AcceptedJob, Round
 from yoriai.client.secure import SecureWindow
 from yoriai.errors import PolicyError
-from yoriai.privacy.round_terms import public_grid, window_terms
-from yoriai.privacy.secagg import Member, ReadyToMask, SlotTerms, Update, quantise
+from yoriai.privacy.round_terms import public_grid, rotation_seed, window_terms
+from yoriai.privacy.secagg import Integers, Member, Quantised, ReadyToMask, SlotTerms, Update, quantise
+from yoriai.privacy.secagg.fixedpoint import Grid
 from yoriai.privacy.secagg.shamir import Entropy
 from yoriai.strategies.adapter import AdapterState
 
@@ -28,14 +31,33 @@ class Duties:
     Attributes:
         member: the site as a party, with roster, certificates and clock as of now; by an offer and a number.
         charge: charges a round durably; refuses one that the plan does not cover.
-        train: trains a round that is charged.
+        train: trains a round that is charged; its update carries all of its noise.
+        share: the same where the noise is distributed: residues (size,) that carry a share of it; by the round's public
+            seed.
         mark_released: marks durably that a round's update is about to leave.
     """
 
     member: Callable[[wire.JobOffer, int], Member]
     charge: Callable[[Round], None]
     train: Callable[[Round], AdapterState]
+    share: Callable[[Round, bytes], np.ndarray]
     mark_released: Callable[[Round], None]
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What a round's slot carries: `n_params` values of `grid`."""
+
+    n_params: int
+    grid: Grid
+
+
+def carried_in(this: Round, request: wire.TrainRequest) -> Carried:
+    """What the slot of a round carries, by the site's own plan; the request has the public range only."""
+    if this.plan.shared is not None:
+        return Carried(this.plan.shared.noise.size, Integers(this.plan.shared.noise.word_bits))
+    n_params = this.start.select(this.plan.factors).size_bytes // 4
+    return Carried(n_params, public_grid(this.job.job, request.value_range or 0.0))
 
 
 class SecureRounds:
@@ -102,19 +124,19 @@ class SecureRounds:
             BudgetError: the round cannot be charged.
         """
         number, slot, stage = request.window, request.slot, wire.SLOT_STAGES[0]
-        if request.value_range is None or number is None or slot is None:
+        if number is None or slot is None or (request.value_range is None) != (this.plan.shared is not None):
             raise PolicyError(f"site {self._name}: the job promises secure aggregation, and its round does without")
         window, asked = self._window, wire.encode(request)
         if window is None or window.terms.number != number or not window.is_open:
             return self._unknown_window(request.run_id)
         reply = window.said(slot, stage, asked)
         if reply is None:
-            reply = self._masked(window, this, slot, request.value_range, asked=asked)
+            reply = self._masked(window, this, slot, carried_in(this, request), asked=asked)
         return wire.SecureReply(
             run_id=request.run_id, window=number, slot=slot, stage=stage, site=self._name, payload=reply
         )
 
-    def _masked(self, window: SecureWindow, this: Round, slot: int, value_range: float, *, asked: bytes) -> bytes:
+    def _masked(self, window: SecureWindow, this: Round, slot: int, carried: Carried, *, asked: bytes) -> bytes:
         """Take the slot, and do all that leads to its masked update."""
         # Roster, certificates and clock are judged anew in every round.
         member = self._duties.member(this.job.offer, this.index)
@@ -122,19 +144,24 @@ class SecureRounds:
             slot=slot,
             round_index=this.index,
             adapter_digest=bytes.fromhex(this.start.digest()),
-            n_params=this.start.select(this.plan.factors).size_bytes // 4,
-            grid=public_grid(this.job.job, value_range),
+            n_params=carried.n_params,
+            grid=carried.grid,
         )
         ready = window.begin(member, terms)
         self._duties.charge(this)
-        update = self._update(this, ready, value_range, member.entropy)
+        update = self._update(this, ready, carried.grid, member.entropy)
         return window.mask(ready, update, lambda _identity: self._duties.mark_released(this), asked=asked)
 
-    def _update(self, this: Round, ready: ReadyToMask, value_range: float, entropy: Entropy) -> Update:
+    def _update(self, this: Round, ready: ReadyToMask, grid: Grid, entropy: Entropy) -> Update:
         """Train a round that is charged, and put its update on the round's grid."""
-        values = self._duties.train(this).flatten()
+        if isinstance(grid, Integers):
+            seed = rotation_seed(this.job.run_id, this.index, this.start.digest())
+            values = self._duties.share(this, seed)
+        else:
+            values = self._duties.train(this).flatten()
         try:
-            update = Update(os.urandom(32), quantise(values, public_grid(this.job.job, value_range), entropy))
+            quantised = Quantised(values, 0) if isinstance(grid, Integers) else quantise(values, grid, entropy)
+            update = Update(os.urandom(32), quantised)
             ready.check(update)
         except Exception:
             self._duties.mark_released(this)  # As in training: that it failed is seen outside.

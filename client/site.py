@@ -12,8 +12,11 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 from yoriai import wire
 from yoriai.client.job import AcceptedJob, Round, round_of, shares_of
+from yoriai.client.paid import local_update, paid, shared_sum
 from yoriai.client.personal import PERSONAL_MARK
 from yoriai.client.plan import Shares
 from yoriai.client.policy import (
@@ -29,7 +32,6 @@ from yoriai.client.policy import (
 from yoriai.client.records import SiteRecords
 from yoriai.client.secure import SiteIdentity
 from yoriai.client.secure_round import Duties, SecureRounds
-from yoriai.client.train import train_round
 from yoriai.client.units import unit_count
 from yoriai.client.workbench import PrefixProgress, Workbench
 from yoriai.config import JobConfig, SiteConfig
@@ -38,7 +40,6 @@ from yoriai.errors import (
     LedgerError,
     PolicyError,
     RecordError,
-    TrainingError,
     WireError,
     YoriaiError,
 )
@@ -103,7 +104,7 @@ class Site:
         self._workbench, self._ledger, self._identity = workbench, ledger, identity
         self._hooks = hooks or SiteHooks()
         self._accepted: AcceptedJob | None = None
-        duties = Duties(self._member, self._charge, self._trained, self._mark_released)
+        duties = Duties(self._member, self._charge, self._trained, self._shared, self._mark_released)
         self._secure = SecureRounds(self.name, workbench.base.digest, duties)
 
     def handle(self, data: bytes) -> bytes:
@@ -274,28 +275,13 @@ class Site:
 
     def _trained(self, this: Round) -> AdapterState:
         """Train a round that is charged. The update may leave only after `_mark_released`."""
-        accepted, event = this.job, this.plan.event()
-        # Nothing of the records is in this check, so a refusal here leaves the reservation open.
-        accepted.model.load(this.start)
-        accepted.model.check_output()
-        try:
-            trained = train_round(
-                accepted.model,
-                this.start,
-                accepted.records,
-                self._workbench.head(accepted.job),
-                this.plan,
-                source=self._hooks.randomness(accepted.run_id, this.index),
-                progress=self._hooks.on_step,
-            )
-            if trained.event != event:
-                raise TrainingError("the round was trained with other noise than was charged")
-        except Exception:
-            # That training failed may tell something of the records, and is seen outside: it is paid for. A site that
-            # is stopped or killed tells nothing, and may use its reservation again.
-            self._mark_released(this)
-            raise
-        return trained.update
+        head, source = self._workbench.head(this.job.job), self._hooks.randomness(this.job.run_id, this.index)
+        return paid(this, lambda: local_update(this, head, source, self._hooks.on_step), self._mark_released).update
+
+    def _shared(self, this: Round, rotation_seed: bytes) -> np.ndarray:
+        """The same where the noise is distributed: what the site enters into the secure sum, (size,) uint32."""
+        head, source = self._workbench.head(this.job.job), self._hooks.randomness(this.job.run_id, this.index)
+        return paid(this, lambda: shared_sum(this, head, source, rotation_seed), self._mark_released).residues
 
     def _mark_released(self, this: Round) -> None:
         """Record durably that the round's update is about to leave.

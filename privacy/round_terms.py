@@ -32,6 +32,16 @@ def window_terms(
     )
 
 
+def rotation_seed(run_id: str, round_index: int, adapter_digest: str) -> bytes:
+    """The public seed of a round's rotation, 32 bytes: fixed before any gradient of the round is.
+
+    Args:
+        adapter_digest: hex, of the whole adapter that the round starts from.
+    """
+    named = b"%b\0%d\0%b" % (run_id.encode(), round_index, adapter_digest.encode())
+    return hashlib.sha256(b"yoriai/rotation/1\0" + named).digest()
+
+
 def public_grid(job: JobConfig, value_range: float) -> FixedPoint:
     """The grid of a round with that public range."""
     return FixedPoint(job.secure_aggregation.bits, value_range)

@@ -1,17 +1,17 @@
 """From the replies of a round to the mean of its updates: in the clear, or as a sum that alone can be opened."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from yoriai import wire
 from yoriai.errors import AdapterError, ConfigError, RoundError, WireError
-from yoriai.privacy.roster import Directory
-from yoriai.privacy.secagg import FixedPoint, Opened, WindowTerms, next_range
+from yoriai.privacy.secagg import Opened, WindowTerms
 from yoriai.privacy.secagg.summing import Masking
 from yoriai.server.messenger import STRANGE, UNEXPECTED, one_line
+from yoriai.server.round_sums import RoundSum
 from yoriai.strategies.adapter import AdapterState
-from yoriai.strategies.held import check_held, corrections, held_mean, held_size
+from yoriai.strategies.held import check_held, held_mean
 from yoriai.strategies.robust import Updates, norm_bounded
 
 Replies = Mapping[str, wire.Reply]
@@ -34,8 +34,8 @@ class Collected:
         mean_update: weighted by the roster; the factors that trained.
         answered: sites whose update is in it.
         missing: the reason of every site asked whose update is not.
-        clipped: coordinates that the public range clipped, over all sites; None without secure aggregation.
-        next_range: public range of the next round; None without secure aggregation.
+        clipped: coordinates that the public range clipped, over all sites; None where there is no range.
+        next_range: public range of the next round; None where there is none.
         updates: what the mean is of; None with secure aggregation, which opens no single update.
     """
 
@@ -128,21 +128,18 @@ def secure_mean(
     *,
     masking: Masking,
     place: Place,
-    directory: Directory,
     terms: WindowTerms,
-    expected: AdapterState,
+    carried: RoundSum,
     exchange: Exchange,
 ) -> Collected:
-    """The weighted mean of the survivors' updates, of which nothing but the sum is ever opened.
-
-    Each entry is divided by the weight of the survivors that hold it, by the ranks of the signed roster.
+    """The mean of the survivors' updates, of which nothing but the sum is ever opened.
 
     Args:
         masked: the sites' answers to the request for masked updates.
         masking: the coordinator's side of the slot, before it has seen any.
         place: window and slot that the answers must be of.
-        directory: verified members.
         terms: of the window.
+        carried: what the slot carries, and what its sum means.
         exchange: for the stages that follow.
 
     Raises:
@@ -163,26 +160,14 @@ def secure_mean(
         found = too_few(str(error), {**stage.refused, **missing}, terms.least_survivors).found
         raise VoidRound(found, masked=True, survived=at != first) from None
     missing = {**stage.refused, **missing}
-    holders = _holders(directory, terms.full_rank, opened.survivors)
-    summed = sum(held_size(expected, rank) for _, rank in holders.values())
-    grid = opened.grid
+    read = carried.read(opened)
     return Collected(
-        mean_update=expected.unflatten(opened.mean() * corrections(expected, holders)),
+        mean_update=read.mean_update,
         answered=opened.survivors,
         missing={site: one_line(reason) for site, reason in missing.items() if site not in opened.survivors},
-        clipped=opened.clipped,
-        next_range=next_range(grid.value_range, opened.clipped, summed) if isinstance(grid, FixedPoint) else None,
+        clipped=read.clipped,
+        next_range=read.next_range,
     )
-
-
-def _holders(directory: Directory, full: int | None, survivors: Sequence[str]) -> dict[str, tuple[float, int | None]]:
-    """The survivors' weights and ranks by the signed roster; rank None for all of the job's."""
-    holders = {}
-    for entry in directory.roster.sites:
-        if entry.name in survivors:
-            below = full is not None and entry.rank_in(full) < full
-            holders[entry.name] = (float(entry.weight), entry.rank if below else None)
-    return holders
 
 
 def protocol_payloads(replies: Replies, stage: str, place: Place, missing: dict[str, str]) -> dict[str, bytes]:

@@ -15,12 +15,12 @@ from yoriai import wire
 from yoriai.config import JobConfig, job_digest
 from yoriai.errors import CheckpointError, ConfigError, RoundError
 from yoriai.privacy.roster import Directory
-from yoriai.privacy.round_terms import first_range
 from yoriai.server.attendance import Attendance
 from yoriai.server.collecting import Collected, VoidRound, plain_mean, too_few, with_reasons
-from yoriai.server.folding import aggregation_of, fold, lane_of
+from yoriai.server.folding import aggregation_of, fold
 from yoriai.server.messenger import Messenger, Transport
-from yoriai.server.registry import Checkpoint, Registry, RoundRecord
+from yoriai.server.registry import Checkpoint, Registry, RoundRecord, lane_of
+from yoriai.server.round_sums import carried_in
 from yoriai.server.schedule import sample_sites
 from yoriai.server.windows import Windows
 from yoriai.strategies.adapter import AdapterState
@@ -92,6 +92,8 @@ class Coordinator:
             )
         if job.secure_aggregation.enabled:
             _check_roster(signed_roster, roster)
+        if job.privacy.noise == "distributed":
+            _check_alike(roster)
         self._job, self._roster, self._rule = job, roster, rule
         self._base_digest, self._noise_multiplier = base_digest, noise_multiplier
         self._registry, self._run_id = registry, run_id
@@ -224,15 +226,20 @@ class Coordinator:
                     on_void(named)
 
     def _collect_once(self, checkpoint: Checkpoint, chosen: Sequence[str]) -> Collected:
-        expected = checkpoint.adapter.select(self._rule.trainable(checkpoint.next_round))
-        request = self._request(checkpoint)
-        if self._windows is not None:
+        request, signed = self._request(checkpoint), self._signed_roster
+        if self._windows is not None and signed is not None:
             return self._windows.collect(
                 request,
                 chosen,
-                value_range=self._value_range(checkpoint),
+                carried=carried_in(
+                    self._job,
+                    self._rule,
+                    checkpoint,
+                    noise_multiplier=self._noise_multiplier,
+                    weights=self._roster.weights,
+                    directory=signed.directory,
+                ),
                 rounds_left=self._job.federation.rounds - checkpoint.next_round,
-                expected=expected,
                 ask=partial(self._begin, checkpoint),
             )
         asked = [site for site in chosen if site in self._attendance.accepted]
@@ -240,7 +247,7 @@ class Coordinator:
         try:
             collected = plain_mean(
                 replies,
-                expected=expected,
+                expected=checkpoint.adapter.select(self._rule.trainable(checkpoint.next_round)),
                 round_index=checkpoint.next_round,
                 weights=self._roster.weights,
                 least=self._job.federation.min_sites,
@@ -251,13 +258,6 @@ class Coordinator:
         except RoundError as error:
             raise with_reasons(error, missing) from None
         return replace(collected, missing={**missing, **collected.missing})
-
-    def _value_range(self, checkpoint: Checkpoint) -> float:
-        """The round's public range: what the last round of its lane left, or the first."""
-        value_range = checkpoint.lane(lane_of(self._rule, checkpoint.next_round)).value_range
-        if value_range is None:
-            value_range = first_range(self._job, self._noise_multiplier, min(self._roster.weights.values()))
-        return value_range
 
     def _sample(self, round_index: int) -> list[str]:
         """The sites of a round, in order; those that declined the job are passed over."""
@@ -310,6 +310,18 @@ def _check_roster(signed: SignedRoster | None, roster: wire.Roster) -> None:
         raise ConfigError("secure aggregation needs a signed roster", remedy="name the consortium's roster file")
     if {entry.name: entry.weight for entry in signed.directory.roster.sites} != roster.weights:
         raise ConfigError("the run's weights are not those of the signed roster", remedy="have the roster signed anew")
+
+
+def _check_alike(roster: wire.Roster) -> None:
+    """Raise ConfigError unless all sites weigh 1 and train the job's rank: the noise of each must count alike."""
+    unequal = [site for site, weight in roster.weights.items() if weight != 1] + list(roster.ranks)
+    if unequal:
+        raise ConfigError(
+            "distributed noise needs sites that are all alike",
+            found=f"another weight than 1, or a lower rank, at {', '.join(sorted(set(unequal))[:8])}",
+            expected="weight 1 and the job's rank at every site",
+            remedy="have such a roster signed; training.records_per_weight is then what a site has on average",
+        )
 
 
 def last_checkpoint(registry: Registry, digest: str, run_id: str) -> Checkpoint | None:

@@ -5,17 +5,12 @@ from typing import cast
 
 from yoriai.config import FederationSection, JobConfig
 from yoriai.server.collecting import Aggregate, Collected
-from yoriai.server.registry import Checkpoint, Lane
+from yoriai.server.registry import Checkpoint, Lane, lane_of
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.robust import aggregate
 from yoriai.strategies.rule import EachRule, SumRule
 from yoriai.strategies.schedule import schedule_factor
 from yoriai.strategies.server_opt import OptState, server_optimizer
-
-
-def lane_of(rule: SumRule | EachRule, round_index: int) -> str:
-    """The name of the lane that a round belongs to: the factors that train in it."""
-    return "+".join(rule.trainable(round_index))
 
 
 def fold(

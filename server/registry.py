@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from yoriai.errors import AdapterError, CheckpointError
 from yoriai.strategies.adapter import AdapterState
+from yoriai.strategies.rule import EachRule, SumRule
 
 _Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -58,6 +59,11 @@ class Lane:
 
     optimizer_state: bytes = b""
     value_range: float | None = None
+
+
+def lane_of(rule: SumRule | EachRule, round_index: int) -> str:
+    """The name of the lane that a round belongs to: the factors that train in it."""
+    return "+".join(rule.trainable(round_index))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from yoriai import wire
 from yoriai.config import JobConfig
 from yoriai.errors import RoundError
 from yoriai.privacy.roster import Directory
-from yoriai.privacy.round_terms import public_grid, window_terms
+from yoriai.privacy.round_terms import window_terms
 from yoriai.privacy.secagg import Advertising, SlotTerms, Window, WindowTerms
 from yoriai.server.attendance import Attendance
 from yoriai.server.collecting import (
@@ -29,7 +29,7 @@ from yoriai.server.collecting import (
     with_reasons,
 )
 from yoriai.server.messenger import Messenger
-from yoriai.strategies.adapter import AdapterState
+from yoriai.server.round_sums import RoundSum
 
 Ask = Callable[[Sequence[str], wire.TrainRequest | wire.WindowRequest], tuple[Replies, Mapping[str, str]]]
 """Sends sites a request: the replies, and the reason of every site asked that sent none."""
@@ -106,9 +106,8 @@ class Windows:
         request: wire.TrainRequest,
         chosen: Sequence[str],
         *,
-        value_range: float,
+        carried: RoundSum,
         rounds_left: int,
-        expected: AdapterState,
         ask: Ask,
     ) -> Collected:
         """One attempt at a round, in the next slot: of a new window if there has to be one.
@@ -116,9 +115,8 @@ class Windows:
         Args:
             request: of the round, before it has a window and a slot.
             chosen: the sites of the round.
-            value_range: the round's public range.
+            carried: what the slot carries.
             rounds_left: of the run, this one included: a window has no more slots than that.
-            expected: a state with the names and shapes of the factors that train.
             ask: see Ask.
 
         Raises:
@@ -131,11 +129,11 @@ class Windows:
             slot=slot,
             round_index=request.round_index,
             adapter_digest=bytes.fromhex(request.adapter_digest),
-            n_params=expected.size_bytes // 4,
-            grid=public_grid(self._job, value_range),
+            n_params=carried.n_params,
+            grid=carried.grid,
         )
         masking = now.window.begin(terms)
-        update = {"window": now.terms.number, "slot": slot, "value_range": value_range}
+        update = {"window": now.terms.number, "slot": slot, "value_range": carried.value_range}
         replies, faults = ask(sorted(self._live(now)), request.model_copy(update=update))
         now.note(replies)
         missing = {**now.absent, **faults}
@@ -144,9 +142,8 @@ class Windows:
                 replies,
                 masking=masking,
                 place=place,
-                directory=self._directory,
                 terms=now.terms,
-                expected=expected,
+                carried=carried,
                 exchange=partial(self._stage, now, slot),
             )
         except VoidRound as error:

@@ -121,7 +121,7 @@ def resolve(job: JobConfig | None, source: DataSource, settings: Mapping[str, ob
     _check_sites(sites)
     if job is None:
         job = get_scenario(source.scenario).job() if source.path is None else _job_for(source.path, sites)
-        job = _sized(_overridden(job, settings or {}), sites)
+        job = _sized(_overridden(job, settings or {}), sites, settings or {})
     else:
         job = _overridden(job, settings or {})
     check_fit(job)  # An unknown rule is one of its faults.
@@ -262,13 +262,15 @@ def _overridden(job: JobConfig, settings: Mapping[str, object]) -> JobConfig:
     return override(job, {**noise, **settings})
 
 
-def _sized(job: JobConfig, sites: Sequence[SiteRecords]) -> JobConfig:
-    """Defaults for distributed noise among these sites: nobody is missing, and all stand for the mean number."""
+def _sized(job: JobConfig, sites: Sequence[SiteRecords], asked: Mapping[str, object]) -> JobConfig:
+    """Defaults for distributed noise among these sites, where nothing else was asked for: nobody is missing, and all
+    stand for the mean number."""
     if job.privacy.noise != "distributed":
         return job
     units = sum(unit_count(site.train, job.privacy) for site in sites)
     mean = max(1, round(units / len(sites)))
-    return override(job, {"federation.min_sites": len(sites), "training.records_per_weight": mean})
+    defaults = {"federation.min_sites": len(sites), "training.records_per_weight": mean}
+    return override(job, {**defaults, **asked})
 
 
 def _check_batch(job: JobConfig, sites: Sequence[SiteRecords]) -> None:

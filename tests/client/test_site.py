@@ -10,7 +10,7 @@ import pytest
 
 from tests.client.conftest import LABELS, JobMaker
 from yoriai import wire
-from yoriai.client import site as module
+from yoriai.client import paid as module
 from yoriai.client.policy import check_membership
 from yoriai.client.records import Record, SiteRecords
 from yoriai.client.site import Site, SiteHooks

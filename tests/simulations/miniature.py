@@ -1,7 +1,7 @@
 """A federation of a tiny base and a few records, ready to be run with either engine."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.world import job_settings, save_tiny_base, write_sites
@@ -13,6 +13,7 @@ from yoriai.server.registry import Checkpoint
 from yoriai.simulations.engines import SiteSpec
 from yoriai.simulations.experiment import DataSource, Experiment, resolve
 from yoriai.simulations.federation import Federation, Outcome, run_federation
+from yoriai.strategies.rule import get_rule, largest_update
 
 SIZES = {"north": 20, "east": 12, "south": 16, "west": 9}
 
@@ -32,12 +33,12 @@ class Miniature:
         """The experiment; keys of settings with __ for the dot."""
         more = {key.replace("__", "."): value for key, value in settings.items()}
         small = {"training.local_steps": 2, "evaluation.every": 0, "training.records_per_weight": 4}
-        return resolve(None, DataSource(path=self.data), job_settings(self.base, **small, **more))
+        return resolve(None, DataSource(path=self.data), job_settings(self.base, **{**small, **more}))
 
     def federation(self, folder: Path, *, engine: str = "inprocess", **settings: object) -> Federation:
         """A federation with repeatable noise."""
         experiment = self.experiment(**settings)
-        return Federation(
+        federation = Federation(
             job=experiment.job,
             sites=experiment.sites,
             roster=experiment.roster(),
@@ -46,6 +47,10 @@ class Miniature:
             engine=engine,
             noise_seed=b"x",
         )
+        if federation.job.privacy.noise != "distributed":
+            return federation
+        initial = self.workbench(federation).initial_adapter(federation.job)
+        return replace(federation, n_params=largest_update(get_rule(federation.job.federation.rule), initial))
 
     def workbench(self, federation: Federation) -> Workbench:
         job = federation.job

@@ -15,7 +15,7 @@ from yoriai.privacy.round_terms import first_range
 from yoriai.server.coordinator import Coordinator
 from yoriai.server.registry import Checkpoint, Registry
 from yoriai.simulations.consortium import Consortium
-from yoriai.simulations.engines import InProcessTransport, SiteSpec
+from yoriai.simulations.engines import InProcessTransport
 from yoriai.simulations.experiment import noise_multiplier
 from yoriai.strategies.rule import get_rule
 
@@ -42,16 +42,7 @@ class World:
             folder / "consortium", self.federation.roster.weights, federation=self.job.name
         )
         self.open_ledgers = open_ledgers
-        self.specs = {
-            records.name: SiteSpec(
-                self.job,
-                records,
-                folder / "ledgers" / f"{records.name}.sqlite",
-                consortium=self.consortium.folder,
-                noise_seed=b"x",
-            )
-            for records in self.federation.sites
-        }
+        self.specs = {records.name: self.federation.spec(records, self.consortium) for records in self.federation.sites}
         self.ledgers = {n: open_ledgers.enter_context(s.open_ledger()) for n, s in self.specs.items()}
         self.sites = {name: self.build(name) for name in self.specs}
 
@@ -63,7 +54,7 @@ class World:
             self.job,
             self.federation.roster,
             base_digest=self.workbench.base.digest,
-            noise_multiplier=noise_multiplier(self.job),
+            noise_multiplier=self.federation.noise_multiplier,
             rule=get_rule(self.job.federation.rule),
             transport=transport,
             registry=Registry(self.folder),

@@ -145,7 +145,7 @@ def test_the_same_request_gets_the_same_bytes_and_costs_nothing(
     with monkeypatch.context() as listening:
         listening.setattr(cheat.world.sites["north"], "handle", lambda data: said.setdefault(data, handle(data)))
         cheat.run_to(stage)
-    monkeypatch.setattr("yoriai.client.site.train_round", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr("yoriai.client.paid.train_round", lambda *_, **__: pytest.fail("trained again"))
     asked = cheat.asked[stage]["north"]
     assert cheat.world.sites["north"].handle(asked) == said[asked]
     assert [c.released for c in cheat.world.ledgers["north"].charges()] == [True]

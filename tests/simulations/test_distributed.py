@@ -1,0 +1,134 @@
+"""Noise that the sites share, through whole runs: real sites, real secure sum, real coordinator."""
+
+import json
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.simulations.miniature import Miniature, interrupt_after
+from tests.simulations.secure_world import Dropping, World
+from tests.world import job_settings
+from yoriai import wire
+from yoriai.errors import ConfigError, RoundError
+from yoriai.privacy.accounting import SampledSkellam
+from yoriai.privacy.ledger import Ledger
+from yoriai.privacy.randomness import SeededSource
+from yoriai.privacy.skellam import SkellamTable
+from yoriai.simulations import engines
+from yoriai.simulations.api import simulate
+from yoriai.simulations.federation import Federation
+from yoriai.strategies.adapter import AdapterState
+from yoriai.strategies.rule import get_rule
+
+SHARED = {
+    "privacy.noise": "distributed",
+    "privacy.clip_norm": 0.05,
+    "training.local_steps": 1,
+    "training.records_per_weight": 14,
+    "federation.min_sites": 3,
+}
+
+
+@pytest.fixture(scope="module")
+def mini(tmp_path_factory: pytest.TempPathFactory) -> Miniature:
+    return Miniature.make(tmp_path_factory.mktemp("mini"))
+
+
+def federation(mini: Miniature, folder: Path, **settings: object) -> Federation:
+    return mini.federation(folder, **{k.replace(".", "__"): v for k, v in {**SHARED, **settings}.items()})
+
+
+def test_a_run_says_what_its_noise_is_and_keeps_its_epsilon(base: Path, sites: Path, tmp_path: Path) -> None:
+    report = simulate(data=sites, settings=job_settings(base, **{"privacy.noise": "distributed"}), out=tmp_path / "run")
+    privacy = report.privacy
+    assert (privacy.noise, privacy.honest_shares, privacy.colluding, privacy.accountant) == ("distributed", 2, 1, "rdp")
+    assert {site.weight for site in report.sites} == {1}
+    spent = [site.epsilon for site in report.sites]
+    assert all(one is not None and 0 < one < 8.0 for one in spent)
+    assert len(set(spent)) == 1
+    with Ledger.existing(tmp_path / "run" / "ledgers" / "a.sqlite") as ledger:
+        events = [charge.event for charge in ledger.charges()]
+        assert len(events) == 3
+        assert all(isinstance(event, SampledSkellam) and event.draws == 2 for event in events)
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "up to 1 of a round" in page
+    assert json.loads((tmp_path / "run" / "report.json").read_text())["privacy"]["noise"] == "distributed"
+
+
+class Quiet(SeededSource):
+    """Samples and rounds as ever; its noise is zero in either mode."""
+
+    def gaussian(self, n: int) -> np.ndarray:
+        return np.zeros(n)
+
+    def skellam(self, table: SkellamTable, n: int) -> np.ndarray:
+        return np.zeros(n, np.int64)
+
+
+@pytest.mark.parametrize("rule", ["core", "fedavg", "ffa", "fedsvd", "rolora"])
+def test_but_for_the_noise_a_run_is_that_of_local_noise(
+    mini: Miniature, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rule: str
+) -> None:
+    """The same batches at the same point: the gradient sum of all sites, divided by what the roster stands for."""
+    monkeypatch.setattr(engines, "SeededSource", Quiet)
+    more = {
+        "federation.rule": rule,
+        "federation.min_sites": 4,
+        "federation.server_optimizer": "momentum",
+        "federation.server_learning_rate": 2.0,
+    }
+    shared = federation(mini, tmp_path / "shared", **more)
+    local = federation(mini, tmp_path / "local", **more, **{"privacy.noise": "local"})
+    local = replace(local, roster=wire.Roster(serial=1, weights=dict.fromkeys(shared.roster.weights, 1)))
+    ours, theirs = (mini.run(one).checkpoint.adapter for one in (shared, local))
+    apart = np.linalg.norm(product(rule, ours) - product(rule, theirs))
+    assert 0 < apart < 0.02 * np.linalg.norm(product(rule, theirs))
+
+
+def product(rule: str, adapter: AdapterState) -> np.ndarray:
+    """What the adapter adds to the maps, as one vector: fedsvd's factors may turn where their product does not."""
+    tensors = get_rule(rule).to_peft(adapter).tensors
+    names = sorted(name.removesuffix(":A") for name in tensors if name.endswith(":A"))
+    return np.concatenate([(tensors[f"{n}:B"].astype(float) @ tensors[f"{n}:A"]).ravel() for n in names])
+
+
+def test_a_run_that_was_interrupted_ends_as_one_that_was_not(mini: Miniature, tmp_path: Path) -> None:
+    whole = mini.run(federation(mini, tmp_path / "whole")).checkpoint
+    broken = federation(mini, tmp_path / "broken")
+    with pytest.raises(KeyboardInterrupt):
+        mini.run(replace(broken, on_round=interrupt_after(2)))
+    assert mini.run(broken).checkpoint.adapter == whole.adapter
+
+
+def world(mini: Miniature, folder: Path, stack: ExitStack, **settings: object) -> World:
+    return World(mini, folder, stack, **{**SHARED, "federation.rounds": 1, **settings})
+
+
+def test_a_site_that_drops_out_after_the_keys_were_shared_is_covered_by_the_fewest_survivors(
+    mini: Miniature, tmp_path: Path
+) -> None:
+    with ExitStack() as stack:
+        here = world(mini, tmp_path, stack)
+        transport = Dropping(here.sites, {"west": "mask"})
+        checkpoint = here.run(transport)
+    assert checkpoint.rounds[0].answered == ("east", "north", "south")
+    assert checkpoint.rounds[0].clipped is None
+
+
+def test_with_fewer_survivors_than_the_noise_was_shared_over_nothing_opens(mini: Miniature, tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        here = world(mini, tmp_path, stack)
+        transport = Dropping(here.sites, {"west": "mask", "south": "mask"})
+        with pytest.raises(RoundError, match="too few"):
+            here.run(transport)
+        assert "unmask" not in transport.stages
+
+
+def test_a_roster_of_unequal_weights_is_refused_by_coordinator_and_sites(mini: Miniature, tmp_path: Path) -> None:
+    found = federation(mini, tmp_path)
+    weights = dict(found.roster.weights, north=2)
+    with pytest.raises(ConfigError, match="sites that are all alike"):
+        mini.run(replace(found, roster=wire.Roster(serial=1, weights=weights)))
