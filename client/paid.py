@@ -22,10 +22,20 @@ def local_update(
     return train_round(job.model, this.start, job.records, head, this.plan, source=source, progress=progress)
 
 
-def shared_sum(this: Round, head: TaskHead, source: RandomSource, rotation_seed: bytes) -> SharedSum:
+def shared_sum(
+    this: Round,
+    head: TaskHead,
+    source: RandomSource,
+    progress: Callable[[int], None] | None,
+    *,
+    rotation_seed: bytes,
+) -> SharedSum:
     """The round's integers, which carry a share of the noise; see `sum_round`."""
     gradients = RoundGradients.at(this.job.model, this.start, this.job.records, head, this.plan)
-    return sum_round(gradients, rotation_seed=rotation_seed, source=source)
+    summed = sum_round(gradients, rotation_seed=rotation_seed, source=source)
+    if progress is not None:
+        progress(1)
+    return summed
 
 
 def paid(this: Round, train: Callable[[], Trained], mark_released: Callable[[Round], None]) -> Trained:

@@ -281,7 +281,11 @@ class Site:
     def _shared(self, this: Round, rotation_seed: bytes) -> np.ndarray:
         """The same where the noise is distributed: what the site enters into the secure sum, (size,) uint32."""
         head, source = self._workbench.head(this.job.job), self._hooks.randomness(this.job.run_id, this.index)
-        return paid(this, lambda: shared_sum(this, head, source, rotation_seed), self._mark_released).residues
+        return paid(
+            this,
+            lambda: shared_sum(this, head, source, self._hooks.on_step, rotation_seed=rotation_seed),
+            self._mark_released,
+        ).residues
 
     def _mark_released(self, this: Round) -> None:
         """Record durably that the round's update is about to leave.

@@ -53,6 +53,9 @@ def rules(
     sites: Annotated[
         int | None, typer.Option("--sites", min=2, help="Deal the records out to so many sites (Dirichlet 0.5).")
     ] = None,
+    setting: Annotated[
+        str | None, typer.Option("--setting", help="OPTIMIZER:RATE:CLIP for every training, in place of the search.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder of the measurements; an old one is gone on with.")
     ] = None,
@@ -68,7 +71,7 @@ def rules(
     from yoriai.server.registry import write_atomically
     from yoriai.simulations.bench_rules import tables
     from yoriai.simulations.bench_rules.combining import combine_seconds
-    from yoriai.simulations.bench_rules.plan import Scale
+    from yoriai.simulations.bench_rules.plan import Scale, setting_of
     from yoriai.simulations.bench_rules.run import Asked, run
     from yoriai.simulations.bench_rules.store import Store
     from yoriai.simulations.options import epsilon_of, mode_of
@@ -85,6 +88,7 @@ def rules(
         scale=Scale(layers=layers, rounds=rounds, noise=noise, sites=sites),
         jobs=jobs,
         say=lambda line: typer.echo(line, err=True),
+        setting=setting_of(setting) if setting else None,
     )
     folder = out or Path("runs") / f"bench-rules-{data}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
     typer.echo(f"measurements in {folder}", err=True)

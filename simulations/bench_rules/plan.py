@@ -12,6 +12,7 @@ from typing import Final
 
 from yoriai.client.records import SiteRecords
 from yoriai.config import JobConfig, override
+from yoriai.errors import ConfigError
 from yoriai.simulations.scenarios import get_scenario
 from yoriai.strategies.rule import get_rule
 
@@ -58,6 +59,19 @@ class Setting:
     optimizer: str
     learning_rate: float
     clip_norm: float = 1.0
+
+
+def setting_of(text: str) -> Setting:
+    """A setting as it stands on the command line: OPTIMIZER:RATE:CLIP.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    try:
+        optimizer, rate, clip = text.split(":")
+        return Setting(optimizer, float(rate), float(clip))
+    except ValueError:
+        raise ConfigError("--setting", found=text, expected="OPTIMIZER:RATE:CLIP, such as adam:0.045:1") from None
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ import pytest
 from tests.world import job_settings, save_tiny_base, write_sites
 from yoriai import cli
 from yoriai.client.data import read_sites
+from yoriai.client.records import Record, SiteRecords
 from yoriai.config import JobConfig, override
-from yoriai.errors import CheckpointError
+from yoriai.errors import CheckpointError, ConfigError
 from yoriai.simulations import scenarios
 from yoriai.simulations.bench_rules import plan, run, tables, training
 from yoriai.simulations.bench_rules.combining import combine_seconds
@@ -222,3 +223,33 @@ def test_bad_options_are_refused_before_anything_is_made(
     assert end.value.code == 2
     assert message in " ".join(capsys.readouterr().err.split())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_setting_in_place_of_the_search_is_that_of_every_training() -> None:
+    assert plan.setting_of("momentum:0.3:2") == Setting("momentum", 0.3, 2.0)
+    for wrong in ("adam", "adam:x:1", "adam:1:2:3"):
+        with pytest.raises(ConfigError, match="--setting"):
+            plan.setting_of(wrong)
+
+
+def test_distributed_noise_needs_all_sites_and_the_secure_sum_and_only_the_federation_has_it() -> None:
+    sites = tuple(
+        SiteRecords(name, (Record(prompt="p", response="r"),) * count, ()) for name, count in (("a", 6), ("b", 9))
+    )
+    scale = Scale(noise="distributed")
+    shared = plan.job_of(one("core", scale=scale), sites)
+    assert (shared.privacy.noise, shared.secure_aggregation.enabled) == ("distributed", True)
+    assert (shared.federation.min_sites, shared.training.records_per_weight) == (2, 8)
+    check_fit(shared)
+    for kind in ("central", "central_rdp", plan.FEDERATED_LOCAL):
+        other = plan.job_of(one("core", scale=scale, kind=kind), sites)
+        assert other.privacy.noise == "local"
+        assert other.privacy.accountant == ("rdp" if kind == "central_rdp" else "pld")
+
+
+def test_records_dealt_out_anew_are_all_there_and_tests_are_measured_once() -> None:
+    own, dealt = (training._sites("excavators", 0, False, sites) for sites in (None, 50))
+    assert len(dealt) == 50
+    for part in ("train", "test"):
+        before, after = (sorted(r.prompt for s in sites for r in getattr(s, part)) for sites in (own, dealt))
+        assert before == after
