@@ -1,4 +1,4 @@
-"""Commands of a site: `site budget`."""
+"""Commands of a site: `site init` and `site enrol` (see `setup_cli.py`), and `site budget`."""
 
 import json
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from yoriai.client import setup_cli
 from yoriai.errors import ConfigError
 
 _console = Console()
@@ -15,13 +16,9 @@ _console = Console()
 def mount(app: typer.Typer) -> None:
     """Add the commands to the application."""
     site = typer.Typer(help="Look after a site.", no_args_is_help=True)
-    site.callback()(_group)
+    setup_cli.mount(site)
     site.command("budget")(budget)
     app.add_typer(site, name="site")
-
-
-def _group() -> None:
-    """Keep `budget` a name of its own, while it is the only command."""
 
 
 def budget(

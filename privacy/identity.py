@@ -8,7 +8,6 @@ Private keys are written once, with mode 0600, optionally under a passphrase (PK
 time as an argument. Only the `read_` and `write_` functions touch files.
 """
 
-import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import NameOID
 
 from yoriai.errors import IdentityError
+from yoriai.privacy.key_file import read_private, write_private
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SKEW = timedelta(minutes=5)
@@ -86,15 +86,7 @@ def write_key(path: Path, key: SigningKey, passphrase: bytes | None = None) -> N
         IdentityError: if the file exists; a key is never overwritten.
     """
     cipher = BestAvailableEncryption(passphrase) if passphrase else NoEncryption()
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        raise IdentityError(f"key file {path} exists already", remedy="move it away, or choose another path") from None
-    with os.fdopen(descriptor, "wb") as file:
-        os.fchmod(file.fileno(), 0o600)
-        file.write(key.for_x509().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, cipher))
-        file.flush()
-        os.fsync(file.fileno())
+    write_private(path, key.for_x509().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, cipher))
 
 
 def read_key(path: Path, passphrase: bytes | None = None) -> SigningKey:
@@ -103,11 +95,7 @@ def read_key(path: Path, passphrase: bytes | None = None) -> SigningKey:
     Raises:
         IdentityError: if others may read the file, the passphrase is wrong or missing, or it is no Ed25519 key.
     """
-    with path.open("rb") as file:
-        mode = os.fstat(file.fileno()).st_mode & 0o777
-        if mode & 0o077:
-            raise IdentityError(f"key file {path} is open to others", found=oct(mode), remedy=f"chmod 600 {path}")
-        data = file.read()
+    data = read_private(path)
     try:
         key = load_pem_private_key(data, passphrase)
     except (ValueError, TypeError):
@@ -174,8 +162,16 @@ class Authority:
             raise IdentityError("a certificate request cannot be read", remedy="make it anew at the site") from None
         if not valid or not isinstance(public_key, Ed25519PublicKey):
             raise IdentityError("a certificate request does not prove its key", expected="an Ed25519 signature")
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, _common_name(request.subject))])
-        builder = _builder(name, self.certificate.subject, public_key, now, valid_for)
+        return self.certify(_common_name(request.subject), public_key, now=now, valid_for=valid_for)
+
+    def certify(self, name: str, public_key: Ed25519PublicKey, *, now: datetime, valid_for: timedelta) -> bytes:
+        """Issue a site's certificate, DER, for a key that has proved itself.
+
+        Raises:
+            IdentityError: if the name is not a plain one.
+        """
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, check_name(name))])
+        builder = _builder(subject, self.certificate.subject, public_key, now, valid_for)
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         builder = builder.add_extension(_usage(authority=False), critical=True)
         return builder.sign(self.key.for_x509(), None).public_bytes(Encoding.DER)
@@ -257,7 +253,12 @@ class Trust:
         # Only the federation's own tool signs these lists, and it always numbers them.
         number = revocations.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
         if number < least_number:
-            raise IdentityError("the revocation list is older than one seen before", found=str(number))
+            raise IdentityError(
+                "the revocation list is older than one seen before",
+                found=f"number {number}",
+                expected=f"{least_number} or later",
+                remedy="fetch the newest one from the consortium",
+            )
         if revocations.next_update_utc is None or revocations.next_update_utc < self.now:
             raise IdentityError("the revocation list has expired", remedy="fetch a newer one from the consortium")
         return frozenset(entry.serial_number for entry in revocations), number
@@ -284,6 +285,18 @@ class Trust:
         if certificate.serial_number in self._revoked:
             raise IdentityError(f"certificate of {name} is revoked", remedy="ask the consortium for a new one")
         return key
+
+
+def revocation_number(der: bytes) -> int:
+    """The number of a revocation list that was verified when it was installed.
+
+    Raises:
+        IdentityError: it is none.
+    """
+    try:
+        return _load_revocations(der).extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+    except (ValueError, x509.ExtensionNotFound):
+        raise IdentityError("the revocation list has no number", remedy="fetch it from the consortium") from None
 
 
 def _load_revocations(der: bytes) -> x509.CertificateRevocationList:

@@ -7,14 +7,11 @@ Not covered: a copy with a record changed, added or left out, which has another 
 at another site.
 """
 
-import fcntl
-import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from yoriai.errors import LedgerError
+from yoriai.files import locked_folder
 from yoriai.privacy.ledger import Ledger, Policy
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -44,7 +41,7 @@ def open_in_folder(folder: Path, dataset: str, fingerprint: str, policy: Policy)
         )
     folder.mkdir(parents=True, exist_ok=True)
     own = folder / f"{dataset}{_SUFFIX}"
-    with _locked(folder):
+    with locked_folder(folder):
         for path in ledgers_in(folder):
             if path != own:
                 _refuse_twin(path, dataset, fingerprint)
@@ -68,14 +65,3 @@ def _refuse_twin(path: Path, dataset: str, fingerprint: str) -> None:
                 expected="one ledger for one data set, for good",
                 remedy=f"name the data set {other.dataset}, whose budget goes on",
             )
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Nobody else looks for twins or makes a ledger in this folder meanwhile."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

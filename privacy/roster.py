@@ -1,16 +1,15 @@
 """The roster: which sites take part, by which certificate, and with which weight. Signed by the federation CA.
 
-File: the line `yoriai-roster-1`, a line with the hex signature, then the JSON payload, which is parsed only after the
-signature over exactly these bytes has been verified. A roster has a serial number and an expiry; a site
-remembers the highest serial it has accepted and refuses a lower one, or the same one with other content (a server could
-otherwise bring back a member that was removed). A name stands for one certificate, and a certificate for one name.
+File: as in `signed_file.py`, of the kind `yoriai-roster-1`; the payload is JSON. A roster has a serial number and an
+expiry; a site remembers the highest serial it has accepted and refuses a lower one, or the same one with other content
+(a server could otherwise bring back a member that was removed). A name stands for one certificate, and a certificate
+for one name.
 
 In the protocol a site is its position in the roster, which is sorted by name.
 """
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -19,10 +18,11 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from yoriai.errors import IdentityError
-from yoriai.privacy.identity import Authority, Trust, check_name, fingerprint, verify
+from yoriai.files import PRIVATE, write_atomically
+from yoriai.privacy.identity import Authority, Trust, check_name, fingerprint
+from yoriai.privacy.signed_file import SignedFormat, canonical_json
 
-_DOMAIN = b"yoriai/roster/1"
-_FIRST_LINE = b"yoriai-roster-1"
+_FORMAT = SignedFormat("the roster file", "roster", 1, remedy="fetch it from the consortium")
 MAX_WEIGHT = 255
 MAX_RANK = 65_535
 
@@ -78,7 +78,7 @@ class Roster:
         sites = [entry.fields() for entry in self.sites]
         document = {"federation": self.federation, "serial": self.serial, "sites": sites}
         document["expires"] = self.expires.isoformat()
-        return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+        return canonical_json(document)
 
     @cached_property
     def digest(self) -> bytes:
@@ -102,8 +102,7 @@ class Roster:
 
 def sign_roster(authority: Authority, roster: Roster) -> bytes:
     """The roster's file, signed by the CA."""
-    signature = authority.key.sign(_DOMAIN, roster.payload).hex().encode()
-    return b"\n".join([_FIRST_LINE, signature, roster.payload])
+    return _FORMAT.seal(authority.key, roster.payload)
 
 
 def read_roster(data: bytes, trust: Trust) -> Roster:
@@ -112,14 +111,7 @@ def read_roster(data: bytes, trust: Trust) -> Roster:
     Raises:
         IdentityError: if the pinned CA did not sign these bytes, they are not a roster, or it has expired.
     """
-    lines = data.split(b"\n", 2)
-    try:
-        first, signature, payload = lines[0], bytes.fromhex(lines[1].decode("ascii")), lines[2]
-    except (IndexError, ValueError):
-        raise IdentityError("the roster file cannot be read", remedy="fetch it from the consortium") from None
-    if first != _FIRST_LINE:
-        raise IdentityError("the roster file is of another version", expected=_FIRST_LINE.decode())
-    verify(trust.authority_key, _DOMAIN, payload, signature)
+    payload = _FORMAT.open(data, trust.authority_key)
     try:
         document = json.loads(payload)
         sites = tuple(RosterEntry(e["name"], e["certificate"], e["weight"], e.get("rank")) for e in document["sites"])
@@ -150,22 +142,17 @@ class RosterMemory:
             serial, digest = self._path.read_text().split()
             if roster.serial < int(serial):
                 found, least = str(roster.serial), f"{serial} or later"
-                raise IdentityError("the roster is older than one seen before", found=found, expected=least)
+                raise IdentityError(
+                    "the roster is older than one seen before",
+                    found=found,
+                    expected=least,
+                    remedy="fetch the newest one from the consortium",
+                )
             if roster.serial == int(serial) and digest != roster.digest.hex():
                 raise IdentityError("two rosters with one serial number", found=serial, remedy="tell the consortium")
             if digest == roster.digest.hex():
                 return
-        fresh = self._path.with_name(self._path.name + ".new")
-        with fresh.open("w") as file:
-            file.write(seen)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(self._path)
-        directory = os.open(self._path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        write_atomically(self._path, seen.encode(), mode=PRIVATE)
 
 
 class Directory:
@@ -203,7 +190,10 @@ class Directory:
         """
         entry = self._entry(position)
         if fingerprint(certificate_der).hex() != entry.certificate:
-            raise IdentityError(f"certificate of {entry.name} is not the one in the roster")
+            raise IdentityError(
+                f"certificate of {entry.name} is not the one in the roster",
+                remedy="take the newest certificate and the newest roster from the consortium",
+            )
         if position not in self._keys:
             self._keys[position] = self._trust.check(entry.name, certificate_der)
         return self._keys[position]

@@ -10,7 +10,6 @@ was.
 
 import contextlib
 import hashlib
-import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,7 +18,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from yoriai.errors import AdapterError, CheckpointError
+from yoriai import files
+from yoriai.errors import AdapterError, CheckpointError, StorageError
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.rule import EachRule, SumRule
 
@@ -131,7 +131,7 @@ class Registry:
             for name in ("adapters", "state"):
                 (folder / name).mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise _cannot_write(folder, error) from error
+            raise _cannot_write(folder, error.strerror or type(error).__name__) from error
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Store a checkpoint; what it refers to is durable before it is.
@@ -225,42 +225,20 @@ class Registry:
 
 
 def write_atomically(path: Path, data: bytes) -> Path:
-    """Replace a file's content so that a reader, or the next start after a crash, sees the old or the new whole.
-
-    Returns:
-        The path; its folder is made when missing.
+    """Replace a file of a run, as `yoriai.files.write_atomically`; an error says that the run can be resumed.
 
     Raises:
         CheckpointError: the disk is full or the place cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise _cannot_write(path, error) from error
-    return path
+        return files.write_atomically(path, data)
+    except StorageError as error:
+        raise _cannot_write(path, error.found) from error
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make a rename durable: until the folder itself is synced, a power cut can undo it."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _cannot_write(path: Path, error: OSError) -> CheckpointError:
+def _cannot_write(path: Path, found: str) -> CheckpointError:
     return CheckpointError(
         f"{path} cannot be written",
-        found=error.strerror or type(error).__name__,
+        found=found,
         remedy="make room or choose another folder, then resume; the last checkpoint is intact",
     )

@@ -6,6 +6,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from yoriai import federation_cli
 from yoriai.client import cli as site
 from yoriai.errors import EXIT_INTERRUPTED, YoriaiError
 from yoriai.simulations import cli as simulations
@@ -20,6 +21,7 @@ app = typer.Typer(
 )
 simulations.mount(app)
 site.mount(app)
+federation_cli.mount(app)
 
 
 @app.command()

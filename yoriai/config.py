@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import tomli_w
 from pydantic import BaseModel, ValidationError
 
-from yoriai.config_faults import all_faults, dotted, faults_of, schema_fault, syntax_error
+from yoriai.config_faults import KeyPath, all_faults, dotted, faults_of, schema_fault, syntax_error
 from yoriai.config_models import (
     BaseSection,
     DeadlinesSection,
@@ -25,7 +25,7 @@ from yoriai.config_models import (
     TaskSection,
     TrainingSection,
 )
-from yoriai.config_site import PolicySection, SiteConfig
+from yoriai.config_site import LedgerSection, ModelSection, PolicySection, RecordsSection, SiteConfig
 from yoriai.config_text import file_place, template_of
 from yoriai.errors import ConfigError, YoriaiError
 
@@ -36,10 +36,13 @@ __all__ = [
     "EvaluationSection",
     "FederationSection",
     "JobConfig",
+    "LedgerSection",
     "LoraSection",
+    "ModelSection",
     "PersonalSection",
     "PolicySection",
     "PrivacySection",
+    "RecordsSection",
     "SecureAggregationSection",
     "SiteConfig",
     "SpeedSection",
@@ -54,6 +57,8 @@ __all__ = [
     "override",
     "parse_job",
     "parse_site",
+    "site_of",
+    "site_to_toml",
 ]
 
 RESERVED_TABLES = frozenset({"gate", "kpi"})
@@ -89,6 +94,38 @@ def job_to_toml(job: JobConfig) -> str:
 def job_template() -> str:
     """A complete job file with every default and what it means; `parse_job` reads it."""
     return template_of(JobConfig)
+
+
+def site_to_toml(site: SiteConfig) -> str:
+    """The site as a file with every setting written out and explained; `parse_site` gives back an equal site."""
+    return template_of(SiteConfig, site.model_dump(by_alias=True))
+
+
+def site_of(settings: Mapping[str, object], places: Mapping[str, str]) -> SiteConfig:
+    """A site from some of its settings; the others have their defaults.
+
+    Args:
+        settings: values by dotted key, such as `{"name": "north", "policy.epsilon_budget": 4.0}`.
+        places: what a message calls a setting, such as `--epsilon-budget`, by the same keys.
+
+    Raises:
+        ConfigError: with every fault among the settings.
+    """
+    data: dict[str, Any] = {}
+    for key, value in settings.items():
+        *tables, last = key.split(".")
+        table = data
+        for name in tables:
+            table = table.setdefault(name, {})
+        table[last] = value
+    try:
+        return SiteConfig.model_validate(data)
+    except ValidationError as error:
+        raise all_faults("settings", faults_of(error, SiteConfig, lambda path: (0, _called(path, places)))) from None
+
+
+def _called(path: KeyPath, places: Mapping[str, str]) -> str:
+    return places.get(dotted(path), f"setting {dotted(path)}")
 
 
 def job_json_schema() -> dict[str, Any]:

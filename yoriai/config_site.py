@@ -1,10 +1,43 @@
-"""The settings of a site: its name, and what it allows whatever a job asks for."""
+"""The settings of a site: its name, where its things lie, and what it allows whatever a job asks for.
+
+A simulated site needs the policy alone. Paths that are not absolute are taken from the folder of the site's file.
+"""
 
 from typing import Literal
 
 from pydantic import Field
 
-from yoriai.config_types import Count, Digests, Name, Table, Texts, Version
+from yoriai.config_types import Count, Digests, Name, NonEmpty, Table, Texts, Version
+
+
+class RecordsSection(Table):
+    """The records of this site. They never leave it."""
+
+    folder: NonEmpty = Field(default="data", description="Folder with train.jsonl and test.jsonl (or .csv).")
+    dataset: Name = Field(
+        default="records",
+        description="Name of the data set, under which its ledger counts. It stays the same when the records change; "
+        "other records under another name have a budget of their own.",
+    )
+
+
+class ModelSection(Table):
+    """The base model as it lies at this site."""
+
+    model: NonEmpty = Field(
+        default="smollm2-135m-instruct",
+        description="The name of a packaged base model, a Hugging Face hub id, a folder, or a .gguf file.",
+    )
+
+
+class LedgerSection(Table):
+    """The record of what was spent of the privacy budget."""
+
+    witness: NonEmpty = Field(
+        default="witness",
+        description="Folder in which the end of each ledger is kept a second time, so that a ledger that was restored "
+        "from an old backup is found out. It belongs on another disk, and in no backup that holds the ledgers.",
+    )
 
 
 class PolicySection(Table):
@@ -24,6 +57,11 @@ class PolicySection(Table):
         description="What the budget counts for: one record, or one owner with all of their records. Jobs with "
         "another unit are refused, for charges per record say nothing of owners. Not to be changed for a data set that "
         "was charged already.",
+    )
+    approve: Literal["ask", "auto"] = Field(
+        default="ask",
+        description="ask: a job waits until the operator approves it by name. auto: every job that keeps to this "
+        "policy is taken.",
     )
     min_sites: Count = Field(default=2, description="Fewest sites in a job's rounds for this site to take part.")
     base_digests: Digests = Field(
@@ -57,8 +95,11 @@ class PolicySection(Table):
 
 
 class SiteConfig(Table):
-    """A site: its name and its policy."""
+    """A site: its name, where its things lie, and its policy."""
 
     schema_: Version = Field(default=1, alias="schema", description="Version of this file's format.")
     name: Name = Field(description="Name of the site, as in the roster.", examples=["north"])
+    records: RecordsSection = Field(default_factory=RecordsSection)
+    base: ModelSection = Field(default_factory=ModelSection)
+    ledger: LedgerSection = Field(default_factory=LedgerSection)
     policy: PolicySection = Field(default_factory=PolicySection)

@@ -3,7 +3,8 @@
 import re
 import textwrap
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -25,12 +26,17 @@ _TOKENS = re.compile(
 )
 
 
-def template_of(model: type[BaseModel]) -> str:
-    """A complete file for `model`: each setting with its meaning and its default, or else an example."""
-    return "\n".join(_table(model, "")).lstrip("\n") + "\n"
+def template_of(model: type[BaseModel], values: Mapping[str, Any] | None = None) -> str:
+    """A complete file for `model`: each setting with its meaning and its value.
+
+    Args:
+        model: the model of the whole file.
+        values: tables of values by key; a setting that is not there has its default, or else an example.
+    """
+    return "\n".join(_table(model, "", values or {})).lstrip("\n") + "\n"
 
 
-def _table(model: type[BaseModel], name: str) -> Iterator[str]:
+def _table(model: type[BaseModel], name: str, values: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield from _comment(" ".join((model.__doc__ or "").split()))
     if name:
@@ -42,17 +48,18 @@ def _table(model: type[BaseModel], name: str) -> Iterator[str]:
             inner.append((f"{name}.{key}".removeprefix("."), kind))
         else:
             yield ""
-            yield from _setting(key, field)
+            yield from _setting(key, field, values.get(key))
     for inner_name, kind in inner:
         yield ""
-        yield from _table(kind, inner_name)
+        yield from _table(kind, inner_name, values.get(inner_name.rpartition(".")[2], {}))
 
 
-def _setting(key: str, field: FieldInfo) -> Iterator[str]:
+def _setting(key: str, field: FieldInfo, value: object) -> Iterator[str]:
     yield from _comment(f"{field.description} Expected: {expected_of(field)}.")
-    default = None if field.is_required() else field.get_default(call_default_factory=True)
-    if default is not None:
-        yield f"{key} = {toml_value(default)}"
+    if value is None and not field.is_required():
+        value = field.get_default(call_default_factory=True)
+    if value is not None:
+        yield f"{key} = {toml_value(value)}"
         return
     example = (field.examples or [""])[0]
     # A setting that may be left out is shown switched off.

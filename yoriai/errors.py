@@ -80,7 +80,11 @@ class LedgerError(YoriaiError):
     """The ledger file is damaged, locked or was tampered with."""
 
 
-class CheckpointError(YoriaiError):
+class StorageError(YoriaiError):
+    """A file or folder of Yoriai's own cannot be written or read."""
+
+
+class CheckpointError(StorageError):
     """A run's stored state cannot be written or read back."""
 
 

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 
 from yoriai.errors import CheckpointError
-from yoriai.server import registry
 from yoriai.server.registry import Checkpoint, Lane, Registry, RoundRecord, write_atomically
 from yoriai.strategies.adapter import AdapterState
 
@@ -253,7 +252,7 @@ def test_write_syncs_content_before_the_rename_and_the_folder_after(
 ) -> None:
     seen = []
     sync, move = os.fsync, Path.replace
-    monkeypatch.setattr(registry.os, "fsync", lambda fd: (seen.append(os.readlink(f"/proc/self/fd/{fd}")), sync(fd))[1])
+    monkeypatch.setattr(os, "fsync", lambda fd: (seen.append(os.readlink(f"/proc/self/fd/{fd}")), sync(fd))[1])
     monkeypatch.setattr(Path, "replace", lambda self, target: (seen.append("rename"), move(self, target))[1])
     write_atomically(tmp_path / "new" / "file", b"x")
     assert [Path(entry).name for entry in seen] == [f".file.{os.getpid()}.part", "rename", "new"]

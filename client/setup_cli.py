@@ -1,0 +1,243 @@
+"""Commands that set a site up: `site init` and `site enrol`."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from yoriai.asking import agree, ask
+from yoriai.errors import ConfigError
+
+if TYPE_CHECKING:
+    from yoriai.client.enrol import Papers
+    from yoriai.client.site_folder import SiteFolder
+    from yoriai.config import SiteConfig
+
+_console = Console()
+
+
+def _truth(text: str) -> object:
+    return {"yes": True, "y": True, "no": False, "n": False}.get(text.lower(), text)
+
+
+def _number(kind: type[int] | type[float]) -> Callable[[str], object]:
+    def take(text: str) -> object:
+        try:
+            return kind(text)
+        except ValueError:
+            return text  # The settings' own check says what was expected.
+
+    return take
+
+
+def _path(text: str) -> str:
+    """A path as it was typed counts from where the command runs; in the settings it would from the site's folder."""
+    return str(Path(text).expanduser().absolute()) if text else text
+
+
+def _model(text: str) -> str:
+    return _path(text) if Path(text).expanduser().exists() else text
+
+
+@dataclass(frozen=True)
+class _Question:
+    """A setting that is asked for: its option, its meaning in one line, and how an answer is read."""
+
+    option: str
+    meaning: str
+    take: Callable[[str], object] = str
+
+
+_QUESTIONS: Mapping[str, _Question] = {
+    "name": _Question("--name", "Name of the site, as the roster will have it."),
+    "records.folder": _Question("--data", "Folder with train.jsonl and test.jsonl; they never leave the site.", _path),
+    "base.model": _Question("--base", "Base model: a packaged one's name, a hub id, a folder or a .gguf file.", _model),
+    "policy.epsilon_budget": _Question(
+        "--epsilon-budget", "Privacy that all jobs together may cost one record or owner.", _number(float)
+    ),
+    "policy.delta": _Question("--delta", "Largest delta that a job may use; well below 1 / records.", _number(float)),
+    "policy.unit": _Question("--unit", "What the budget protects: record, or owner with all their records."),
+    "policy.min_sites": _Question("--min-sites", "Fewest sites in a round; the others hide yours.", _number(int)),
+    "policy.approve": _Question("--approve", "ask: you approve each job by name. auto: the policy alone decides."),
+    "policy.allow_distributed_noise": _Question(
+        "--allow-distributed-noise", "Take part where sites share the noise, and so count on each other.", _truth
+    ),
+    "ledger.witness": _Question("--witness", "Where each ledger's end is kept again; best on another disk.", _path),
+}
+
+
+def _option(key: str, *more: str) -> Any:
+    question = _QUESTIONS[key]
+    return typer.Option(question.option + "".join(more), help=question.meaning)
+
+
+def mount(site: typer.Typer) -> None:
+    """Add the commands to the group `site`."""
+    site.command("init")(init)
+    site.command("enrol")(enrol)
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to make the site's folder.")],
+    name: Annotated[str | None, _option("name")] = None,
+    data: Annotated[str | None, _option("records.folder")] = None,
+    base: Annotated[str | None, _option("base.model")] = None,
+    epsilon_budget: Annotated[float | None, _option("policy.epsilon_budget")] = None,
+    delta: Annotated[float | None, _option("policy.delta")] = None,
+    unit: Annotated[str | None, _option("policy.unit")] = None,
+    min_sites: Annotated[int | None, _option("policy.min_sites")] = None,
+    approve: Annotated[str | None, _option("policy.approve")] = None,
+    allow_distributed_noise: Annotated[
+        bool | None, _option("policy.allow_distributed_noise", "/--no-distributed-noise")
+    ] = None,
+    witness: Annotated[str | None, _option("ledger.witness")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Ask nothing; what is not given has its default.")] = False,
+) -> None:
+    """Make the folder of a site: its settings, with every one explained, and places for keys and ledgers."""
+    from yoriai.client.site_folder import SiteFolder, make_site, refuse_second
+
+    given = (name, data, base, epsilon_budget, delta, unit, min_sites, approve, allow_distributed_noise, witness)
+    answers = {
+        key: _QUESTIONS[key].take(value) if isinstance(value, str) else value
+        for key, value in zip(_QUESTIONS, given, strict=True)
+        if value is not None
+    }
+    refuse_second(SiteFolder(folder))
+    if yes and name is None:
+        raise ConfigError("--yes asks nothing, and a site needs a name", remedy="add --name NAME")
+    config = _checked(answers) if yes else _asked(answers)
+    made = make_site(folder, config)
+    _say(f"wrote {made.settings}, with more settings, each explained")
+    _warn(made, config)
+    _say(f"next: yoriai site enrol {folder}")
+
+
+def enrol(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the site.")],
+    certificate: Annotated[
+        Path | None, typer.Option("--certificate", help="NAME.cert, as the consortium signed it.")
+    ] = None,
+    authority: Annotated[
+        Path | None, typer.Option("--authority", help="authority.der: the CA, pinned from the first time on.")
+    ] = None,
+    roster: Annotated[Path | None, typer.Option("--roster", help="The newest roster.")] = None,
+    revocations: Annotated[
+        Path | None, typer.Option("--revocations", help="revocations.der: the newest revocation list.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Ask nothing; the CA's fingerprint has been compared.")] = False,
+) -> None:
+    """Make the site's keys and its request; with files of the consortium, check and install them.
+
+    Files that are not named stay as they are installed.
+    """
+    from yoriai.client.enrol import Papers
+    from yoriai.client.site_folder import SiteFolder
+
+    site = SiteFolder(folder)
+    if any(path is not None for path in (certificate, authority, roster, revocations)):
+        _install(site, Papers.read(certificate, authority, roster, revocations), yes=yes)
+    else:
+        _request(site)
+
+
+def _request(site: "SiteFolder") -> None:
+    from yoriai.client.enrol import write_request
+
+    request = write_request(site)
+    _say(f"wrote {site.request(request.name)}; take it to the consortium")
+    _say("fingerprint of your key, to read out when they ask:")
+    _say_rows(request.fingerprint)
+    _say("next, with the files that they give you:")
+    _say(f"  yoriai site enrol {site.path} --certificate {request.name}.cert \\")
+    _say("    --authority authority.der --roster roster --revocations revocations.der")
+
+
+def _install(site: "SiteFolder", papers: "Papers", *, yes: bool) -> None:
+    from yoriai.client.enrol import check_papers, install
+    from yoriai.privacy.enrolment import grouped
+
+    membership = check_papers(site, papers, now=_now())
+    if membership.first:
+        _say("fingerprint of the CA, which this site will trust from now on:")
+        _say_rows(grouped(membership.authority_fingerprint))
+        agree("Has the consortium read out this fingerprint to you?", yes=yes, otherwise="nothing was installed")
+    install(site, membership)
+    roster, enrolment = membership.roster, membership.enrolment
+    _say(
+        f"{enrolment.name} is a member of {roster.federation}; its certificate holds until {enrolment.expires:%Y-%m-%d}"
+    )
+    _say(f"roster {roster.serial} names {_count(len(roster.sites))} and holds until {roster.expires:%Y-%m-%d}")
+
+
+def _asked(answers: Mapping[str, object]) -> "SiteConfig":
+    """Ask for every setting that was not given; a wrong answer is asked for again."""
+    checked = dict(answers)
+    if answers:
+        _checked({"name": "site", **answers})
+    defaults = _defaults()
+    for key, question in _QUESTIONS.items():
+        if key in answers:
+            continue
+        default = _shown(defaults[key]) if key in defaults else None
+
+        def take(text: str, key: str = key, default: str | None = default, question: _Question = question) -> object:
+            value = defaults[key] if text == default else question.take(text)
+            _checked({"name": "site", **checked, key: value})
+            return value
+
+        _say(question.meaning)
+        checked[key] = ask(f"  {key.rpartition('.')[2].replace('_', ' ')}", default, take)
+    return _checked(checked)
+
+
+def _defaults() -> dict[str, object]:
+    """The default of each question but the name's, by its dotted key."""
+    tables = _checked({"name": "site"}).model_dump()
+    pairs = (key.split(".") for key in _QUESTIONS if key != "name")
+    return {f"{table}.{last}": tables[table][last] for table, last in pairs}
+
+
+def _checked(settings: Mapping[str, object]) -> "SiteConfig":
+    from yoriai.config import site_of
+
+    return site_of(settings, {key: question.option for key, question in _QUESTIONS.items()})
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _warn(site: "SiteFolder", config: "SiteConfig") -> None:
+    """What the operator should still see to."""
+    from yoriai.client.site_folder import same_disk
+
+    witness, data = site.place(config.ledger.witness), site.place(config.records.folder)
+    if same_disk(witness, site.path):
+        _say(f"warning: {witness} is on the disk of the ledgers; an old backup of both")
+        _say("  would bring spent budget back unseen. Set ledger.witness to a folder on another disk")
+    for part in ("train", "test"):
+        if not any((data / f"{part}{suffix}").is_file() for suffix in (".jsonl", ".csv")):
+            _say(f"note: {data / part}.jsonl is not there yet")
+
+
+def _count(sites: int) -> str:
+    return "one site" if sites == 1 else f"{sites} sites"
+
+
+def _say_rows(rows: str) -> None:
+    for row in rows.splitlines():
+        _say(f"  {row}")
+
+
+def _say(text: str) -> None:
+    _console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,180 @@
+"""A site's folder: what lies where, and who may read it.
+
+site.toml          settings and policy; its `schema` is the version of the whole folder
+keys/              0700: identity.key, which signs for the site and never leaves it
+node/              0700: node.key, with which Flower's SuperNode shows itself to the server. Apart from keys/, so
+                   that it can belong to the user who runs the SuperNode, and keys/ need not
+trust/             0700: authority.der (the pinned CA), roster, revocations.der, site.cert, roster.seen
+ledgers/           0700: the privacy budget of each data set
+adapters/          0700: what the site has received and trained
+witness/           0700: the end of each ledger a second time, unless site.toml names another disk
+NAME.request       what the site asks the consortium for
+"""
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from yoriai.config import SiteConfig, load_site, site_to_toml
+from yoriai.errors import ConfigError, IdentityError
+from yoriai.files import PRIVATE, cannot_write, make_private_folder, read_carried, write_new
+from yoriai.privacy.enrolment import read_enrolment
+from yoriai.privacy.identity import Trust, read_key
+from yoriai.privacy.roster import RosterMemory
+
+if TYPE_CHECKING:
+    from yoriai.client.secure import SiteIdentity
+
+_PRIVATE_FOLDERS = ("keys", "node", "trust", "ledgers", "adapters")
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class SiteFolder:
+    """The places in a site's folder."""
+
+    path: Path
+
+    @property
+    def settings(self) -> Path:
+        """site.toml."""
+        return self.path / "site.toml"
+
+    @property
+    def identity_key(self) -> Path:
+        """The site's Ed25519 key."""
+        return self.path / "keys" / "identity.key"
+
+    @property
+    def node_key(self) -> Path:
+        """The SuperNode's P-384 key, in OpenSSH's format."""
+        return self.path / "node" / "node.key"
+
+    @property
+    def authority(self) -> Path:
+        """The pinned CA's certificate, DER."""
+        return self.path / "trust" / "authority.der"
+
+    @property
+    def certificate(self) -> Path:
+        """The site's certificate file, as the consortium signed it."""
+        return self.path / "trust" / "site.cert"
+
+    @property
+    def roster(self) -> Path:
+        """The newest roster that was installed by hand; jobs bring newer ones."""
+        return self.path / "trust" / "roster"
+
+    @property
+    def revocations(self) -> Path:
+        """The newest revocation list; there may be none."""
+        return self.path / "trust" / "revocations.der"
+
+    @property
+    def ledgers(self) -> Path:
+        """The folder of the ledgers."""
+        return self.path / "ledgers"
+
+    @property
+    def adapters(self) -> Path:
+        """The folder of the adapters."""
+        return self.path / "adapters"
+
+    def request(self, name: str) -> Path:
+        """The request for the consortium."""
+        return self.path / f"{name}.request"
+
+    def place(self, setting: str) -> Path:
+        """A path as site.toml has it: absolute, or taken from this folder."""
+        return self.path / Path(setting).expanduser()
+
+    def config(self) -> SiteConfig:
+        """The settings.
+
+        Raises:
+            ConfigError: this is no site's folder, or its file has faults.
+        """
+        if not self.settings.is_file():
+            raise ConfigError(f"{self.path} is not the folder of a site", remedy=f"yoriai site init {self.path}")
+        return load_site(self.settings)
+
+    def memory(self) -> RosterMemory:
+        """The highest roster that the site has accepted."""
+        return RosterMemory(self.path / "trust" / "roster.seen")
+
+    def trust(self, now: datetime) -> Trust:
+        """The pinned CA and the installed revocation list.
+
+        Raises:
+            IdentityError: no CA was pinned, or either has expired.
+        """
+        if not self.authority.is_file():
+            raise IdentityError(f"{self.path} has no certificate yet", remedy=f"yoriai site enrol {self.path}")
+        revocations = None
+        if self.revocations.is_file():
+            revocations = read_carried(self.revocations, "the revocation list")
+        return Trust(read_carried(self.authority, "the CA's certificate"), revocations, now=now)
+
+    def identity(self, clock: Callable[[], datetime] = _now) -> "SiteIdentity":
+        """Who the site is, for its rounds. A newer revocation list counts as soon as it is installed.
+
+        Raises:
+            IdentityError: the site is not enrolled, or its certificate no longer holds.
+        """
+        from yoriai.client.secure import SiteIdentity
+
+        trust = self.trust(clock())
+        enrolment = read_enrolment(read_carried(self.certificate, "the certificate file"), trust)
+        key = read_key(self.identity_key)
+        if key.public_key.public_bytes_raw() != enrolment.identity:
+            raise IdentityError(
+                "the installed certificate is for another key", remedy=f"yoriai site enrol {self.path}, once more"
+            )
+        return SiteIdentity(key, enrolment.certificate, lambda: self.trust(clock()), self.memory())
+
+
+def make_site(path: Path, config: SiteConfig) -> SiteFolder:
+    """Make a site's folder. Its settings come last, so that one that was interrupted can be made again.
+
+    Raises:
+        ConfigError: there is a site already.
+        StorageError: it cannot be written, or a folder in it is open to others.
+    """
+    folder = SiteFolder(path)
+    try:
+        path.mkdir(mode=0o750, parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    refuse_second(folder)
+    for name in _PRIVATE_FOLDERS:
+        make_private_folder(path / name)
+    witness = folder.place(config.ledger.witness)
+    try:
+        witness.mkdir(mode=0o700, parents=True, exist_ok=True)  # Another disk's modes may not be the site's to set.
+    except OSError as error:
+        raise cannot_write(witness, error) from error
+    with contextlib.suppress(FileExistsError):
+        write_new(folder.settings, site_to_toml(config).encode(), mode=PRIVATE)
+        return folder
+    raise _second(folder)
+
+
+def refuse_second(folder: SiteFolder) -> None:
+    """Raise ConfigError if there is a site in this folder."""
+    if folder.settings.exists():
+        raise _second(folder)
+
+
+def _second(folder: SiteFolder) -> ConfigError:
+    return ConfigError(f"{folder.settings} exists", remedy="change it with an editor, or name another folder")
+
+
+def same_disk(one: Path, other: Path) -> bool:
+    """Whether two folders lie on one file system, and so are lost, or restored, together."""
+    return one.stat().st_dev == other.stat().st_dev

@@ -1,0 +1,287 @@
+"""A federation as its consortium keeps it: who is a member, who was, and what was last signed about both.
+
+Everything here is a value and a step from one value to the next; `federation_folder.py` keeps them on a disk. The state
+is itself signed by the CA, so that a member that somebody wrote into the file is not signed into the next roster.
+
+One number counts every list that the CA signs, rosters (as their serial) and revocation lists (as theirs). It only
+grows, also where a step issues a list of one kind only, and a state with the new number is durable before a list that
+bears it is handed out.
+
+A name has one certificate. A key speaks for one name, and never again once it was revoked. A request of a member with
+the same keys is a renewal.
+
+Not covered: a consortium's folder that is restored from an old backup would count the same numbers again; sites refuse
+lists of theirs, so the next roster must be given a higher serial by hand. Members that were revoked after the
+backup must be revoked anew.
+"""
+
+import json
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from functools import cached_property
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from yoriai.errors import IdentityError
+from yoriai.privacy.enrolment import Enrolment, Request, identity_of, key_fingerprint
+from yoriai.privacy.identity import Authority, Trust, check_name, fingerprint
+from yoriai.privacy.roster import Roster, RosterEntry, sign_roster
+from yoriai.privacy.signed_file import SignedFormat, canonical_json
+
+# A revocation list tells nothing once it has expired, so that a site cannot be kept on an old one for good.
+LISTS_VALID_FOR = timedelta(days=90)
+LARGEST_NUMBER = 2**53
+_FORMAT = SignedFormat("the federation's state", "federation", 1, remedy="restore the folder from its newest backup")
+
+
+@dataclass(frozen=True)
+class Terms:
+    """How a member counts: its weight, 1 to 255, and the largest rank that it trains; None takes any job's."""
+
+    weight: int = 1
+    rank: int | None = None
+
+    def check(self, name: str) -> None:
+        """Raise IdentityError unless a roster may give these terms to the site of this name."""
+        RosterEntry(name, "0" * 64, self.weight, self.rank)
+
+
+@dataclass(frozen=True)
+class Member:
+    """A member and the terms that the next roster gives it."""
+
+    enrolment: Enrolment
+    terms: Terms
+
+    def __post_init__(self) -> None:
+        self.terms.check(self.name)
+
+    @property
+    def name(self) -> str:
+        """Its name in the roster."""
+        return self.enrolment.name
+
+    @property
+    def keys(self) -> frozenset[bytes | str]:
+        """Identity key and node key."""
+        return frozenset({self.enrolment.identity, self.enrolment.node_key})
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the identity key, in rows for reading aloud."""
+        return key_fingerprint(self.enrolment.identity)
+
+    @property
+    def entry(self) -> RosterEntry:
+        """Its line in the roster."""
+        certificate = fingerprint(self.enrolment.certificate).hex()
+        return RosterEntry(self.name, certificate, self.terms.weight, self.terms.rank)
+
+
+@dataclass(frozen=True)
+class Revoked:
+    """A certificate (DER) that no longer holds, with the node key that went with it."""
+
+    certificate: bytes
+    node_key: str
+
+    @property
+    def keys(self) -> frozenset[bytes | str]:
+        """Identity key and node key."""
+        return frozenset({identity_of(self.certificate), self.node_key})
+
+
+@dataclass(frozen=True)
+class Federation:
+    """The consortium's state after a step.
+
+    Attributes:
+        number: of the newest list that was signed.
+        members: sorted by name.
+        revoked: oldest first.
+        revocations: the newest revocation list, DER.
+        roster: the newest roster's file; empty before the first.
+    """
+
+    name: str
+    number: int
+    members: tuple[Member, ...]
+    revoked: tuple[Revoked, ...]
+    revocations: bytes
+    roster: bytes = b""
+
+    @classmethod
+    def found(cls, authority: Authority, name: str, *, now: datetime) -> "Federation":
+        """A federation without members, and its first revocation list."""
+        return cls(check_name(name), 0, (), (), b"")._with_list(authority, now)
+
+    def member(self, name: str) -> Member:
+        """The member of that name.
+
+        Raises:
+            IdentityError: there is none.
+        """
+        for member in self.members:
+            if member.name == name:
+                return member
+        known = ", ".join(member.name for member in self.members[:8])
+        expected = f"one of: {known}" if known else "a member, and it has none yet"
+        raise IdentityError(f"{check_name(name)} is not a member of {self.name}", expected=expected)
+
+    def check_request(self, request: Request, *, renew: bool) -> None:
+        """Refuse a request that must not be signed as things are.
+
+        Args:
+            renew: whether a member of that name is to be replaced.
+
+        Raises:
+            IdentityError: the name has a certificate (or, with `renew`, has none), or a key speaks for somebody else
+                or was revoked.
+        """
+        holder = {member.name: member for member in self.members}.get(request.name)
+        if holder is not None and not renew:
+            raise IdentityError(
+                f"{request.name} has a certificate already",
+                found=f"one for the key {holder.fingerprint[:19]} …, valid until {holder.enrolment.expires:%Y-%m-%d}",
+                remedy="ask the site whether it has asked again; if so, --replace revokes the first one",
+            )
+        if holder is None and renew:
+            raise IdentityError(f"{request.name} has no certificate to replace", remedy="leave --replace out")
+        asked = {request.identity, request.node_key}
+        for other in self.members:
+            if other is not holder and asked & other.keys:
+                raise IdentityError(
+                    f"the request of {request.name} has a key that {other.name} holds",
+                    remedy="have the site make keys of its own",
+                )
+        current = holder.keys if holder else frozenset[bytes | str]()
+        if any((asked - current) & old.keys for old in self.revoked):
+            raise IdentityError(
+                f"the request of {request.name} has a key that was revoked",
+                remedy="have the site move its key files away, and make a request with new ones",
+            )
+
+    def admitted(
+        self,
+        authority: Authority,
+        request: Request,
+        terms: Terms,
+        *,
+        now: datetime,
+        valid_for: timedelta,
+        renew: bool = False,
+    ) -> "Federation":
+        """The federation with the requesting site as a member; somebody has compared the key's fingerprint with it.
+
+        Raises:
+            IdentityError: as `check_request`; terms that a roster cannot have; a certificate that outlives the CA.
+        """
+        self.check_request(request, renew=renew)
+        ends = authority.certificate.not_valid_after_utc
+        if now + valid_for > ends:
+            raise IdentityError(
+                f"the certificate of {request.name} would outlive the federation CA",
+                found=f"valid until {now + valid_for:%Y-%m-%d}",
+                expected=f"until {ends:%Y-%m-%d} at most",
+                remedy="have it valid for fewer days",
+            )
+        certificate = authority.certify(request.name, request.public_key, now=now, valid_for=valid_for)
+        member = Member(Enrolment(self.name, request.name, certificate, request.node_key), terms)
+        rest = self.without(authority, request.name, now=now) if renew else self
+        return replace(rest, members=tuple(sorted((*rest.members, member), key=lambda one: one.name)))
+
+    def without(self, authority: Authority, name: str, *, now: datetime) -> "Federation":
+        """The federation without a member, whose certificate is on the next revocation list.
+
+        Raises:
+            IdentityError: there is no such member.
+        """
+        gone = self.member(name)
+        rest = tuple(member for member in self.members if member is not gone)
+        revoked = Revoked(gone.enrolment.certificate, gone.enrolment.node_key)
+        return replace(self, members=rest, revoked=(*self.revoked, revoked))._with_list(authority, now)
+
+    def with_roster(
+        self, authority: Authority, *, now: datetime, valid_for: timedelta, serial: int | None = None
+    ) -> "Federation":
+        """The federation with a new roster of its members, and a new revocation list that is valid as long.
+
+        Args:
+            serial: the new one, higher than any before; None takes the next.
+
+        Raises:
+            IdentityError: there is no member, a member's certificate has expired, or the serial is not a higher one.
+        """
+        if not self.members:
+            raise IdentityError(f"{self.name} has no members", remedy="sign a site's request first")
+        number = self.number + 1 if serial is None else serial
+        if not self.number < number < LARGEST_NUMBER:
+            raise IdentityError(
+                "the serial number of a roster only grows", found=str(number), expected=f"{self.number + 1} or more"
+            )
+        listed = replace(self, number=number - 1)._with_list(authority, now, valid_for)
+        trust = Trust(authority.certificate.public_bytes(Encoding.DER), listed.revocations, now=now)
+        for member in self.members:
+            trust.check(member.name, member.enrolment.certificate)
+        roster = Roster(self.name, number, now + valid_for, tuple(member.entry for member in self.members))
+        return replace(listed, roster=sign_roster(authority, roster))
+
+    def _with_list(self, authority: Authority, now: datetime, valid_for: timedelta = LISTS_VALID_FOR) -> "Federation":
+        number = self.number + 1
+        certificates = [old.certificate for old in self.revoked]
+        signed = authority.revocation_list(certificates, number=number, now=now, valid_for=valid_for)
+        return replace(self, number=number, revocations=signed)
+
+    @cached_property
+    def payload(self) -> bytes:
+        """Canonical JSON, the bytes that are signed."""
+        members = [
+            {
+                "certificate": member.enrolment.certificate.hex(),
+                "name": member.name,
+                "node_key": member.enrolment.node_key,
+                "rank": member.terms.rank,
+                "weight": member.terms.weight,
+            }
+            for member in self.members
+        ]
+        document = {"name": self.name, "number": self.number, "members": members}
+        revoked = [{"certificate": old.certificate.hex(), "node_key": old.node_key} for old in self.revoked]
+        lists = {"revocations": self.revocations.hex(), "roster": self.roster.decode("ascii")}
+        return canonical_json(document | {"revoked": revoked} | lists)
+
+
+def sign_federation(authority: Authority, federation: Federation) -> bytes:
+    """The state's file."""
+    return _FORMAT.seal(authority.key, federation.payload)
+
+
+def read_federation(data: bytes, key: Ed25519PublicKey) -> Federation:
+    """Verify and parse a state's file.
+
+    Raises:
+        IdentityError: the CA with this key did not sign it, or it is of another version.
+    """
+    payload = _FORMAT.open(data, key)
+    try:
+        document = json.loads(payload)
+        federation = Federation(
+            name=check_name(document["name"]),
+            number=int(document["number"]),
+            members=tuple(_member(document["name"], fields) for fields in document["members"]),
+            revoked=tuple(Revoked(bytes.fromhex(old["certificate"]), old["node_key"]) for old in document["revoked"]),
+            revocations=bytes.fromhex(document["revocations"]),
+            roster=document["roster"].encode("ascii"),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise IdentityError("the signed state of the federation is malformed", remedy=_FORMAT.remedy) from None
+    if federation.payload != payload:
+        raise IdentityError("the signed state of the federation is not in canonical form", remedy=_FORMAT.remedy)
+    return federation
+
+
+def _member(federation: str, fields: dict[str, Any]) -> Member:
+    enrolment = Enrolment(federation, fields["name"], bytes.fromhex(fields["certificate"]), fields["node_key"])
+    return Member(enrolment, Terms(fields["weight"], fields["rank"]))

@@ -1,0 +1,66 @@
+"""The real command line in this process, as an operator with an 80-column terminal sees it."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+from yoriai import cli
+from yoriai.errors import YoriaiError
+
+PASSPHRASE = "correct horse battery"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Exit code, and everything on the screen."""
+
+    code: int
+    screen: str
+
+
+def yoriai(*arguments: object, answers: str = "") -> Outcome:
+    """Run one command; an error of Yoriai's own ends it as `yoriai.cli.main` does."""
+    done = CliRunner().invoke(cli.app, [str(argument) for argument in arguments], input=answers, env={"COLUMNS": "80"})
+    if isinstance(done.exception, YoriaiError):
+        return Outcome(done.exception.exit_code, f"{done.output}error: {done.exception}\n")
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return Outcome(done.exit_code, done.output)
+
+
+@dataclass(frozen=True)
+class Office:
+    """A consortium's machine: the CA's folder and the file with its passphrase."""
+
+    folder: Path
+    passphrase: Path
+
+    def run(self, command: str, *arguments: object, answers: str = "") -> Outcome:
+        """A command of `yoriai federation` on this folder."""
+        place = (self.folder,) if command == "init" else ("--folder", self.folder)
+        end = ("--passphrase-file", self.passphrase)
+        return yoriai("federation", command, *arguments, *place, *end, answers=answers)
+
+    def member(self, name: str) -> Path:
+        """A member's certificate file."""
+        return self.folder / "members" / f"{name}.cert"
+
+
+def found(folder: Path, name: str = "miyagi") -> Office:
+    """A consortium that has just begun."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder / "passphrase", os.O_WRONLY | os.O_CREAT, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(f"{PASSPHRASE}\n")
+    office = Office(folder / "ca", folder / "passphrase")
+    assert office.run("init", "--name", name).code == 0
+    return office
+
+
+def site(folder: Path, name: str) -> Path:
+    """A site with keys and a request."""
+    assert yoriai("site", "init", folder, "--name", name, "--yes").code == 0
+    assert yoriai("site", "enrol", folder).code == 0
+    return folder

@@ -1,0 +1,178 @@
+"""Commands of the consortium: `federation init`, `sign`, `roster`, `revoke`. Its machine needs no network."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from yoriai.asking import agree, passphrase
+
+if TYPE_CHECKING:
+    from yoriai.privacy.enrolment import Request
+    from yoriai.privacy.federation import Federation
+
+_console = Console()
+_LONGEST_DAYS = 36_500
+
+Folder = Annotated[Path, typer.Option("--folder", help="Folder of the consortium, as `federation init` made it.")]
+PassphraseFile = Annotated[
+    Path | None, typer.Option("--passphrase-file", help="Its first line opens the CA's key; else it is asked for.")
+]
+Yes = Annotated[bool, typer.Option("--yes", help="Ask nothing; the fingerprint has been compared.")]
+
+
+def mount(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    federation = typer.Typer(help="Run a consortium's CA, off the network.", no_args_is_help=True)
+    federation.command("init")(init)
+    federation.command("sign")(sign)
+    federation.command("roster")(roster)
+    federation.command("revoke")(revoke)
+    app.add_typer(federation, name="federation")
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to make it; a new or an empty folder.")],
+    name: Annotated[str, typer.Option("--name", help="Name of the federation.")],
+    valid_days: Annotated[
+        int, typer.Option("--valid-days", min=1, max=_LONGEST_DAYS, help="How long the CA is valid.")
+    ] = 3650,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Make the CA of a new federation: its key, its certificate, and the first revocation list."""
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    from yoriai.privacy.federation_folder import AUTHORITY, found_federation
+    from yoriai.privacy.identity import check_name, fingerprint
+
+    check_name(name)
+    secret = passphrase(passphrase_file, new=True)
+    authority = found_federation(folder, name, secret, now=_now(), valid_for=timedelta(days=valid_days))
+    _say(f"made federation {name} in {folder}; keep it, and a backup, off the network")
+    _show_fingerprint("fingerprint of the CA", fingerprint(authority.certificate.public_bytes(Encoding.DER)))
+    _say(f"give {folder / AUTHORITY} to every site and to the server;")
+    _say("each compares this fingerprint with you, by telephone or face to face")
+
+
+def sign(
+    request: Annotated[Path, typer.Argument(metavar="REQUEST", help="Request of a site, NAME.request.")],
+    folder: Folder,
+    weight: Annotated[int, typer.Option("--weight", help="How much the site counts, 1 to 255.")] = 1,
+    rank: Annotated[
+        int | None, typer.Option("--rank", help="Largest rank that the site trains; default: any job's.")
+    ] = None,
+    valid_days: Annotated[
+        int, typer.Option("--valid-days", min=1, max=_LONGEST_DAYS, help="How long the certificate is valid.")
+    ] = 365,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Revoke the certificate that the site has, and sign a new one.")
+    ] = False,
+    yes: Yes = False,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Make a site a member, after comparing its key's fingerprint with it by telephone."""
+    from yoriai.files import read_carried
+    from yoriai.privacy.enrolment import read_request
+    from yoriai.privacy.federation import Terms
+    from yoriai.privacy.federation_folder import certificate_file, look_at, unlocked
+
+    asked, terms = read_request(read_carried(request, "the request")), Terms(weight, rank)
+    terms.check(asked.name)
+    now = _now()
+    look_at(folder, now=now).check_request(asked, renew=replace)
+    _show_request(asked, terms.weight, terms.rank, now + timedelta(days=valid_days))
+    agree(f"Has {asked.name} read out this fingerprint to you? Sign it?", yes=yes, otherwise="nothing was signed")
+    with unlocked(folder, passphrase(passphrase_file), now=now) as opened:
+        opened.save(
+            opened.federation.admitted(
+                opened.authority, asked, terms, now=now, valid_for=timedelta(days=valid_days), renew=replace
+            )
+        )
+    _say(f"signed {certificate_file(folder, asked.name)}, for the site and for the server")
+    _say(f"next: yoriai federation roster --folder {folder}")
+
+
+def roster(
+    folder: Folder,
+    valid_days: Annotated[
+        int,
+        typer.Option("--valid-days", min=1, max=_LONGEST_DAYS, help="How long roster and revocation list are valid."),
+    ] = 90,
+    serial: Annotated[
+        int | None, typer.Option("--serial", help="Serial number, above every earlier one; default: the next.")
+    ] = None,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Sign a new roster of all members, and a new revocation list."""
+    from yoriai.privacy.federation_folder import REVOCATIONS, ROSTER, unlocked
+
+    now, valid_for = _now(), timedelta(days=valid_days)
+    with unlocked(folder, passphrase(passphrase_file), now=now) as opened:
+        listed = opened.federation.with_roster(opened.authority, now=now, valid_for=valid_for, serial=serial)
+        opened.save(listed)
+    _say(f"roster {listed.number} of {listed.name}, valid until {now + valid_for:%Y-%m-%d}")
+    _console.print(_members(listed), highlight=False)
+    _say(f"give {folder / ROSTER} and {folder / REVOCATIONS} to every site, the roster to the server")
+
+
+def revoke(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the member.")],
+    folder: Folder,
+    yes: Annotated[bool, typer.Option("--yes", help="Ask nothing.")] = False,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Revoke a member's certificate, and leave it out of the next roster. Its keys are never certified again."""
+    from yoriai.privacy.federation_folder import REVOCATIONS, look_at, unlocked
+
+    now = _now()
+    look_at(folder, now=now).member(name)
+    agree(f"Revoke {name}, for good?", yes=yes, otherwise="nothing was revoked")
+    with unlocked(folder, passphrase(passphrase_file), now=now) as opened:
+        listed = opened.federation.without(opened.authority, name, now=now)
+        opened.save(listed)
+    _say(f"revoked {name}; revocation list {listed.number} is {folder / REVOCATIONS}, for every site")
+    _say(f"the last roster still names {name}; next: yoriai federation roster --folder {folder}")
+
+
+def _show_request(asked: "Request", weight: int, rank: int | None, ends: datetime) -> None:
+    """Everything that a signature would vouch for."""
+    table = Table.grid(padding=(0, 2))
+    for key, value in (
+        ("site", asked.name),
+        ("weight", str(weight)),
+        ("rank", "any job's" if rank is None else f"at most {rank}"),
+        ("valid until", f"{ends:%Y-%m-%d}"),
+        ("fingerprint", asked.fingerprint),
+    ):
+        table.add_row(Text(key, style="bold"), Text(value))
+    _console.print(table, highlight=False)
+
+
+def _members(federation: "Federation") -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for column in ("site", "weight", "rank", "certificate until"):
+        table.add_column(column, justify="right" if column in ("weight", "rank") else "left")
+    for member in federation.members:
+        rank = "any" if member.terms.rank is None else str(member.terms.rank)
+        table.add_row(Text(member.name), str(member.terms.weight), rank, f"{member.enrolment.expires:%Y-%m-%d}")
+    return table
+
+
+def _show_fingerprint(what: str, digest: bytes) -> None:
+    from yoriai.privacy.enrolment import grouped
+
+    _say(f"{what}:")
+    for row in grouped(digest).splitlines():
+        _say(f"  {row}")
+
+
+def _say(text: str) -> None:
+    _console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,140 @@
+"""Files of Yoriai's own: replaced whole or not at all, private from the first byte, durable when a call returns."""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from yoriai.errors import StorageError
+
+PRIVATE = 0o600
+_MIB = 1024 * 1024
+
+
+def write_atomically(path: Path, data: bytes, *, mode: int = 0o666) -> Path:
+    """Replace a file's content so that a reader, or the next start after a crash, sees the old or the new whole.
+
+    Args:
+        path: its folder is made when missing.
+        data: all of the content.
+        mode: permission bits, of which the umask takes its share. The file never has more, not even while it is made.
+
+    Returns:
+        The path.
+
+    Raises:
+        StorageError: the disk is full or the place cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_part(temporary, data, mode)
+        temporary.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    return path
+
+
+def write_new(path: Path, data: bytes, *, mode: int = 0o666) -> Path:
+    """Write a file that must not be there yet, as `write_atomically`; of two writers at once, one gets the error.
+
+    Raises:
+        FileExistsError: it is there.
+        StorageError: the disk is full or the place cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        _write_part(temporary, data, mode)
+        os.link(temporary, path)  # Unlike a rename, a link never replaces what is there.
+        sync_folder(path.parent)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    return path
+
+
+def make_private_folder(path: Path) -> Path:
+    """Make a folder that only its owner may enter; its parents are made when missing.
+
+    Raises:
+        StorageError: it cannot be made, or is there and open to others.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
+        mode = path.stat().st_mode & 0o777
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    if mode & 0o077:
+        raise StorageError(f"folder {path} is open to others", found=oct(mode), remedy=f"chmod 700 {path}")
+    return path
+
+
+def read_carried(path: Path, what: str, *, at_most_mib: int = 4) -> bytes:
+    """Read a small file that somebody brought.
+
+    Args:
+        path: where it lies.
+        what: its name in a message, such as "the roster".
+        at_most_mib: what such a file never exceeds, in MiB.
+
+    Raises:
+        StorageError: it cannot be read, or is larger than any such file.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(at_most_mib * _MIB + 1)
+    except OSError as error:
+        found = error.strerror or type(error).__name__
+        raise StorageError(f"{what} {path} cannot be read", found=found, remedy="check the path") from error
+    if len(data) > at_most_mib * _MIB:
+        expected = f"at most {at_most_mib} MiB"
+        raise StorageError(f"{what} {path} is too large to be one", expected=expected, remedy="check the path")
+    return data
+
+
+@contextlib.contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Nobody else who locks this folder is at work in it meanwhile; waits until they are done."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename durable: until the folder itself is synced, a power cut can undo it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def cannot_write(path: Path, error: OSError) -> StorageError:
+    """The error of a place that cannot be written; what was there is as it was."""
+    return StorageError(
+        f"{path} cannot be written",
+        found=error.strerror or type(error).__name__,
+        remedy="make room, or choose another folder; what was there before is intact",
+    )
+
+
+def _write_part(temporary: Path, data: bytes, mode: int) -> None:
+    temporary.unlink(missing_ok=True)  # Of an earlier process of this number, which was killed.
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
