@@ -123,11 +123,20 @@ def read_sites(
             raise RecordError(
                 f"{folder}: two sites have the same name", found=f"{twin} and {home.name}", remedy="rename one of them"
             )
+    return tuple(read_site(home.name, home, prompt_field=prompt_field, response_field=response_field) for home in homes)
 
-    def read(home: Path, part: str) -> tuple[Record, ...]:
+
+def read_site(name: str, home: Path, *, prompt_field: str = "prompt", response_field: str = "response") -> SiteRecords:
+    """Read one site's folder, with `train` and `test` as `.jsonl` or `.csv`.
+
+    Raises:
+        RecordError: as `read_records`; a file is missing or there twice.
+    """
+
+    def read(part: str) -> tuple[Record, ...]:
         return read_records(_only_file(home, part), prompt_field=prompt_field, response_field=response_field)
 
-    return tuple(SiteRecords(home.name, read(home, "train"), read(home, "test")) for home in homes)
+    return SiteRecords(name, read("train"), read("test"))
 
 
 def _only_file(home: Path, part: str) -> Path:

@@ -13,6 +13,7 @@ from pathlib import Path
 from yoriai.errors import LedgerError
 from yoriai.files import locked_folder
 from yoriai.privacy.ledger import Ledger, Policy
+from yoriai.privacy.ledger_witness import second_place
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SUFFIX = ".sqlite"
@@ -23,12 +24,15 @@ def ledgers_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob(f"*{_SUFFIX}") if not path.name.startswith("."))
 
 
-def open_in_folder(folder: Path, dataset: str, fingerprint: str, policy: Policy) -> Ledger:
+def open_in_folder(
+    folder: Path, dataset: str, fingerprint: str, policy: Policy, *, witnesses: Path | None = None
+) -> Ledger:
     """Open the ledger of a data set, `folder`/`dataset`.sqlite, made if there is none.
 
     Args:
         dataset: the operator's name for it: 1 to 64 letters, digits, dots, dashes and underscores.
         fingerprint: of the records as they are now.
+        witnesses: folder of all these ledgers' second places, best on another disk; None: beside each ledger.
 
     Raises:
         LedgerError: the records belong to another name, that data set's ledger cannot be read, or as `Ledger.open`.
@@ -41,10 +45,14 @@ def open_in_folder(folder: Path, dataset: str, fingerprint: str, policy: Policy)
         )
     folder.mkdir(parents=True, exist_ok=True)
     own = folder / f"{dataset}{_SUFFIX}"
+
+    def witness(path: Path) -> Path | None:
+        return witnesses and second_place(witnesses / path.name)
+
     with locked_folder(folder):
         for path in ledgers_in(folder):
             if path != own:
-                _refuse_twin(path, dataset, fingerprint)
+                _refuse_twin(path, dataset, fingerprint, witness(path))
         return Ledger.open(
             own,
             dataset=dataset,
@@ -53,11 +61,12 @@ def open_in_folder(folder: Path, dataset: str, fingerprint: str, policy: Policy)
             accountant=policy.accountant,
             unit=policy.unit,
             fingerprint=fingerprint,
+            witness=witness(own),
         )
 
 
-def _refuse_twin(path: Path, dataset: str, fingerprint: str) -> None:
-    with Ledger.existing(path) as other:
+def _refuse_twin(path: Path, dataset: str, fingerprint: str, witness: Path | None) -> None:
+    with Ledger.existing(path, witness=witness) as other:
         if fingerprint in other.fingerprints():
             raise LedgerError(
                 f"the records of data set {dataset} are those of data set {other.dataset} under another name",

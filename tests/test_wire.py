@@ -162,6 +162,15 @@ def test_any_bytes_are_a_message_or_a_wire_error(data: bytes) -> None:
             continue
 
 
+def test_a_look_at_the_header_tells_kind_and_fields_and_never_fails() -> None:
+    data = wire.encode(wire.TrainRequest(run_id="r", round_index=3, adapter_digest="d", payload=b"leaks"))
+    header = wire.peek(data)
+    assert (header["kind"], header["run_id"], header["round_index"]) == ("train_request", "r", 3)
+    assert "payload" not in header
+    for unreadable in (b"", data[:13], data[:40], b"X" + data[1:], envelope(b"[" * 100_000), envelope(b"[1]")):
+        assert wire.peek(unreadable) == {}
+
+
 def test_a_laden_message_hides_its_payload_in_its_repr() -> None:
     assert "leaks" not in repr(wire.TrainRequest(run_id="r", round_index=0, adapter_digest="d", payload=b"leaks"))
 

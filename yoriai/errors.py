@@ -88,6 +88,12 @@ class CheckpointError(StorageError):
     """A run's stored state cannot be written or read back."""
 
 
+class DaemonError(YoriaiError):
+    """The site's daemon is not there, is there twice, cannot be talked to, or has no time."""
+
+    exit_code = EXIT_PARTIAL
+
+
 class TrainingError(YoriaiError):
     """Training went wrong at a site (a loss that is not a number); no update was sent."""
 

@@ -192,6 +192,18 @@ def decode(data: bytes) -> Message:
         raise WireError("a message's header is malformed", expected=f"one of {', '.join(sorted(_KINDS))}") from None
 
 
+def peek(data: bytes) -> dict[str, Any]:
+    """An envelope's header for a log, neither verified nor checked: not to be acted on. Empty if it is unreadable."""
+    try:
+        magic, _version, _crc, header_length = _PREAMBLE.unpack_from(data)
+        if magic != _MAGIC or header_length > _LARGEST_HEADER_BYTES:
+            return {}
+        header = json.loads(data[_PREAMBLE.size : _PREAMBLE.size + header_length])
+    except (struct.error, ValueError, RecursionError):
+        return {}
+    return header if isinstance(header, dict) else {}
+
+
 def _open(data: bytes) -> tuple[bytes, bytes]:
     """Header and payload of an envelope whose version, length and checksum are right."""
     if len(data) < _PREAMBLE.size:

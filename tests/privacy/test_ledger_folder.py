@@ -54,6 +54,20 @@ def test_a_damaged_ledger_beside_it_is_not_passed_over(tmp_path: Path) -> None:
         _open(tmp_path, "copy", B)
 
 
+def test_second_places_in_a_folder_of_their_own_are_found_for_every_ledger(tmp_path: Path) -> None:
+    ledgers, elsewhere = tmp_path / "ledgers", tmp_path / "elsewhere"
+    for dataset, fingerprint in (("orders", A), ("faults", B)):
+        with open_in_folder(ledgers, dataset, fingerprint, POLICY, witnesses=elsewhere) as ledger:
+            charge(ledger, "job", 1)
+    assert sorted(path.name for path in elsewhere.iterdir()) == ["faults.sqlite.head", "orders.sqlite.head"]
+    assert not list(ledgers.glob("*.head"))
+    with pytest.raises(LedgerError, match="under another name"):
+        open_in_folder(ledgers, "copy", A, POLICY, witnesses=elsewhere)
+    (elsewhere / "orders.sqlite.head").unlink()
+    with pytest.raises(LedgerError, match="second place is gone"):
+        open_in_folder(ledgers, "orders", A, POLICY, witnesses=elsewhere)
+
+
 @pytest.mark.parametrize("name", ["", "../north", ".north", "a/b", "x" * 65])
 def test_a_name_that_no_file_should_have_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(LedgerError, match="does not fit a file's name"):

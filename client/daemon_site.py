@@ -1,0 +1,97 @@
+"""The site behind the daemon's desk: base, records, keys and ledger, opened once. The daemon's one heavy module."""
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+
+from transformers.utils import logging as notices
+
+from yoriai.client.base_model import choose_device, load_base
+from yoriai.client.daemon_config import DaemonConfig
+from yoriai.client.log import EventLog, take_over_libraries
+from yoriai.client.records import fingerprint, read_site
+from yoriai.client.site import Site, SiteHooks
+from yoriai.client.workbench import Workbench
+from yoriai.privacy.ledger import Ledger, Policy
+from yoriai.privacy.ledger_book import Head
+from yoriai.privacy.ledger_folder import open_in_folder
+
+
+class LoadedSite:
+    """A site with its base in memory and its ledger open; use `open_site`."""
+
+    def __init__(self, site: Site, ledger: Ledger) -> None:
+        self._site, self._ledger = site, ledger
+        self._budget: tuple[Head, dict[str, float]] | None = None
+
+    def handle(self, data: bytes) -> bytes:
+        """Answer one message."""
+        return self._site.handle(data)
+
+    def budget(self) -> Mapping[str, float]:
+        """The data set's budget, what is spent, and what neither is spent nor promised, in epsilon."""
+        head = self._ledger.head()
+        if self._budget is None or self._budget[0] != head:  # Adding up takes time, and most messages cost nothing.
+            total = self._ledger.policies()[-1].policy.epsilon_budget
+            left = max(0.0, total - self._ledger.promised())
+            self._budget = head, {"epsilon_budget": total, "spent": self._ledger.spent(), "left": left}
+        return self._budget[1]
+
+    def close(self) -> None:
+        """Close the ledger."""
+        self._ledger.close()
+
+
+def open_site(
+    config: DaemonConfig, log: EventLog, checkpoint: Callable[[], None], hooks: SiteHooks | None = None
+) -> LoadedSite:
+    """Read the records, load the base, open the ledger.
+
+    Args:
+        checkpoint: called at every step of training and of the prefix; may raise to give the message up.
+        hooks: for tests; a deployed site takes the defaults.
+
+    Raises:
+        YoriaiError: records, base, keys or ledger are not as they should be.
+    """
+    notices.disable_progress_bar()  # type: ignore[no-untyped-call]
+    take_over_libraries(log)
+    records = read_site(config.site.name, config.data)
+    identity = config.identity() if config.identity is not None else None
+    base = load_base(config.base, device=choose_device(config.speed.device))
+    site_policy = config.site.policy
+    policy = Policy(site_policy.epsilon_budget, site_policy.delta, unit=site_policy.unit)
+    with ExitStack() as undone_on_error:
+        ledger = undone_on_error.enter_context(
+            open_in_folder(
+                config.ledgers, config.dataset, fingerprint(records.train), policy, witnesses=config.witnesses
+            )
+        )
+        site = Site(
+            config.site,
+            records,
+            workbench=Workbench(base, config.speed),
+            ledger=ledger,
+            identity=identity,
+            hooks=_watched(hooks or SiteHooks(), log, checkpoint),
+        )
+        undone_on_error.pop_all()
+    return LoadedSite(site, ledger)
+
+
+def _watched(hooks: SiteHooks, log: EventLog, checkpoint: Callable[[], None]) -> SiteHooks:
+    """The hooks, with the checkpoint at every step and faults of the records in the log: by place, never by text."""
+
+    def on_prefix(done: int, total: int) -> None:
+        checkpoint()
+        if hooks.on_prefix is not None:
+            hooks.on_prefix(done, total)
+
+    def on_step(done: int) -> None:
+        checkpoint()
+        if hooks.on_step is not None:
+            hooks.on_step(done)
+
+    return replace(
+        hooks, on_prefix=on_prefix, on_step=on_step, on_fault=lambda line: log.event("records_or_code", fault=line)
+    )
