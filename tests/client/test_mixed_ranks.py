@@ -12,7 +12,7 @@ import torch
 
 from tests.client.conftest import Attach, JobMaker, start_for
 from tests.client.test_train import PLAN, CountingSource, NoLoss, examples, label_head, prepared
-from yoriai.client import train as module
+from yoriai.client import gradients as module
 from yoriai.client.job import training_plan
 from yoriai.client.lora import AdaptedModel
 from yoriai.client.plan import TrainingPlan

@@ -74,7 +74,8 @@ def owned(count: int) -> SiteRecords:
 def office(workbench: Workbench, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Office]:
     """A site whose policy protects the unit that the test asks for."""
     policy = PolicySection(epsilon_budget=1000.0, allow_plain_updates=True, unit=request.param)
-    with Ledger.open(tmp_path / "ledger.sqlite", dataset="north", epsilon_budget=1000.0, delta=1e-5) as ledger:
+    path, limits = tmp_path / "ledger.sqlite", {"epsilon_budget": 1000.0, "delta": 1e-5}
+    with Ledger.open(path, dataset="north", **limits, unit=request.param) as ledger:
         yield Office(workbench, ledger, policy, owned(12))
 
 
