@@ -98,7 +98,7 @@ def shares_of(job: JobConfig, start: AdapterState, noise_multiplier: float | Non
         return None
     n_params = largest_update(get_rule(job.federation.rule), start)
     noise = noise_shares(job, noise_multiplier, n_params=n_params, sites=sites)
-    return Shares(noise, n_params, shares_event(job, noise))
+    return Shares(noise, n_params, shares_event(noise, job.training.sampling_rate))
 
 
 def training_plan(

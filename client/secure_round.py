@@ -96,6 +96,7 @@ class SecureRounds:
         terms = window_terms(
             accepted.job,
             base_digest=self._base_digest,
+            noise_multiplier=accepted.noise_multiplier,
             run_id=accepted.run_id,
             number=request.window,
             slots=request.slots,

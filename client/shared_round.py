@@ -19,13 +19,17 @@ from yoriai.errors import TrainingError
 from yoriai.privacy.accounting import SampledSkellam
 from yoriai.privacy.randomness import RandomSource
 from yoriai.privacy.rotation import Rotation
+from yoriai.privacy.round_noise import shares_event
 from yoriai.privacy.shared_noise import RoundedSum
 from yoriai.privacy.skellam import SkellamTable
 
 
 @dataclass(frozen=True, repr=False)
 class SharedSum:
-    """What a site masks: `residues` (size,) uint32, modulo 2^w. `event` is what it costs in a sum that may open."""
+    """What a site masks: `residues` (size,) uint32, modulo 2^w.
+
+    `event` is what it costs in a sum that may open, by the noise and the rate that it was really made with.
+    """
 
     residues: np.ndarray
     event: SampledSkellam
@@ -66,4 +70,5 @@ def sum_round(
     rotation = Rotation(rotation_seed, plan.shared.n_params)
     total = RoundedSum(plan.shared.noise, rotation, plan.clip_norm, source)
     gradients.batch(source, canaries=canaries, rows=_FilledUp(total, plan.shared.n_params))
-    return SharedSum(total.release(skellam_table(plan.shared.noise.share_variance)), plan.shared.event)
+    residues = total.release(skellam_table(plan.shared.noise.share_variance))
+    return SharedSum(residues, shares_event(plan.shared.noise, plan.sampling_rate))

@@ -18,10 +18,10 @@ from yoriai.privacy.noise_shares import all_rounds, noise_shares
 from yoriai.privacy.shared_noise import SharedNoise
 
 
-def shares_event(job: JobConfig, noise: SharedNoise) -> SampledSkellam:
-    """What one round with these shares costs."""
+def shares_event(noise: SharedNoise, sampling_rate: float) -> SampledSkellam:
+    """What one round with these shares costs, its units drawn at this rate."""
     return SampledSkellam(
-        sampling_rate=job.training.sampling_rate,
+        sampling_rate=sampling_rate,
         variance=noise.variance,
         squared_l2=noise.squared_l2,
         l1=noise.l1,
@@ -38,13 +38,14 @@ def round_event(job: JobConfig, noise_multiplier: float | None, *, n_params: int
     Raises:
         ConfigError: the multiplier is none where the job has noise, or not a finite number above 0.
     """
+    rate = job.training.sampling_rate
     if job.privacy.noise == "none":
         return None
     if noise_multiplier is None or not (math.isfinite(noise_multiplier) and noise_multiplier > 0):
         raise ConfigError("noise_multiplier", found=str(noise_multiplier), expected="a finite number above 0")
     if job.privacy.noise == "distributed":
-        return shares_event(job, noise_shares(job, noise_multiplier, n_params=n_params, sites=sites))
-    return SampledGaussian(job.training.sampling_rate, noise_multiplier, job.training.local_steps)
+        return shares_event(noise_shares(job, noise_multiplier, n_params=n_params, sites=sites), rate)
+    return SampledGaussian(rate, noise_multiplier, job.training.local_steps)
 
 
 def calibrated(job: JobConfig, *, n_params: int, sites: int) -> float | None:
@@ -64,7 +65,7 @@ def calibrated(job: JobConfig, *, n_params: int, sites: int) -> float | None:
             delta=privacy.delta,
             sampling_rate=rate,
             steps=all_rounds(job),
-            event_for=lambda noise: shares_event(job, noise_shares(job, noise, n_params=n_params, sites=sites)),
+            event_for=lambda noise: shares_event(noise_shares(job, noise, n_params=n_params, sites=sites), rate),
         )
     return calibrate(
         epsilon=privacy.epsilon,

@@ -1,10 +1,12 @@
 """What coordinator and sites agree on before they sum in secret, each working it out for itself.
 
-Everything comes from the accepted job and the signed roster. Only a window's number and slots, and a round's index,
-adapter and public range come with requests; sites that were sent different ones do not sum.
+Everything comes from the accepted job and the signed roster. Only the noise multiplier comes with the offer, and a
+window's number and slots, a round's index, adapter and public range with requests; sites that were sent different ones
+do not sum.
 """
 
 import hashlib
+import struct
 
 import numpy as np
 
@@ -18,18 +20,36 @@ _NOISE_WIDTHS = 6.0
 
 
 def window_terms(
-    job: JobConfig, *, base_digest: str, run_id: str, number: int, slots: int, roster_digest: bytes
+    job: JobConfig,
+    *,
+    base_digest: str,
+    noise_multiplier: float | None,
+    run_id: str,
+    number: int,
+    slots: int,
+    roster_digest: bytes,
 ) -> WindowTerms:
-    """The terms of one window of one run: what holds for all of its slots."""
+    """The terms of one window of one run: what holds for all of its slots.
+
+    Args:
+        noise_multiplier: as offered. Where noise is distributed a site charges for the shares of others as well, which
+            it can only count on if they were told the same.
+    """
     return WindowTerms(
         run=hashlib.sha256(b"yoriai/run/1\0" + run_id.encode()).digest()[:RUN_BYTES],
         number=number,
         slots=slots,
-        job_digest=bytes.fromhex(job_digest(job, base_digest)),
+        job_digest=_with_noise(bytes.fromhex(job_digest(job, base_digest)), noise_multiplier),
         roster_digest=roster_digest,
         least_survivors=job.federation.min_sites,
         full_rank=job.lora.rank,
     )
+
+
+def _with_noise(job: bytes, noise_multiplier: float | None) -> bytes:
+    """SHA-256 over the job's digest and its noise multiplier, to the last bit; 32 bytes."""
+    noise = b"" if noise_multiplier is None else struct.pack(">d", noise_multiplier)
+    return hashlib.sha256(b"yoriai/job with noise/1\0" + job + noise).digest()
 
 
 def rotation_seed(run_id: str, round_index: int, adapter_digest: str) -> bytes:

@@ -106,6 +106,7 @@ class Coordinator:
             self._windows = Windows(
                 job,
                 base_digest=base_digest,
+                noise_multiplier=noise_multiplier,
                 run_id=run_id,
                 directory=self._signed_roster.directory,
                 messenger=self._messenger,

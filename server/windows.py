@@ -73,6 +73,7 @@ class Windows:
     Args:
         job: of the run.
         base_digest: of the base model.
+        noise_multiplier: as offered; None without privacy.
         run_id: of the run.
         directory: verified members.
         messenger: to the sites.
@@ -85,6 +86,7 @@ class Windows:
         job: JobConfig,
         *,
         base_digest: str,
+        noise_multiplier: float | None,
         run_id: str,
         directory: Directory,
         messenger: Messenger,
@@ -92,6 +94,7 @@ class Windows:
         keys_s: float,
     ) -> None:
         self._job, self._base_digest, self._run_id = job, base_digest, run_id
+        self._noise_multiplier = noise_multiplier
         self._directory, self._messenger, self._attendance = directory, messenger, attendance
         self._keys_s = keys_s
         self._begun = 0
@@ -185,6 +188,7 @@ class Windows:
         terms = window_terms(
             self._job,
             base_digest=self._base_digest,
+            noise_multiplier=self._noise_multiplier,
             run_id=self._run_id,
             number=self._begun,
             slots=min(self._job.secure_aggregation.window, rounds_left),

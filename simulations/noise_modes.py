@@ -62,7 +62,8 @@ def noise_line(job: JobConfig, modes: NoiseModes) -> str:
 
 
 def _shared(job: JobConfig, sites: int) -> JobConfig:
-    colluding = min(job.privacy.colluding, sites - 1)
+    wanted = job.privacy.colluding
+    colluding = wanted if 3 * wanted <= sites else sites - 1  # As `check_fit` has it.
     return override(
         job,
         {

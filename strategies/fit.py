@@ -207,9 +207,21 @@ def _one_noised_sum(job: JobConfig) -> Iterator[ConfigError]:
 
 
 def _honest_shares(job: JobConfig) -> Iterator[ConfigError]:
-    """Somebody's share must count."""
+    """Somebody's share must count; and where one share is not the whole noise, no update may be seen by itself."""
     least, colluding = job.federation.min_sites, job.privacy.colluding
-    if job.privacy.noise == "distributed" and least <= colluding:
+    if job.privacy.noise != "distributed":
+        return
+    # A coordinator may open a window for the fewest sites, with all colluders among them.
+    if least > colluding + 1 and 3 * colluding > least:
+        yield ConfigError(
+            "distributed noise rests on secure aggregation, which bears a third of the sites at most as colluders: "
+            "more of them could take the masks off single updates",
+            found=f"federation.min_sites = {least}, privacy.colluding = {colluding}",
+            expected=f"privacy.colluding of at most {least // 3}",
+            remedy=f"raise federation.min_sites to {3 * colluding} or more, or lower it to {colluding + 1}, where each "
+            "share is the whole noise",
+        )
+    if least <= colluding:
         yield ConfigError(
             "distributed noise has no share that counts: as many sites as make a round may collude",
             found=f"federation.min_sites = {least}, privacy.colluding = {colluding}",

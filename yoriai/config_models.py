@@ -129,7 +129,7 @@ class PrivacySection(Table):
         default=1,
         description="For distributed noise: sites that may work together with the coordinator, or add no noise, at "
         "most. Each share is sized so that federation.min_sites less these add up to the whole noise. At least 1, for "
-        "every site knows its own share.",
+        "every site knows its own share; at most a third of min_sites, or all but one of them.",
     )
     epsilon: float = Field(
         default=8.0,

@@ -41,7 +41,7 @@ class WindowTerms:
         run: 16 bytes that name the run, never used for another.
         number: of the window; only the keys, fresh at every site, make it one of a kind.
         slots: vectors that a site may mask before new keys are needed, 1 to 256.
-        job_digest: 32 bytes, SHA-256 of the job.
+        job_digest: 32 bytes, SHA-256 of the job and the noise that it was offered with.
         roster_digest: 32 bytes, `Roster.digest`.
         n_counts: evaluation counts in the tail, besides the number of clipped coordinates; 0 unless they are noised
             and charged.

@@ -40,6 +40,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from yoriai.errors import IdentityError, ProtocolError
 from yoriai.privacy.identity import SigningKey, verify
+from yoriai.privacy.secagg.graph import MAX_SITES
 from yoriai.privacy.secagg.secret import SecretBytes
 from yoriai.privacy.secagg.shamir import SHARE_BYTES
 
@@ -222,9 +223,12 @@ def encode_list(messages: Iterable[bytes]) -> bytes:
 
 
 def decode_list(body: memoryview, kind: Kind) -> tuple[memoryview, ...]:
-    """Inverse of `encode_list`."""
-    messages, at = [], 0
+    """Inverse of `encode_list`, for no more messages than there can be sites."""
+    messages: list[memoryview] = []
+    at = 0
     while at < len(body):
+        if len(messages) == MAX_SITES:
+            _refuse(kind, "a longer list", f"at most {MAX_SITES} messages")
         if at + 4 > len(body):
             _refuse(kind, "a truncated list", "whole messages")
         (size,) = struct.unpack(">I", body[at : at + 4])

@@ -164,3 +164,15 @@ def test_a_plan_without_shares_is_refused(attach: Attach) -> None:
     model = attach("core")
     with pytest.raises(TrainingError, match="not distributed"):
         summed(model, PLAN)
+
+
+def test_the_event_of_a_sum_is_that_of_its_own_noise_and_rate_and_not_what_the_plan_says(
+    attach: Attach, job: JobConfig
+) -> None:
+    model = attach("core")
+    plan = plan_for(model, job)
+    assert plan.shared is not None
+    assert summed(model, plan).event == plan.event()
+    less = replace(plan.shared.noise, share_variance=plan.shared.noise.share_variance * 2 // 3)
+    for other in (replace(plan, sampling_rate=0.5), replace(plan, shared=replace(plan.shared, noise=less))):
+        assert summed(model, other).event != other.event()

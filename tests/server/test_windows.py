@@ -18,8 +18,8 @@ def windows(accepted: set[str], reachable: set[str], **state: Any) -> Windows:
     nobody: Any = SimpleNamespace(reachable=lambda: reachable)
     present: Any = SimpleNamespace(accepted=accepted)
     found = Windows(
-        small_job(), base_digest=BASE_DIGEST, run_id=RUN_ID, directory=nobody, messenger=nobody, attendance=present,
-        keys_s=1.0,
+        small_job(), base_digest=BASE_DIGEST, noise_multiplier=None, run_id=RUN_ID, directory=nobody,
+        messenger=nobody, attendance=present, keys_s=1.0,
     )  # fmt: skip
     window: Any = SimpleNamespace(members=SITES, keys=SimpleNamespace(quorum=5))
     terms = WindowTerms(bytes(16), 0, 3, bytes(32), bytes(32))

@@ -1,6 +1,7 @@
 """Noise that the sites share, through whole runs: real sites, real secure sum, real coordinator."""
 
 import json
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -9,12 +10,13 @@ import numpy as np
 import pytest
 
 from tests.simulations.miniature import Miniature, interrupt_after
-from tests.simulations.secure_world import Dropping, World
+from tests.simulations.secure_world import Cheat, Dropping, World, masked_request, reason
 from tests.world import job_settings
 from yoriai import wire
 from yoriai.errors import ConfigError, RoundError
 from yoriai.privacy.accounting import SampledSkellam
 from yoriai.privacy.ledger import Ledger
+from yoriai.privacy.noise_shares import noise_shares
 from yoriai.privacy.randomness import SeededSource
 from yoriai.privacy.skellam import SkellamTable
 from yoriai.simulations import engines
@@ -132,3 +134,49 @@ def test_a_roster_of_unequal_weights_is_refused_by_coordinator_and_sites(mini: M
     weights = dict(found.roster.weights, north=2)
     with pytest.raises(ConfigError, match="sites that are all alike"):
         mini.run(replace(found, roster=wire.Roster(serial=1, weights=weights)))
+
+
+class Flattering(Dropping):
+    """Offers one site more noise than the others, so that its ledger would count on shares that are not as large."""
+
+    def __init__(self, here: World, site: str, noise_multiplier: float) -> None:
+        super().__init__(here.sites)
+        self._site, self._noise_multiplier = site, noise_multiplier
+
+    def exchange(self, stage: str, payloads: Mapping[str, bytes], timeout_s: float) -> Mapping[str, bytes]:
+        if stage == "offer":
+            honest = wire.decode(payloads[self._site])
+            offer = honest.model_copy(update={"noise_multiplier": self._noise_multiplier})
+            payloads = {**payloads, self._site: wire.encode(offer)}
+        return super().exchange(stage, payloads, timeout_s)
+
+
+def test_a_site_that_was_offered_more_noise_than_the_others_masks_and_charges_nothing(
+    mini: Miniature, tmp_path: Path
+) -> None:
+    """Its words would be as wide as theirs, so that without the terms its masks would cancel with theirs."""
+    with ExitStack() as stack:
+        here = world(mini, tmp_path, stack)
+        told = here.federation.noise_multiplier
+        assert told is not None
+        n_params = here.workbench.initial_adapter(here.job).select(("R",)).size_bytes // 4
+        true, false = (noise_shares(here.job, told * by, n_params=n_params, sites=4) for by in (1.0, 1.02))
+        assert (false.word_bits, false.size) == (true.word_bits, true.size)
+        assert false.variance > true.variance
+        checkpoint = here.run(Flattering(here, "north", told * 1.02))
+        assert checkpoint.rounds[0].answered == ("east", "south", "west")
+        assert here.ledgers["north"].charges() == []
+
+
+@pytest.mark.parametrize("change", [{"value_range": None, "window": None, "slot": None}, {"value_range": 1.0}])
+def test_a_share_of_the_noise_leaves_neither_in_the_clear_nor_on_a_grid_that_the_coordinator_names(
+    mini: Miniature, tmp_path: Path, change: dict[str, object]
+) -> None:
+    with ExitStack() as stack:
+        here = world(mini, tmp_path, stack)
+        Cheat(here).run_to("hold")
+        request = masked_request(here, run_id="run-1", **change)
+        assert "its round does without" in reason(here, request)
+        assert here.ledgers["north"].charges() == []
+        served = here.sites["north"].handle(wire.encode(masked_request(here, value_range=None)))
+        assert isinstance(wire.decode(served), wire.SecureReply)

@@ -252,6 +252,21 @@ def test_distributed_noise_goes_with_one_sum_a_round_and_nothing_else(setting, v
     assert setting.split(".")[1].split("_")[0] in str(refused.value) or value in str(refused.value)
 
 
+@pytest.mark.parametrize(("least", "colluding"), [(2, 1), (3, 1), (5, 1), (6, 2), (7, 2), (3, 2), (50, 16), (50, 49)])
+def test_as_many_sites_may_collude_as_secure_aggregation_bears_or_all_but_one(least, colluding):
+    settings = {"federation.min_sites": least, "privacy.colluding": colluding}
+    check_fit(override(JobConfig(name="j"), SHARED | settings))
+
+
+@pytest.mark.parametrize(("least", "colluding"), [(4, 2), (5, 2), (8, 3), (50, 17), (50, 48)])
+def test_more_colluders_than_secure_aggregation_bears_are_refused_where_a_share_is_not_the_whole_noise(
+    least, colluding
+):
+    settings = {"federation.min_sites": least, "privacy.colluding": colluding}
+    with pytest.raises(ConfigError, match=f"privacy.colluding of at most {least // 3}"):
+        check_fit(override(JobConfig(name="j"), SHARED | settings))
+
+
 def test_local_noise_does_not_look_at_colluders():
     check_fit(override(JobConfig(name="j"), {"privacy.colluding": 99}))
 

@@ -111,6 +111,12 @@ def test_lists_of_messages_survive_the_wire(messages: list[bytes]) -> None:
     assert [bytes(m) for m in decoded] == messages
 
 
+def test_a_list_longer_than_any_federation_is_refused_before_its_messages_are_looked_at() -> None:
+    assert len(wire.decode_list(memoryview(wire.encode_list([b""] * 2048)), Kind.KEY_SET)) == 2048
+    with pytest.raises(ProtocolError, match="at most 2048 messages"):
+        wire.decode_list(memoryview(wire.encode_list([b""] * 2049)), Kind.KEY_SET)
+
+
 def test_released_shares_survive_the_wire() -> None:
     shares = {4: (ShareKind.SEED, SecretBytes(b"s" * 33)), 9: (ShareKind.MASK_KEY, SecretBytes(b"k" * 33))}
     decoded = ReleasedShares.decode(memoryview(ReleasedShares(shares).encode())).shares
