@@ -129,6 +129,9 @@ def _legend(report: Report, metric: Metric) -> str:
     if report.privacy.noise != "none":
         told = terms(report.privacy.unit, report.privacy.accountant)
         text = f"{text}; epsilon {told}; that of all sites is the largest of any"
+    if report.privacy.noise == "distributed":
+        sites = f"{report.privacy.colluding} of a round's sites"
+        text = f"{text}; the sites share the noise: it holds against the coordinator together with up to {sites}"
     outcomes = [verdict(site.base, site.federated, site.paired) for site in report.sites]
     return f"{text}; ? = the test records do not show it to be more than chance" if "open" in outcomes else text
 
