@@ -14,12 +14,12 @@ import numpy as np
 from yoriai import wire
 from yoriai.config import JobConfig, job_digest
 from yoriai.errors import CheckpointError, ConfigError, RoundError
-from yoriai.privacy.roster import Directory
 from yoriai.server.attendance import Attendance
 from yoriai.server.collecting import Collected, VoidRound, plain_mean, too_few, with_reasons
 from yoriai.server.folding import aggregation_of, fold
 from yoriai.server.messenger import Messenger, Transport
 from yoriai.server.registry import Checkpoint, Registry, RoundRecord, lane_of
+from yoriai.server.rosters import SignedRoster, check_alike, check_signed
 from yoriai.server.round_sums import carried_in
 from yoriai.server.schedule import sample_sites
 from yoriai.server.windows import Windows
@@ -27,7 +27,7 @@ from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.fit import check_fit
 from yoriai.strategies.rule import EachRule, SumRule
 
-__all__ = ["Coordinator", "Deadlines", "SignedRoster", "Transport", "last_checkpoint"]
+__all__ = ["Coordinator", "Deadlines", "Transport", "last_checkpoint"]
 
 # How often a void round of secure aggregation is begun afresh before the run stops.
 _FRESH_STARTS = 2
@@ -40,14 +40,6 @@ class Deadlines:
     offer_s: float = 3600.0
     keys_s: float = 300.0
     train_s: float = 3600.0
-
-
-@dataclass(frozen=True)
-class SignedRoster:
-    """The consortium's roster as the coordinator needs it: its file, and its verified members."""
-
-    file: bytes
-    directory: Directory
 
 
 class Coordinator:
@@ -91,9 +83,9 @@ class Coordinator:
                 remedy='set federation.aggregation = "mean", or give all sites the job\'s rank',
             )
         if job.secure_aggregation.enabled:
-            _check_roster(signed_roster, roster)
+            check_signed(signed_roster, roster)
         if job.privacy.noise == "distributed":
-            _check_alike(roster)
+            check_alike(roster)
         self._job, self._roster, self._rule = job, roster, rule
         self._base_digest, self._noise_multiplier = base_digest, noise_multiplier
         self._registry, self._run_id = registry, run_id
@@ -302,26 +294,6 @@ class Coordinator:
             found=named.found,
             expected=named.expected,
             remedy=named.remedy,
-        )
-
-
-def _check_roster(signed: SignedRoster | None, roster: wire.Roster) -> None:
-    """Raise ConfigError unless there is a signed roster with these very weights."""
-    if signed is None:
-        raise ConfigError("secure aggregation needs a signed roster", remedy="name the consortium's roster file")
-    if {entry.name: entry.weight for entry in signed.directory.roster.sites} != roster.weights:
-        raise ConfigError("the run's weights are not those of the signed roster", remedy="have the roster signed anew")
-
-
-def _check_alike(roster: wire.Roster) -> None:
-    """Raise ConfigError unless all sites weigh 1 and train the job's rank: the noise of each must count alike."""
-    unequal = [site for site, weight in roster.weights.items() if weight != 1] + list(roster.ranks)
-    if unequal:
-        raise ConfigError(
-            "distributed noise needs sites that are all alike",
-            found=f"another weight than 1, or a lower rank, at {', '.join(sorted(set(unequal))[:8])}",
-            expected="weight 1 and the job's rank at every site",
-            remedy="have such a roster signed; training.records_per_weight is then what a site has on average",
         )
 
 

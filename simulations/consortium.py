@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from yoriai.privacy.identity import Authority, SigningKey, Trust, fingerprint, make_request, read_key, write_key
 from yoriai.privacy.roster import Directory, Roster, RosterEntry, read_roster, sign_roster
-from yoriai.server.coordinator import SignedRoster
+from yoriai.server.rosters import SignedRoster
 from yoriai.server.registry import write_atomically
 
 _VALID_FOR = datetime.timedelta(days=3650)

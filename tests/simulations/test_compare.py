@@ -37,6 +37,22 @@ def test_a_private_federation_is_compared_with_four_trainings(tmp_path: Path) ->
     }
 
 
+def test_shared_noise_is_compared_with_full_noise_at_each_site_too_and_nobody_alone_shares_any(tmp_path: Path) -> None:
+    found = by_name(tmp_path, "distributed")
+    noise = {name: {f.job.privacy.noise for f, _ in c.federations} for name, c in found.items()}
+    assert noise == {
+        "local": {"local"},
+        "federated_local_noise": {"local"},
+        "federated_no_privacy": {"none"},
+        "central": {"local"},
+        "central_no_privacy": {"none"},
+    }
+    folders = [f.folder for c in found.values() for f, _ in c.federations]
+    assert len(set(folders)) == len(folders)
+    ((whole, _),) = found["federated_local_noise"].federations
+    assert whole.job.secure_aggregation.enabled
+
+
 def test_without_privacy_only_those_without_are_left(tmp_path: Path) -> None:
     assert list(by_name(tmp_path, "none")) == ["local", "central_no_privacy"]
 
