@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from yoriai.privacy.identity import Authority, SigningKey, Trust, fingerprint, make_request, read_key, write_key
 from yoriai.privacy.roster import Directory, Roster, RosterEntry, read_roster, sign_roster
-from yoriai.server.rosters import SignedRoster
 from yoriai.server.registry import write_atomically
+from yoriai.server.rosters import SignedRoster
 
 _VALID_FOR = datetime.timedelta(days=3650)
 
