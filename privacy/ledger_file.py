@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from yoriai.errors import ConfigError, LedgerError
+from yoriai.files import sync_folder
 from yoriai.privacy.ledger_book import FORMAT, GENESIS, Book, Head
 
 _SCHEMA = """
@@ -144,15 +145,6 @@ def create(path: Path, dataset: str, now: float) -> None:
         draft.unlink()
     sync_folder(path.parent)
     step("ledger made")
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a link, a rename or a removal durable: until the folder itself is synced, a power cut can undo it."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _damaged(path: Path, what: str) -> LedgerError:

@@ -22,9 +22,10 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from yoriai.errors import IdentityError, LedgerError
+from yoriai.files import sync_folder
 from yoriai.privacy.identity import SigningKey, verify
 from yoriai.privacy.ledger_book import Head
-from yoriai.privacy.ledger_file import step, sync_folder
+from yoriai.privacy.ledger_file import step
 
 _DOMAIN = b"yoriai/ledger-head/1"
 _HASH_CHARS = 64

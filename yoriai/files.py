@@ -114,7 +114,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename durable: until the folder itself is synced, a power cut can undo it."""
+    """Make a link, a rename or a removal durable: until the folder itself is synced, a power cut can undo it."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

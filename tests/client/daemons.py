@@ -99,7 +99,7 @@ def open_seeded(config: DaemonConfig, log: EventLog, checkpoint: Callable[[], No
             time.sleep(0.2)
 
     site = open_site(config, log, checkpoint, replace(seeded_hooks(), on_step=on_step))
-    logging.getLogger("some.library").warning("it quotes %s", MARKER)
+    logging.getLogger("some.package").warning("it quotes %s", MARKER)
     return site
 
 

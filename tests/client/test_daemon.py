@@ -237,7 +237,7 @@ def test_keys_are_read_and_neither_they_nor_records_show_in_the_log(
         daemon.end()
     log = daemon.log()
     assert "line 1" in log
-    assert "some.library" in log
+    assert "some.package" in log
     assert MARKER not in log
     secrets = [
         line

@@ -58,11 +58,11 @@ def test_a_stream_that_cannot_be_written_stops_nothing() -> None:
 @pytest.mark.usefixtures("_logging_as_before")
 def test_what_libraries_say_is_logged_by_its_place_without_its_text() -> None:
     stream, own = io.StringIO(), io.StringIO()
-    library = logging.getLogger("a.library")
+    library = logging.getLogger("a.package")
     library.addHandler(logging.StreamHandler(own))
     take_over_libraries(EventLog(stream, as_json=True))
     library.error("quotes %s", "swordfish")
     warnings.warn("quotes swordfish", UserWarning, stacklevel=1)
     events = [json.loads(line) for line in stream.getvalue().splitlines()]
-    assert [event["place"].partition(":")[0] for event in events] == ["a.library", "py.warnings"]
+    assert [event["place"].partition(":")[0] for event in events] == ["a.package", "py.warnings"]
     assert "swordfish" not in stream.getvalue() + own.getvalue()
