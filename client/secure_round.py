@@ -150,13 +150,14 @@ class SecureRounds:
         )
         ready = window.begin(member, terms)
         self._duties.charge(this)
-        update = self._update(this, ready, carried.grid, member.entropy)
+        update = self._update(this, ready, terms, member.entropy)
         return window.mask(ready, update, lambda _identity: self._duties.mark_released(this), asked=asked)
 
-    def _update(self, this: Round, ready: ReadyToMask, grid: Grid, entropy: Entropy) -> Update:
+    def _update(self, this: Round, ready: ReadyToMask, terms: SlotTerms, entropy: Entropy) -> Update:
         """Train a round that is charged, and put its update on the round's grid."""
+        grid = terms.grid
         if isinstance(grid, Integers):
-            seed = rotation_seed(this.job.run_id, this.index, this.start.digest())
+            seed = rotation_seed(this.job.run_id, terms.round_index, terms.adapter_digest.hex())
             values = self._duties.share(this, seed)
         else:
             values = self._duties.train(this).flatten()

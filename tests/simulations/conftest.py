@@ -10,7 +10,10 @@ import pytest
 from tests.simulations.miniature import Miniature
 from tests.simulations.secure_world import World
 from tests.world import Notebook, job_settings, save_tiny_base, write_sites
+from yoriai.client.workbench import Workbench
 from yoriai.simulations.api import Options, simulate
+from yoriai.simulations.audit import base_for
+from yoriai.simulations.experiment import Experiment
 from yoriai.simulations.report import Report
 
 SIZES = {"a": 30, "b": 24, "c": 20}
@@ -57,3 +60,11 @@ def world(mini: Miniature, tmp_path: Path) -> Iterator[Callable[..., World]]:
     """Makes federations under secure aggregation, by name and settings; their ledgers are closed in the end."""
     with ExitStack() as open_ledgers:
         yield lambda name="secure", **settings: World(mini, tmp_path / name, open_ledgers, **settings)
+
+
+@pytest.fixture(scope="module")
+def workbench(experiment: Experiment) -> Iterator[Workbench]:
+    """Where the job of a module's own `experiment` is audited."""
+    bench = base_for(experiment.job)
+    yield bench
+    bench.close()

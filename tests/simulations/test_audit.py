@@ -1,7 +1,6 @@
 """The audit of an honest trainer, its control, and broken trainers that it must catch. On random weights."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from yoriai.privacy.skellam import SkellamTable
 from yoriai.simulations import audit as auditing
 from yoriai.simulations.attack import Carrier, Dirac, Noiseless, RandomDirections, attack, for_attack
 from yoriai.simulations.attack_records import Candidates, Losses, candidates, membership
-from yoriai.simulations.audit import TINY_SETTINGS, Asked, audit, base_for
+from yoriai.simulations.audit import TINY_SETTINGS, Asked, audit
 from yoriai.simulations.audit_cli import print_audit
 from yoriai.simulations.experiment import DataSource, Experiment, resolve
 
@@ -45,13 +44,6 @@ SETTINGS = TINY_SETTINGS | {
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     sites = write_sites(tmp_path_factory.mktemp("audit") / "sites", {"north": 30, "east": 24})
     return resolve(None, DataSource(path=sites), SETTINGS)
-
-
-@pytest.fixture(scope="module")
-def workbench(experiment: Experiment) -> Iterator[Workbench]:
-    bench = base_for(experiment.job)
-    yield bench
-    bench.close()
 
 
 @pytest.fixture(scope="module")

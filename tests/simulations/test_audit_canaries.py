@@ -3,7 +3,6 @@
 And candidates by name: each loss is that of its own record.
 """
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from yoriai.client.workbench import Workbench
 from yoriai.privacy.randomness import SeededSource
 from yoriai.simulations import attack_records
 from yoriai.simulations.attack import Carrier, Dirac, GradientCanaries, Noiseless, attack, for_attack
-from yoriai.simulations.audit import TINY_SETTINGS, base_for
+from yoriai.simulations.audit import TINY_SETTINGS
 from yoriai.simulations.experiment import DataSource, Experiment, resolve
 
 pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook", "ignore:.is_gradient_checkpointing")
@@ -37,13 +36,6 @@ SETTINGS = TINY_SETTINGS | {
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     sites = write_sites(tmp_path_factory.mktemp("canaries") / "sites", {"north": 12, "east": 12})
     return resolve(None, DataSource(path=sites), SETTINGS)
-
-
-@pytest.fixture(scope="module")
-def workbench(experiment: Experiment) -> Iterator[Workbench]:
-    bench = base_for(experiment.job)
-    yield bench
-    bench.close()
 
 
 def carrier(experiment: Experiment, workbench: Workbench, folder: Path, *, full_batch: bool) -> Carrier:

@@ -1,6 +1,5 @@
 """The audit where the noise is shared: it attacks the opened sum, less what colluding sites know of it."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from yoriai.privacy.randomness import SeededSource
 from yoriai.privacy.shared_noise import RoundedSum
 from yoriai.privacy.skellam import SkellamTable
 from yoriai.simulations.attack import Carrier, Dirac, Noiseless, attack, for_attack
-from yoriai.simulations.audit import audit, base_for
+from yoriai.simulations.audit import audit
 from yoriai.simulations.experiment import DataSource, Experiment, resolve
 
 pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook", "ignore:.is_gradient_checkpointing")
@@ -29,26 +28,15 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
 
 
 @pytest.fixture(scope="module")
-def workbench(experiment: Experiment) -> Iterator[Workbench]:
-    bench = base_for(experiment.job)
-    yield bench
-    bench.close()
-
-
-@pytest.fixture(scope="module")
 def honest(experiment: Experiment, workbench: Workbench) -> dict[str, Any]:
     return audit(experiment, workbench, asked())
 
 
 def test_the_bound_of_honest_sites_is_above_nothing_and_below_the_ledger(honest: dict[str, Any]) -> None:
-    assert experiment_is_shared(honest)
+    assert honest["settings"]["noise"] == "distributed"
     assert 0.5 < honest["epsilon_lower_white_box"] < honest["epsilon_ledger"] <= 4.0
     assert honest["epsilon_ledger"] > 3.9
     assert not honest["refuted"]
-
-
-def experiment_is_shared(found: dict[str, Any]) -> bool:
-    return bool(found["settings"]["noise"] == "distributed")
 
 
 def test_the_control_without_noise_makes_the_bound_jump(honest: dict[str, Any]) -> None:
