@@ -30,8 +30,8 @@ from yoriai.client.daemon_config import DaemonConfig
 from yoriai.client.desk import Desk, OpenSite, refuse
 from yoriai.client.frames import LARGEST_MESSAGE_BYTES, SOCKET_VERSION, Busy, Kind, Line, too_long
 from yoriai.client.listener import Listener, Peer, peer_of
-from yoriai.client.log import EventLog
 from yoriai.errors import EXIT_PARTIAL, DaemonError, WireError, YoriaiError
+from yoriai.log import EventLog
 
 # Who connects says within this time what they want.
 _QUESTION_S = 5.0

@@ -21,7 +21,7 @@ from yoriai.errors import ConfigError, DaemonError
 if TYPE_CHECKING:
     from yoriai.client.daemon_config import DaemonConfig
     from yoriai.client.desk import OpenSite
-    from yoriai.client.log import EventLog
+    from yoriai.log import EventLog
 
 _console = Console()
 _Folder = Annotated[Path, typer.Argument(help="The site's folder.", show_default=False)]
@@ -48,7 +48,7 @@ def start(
     """Run the site's daemon in the foreground, until it is stopped. It logs to standard error."""
     from yoriai.client.daemon import run
     from yoriai.client.daemon_config import config_in
-    from yoriai.client.log import EventLog
+    from yoriai.log import EventLog
 
     config = config_in(
         folder,

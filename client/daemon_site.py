@@ -8,10 +8,10 @@ from transformers.utils import logging as notices
 
 from yoriai.client.base_model import choose_device, load_base
 from yoriai.client.daemon_config import DaemonConfig
-from yoriai.client.log import EventLog, take_over_libraries
 from yoriai.client.records import fingerprint, read_site
 from yoriai.client.site import Site, SiteHooks
 from yoriai.client.workbench import Workbench
+from yoriai.log import EventLog, take_over_libraries
 from yoriai.privacy.ledger import Ledger, Policy
 from yoriai.privacy.ledger_book import Head
 from yoriai.privacy.ledger_folder import open_in_folder

@@ -14,8 +14,8 @@ from typing import Protocol
 
 from yoriai import wire
 from yoriai.client.frames import LARGEST_MESSAGE_BYTES, Busy, Kind, Line, too_long
-from yoriai.client.log import EventLog
 from yoriai.errors import DaemonError, YoriaiError
+from yoriai.log import EventLog
 
 # For one message's way in or out of this machine's own socket; an idle or trickling peer holds the desk no longer.
 TRANSFER_S = 60.0

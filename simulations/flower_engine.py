@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 from yoriai.client.base_model import choose_device, load_base
 from yoriai.client.workbench import Workbench
 from yoriai.errors import RoundError
+from yoriai.flower import ENVIRONMENT
 from yoriai.server.coordinator import Transport
 from yoriai.simulations.engines import SiteSpec
 
@@ -27,9 +28,7 @@ if TYPE_CHECKING:
 _Result = TypeVar("_Result")
 
 _ENVIRONMENT = {
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    **ENVIRONMENT,
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # The worker sees the GPUs although Ray hands out none.
 }

@@ -18,8 +18,8 @@ from typing import Any, Self
 
 from yoriai.client.daemon_config import DaemonConfig
 from yoriai.client.door import SocketDoor
-from yoriai.client.log import EventLog
 from yoriai.errors import YoriaiError
+from yoriai.log import EventLog
 
 MARKER = "swordfish"
 WAIT_S = 30.0

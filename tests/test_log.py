@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from yoriai.client.log import EventLog, take_over_libraries
+from yoriai.log import EventLog, take_over_libraries
 
 
 @pytest.fixture
