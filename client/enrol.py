@@ -4,16 +4,17 @@ Nothing is installed unless everything fits together. The CA's certificate is pi
 then on files of another CA are refused, as are an older roster and an older revocation list than the site has seen.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from yoriai.client.site_folder import SiteFolder
-from yoriai.errors import ConfigError, IdentityError
-from yoriai.files import PRIVATE, read_carried, write_atomically
+from yoriai.errors import IdentityError
+from yoriai.files import PRIVATE, write_atomically
 from yoriai.privacy.enrolment import Enrolment, Request, key_fingerprint, make_request, read_enrolment, read_request
-from yoriai.privacy.identity import SigningKey, Trust, fingerprint, read_key, revocation_number, write_key
+from yoriai.privacy.identity import SigningKey, fingerprint, read_key, write_key
 from yoriai.privacy.node_key import NodeKey
+from yoriai.privacy.papers import brought_or_installed, check_complete, install_papers, read_paper
 from yoriai.privacy.roster import Directory, Roster, read_roster
 
 
@@ -54,14 +55,14 @@ class Papers:
             StorageError: one cannot be read.
         """
 
-        def brought(path: Path | None, what: str) -> bytes | None:
-            return None if path is None else read_carried(path, what)
+        def brought(option: str, path: Path | None) -> bytes | None:
+            return None if path is None else read_paper(option, path)
 
         return cls(
-            brought(certificate, "the certificate file"),
-            brought(authority, "the CA's certificate"),
-            brought(roster, "the roster"),
-            brought(revocations, "the revocation list"),
+            brought("certificate", certificate),
+            brought("authority", authority),
+            brought("roster", roster),
+            brought("revocations", revocations),
         )
 
     def beside(self, folder: SiteFolder) -> "Papers":
@@ -70,16 +71,13 @@ class Papers:
         Raises:
             ConfigError: one that must be there is neither.
         """
-        whole = self
-        for field in ("certificate", "authority", "roster", "revocations"):
-            place: Path = getattr(folder, field)
-            if getattr(self, field) is None and place.is_file():
-                whole = replace(whole, **{field: read_carried(place, f"the installed {field}")})
-        missing = [f"--{f}" for f in ("certificate", "authority", "roster") if getattr(whole, f) is None]
-        if missing:
-            raise ConfigError(
-                "files of the consortium are missing", expected=", ".join(missing), remedy="bring them from there"
-            )
+        whole = Papers(
+            brought_or_installed("certificate", self.certificate, folder.certificate),
+            brought_or_installed("authority", self.authority, folder.authority),
+            brought_or_installed("roster", self.roster, folder.roster),
+            brought_or_installed("revocations", self.revocations, folder.revocations),
+        )
+        check_complete({"certificate": whole.certificate, "authority": whole.authority, "roster": whole.roster})
         return whole
 
 
@@ -109,14 +107,12 @@ def check_papers(folder: SiteFolder, papers: Papers, *, now: datetime) -> Member
     name = folder.config().name
     whole = papers.beside(folder)
     authority, certificate, signed = whole.authority or b"", whole.certificate or b"", whole.roster or b""
-    _check_pin(folder, authority)
-    least = revocation_number(folder.revocations.read_bytes()) if folder.revocations.is_file() else 0
-    trust = Trust(authority, whole.revocations, now=now, least_number=least)
+    trust = folder.trusted.trust_in(authority, whole.revocations, now=now)
     enrolment = read_enrolment(certificate, trust)
     _check_ours(folder, name, enrolment)
     roster = read_roster(signed, trust)
     Directory(roster, trust).check(roster.position(name), enrolment.certificate)
-    return Membership(enrolment, roster, fingerprint(authority), whole, first=not folder.authority.is_file())
+    return Membership(enrolment, roster, fingerprint(authority), whole, first=not folder.trusted.is_pinned)
 
 
 def install(folder: SiteFolder, membership: Membership) -> None:
@@ -128,22 +124,14 @@ def install(folder: SiteFolder, membership: Membership) -> None:
     """
     folder.memory().accept(membership.roster)
     papers = membership.papers
-    for place, data in (
-        (folder.authority, papers.authority),
-        (folder.revocations, papers.revocations),
-        (folder.roster, papers.roster),
-        (folder.certificate, papers.certificate),
-    ):
-        if data is not None:
-            write_atomically(place, data, mode=PRIVATE)
-
-
-def _check_pin(folder: SiteFolder, authority: bytes) -> None:
-    if folder.authority.is_file() and folder.authority.read_bytes() != authority:
-        raise IdentityError(
-            "authority.der is not the CA that this site has pinned",
-            remedy="ask the consortium; if it has truly begun anew, move the site's folder trust/ away",
-        )
+    install_papers(
+        {
+            folder.authority: papers.authority,
+            folder.revocations: papers.revocations,
+            folder.roster: papers.roster,
+            folder.certificate: papers.certificate,
+        }
+    )
 
 
 def _check_ours(folder: SiteFolder, name: str, enrolment: Enrolment) -> None:

@@ -1,7 +1,6 @@
 """Commands that set a site up: `site init` and `site enrol`."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from yoriai.asking import agree, ask
+from yoriai.asking import Question, agree, ask_settings, number
 from yoriai.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,16 +23,6 @@ def _truth(text: str) -> object:
     return {"yes": True, "y": True, "no": False, "n": False}.get(text.lower(), text)
 
 
-def _number(kind: type[int] | type[float]) -> Callable[[str], object]:
-    def take(text: str) -> object:
-        try:
-            return kind(text)
-        except ValueError:
-            return text  # The settings' own check says what was expected.
-
-    return take
-
-
 def _path(text: str) -> str:
     """A path as it was typed counts from where the command runs; in the settings it would from the site's folder."""
     return str(Path(text).expanduser().absolute()) if text else text
@@ -43,30 +32,21 @@ def _model(text: str) -> str:
     return _path(text) if Path(text).expanduser().exists() else text
 
 
-@dataclass(frozen=True)
-class _Question:
-    """A setting that is asked for: its option, its meaning in one line, and how an answer is read."""
-
-    option: str
-    meaning: str
-    take: Callable[[str], object] = str
-
-
-_QUESTIONS: Mapping[str, _Question] = {
-    "name": _Question("--name", "Name of the site, as the roster will have it."),
-    "records.folder": _Question("--data", "Folder with train.jsonl and test.jsonl; they never leave the site.", _path),
-    "base.model": _Question("--base", "Base model: a packaged one's name, a hub id, a folder or a .gguf file.", _model),
-    "policy.epsilon_budget": _Question(
-        "--epsilon-budget", "Privacy that all jobs together may cost one record or owner.", _number(float)
+_QUESTIONS: Mapping[str, Question] = {
+    "name": Question("--name", "Name of the site, as the roster will have it."),
+    "records.folder": Question("--data", "Folder with train.jsonl and test.jsonl; they never leave the site.", _path),
+    "base.model": Question("--base", "Base model: a packaged one's name, a hub id, a folder or a .gguf file.", _model),
+    "policy.epsilon_budget": Question(
+        "--epsilon-budget", "Privacy that all jobs together may cost one record or owner.", number(float)
     ),
-    "policy.delta": _Question("--delta", "Largest delta that a job may use; well below 1 / records.", _number(float)),
-    "policy.unit": _Question("--unit", "What the budget protects: record, or owner with all their records."),
-    "policy.min_sites": _Question("--min-sites", "Fewest sites in a round; the others hide yours.", _number(int)),
-    "policy.approve": _Question("--approve", "ask: you approve each job by name. auto: the policy alone decides."),
-    "policy.allow_distributed_noise": _Question(
+    "policy.delta": Question("--delta", "Largest delta that a job may use; well below 1 / records.", number(float)),
+    "policy.unit": Question("--unit", "What the budget protects: record, or owner with all their records."),
+    "policy.min_sites": Question("--min-sites", "Fewest sites in a round; the others hide yours.", number(int)),
+    "policy.approve": Question("--approve", "ask: you approve each job by name. auto: the policy alone decides."),
+    "policy.allow_distributed_noise": Question(
         "--allow-distributed-noise", "Take part where sites share the noise, and so count on each other.", _truth
     ),
-    "ledger.witness": _Question("--witness", "Where each ledger's end is kept again; best on another disk.", _path),
+    "ledger.witness": Question("--witness", "Where each ledger's end is kept again; best on another disk.", _path),
 }
 
 
@@ -175,23 +155,11 @@ def _install(site: "SiteFolder", papers: "Papers", *, yes: bool) -> None:
 
 def _asked(answers: Mapping[str, object]) -> "SiteConfig":
     """Ask for every setting that was not given; a wrong answer is asked for again."""
-    checked = dict(answers)
     if answers:
         _checked({"name": "site", **answers})
-    defaults = _defaults()
-    for key, question in _QUESTIONS.items():
-        if key in answers:
-            continue
-        default = _shown(defaults[key]) if key in defaults else None
-
-        def take(text: str, key: str = key, default: str | None = default, question: _Question = question) -> object:
-            value = defaults[key] if text == default else question.take(text)
-            _checked({"name": "site", **checked, key: value})
-            return value
-
-        _say(question.meaning)
-        checked[key] = ask(f"  {key.rpartition('.')[2].replace('_', ' ')}", default, take)
-    return _checked(checked)
+    return _checked(
+        ask_settings(_QUESTIONS, answers, _defaults(), lambda settings: _checked({"name": "site", **settings}))
+    )
 
 
 def _defaults() -> dict[str, object]:
@@ -205,12 +173,6 @@ def _checked(settings: Mapping[str, object]) -> "SiteConfig":
     from yoriai.config import site_of
 
     return site_of(settings, {key: question.option for key, question in _QUESTIONS.items()})
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _warn(site: "SiteFolder", config: "SiteConfig") -> None:

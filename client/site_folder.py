@@ -23,6 +23,7 @@ from yoriai.errors import ConfigError, IdentityError
 from yoriai.files import PRIVATE, cannot_write, make_private_folder, read_carried, write_new
 from yoriai.privacy.enrolment import read_enrolment
 from yoriai.privacy.identity import Trust, read_key
+from yoriai.privacy.papers import TrustFolder
 from yoriai.privacy.roster import RosterMemory
 
 if TYPE_CHECKING:
@@ -57,9 +58,14 @@ class SiteFolder:
         return self.path / "node" / "node.key"
 
     @property
+    def trusted(self) -> TrustFolder:
+        """What the site has of its consortium."""
+        return TrustFolder(self.path / "trust", "site")
+
+    @property
     def authority(self) -> Path:
         """The pinned CA's certificate, DER."""
-        return self.path / "trust" / "authority.der"
+        return self.trusted.authority
 
     @property
     def certificate(self) -> Path:
@@ -69,12 +75,12 @@ class SiteFolder:
     @property
     def roster(self) -> Path:
         """The newest roster that was installed by hand; jobs bring newer ones."""
-        return self.path / "trust" / "roster"
+        return self.trusted.roster
 
     @property
     def revocations(self) -> Path:
         """The newest revocation list; there may be none."""
-        return self.path / "trust" / "revocations.der"
+        return self.trusted.revocations
 
     @property
     def ledgers(self) -> Path:
@@ -106,7 +112,7 @@ class SiteFolder:
 
     def memory(self) -> RosterMemory:
         """The highest roster that the site has accepted."""
-        return RosterMemory(self.path / "trust" / "roster.seen")
+        return self.trusted.memory()
 
     def trust(self, now: datetime) -> Trust:
         """The pinned CA and the installed revocation list.
@@ -114,12 +120,7 @@ class SiteFolder:
         Raises:
             IdentityError: no CA was pinned, or either has expired.
         """
-        if not self.authority.is_file():
-            raise IdentityError(f"{self.path} has no certificate yet", remedy=f"yoriai site enrol {self.path}")
-        revocations = None
-        if self.revocations.is_file():
-            revocations = read_carried(self.revocations, "the revocation list")
-        return Trust(read_carried(self.authority, "the CA's certificate"), revocations, now=now)
+        return self.trusted.trust(now)
 
     def identity(self, clock: Callable[[], datetime] = _now) -> "SiteIdentity":
         """Who the site is, for its rounds. A newer revocation list counts as soon as it is installed.

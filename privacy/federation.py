@@ -179,14 +179,7 @@ class Federation:
             IdentityError: as `check_request`; terms that a roster cannot have; a certificate that outlives the CA.
         """
         self.check_request(request, renew=renew)
-        ends = authority.certificate.not_valid_after_utc
-        if now + valid_for > ends:
-            raise IdentityError(
-                f"the certificate of {request.name} would outlive the federation CA",
-                found=f"valid until {now + valid_for:%Y-%m-%d}",
-                expected=f"until {ends:%Y-%m-%d} at most",
-                remedy="have it valid for fewer days",
-            )
+        check_ends(authority, request.name, now + valid_for)
         certificate = authority.certify(request.name, request.public_key, now=now, valid_for=valid_for)
         member = Member(Enrolment(self.name, request.name, certificate, request.node_key), terms)
         rest = self.without(authority, request.name, now=now) if renew else self
@@ -251,6 +244,18 @@ class Federation:
         revoked = [{"certificate": old.certificate.hex(), "node_key": old.node_key} for old in self.revoked]
         lists = {"revocations": self.revocations.hex(), "roster": self.roster.decode("ascii")}
         return canonical_json(document | {"revoked": revoked} | lists)
+
+
+def check_ends(authority: Authority, name: str, expires: datetime) -> None:
+    """Raise IdentityError if a certificate would outlive the CA."""
+    ends = authority.certificate.not_valid_after_utc
+    if expires > ends:
+        raise IdentityError(
+            f"the certificate of {name} would outlive the federation CA",
+            found=f"valid until {expires:%Y-%m-%d}",
+            expected=f"until {ends:%Y-%m-%d} at most",
+            remedy="have it valid for fewer days",
+        )
 
 
 def sign_federation(authority: Authority, federation: Federation) -> bytes:

@@ -1,19 +1,18 @@
 """The folder of a consortium's CA, on a machine that needs no network.
 
-    federation         the state, signed by the CA; every other file below but the first two can be made from it
+    federation         the state, signed by the CA; roster, revocation list and members' files can be made from it
     authority.key      the CA's private key, under a passphrase, mode 0600
     authority.der      the CA's certificate, for every site and the server
-    revocations.der    the newest revocation list, for every site
+    revocations.der    the newest revocation list, for every site and the server
     roster             the newest roster, for every site and the server
     members/NAME.cert  the certificate file of each member, for the site and the server
+    coordinator.cert   the certificate file that was last made for a coordinator, for the server
 
 A step is done once `federation` is replaced; the files to hand out follow. What a crash between the two leaves undone
 is done when the folder is next unlocked. The folder appears whole or not at all.
 """
 
 import contextlib
-import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -23,9 +22,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from yoriai.errors import IdentityError, StorageError
-from yoriai.files import PRIVATE, cannot_write, locked_folder, read_carried, sync_folder, write_atomically
+from yoriai.files import PRIVATE, folder_made_whole, is_unused, locked_folder, read_carried, write_atomically
+from yoriai.privacy.coordinator_identity import CoordinatorRequest, certify_coordinator
 from yoriai.privacy.enrolment import sign_enrolment
-from yoriai.privacy.federation import Federation, read_federation, sign_federation
+from yoriai.privacy.federation import Federation, check_ends, read_federation, sign_federation
 from yoriai.privacy.identity import Authority, SigningKey, Trust, read_key, write_key
 
 STATE = "federation"
@@ -34,6 +34,7 @@ AUTHORITY = "authority.der"
 REVOCATIONS = "revocations.der"
 ROSTER = "roster"
 MEMBERS = "members"
+COORDINATOR = "coordinator.cert"
 LEAST_PASSPHRASE = 12
 
 
@@ -53,28 +54,16 @@ def found_federation(folder: Path, name: str, passphrase: bytes, *, now: datetim
         IdentityError: the folder is in use, the name is not a plain one, or the passphrase is too short.
         StorageError: it cannot be written.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if not is_unused(folder):
         raise IdentityError(f"{folder} is in use", expected="a new or an empty folder", remedy="name another folder")
     if len(passphrase) < LEAST_PASSPHRASE:
         raise IdentityError("the passphrase is too short", expected=f"at least {LEAST_PASSPHRASE} bytes")
     authority = Authority.create(name, SigningKey.generate(), now=now, valid_for=valid_for)
     federation = Federation.found(authority, name, now=now)
-    place = folder.absolute()
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{place.name}.", suffix=".part", dir=place.parent))  # Mode 0700.
-    except OSError as error:
-        raise cannot_write(folder, error) from error
-    try:
+    with folder_made_whole(folder) as draft:
         write_key(draft / KEY, authority.key, passphrase)
         _write(draft / AUTHORITY, authority.certificate.public_bytes(Encoding.DER))
         FederationFolder(draft, authority, federation).save(federation)
-        draft.replace(place)
-        sync_folder(place.parent)
-    except OSError as error:
-        raise cannot_write(folder, error) from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return authority
 
 
@@ -112,6 +101,25 @@ def unlocked(folder: Path, passphrase: bytes, *, now: datetime) -> Iterator["Fed
         yield opened
 
 
+def check_coordinator(federation: Federation, request: CoordinatorRequest) -> None:
+    """Refuse a coordinator that would pass for a site: in logs by its name, or in signatures by its key.
+
+    Raises:
+        IdentityError: the name or the key is a member's, or the key was revoked.
+    """
+    for member in federation.members:
+        if member.name == request.name or member.enrolment.identity == request.identity:
+            raise IdentityError(
+                f"the coordinator's request has the name or the key of the member {member.name}",
+                remedy="have the server made with a name and a key of its own",
+            )
+    if any(request.identity in old.keys for old in federation.revoked):
+        raise IdentityError(
+            "the coordinator's request has a key that was revoked",
+            remedy="have the server's key file moved away, and a request made with a new one",
+        )
+
+
 @dataclass(frozen=True)
 class FederationFolder:
     """A consortium's folder while its CA's key is at hand."""
@@ -131,6 +139,18 @@ class FederationFolder:
             raise StorageError("a step of the federation would count backwards", remedy="report this")
         _write(self.path / STATE, sign_federation(self.authority, federation))
         self.hand_out(federation)
+
+    def certify(self, request: CoordinatorRequest, *, now: datetime, valid_for: timedelta) -> Path:
+        """Write coordinator.cert; somebody has compared the key's fingerprint. The state stays as it is.
+
+        Raises:
+            IdentityError: as `check_coordinator`; a certificate that outlives the CA.
+            StorageError: the file cannot be written.
+        """
+        check_coordinator(self.federation, request)
+        check_ends(self.authority, request.name, now + valid_for)
+        data = certify_coordinator(self.authority, self.federation.name, request, now=now, valid_for=valid_for)
+        return write_atomically(self.path / COORDINATOR, data, mode=PRIVATE)
 
     def hand_out(self, federation: Federation) -> None:
         """Write the files that are carried to others, as the state has them."""

@@ -64,3 +64,11 @@ def site(folder: Path, name: str) -> Path:
     assert yoriai("site", "init", folder, "--name", name, "--yes").code == 0
     assert yoriai("site", "enrol", folder).code == 0
     return folder
+
+
+def server(folder: Path, *options: object, name: str = "office") -> Path:
+    """A coordinator's machine with a request, for sites on this machine."""
+    made = yoriai("server", "init", folder, "--name", name, "--host", "127.0.0.1", *options, "--yes")
+    assert made.code == 0, made.screen
+    assert yoriai("server", "enrol", folder).code == 0
+    return folder

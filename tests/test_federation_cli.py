@@ -1,6 +1,7 @@
 """The consortium's commands: what they sign, refuse, ask and show."""
 
 import os
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -8,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import PASSPHRASE, Office, found, site, yoriai
+from tests.commands import PASSPHRASE, Office, found, server, site, yoriai
 from yoriai import asking, federation_cli
 from yoriai.errors import EXIT_BAD_INPUT, EXIT_REFUSED
+from yoriai.privacy.coordinator_identity import CoordinatorCertificate, read_coordinator_certificate
 from yoriai.privacy.identity import Trust, read_key
 from yoriai.privacy.roster import read_roster
 
@@ -184,3 +186,75 @@ def test_every_line_of_text_fits_eighty_columns(
         near.run("revoke", "north", answers="y\n").screen,
     ]
     assert max(len(line) for screen in screens for line in screen.splitlines()) <= 80
+
+
+# The coordinator.
+
+
+def certified(office: Office) -> CoordinatorCertificate:
+    now = datetime.now(UTC)
+    trust = Trust((office.folder / "authority.der").read_bytes(), None, now=now)
+    return read_coordinator_certificate((office.folder / "coordinator.cert").read_bytes(), trust, now=now)
+
+
+def test_sign_certifies_a_coordinator_after_a_yes_and_makes_it_no_member(office: Office, tmp_path: Path) -> None:
+    folder = server(tmp_path / "server")
+    rows = [row.strip() for row in yoriai("server", "enrol", folder).screen.splitlines() if row.startswith("  ")]
+    refused = office.run("sign", folder / "office.request", "--valid-days", 30, answers="n\n")
+    assert (refused.code, "nothing was signed" in refused.screen) == (EXIT_REFUSED, True)
+    assert not (office.folder / "coordinator.cert").exists()
+    ends = datetime.now(UTC) + timedelta(days=30)
+    fingerprint = [row for row in rows if re.fullmatch(r"([0-9a-f]{4} ?){4}", row)]
+    assert len(fingerprint) == 4
+    assert all(shown in refused.screen for shown in ("coordinator", "office", f"{ends:%Y-%m-%d}", *fingerprint))
+    before = (office.folder / "federation").read_bytes()
+    done = office.run("sign", folder / "office.request", "--valid-days", 30, answers="y\n")
+    assert (done.code, "coordinator.cert, for the server" in done.screen) == (0, True)
+    own = read_key(folder / "keys" / "coordinator.key").public_key
+    assert (certified(office).federation, certified(office).name) == ("miyagi", "office")
+    assert certified(office).public_key == own
+    assert abs(certified(office).expires - ends) < timedelta(minutes=1)
+    assert (office.folder / "federation").read_bytes() == before
+
+
+def test_a_coordinators_certificate_is_renewed_by_signing_again(office: Office, tmp_path: Path) -> None:
+    request = server(tmp_path / "server") / "office.request"
+    for days in (10, 400):
+        assert office.run("sign", request, "--yes", "--valid-days", days).code == 0
+    assert certified(office).expires > datetime.now(UTC) + timedelta(days=399)
+
+
+@pytest.mark.parametrize("option", [("--weight", 1), ("--rank", 4), ("--replace",)])
+def test_what_is_for_sites_is_refused_for_a_coordinator(
+    office: Office, tmp_path: Path, option: tuple[object, ...]
+) -> None:
+    request = server(tmp_path / "server") / "office.request"
+    done = office.run("sign", request, "--yes", *option)
+    assert (done.code, "do not apply to" in done.screen) == (EXIT_BAD_INPUT, True)
+    assert not (office.folder / "coordinator.cert").exists()
+
+
+def test_a_coordinator_has_no_members_name(office: Office, request_file: Path, tmp_path: Path) -> None:
+    office.run("sign", request_file, "--yes")
+    request = server(tmp_path / "server", name="north") / "north.request"
+    done = office.run("sign", request, "--yes")
+    assert (done.code, "of the member north" in done.screen) == (EXIT_REFUSED, True)
+    assert not (office.folder / "coordinator.cert").exists()
+
+
+def test_a_coordinator_has_no_members_key_nor_a_revoked_one(office: Office, request_file: Path, tmp_path: Path) -> None:
+    folder = server(tmp_path / "server")
+    key = (request_file.parent / "keys" / "identity.key").read_bytes()
+    (folder / "keys" / "coordinator.key").write_bytes(key)
+    yoriai("server", "enrol", folder)
+    office.run("sign", request_file, "--yes")
+    assert "of the member north" in office.run("sign", folder / "office.request", "--yes").screen
+    office.run("revoke", "north", "--yes")
+    done = office.run("sign", folder / "office.request", "--yes")
+    assert (done.code, "a key that was revoked" in done.screen) == (EXIT_REFUSED, True)
+
+
+def test_a_coordinators_certificate_does_not_outlive_the_ca(office: Office, tmp_path: Path) -> None:
+    request = server(tmp_path / "server") / "office.request"
+    done = office.run("sign", request, "--yes", "--valid-days", 3651)
+    assert (done.code, "would outlive the federation CA" in done.screen) == (EXIT_REFUSED, True)

@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -48,6 +49,67 @@ def ask(question: str, default: str | None, take: Callable[[str], _Value]) -> _V
             typer.echo(f"  {error}")
         except typer.Abort:
             raise _interrupted("nothing was written") from None
+
+
+@dataclass(frozen=True)
+class Question:
+    """A setting that is asked for: its option, its meaning in one line, and how an answer is read."""
+
+    option: str
+    meaning: str
+    take: Callable[[str], object] = str
+
+
+def ask_settings(
+    questions: Mapping[str, Question],
+    given: Mapping[str, object],
+    defaults: Mapping[str, object],
+    check: Callable[[Mapping[str, object]], object],
+) -> dict[str, object]:
+    """Ask for every setting that was not given; a wrong answer is asked for again.
+
+    Args:
+        questions: by dotted key, in the order in which they are asked.
+        given: what the command line said already, by the same keys.
+        defaults: what an empty answer stands for; a key that is not there needs an answer.
+        check: gets all settings so far and refuses them with an error of Yoriai's.
+
+    Raises:
+        typer.Exit: there is nobody to answer.
+    """
+    settings = dict(given)
+    for key, question in questions.items():
+        if key in given:
+            continue
+        default = shown(defaults[key]) if key in defaults else None
+
+        def take(text: str, key: str = key, default: str | None = default, question: Question = question) -> object:
+            value = defaults[key] if text == default else question.take(text)
+            check({**settings, key: value})
+            return value
+
+        typer.echo(question.meaning)
+        settings[key] = ask(f"  {key.rpartition('.')[2].replace('_', ' ')}", default, take)
+    return settings
+
+
+def number(kind: type[int] | type[float]) -> Callable[[str], object]:
+    """How a number is read; what is none stays a text, and the settings' own check says what was expected."""
+
+    def take(text: str) -> object:
+        try:
+            return kind(text)
+        except ValueError:
+            return text
+
+    return take
+
+
+def shown(value: object) -> str:
+    """A default as the question shows it, and as it would be typed."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def passphrase(file: Path | None, *, new: bool = False) -> bytes:

@@ -9,6 +9,7 @@ from rich.text import Text
 from yoriai import federation_cli
 from yoriai.client import cli as site
 from yoriai.errors import EXIT_INTERRUPTED, YoriaiError
+from yoriai.server import cli as server
 from yoriai.simulations import cli as simulations
 
 app = typer.Typer(
@@ -21,6 +22,7 @@ app = typer.Typer(
 )
 simulations.mount(app)
 site.mount(app)
+server.mount(app)
 federation_cli.mount(app)
 
 

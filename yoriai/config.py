@@ -1,4 +1,4 @@
-"""Job and site files: read from TOML, checked, changed, written. Nothing here imports torch, numpy or flwr."""
+"""Job, site and server files: read from TOML, checked, changed, written. Nothing here imports torch, numpy or flwr."""
 
 import hashlib
 import json
@@ -25,6 +25,7 @@ from yoriai.config_models import (
     TaskSection,
     TrainingSection,
 )
+from yoriai.config_server import ServerConfig
 from yoriai.config_site import LedgerSection, ModelSection, PolicySection, RecordsSection, SiteConfig
 from yoriai.config_text import file_place, template_of
 from yoriai.errors import ConfigError, YoriaiError
@@ -44,6 +45,7 @@ __all__ = [
     "PrivacySection",
     "RecordsSection",
     "SecureAggregationSection",
+    "ServerConfig",
     "SiteConfig",
     "SpeedSection",
     "TaskSection",
@@ -53,17 +55,21 @@ __all__ = [
     "job_template",
     "job_to_toml",
     "load_job",
+    "load_server",
     "load_site",
     "override",
     "parse_job",
+    "parse_server",
     "parse_site",
+    "server_of",
+    "server_to_toml",
     "site_of",
     "site_to_toml",
 ]
 
 RESERVED_TABLES = frozenset({"gate", "kpi"})
 
-_File = TypeVar("_File", JobConfig, SiteConfig)
+_File = TypeVar("_File", JobConfig, ServerConfig, SiteConfig)
 
 
 def load_job(path: str | Path) -> JobConfig:
@@ -76,6 +82,11 @@ def load_site(path: str | Path) -> SiteConfig:
     return _parse(SiteConfig, _read(path), str(path))
 
 
+def load_server(path: str | Path) -> ServerConfig:
+    """Read a server file. Raises ConfigError with every fault in it."""
+    return _parse(ServerConfig, _read(path), str(path))
+
+
 def parse_job(text: str, source: str = "job") -> JobConfig:
     """Read a job from TOML text; `source` names the text in messages. Raises ConfigError with every fault in it."""
     return _parse(JobConfig, text, source)
@@ -84,6 +95,11 @@ def parse_job(text: str, source: str = "job") -> JobConfig:
 def parse_site(text: str, source: str = "site") -> SiteConfig:
     """Read a site from TOML text; `source` names the text in messages. Raises ConfigError with every fault in it."""
     return _parse(SiteConfig, text, source)
+
+
+def parse_server(text: str, source: str = "server") -> ServerConfig:
+    """Read a server from TOML text; `source` names the text in messages. Raises ConfigError with every fault in it."""
+    return _parse(ServerConfig, text, source)
 
 
 def job_to_toml(job: JobConfig) -> str:
@@ -101,6 +117,11 @@ def site_to_toml(site: SiteConfig) -> str:
     return template_of(SiteConfig, site.model_dump(by_alias=True))
 
 
+def server_to_toml(server: ServerConfig) -> str:
+    """The server as a file with every setting written out and explained; `parse_server` gives back an equal server."""
+    return template_of(ServerConfig, server.model_dump(by_alias=True))
+
+
 def site_of(settings: Mapping[str, object], places: Mapping[str, str]) -> SiteConfig:
     """A site from some of its settings; the others have their defaults.
 
@@ -111,6 +132,19 @@ def site_of(settings: Mapping[str, object], places: Mapping[str, str]) -> SiteCo
     Raises:
         ConfigError: with every fault among the settings.
     """
+    return _of(SiteConfig, settings, places)
+
+
+def server_of(settings: Mapping[str, object], places: Mapping[str, str]) -> ServerConfig:
+    """A server from some of its settings, as `site_of`.
+
+    Raises:
+        ConfigError: with every fault among the settings.
+    """
+    return _of(ServerConfig, settings, places)
+
+
+def _of(model: type[_File], settings: Mapping[str, object], places: Mapping[str, str]) -> _File:
     data: dict[str, Any] = {}
     for key, value in settings.items():
         *tables, last = key.split(".")
@@ -119,13 +153,14 @@ def site_of(settings: Mapping[str, object], places: Mapping[str, str]) -> SiteCo
             table = table.setdefault(name, {})
         table[last] = value
     try:
-        return SiteConfig.model_validate(data)
+        return model.model_validate(data)
     except ValidationError as error:
-        raise all_faults("settings", faults_of(error, SiteConfig, lambda path: (0, _called(path, places)))) from None
+        raise all_faults("settings", faults_of(error, model, lambda path: (0, _called(path, places)))) from None
 
 
 def _called(path: KeyPath, places: Mapping[str, str]) -> str:
-    return places.get(dotted(path), f"setting {dotted(path)}")
+    setting = tuple(part for part in path if isinstance(part, str))  # An item of a list is called by its list's name.
+    return places.get(dotted(setting), f"setting {dotted(path)}")
 
 
 def job_json_schema() -> dict[str, Any]:

@@ -16,12 +16,13 @@ def _whole(value: object) -> object:
     return value
 
 
-def _tuple_from_list(value: object) -> object:
+def tuple_from_list(value: object) -> object:
     """TOML knows lists only; strict pydantic would refuse them for a tuple."""
     return tuple(value) if isinstance(value, list) else value
 
 
-def _distinct(values: tuple[str, ...]) -> tuple[str, ...]:
+def distinct(values: tuple[str, ...]) -> tuple[str, ...]:
+    """The values, if none stands twice."""
     if len(set(values)) < len(values):
         raise ValueError("names the same thing twice")
     return values
@@ -47,7 +48,7 @@ Whole = Annotated[int, Field(ge=0, lt=2**63), Expected("a whole number of at lea
 Count = Annotated[int, Field(ge=1, lt=2**63), Expected("a whole number of at least 1 and below 2^63")]
 NonEmpty = Annotated[str, Field(min_length=1), Expected("a text that is not empty")]
 Version = Annotated[Literal[1], BeforeValidator(_whole)]
-_LISTED = (BeforeValidator(_tuple_from_list), AfterValidator(_distinct), Field(json_schema_extra={"uniqueItems": True}))
+_LISTED = (BeforeValidator(tuple_from_list), AfterValidator(distinct), Field(json_schema_extra={"uniqueItems": True}))
 Texts = Annotated[tuple[NonEmpty, ...], *_LISTED, Expected("a list of texts, none of them empty, none twice")]
 SomeTexts = Annotated[
     Texts, Field(min_length=1), Expected("a list of one or more texts, none of them empty, none twice")

@@ -1,5 +1,6 @@
 """Commands of the consortium: `federation init`, `sign`, `roster`, `revoke`. Its machine needs no network."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,10 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from yoriai.asking import agree, passphrase
+from yoriai.errors import ConfigError
 
 if TYPE_CHECKING:
+    from yoriai.privacy.coordinator_identity import CoordinatorRequest
     from yoriai.privacy.enrolment import Request
-    from yoriai.privacy.federation import Federation
+    from yoriai.privacy.federation import Federation, Terms
 
 _console = Console()
 _LONGEST_DAYS = 36_500
@@ -59,9 +62,13 @@ def init(
 
 
 def sign(
-    request: Annotated[Path, typer.Argument(metavar="REQUEST", help="Request of a site, NAME.request.")],
+    request: Annotated[
+        Path, typer.Argument(metavar="REQUEST", help="Request of a site or of the coordinator, NAME.request.")
+    ],
     folder: Folder,
-    weight: Annotated[int, typer.Option("--weight", help="How much the site counts, 1 to 255.")] = 1,
+    weight: Annotated[
+        int | None, typer.Option("--weight", help="How much the site counts, 1 to 255.", show_default="1")
+    ] = None,
     rank: Annotated[
         int | None, typer.Option("--rank", help="Largest rank that the site trains; default: any job's.")
     ] = None,
@@ -74,26 +81,23 @@ def sign(
     yes: Yes = False,
     passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Make a site a member, after comparing its key's fingerprint with it by telephone."""
+    """Make a site a member, or certify the coordinator, after comparing its key's fingerprint by telephone."""
     from yoriai.files import read_carried
+    from yoriai.privacy.coordinator_identity import is_coordinator_request, read_coordinator_request
     from yoriai.privacy.enrolment import read_request
     from yoriai.privacy.federation import Terms
-    from yoriai.privacy.federation_folder import certificate_file, look_at, unlocked
 
-    asked, terms = read_request(read_carried(request, "the request")), Terms(weight, rank)
-    terms.check(asked.name)
-    now = _now()
-    look_at(folder, now=now).check_request(asked, renew=replace)
-    _show_request(asked, terms.weight, terms.rank, now + timedelta(days=valid_days))
-    agree(f"Has {asked.name} read out this fingerprint to you? Sign it?", yes=yes, otherwise="nothing was signed")
-    with unlocked(folder, passphrase(passphrase_file), now=now) as opened:
-        opened.save(
-            opened.federation.admitted(
-                opened.authority, asked, terms, now=now, valid_for=timedelta(days=valid_days), renew=replace
+    data, valid_for = read_carried(request, "the request"), timedelta(days=valid_days)
+    if is_coordinator_request(data):
+        if weight is not None or rank is not None or replace:
+            raise ConfigError(
+                "this is a coordinator's request, which --weight, --rank and --replace do not apply to",
+                remedy="leave them out; a new certificate needs no --replace",
             )
-        )
-    _say(f"signed {certificate_file(folder, asked.name)}, for the site and for the server")
-    _say(f"next: yoriai federation roster --folder {folder}")
+        _sign_coordinator(folder, read_coordinator_request(data), valid_for, passphrase_file, yes=yes)
+    else:
+        terms = Terms(1 if weight is None else weight, rank)
+        _sign_site(folder, read_request(data), terms, valid_for, passphrase_file, renew=replace, yes=yes)
 
 
 def roster(
@@ -116,7 +120,7 @@ def roster(
         opened.save(listed)
     _say(f"roster {listed.number} of {listed.name}, valid until {now + valid_for:%Y-%m-%d}")
     _console.print(_members(listed), highlight=False)
-    _say(f"give {folder / ROSTER} and {folder / REVOCATIONS} to every site, the roster to the server")
+    _say(f"give {folder / ROSTER} and {folder / REVOCATIONS} to all sites and the server")
 
 
 def revoke(
@@ -134,20 +138,67 @@ def revoke(
     with unlocked(folder, passphrase(passphrase_file), now=now) as opened:
         listed = opened.federation.without(opened.authority, name, now=now)
         opened.save(listed)
-    _say(f"revoked {name}; revocation list {listed.number} is {folder / REVOCATIONS}, for every site")
+    _say(f"revoked {name}; revocation list {listed.number} is {folder / REVOCATIONS}, for all")
     _say(f"the last roster still names {name}; next: yoriai federation roster --folder {folder}")
 
 
-def _show_request(asked: "Request", weight: int, rank: int | None, ends: datetime) -> None:
+def _sign_site(
+    folder: Path,
+    asked: "Request",
+    terms: "Terms",
+    valid_for: timedelta,
+    passphrase_file: Path | None,
+    *,
+    renew: bool,
+    yes: bool,
+) -> None:
+    from yoriai.privacy.federation_folder import certificate_file, look_at, unlocked
+
+    terms.check(asked.name)
+    now = _now()
+    look_at(folder, now=now).check_request(asked, renew=renew)
+    _show_terms(
+        {
+            "site": asked.name,
+            "weight": str(terms.weight),
+            "rank": "any job's" if terms.rank is None else f"at most {terms.rank}",
+            "valid until": f"{now + valid_for:%Y-%m-%d}",
+            "fingerprint": asked.fingerprint,
+        }
+    )
+    agree(f"Has {asked.name} read out this fingerprint to you? Sign it?", yes=yes, otherwise="nothing was signed")
+    with unlocked(folder, passphrase(passphrase_file), now=now) as opened:
+        opened.save(
+            opened.federation.admitted(opened.authority, asked, terms, now=now, valid_for=valid_for, renew=renew)
+        )
+    _say(f"signed {certificate_file(folder, asked.name)}, for the site and for the server")
+    _say(f"next: yoriai federation roster --folder {folder}")
+
+
+def _sign_coordinator(
+    folder: Path, asked: "CoordinatorRequest", valid_for: timedelta, passphrase_file: Path | None, *, yes: bool
+) -> None:
+    from yoriai.privacy.federation_folder import check_coordinator, look_at, unlocked
+
+    now = _now()
+    check_coordinator(look_at(folder, now=now), asked)
+    _show_terms(
+        {
+            "coordinator": asked.name,
+            "valid until": f"{now + valid_for:%Y-%m-%d}",
+            "fingerprint": asked.fingerprint,
+        }
+    )
+    agree(f"Has {asked.name} read out this fingerprint to you? Sign it?", yes=yes, otherwise="nothing was signed")
+    with unlocked(folder, passphrase(passphrase_file), now=now) as opened:
+        written = opened.certify(asked, now=now, valid_for=valid_for)
+    _say(f"signed {written}, for the server")
+
+
+def _show_terms(terms: Mapping[str, str]) -> None:
     """Everything that a signature would vouch for."""
     table = Table.grid(padding=(0, 2))
-    for key, value in (
-        ("site", asked.name),
-        ("weight", str(weight)),
-        ("rank", "any job's" if rank is None else f"at most {rank}"),
-        ("valid until", f"{ends:%Y-%m-%d}"),
-        ("fingerprint", asked.fingerprint),
-    ):
+    for key, value in terms.items():
         table.add_row(Text(key, style="bold"), Text(value))
     _console.print(table, highlight=False)
 

@@ -3,6 +3,8 @@
 import contextlib
 import fcntl
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -77,6 +79,39 @@ def make_private_folder(path: Path) -> Path:
     if mode & 0o077:
         raise StorageError(f"folder {path} is open to others", found=oct(mode), remedy=f"chmod 700 {path}")
     return path
+
+
+@contextlib.contextmanager
+def folder_made_whole(folder: Path) -> Iterator[Path]:
+    """A draft of a new folder, mode 0700, beside its place; it takes the place, durably, when the block is done.
+
+    If the block fails, nothing is left; nor does a crash leave anything at the place itself.
+
+    Args:
+        folder: must not be there, or be empty.
+
+    Raises:
+        StorageError: the draft or the place cannot be written.
+    """
+    place = folder.absolute()
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{place.name}.", suffix=".part", dir=place.parent))
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    try:
+        yield draft
+        draft.replace(place)
+        sync_folder(place.parent)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def is_unused(folder: Path) -> bool:
+    """Whether a new folder can be made here: nothing is, or an empty folder."""
+    return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
 
 
 def read_carried(path: Path, what: str, *, at_most_mib: int = 4) -> bytes:

@@ -1,0 +1,12 @@
+"""Commands of the coordinator's machine: those of its folder (`setup_cli.py`)."""
+
+import typer
+
+from yoriai.server import setup_cli
+
+
+def mount(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    server = typer.Typer(help="Look after the coordinator's machine.", no_args_is_help=True)
+    setup_cli.mount(server)
+    app.add_typer(server, name="server")
