@@ -6,8 +6,11 @@ Flower runs whatever code an app bundle carries, in a new process a message, so 
 from collections.abc import Callable
 from typing import Protocol
 
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
+
+from yoriai.errors import DaemonError
+from yoriai.flower_payload import pack, payload_of
 
 
 class Door(Protocol):
@@ -26,17 +29,19 @@ class Door(Protocol):
 def client_app(door_for: Callable[[Context], Door]) -> ClientApp:
     """A ClientApp that hands the payload of every message to the site's door.
 
-    An empty payload asks for the name only.
+    An empty payload asks for the name only. A daemon that cannot be reached, or has no time, is a reply that says so:
+    Flower would send the coordinator a traceback in its place, with the site's paths in it.
     """
     app = ClientApp()
 
     @app.query()
     def forward(message: Message, context: Context) -> Message:
-        door = door_for(context)
-        payload = message.content.config_records["yoriai"]["payload"]
-        if not isinstance(payload, bytes):
-            raise TypeError("the payload of a Yoriai message is bytes")
-        reply = ConfigRecord({"site": door.name, "payload": door.handle(payload) if payload else b""})
-        return Message(RecordDict({"yoriai": reply}), reply_to=message)
+        payload = payload_of(message.content)
+        try:
+            door = door_for(context)
+            reply = pack(door.handle(payload) if payload else b"", site=door.name)
+        except DaemonError:
+            reply = pack(b"", failure="the site's daemon cannot be reached, or has no time")
+        return Message(reply, reply_to=message)
 
     return app

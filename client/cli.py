@@ -1,4 +1,4 @@
-"""Commands of a site: `site budget`, and those of its folder (`setup_cli.py`) and of its daemon (`daemon_cli.py`)."""
+"""Commands of a site: `site budget`, and those of its folder (`setup_cli.py`), processes (`daemon_cli.py`) and jobs."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from yoriai.client import daemon_cli, setup_cli
+from yoriai.client import check_cli, daemon_cli, jobs_cli, setup_cli
 from yoriai.errors import ConfigError
 
 _console = Console()
@@ -17,8 +17,10 @@ def mount(app: typer.Typer) -> None:
     """Add the commands to the application."""
     site = typer.Typer(help="Look after a site.", no_args_is_help=True)
     setup_cli.mount(site)
+    check_cli.mount(site)
     site.command("budget")(budget)
     daemon_cli.mount(site)
+    jobs_cli.mount(site)
     app.add_typer(site, name="site")
 
 

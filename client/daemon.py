@@ -16,12 +16,11 @@ import ctypes
 import os
 import resource
 import selectors
-import signal
 import socket
 import threading
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 
 import yoriai
@@ -30,6 +29,7 @@ from yoriai.client.daemon_config import DaemonConfig
 from yoriai.client.desk import Desk, OpenSite, refuse
 from yoriai.client.frames import LARGEST_MESSAGE_BYTES, SOCKET_VERSION, Busy, Kind, Line, too_long
 from yoriai.client.listener import Listener, Peer, peer_of
+from yoriai.client.signals import wake_up_call
 from yoriai.errors import EXIT_PARTIAL, DaemonError, WireError, YoriaiError
 from yoriai.log import EventLog
 
@@ -38,7 +38,6 @@ _QUESTION_S = 5.0
 # Connections that have not said yet what they want; messages that wait are not among them.
 _CONNECTIONS = 16
 _PR_SET_DUMPABLE = 4
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 Opener = Callable[[DaemonConfig, EventLog, Callable[[], None]], OpenSite]
 
@@ -55,7 +54,7 @@ def run(config: DaemonConfig, log: EventLog, open_site: Opener) -> None:
         YoriaiError: the site cannot be opened.
     """
     harden()
-    with Listener(config.socket) as listener, _wake_up_call() as (woken, wake):
+    with Listener(config.socket) as listener, wake_up_call() as (woken, wake):
         log.event("started", site=config.site.name, pid=os.getpid(), version=yoriai.__version__)
         desk = Desk(lambda checkpoint: open_site(config, log, checkpoint), log, waiting=config.waiting, on_failure=wake)
         desk.start()
@@ -165,31 +164,10 @@ class Reception:
             versions = {"socket": SOCKET_VERSION, "protocol": wire.PROTOCOL_VERSION, "version": yoriai.__version__}
             line.send_note(Kind.ANSWER, {"site": self._config.site.name, **versions})
         elif asked.kind == Kind.HEALTH:
-            health = asdict(self._desk.health())
+            health = {**asdict(self._desk.health()), "supervisor": self._config.supervisor}
             # Budget and jobs are the operator's to see, not whatever code a bundle brings.
             shown = health if peer.uid in self._own else {"state": health["state"]}
             line.send_note(Kind.ANSWER, shown)
         else:
             raise WireError("the site's daemon does not know this question", found=f"kind {asked.kind}")
         return False
-
-
-@contextmanager
-def _wake_up_call() -> Iterator[tuple[socket.socket, Callable[[], None]]]:
-    """A socket that becomes readable when a signal asks the process to stop, or when `wake` is called."""
-    woken, waking = socket.socketpair()
-    waking.setblocking(False)
-
-    def wake(*_: object) -> None:
-        with suppress(OSError):  # Full: it has been woken often enough.
-            waking.send(b"!")
-
-    # What the caller has set to be ignored stays so: nohup does, for one.
-    heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, wake) for number in heard}
-    try:
-        with woken, waking:
-            yield woken, wake
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

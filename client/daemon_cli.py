@@ -1,11 +1,9 @@
-"""Commands of a site's daemon: `site start`, `site stop`, `site status`."""
+"""Commands of a site's daemon and its SuperNode: `site start`, `site stop`, `site status`."""
 
 import grp
 import json
 import os
 import pwd
-import select
-import signal
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,6 +19,8 @@ from yoriai.errors import ConfigError, DaemonError
 if TYPE_CHECKING:
     from yoriai.client.daemon_config import DaemonConfig
     from yoriai.client.desk import OpenSite
+    from yoriai.client.site_folder import SiteFolder
+    from yoriai.client.starting import Users
     from yoriai.log import EventLog
 
 _console = Console()
@@ -36,67 +36,101 @@ def mount(site: typer.Typer) -> None:
 
 def start(
     folder: _Folder,
+    only: Annotated[
+        Literal["daemon", "node"] | None,
+        typer.Option("--only", help="Start one of the two, as the systemd units do; default: both, once enrolled."),
+    ] = None,
+    node_user: Annotated[
+        str | None,
+        typer.Option("--node-user", help="User that the SuperNode runs as, where root starts it; may talk to it."),
+    ] = None,
+    same_user: Annotated[
+        bool,
+        typer.Option(
+            "--same-user",
+            help="Run the SuperNode as the daemon's user: code that an app bundle brings could read keys and records.",
+        ),
+    ] = False,
     allow_user: Annotated[
         list[str] | None,
-        typer.Option("--allow-user", help="User that may talk to it, beside its own and root."),
+        typer.Option("--allow-user", help="User that may talk to the daemon, beside its own and root."),
     ] = None,
     allow_group: Annotated[
         list[str] | None, typer.Option("--allow-group", help="Group whose users, by their primary group, may.")
     ] = None,
     log_json: Annotated[bool, typer.Option("--log-json", help="Log JSON lines.")] = False,
+    under: Annotated[int | None, typer.Option("--under", hidden=True)] = None,
 ) -> None:
-    """Run the site's daemon in the foreground, until it is stopped. It logs to standard error."""
+    """Run the site in the foreground, until it is stopped: its daemon and, once it knows a server, Flower's SuperNode.
+
+    It logs to standard error; what Flower says goes to node/supernode.log.
+    """
+    from yoriai.client import starting
     from yoriai.client.daemon import run
     from yoriai.client.daemon_config import config_in
+    from yoriai.client.node import check_ready, keep_node
+    from yoriai.client.site_folder import SiteFolder
     from yoriai.log import EventLog
 
+    log = EventLog(sys.stderr, as_json=log_json)
+    site = SiteFolder(folder.resolve())
+    if only is not None and node_user is not None:
+        raise ConfigError("--node-user starts both, and --only one of them", remedy="leave one of the two out")
+    if only == "node":
+        users = starting.Users(site.identity_key.parent.stat().st_uid, os.geteuid())
+        _allow_same(site, users, log, same_user=same_user)
+        keep_node(site, log, supervisor=under)
+        return
     config = config_in(
         folder,
         allowed_uids=frozenset(_number_of(name, "user") for name in allow_user or ()),
         allowed_gids=frozenset(_number_of(name, "group") for name in allow_group or ()),
+        supervisor=under,
     )
-    run(config, EventLog(sys.stderr, as_json=log_json), _open_site)
+    if only == "daemon" or not config.site.server.address:
+        starting.refuse_foreign(site)
+        run(config, log, _open_site)
+        return
+    users = starting.users_of(site, node_user)
+    _allow_same(site, users, log, same_user=same_user)
+    check_ready(site, config.site)
+    allowed = [part for name in allow_user or () for part in ("--allow-user", name)]
+    allowed += [part for name in allow_group or () for part in ("--allow-group", name)]
+    starting.keep_both(site, users, log, options=["--log-json"] * log_json, of_daemon=allowed)
 
 
 def stop(
     folder: _Folder,
-    timeout_s: Annotated[float, typer.Option("--timeout", help="Longest wait for its end, in seconds.")] = 60.0,
+    timeout_s: Annotated[float, typer.Option("--timeout", help="Longest wait for an end, in seconds.")] = 90.0,
 ) -> None:
-    """Stop the site's daemon: it finishes the message at hand, or gives it up after half a minute."""
-    from yoriai.client.daemon_config import socket_in
-    from yoriai.client.door import SocketDoor
+    """Stop the site: its SuperNode, then its daemon, which finishes the message at hand or gives it up.
 
-    pid = SocketDoor(socket_in(folder)).pid()
-    try:
-        # A descriptor of the process stays with it, should its number be given to another meanwhile.
-        with open(os.pidfd_open(pid), "rb", buffering=0) as process:
-            signal.pidfd_send_signal(process.fileno(), signal.SIGTERM)
-            ended, _, _ = select.select([process], [], [], timeout_s)
-    except ProcessLookupError:
-        return
-    except PermissionError:
-        raise DaemonError(
-            "this user may not stop the site's daemon", remedy="use the daemon's own user, or root"
-        ) from None
-    if not ended:
-        raise DaemonError(
-            f"the site's daemon, process {pid}, has not ended after {timeout_s:g} s",
-            remedy=f"wait longer, or kill it: its ledger stays intact (kill -9 {pid})",
-        )
+    The daemon gives it up after half a minute.
+    """
+    from yoriai.client.stopping import end, running
+
+    for process in running(folder):
+        end(process, timeout_s)
 
 
 def status(folder: _Folder, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Show what the site's daemon is at: its job, its last error, its budget. Exit code 4: it is not to be reached."""
+    """Show what the site is at: its daemon's job, last error and budget, and its SuperNode.
+
+    Exit code 4: the daemon is not to be reached.
+    """
     from yoriai.client.daemon_config import socket_in
     from yoriai.client.door import SocketDoor
+    from yoriai.client.node import node_state
 
-    door = SocketDoor(socket_in(folder))
+    door, node = SocketDoor(socket_in(folder)), node_state(folder)
     try:
-        found = {"reachable": True, **door.hello(), **door.health()}
+        found = {"reachable": True, **door.hello(), **door.health(), "node": node}
     except DaemonError as error:
         if not as_json:
+            if node["reachable"]:
+                _print_status({"node": node})
             raise
-        typer.echo(json.dumps({"schema": 1, "reachable": False, "reason": str(error)}, indent=1))
+        typer.echo(json.dumps({"schema": 1, "reachable": False, "reason": str(error), "node": node}, indent=1))
         raise typer.Exit(error.exit_code) from None
     if as_json:
         typer.echo(json.dumps({"schema": 1, **found}, indent=1))
@@ -108,18 +142,39 @@ def _print_status(found: Mapping[str, Any]) -> None:
     table = Table(box=None, show_header=False, pad_edge=False)
     budget = found.get("budget")
     rows = {
-        "site": found["site"],
-        "daemon": found["state"],
-        "version": found["version"],
+        "site": found.get("site"),
+        "daemon": found.get("state", "not to be reached"),
+        "version": found.get("version"),
         "messages": f"{found['messages']} answered, {found['waiting']} waiting" if "messages" in found else None,
         "job": f"{found['job']}, round {found['round']}" if found.get("job") else None,
         "budget": f"epsilon {budget['left']:.3g} of {budget['epsilon_budget']:.3g} is left" if budget else None,
         "last error": found.get("last_error"),
+        "node": _node_in_words(found["node"]),
     }
     for key, value in rows.items():
         if value:
             table.add_row(Text(key, style="bold"), Text(str(value)))
     _console.print(table)
+
+
+def _node_in_words(node: Mapping[str, Any]) -> str:
+    if not node["reachable"]:
+        return str(node["reason"])
+    state = f"running as process {node['pid']}" if node["running"] else "not running, will be started again"
+    again = "" if not node["restarts"] else f", {node['restarts']} times restarted"
+    return f"{state} since {node['since']}{again}, for {node['server']}"
+
+
+def _allow_same(site: "SiteFolder", users: "Users", log: "EventLog", *, same_user: bool) -> None:
+    """Refuse a SuperNode that may read what is the daemon's, or say in the log that the operator wants it so."""
+    from yoriai.client.starting import refuse_same
+
+    try:
+        refuse_same(site, users)
+    except ConfigError as error:
+        if not same_user:
+            raise
+        log.event("unprotected", reason=error.what)
 
 
 def _open_site(config: "DaemonConfig", log: "EventLog", checkpoint: Callable[[], None]) -> "OpenSite":

@@ -27,6 +27,8 @@ class DaemonConfig:
         witnesses: folder of the ledgers' second places, best on another disk; None: beside each ledger.
         socket: where to listen; its folder is the daemon's own.
         dataset: the operator's name for the records, under which their ledger counts.
+        jobs: folder of the job book; None asks nobody about a job, which only tests want.
+        adapters: folder for the last adapters of jobs; None, as without a book or an identity, takes none.
         identity: reads the site's keys and certificate, in the daemon's own process; None at a site that takes no
             part in secure aggregation.
         speed: device, threads and memory.
@@ -34,6 +36,7 @@ class DaemonConfig:
         allowed_gids: primary groups whose users may.
         waiting: most messages that wait while one is in work; at least 1.
         grace_s: time for the message at hand when the daemon is asked to stop.
+        supervisor: number of the process that keeps it alive, and is the one to be told to stop; None: nobody does.
 
     Raises:
         ConfigError: `waiting` is below 1.
@@ -46,12 +49,15 @@ class DaemonConfig:
     witnesses: Path | None
     socket: Path
     dataset: str = "records"
+    jobs: Path | None = None
+    adapters: Path | None = None
     identity: "Callable[[], SiteIdentity] | None" = None
     speed: SpeedSection = field(default_factory=SpeedSection)
     allowed_uids: frozenset[int] = frozenset()
     allowed_gids: frozenset[int] = frozenset()
     waiting: int = 4
     grace_s: float = 30.0
+    supervisor: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse a queue of no length, which would have no end."""
@@ -69,13 +75,14 @@ def config_in(
     *,
     allowed_uids: frozenset[int] = frozenset(),
     allowed_gids: frozenset[int] = frozenset(),
+    supervisor: int | None = None,
 ) -> DaemonConfig:
     """The daemon of a site's folder, as its site.toml has it.
 
     A site that is not enrolled has no identity, and takes no part in secure aggregation.
 
     Args:
-        allowed_uids: as in DaemonConfig; so is `allowed_gids`.
+        allowed_uids: as in DaemonConfig; so are `allowed_gids` and `supervisor`.
 
     Raises:
         ConfigError: this is no site's folder, or its site.toml has faults.
@@ -93,7 +100,10 @@ def config_in(
         ledgers=site.ledgers,
         witnesses=site.place(config.ledger.witness),
         socket=socket_in(folder),
+        jobs=site.jobs,
+        adapters=site.adapters,
         identity=site.identity if site.certificate.is_file() else None,
         allowed_uids=allowed_uids,
         allowed_gids=allowed_gids,
+        supervisor=supervisor,
     )

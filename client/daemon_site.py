@@ -8,7 +8,11 @@ from transformers.utils import logging as notices
 
 from yoriai.client.base_model import choose_device, load_base
 from yoriai.client.daemon_config import DaemonConfig
+from yoriai.client.deliveries import Deliveries
+from yoriai.client.job_book import JobBook
+from yoriai.client.own_evaluation import Measuring
 from yoriai.client.records import fingerprint, read_site
+from yoriai.client.secure import SiteIdentity
 from yoriai.client.site import Site, SiteHooks
 from yoriai.client.workbench import Workbench
 from yoriai.log import EventLog, take_over_libraries
@@ -20,13 +24,17 @@ from yoriai.privacy.ledger_folder import open_in_folder
 class LoadedSite:
     """A site with its base in memory and its ledger open; use `open_site`."""
 
-    def __init__(self, site: Site, ledger: Ledger) -> None:
-        self._site, self._ledger = site, ledger
+    def __init__(self, site: Site, ledger: Ledger, measuring: Measuring) -> None:
+        self._site, self._ledger, self._measuring = site, ledger, measuring
         self._budget: tuple[Head, dict[str, float]] | None = None
 
     def handle(self, data: bytes) -> bytes:
         """Answer one message."""
         return self._site.handle(data)
+
+    def afterwards(self) -> None:
+        """Measure the adapters that came with the last message."""
+        self._measuring.work_off()
 
     def budget(self) -> Mapping[str, float]:
         """The data set's budget, what is spent, and what neither is spent nor promised, in epsilon."""
@@ -58,6 +66,7 @@ def open_site(
     take_over_libraries(log)
     records = read_site(config.site.name, config.data)
     identity = config.identity() if config.identity is not None else None
+    hooks = _watched(hooks or SiteHooks(), log, checkpoint)
     base = load_base(config.base, device=choose_device(config.speed.device))
     site_policy = config.site.policy
     policy = Policy(site_policy.epsilon_budget, site_policy.delta, unit=site_policy.unit)
@@ -67,16 +76,44 @@ def open_site(
                 config.ledgers, config.dataset, fingerprint(records.train), policy, witnesses=config.witnesses
             )
         )
+        workbench = Workbench(base, config.speed)
+        measuring = Measuring(records.test, workbench, progress=hooks.on_prefix, on_fault=hooks.on_fault)
+        book = JobBook(config.jobs) if config.jobs is not None else None
         site = Site(
             config.site,
             records,
-            workbench=Workbench(base, config.speed),
+            workbench=workbench,
             ledger=ledger,
             identity=identity,
-            hooks=_watched(hooks or SiteHooks(), log, checkpoint),
+            hooks=hooks,
+            book=book,
+            deliveries=_deliveries(config, workbench, ledger=ledger, identity=identity, book=book, measuring=measuring),
         )
         undone_on_error.pop_all()
-    return LoadedSite(site, ledger)
+    return LoadedSite(site, ledger, measuring)
+
+
+def _deliveries(
+    config: DaemonConfig,
+    workbench: Workbench,
+    *,
+    ledger: Ledger,
+    identity: SiteIdentity | None,
+    book: JobBook | None,
+    measuring: Measuring,
+) -> Deliveries | None:
+    """What takes last adapters; None at a site that lacks the means to check or to keep them."""
+    if book is None or identity is None or config.adapters is None:
+        return None
+    return Deliveries(
+        config.site,
+        workbench=workbench,
+        ledger=ledger,
+        identity=identity,
+        book=book,
+        folder=config.adapters,
+        on_stored=measuring.add,
+    )
 
 
 def _watched(hooks: SiteHooks, log: EventLog, checkpoint: Callable[[], None]) -> SiteHooks:

@@ -38,6 +38,10 @@ class OpenSite(Protocol):
         """Answer one message."""
         ...
 
+    def afterwards(self) -> None:
+        """Do what the last message left to do, once its reply is out. The next message waits meanwhile."""
+        ...
+
     def budget(self) -> Mapping[str, float]:
         """The data set's epsilon by what became of it, for its operator."""
         ...
@@ -162,6 +166,7 @@ class Desk:
                 self._tell(state="working")
                 try:
                     self._serve(site, *task)
+                    site.afterwards()
                 except Abandoned:
                     self._log.event("abandoned", job=self._health.job, round=self._health.round)
                     break
@@ -227,6 +232,8 @@ class Desk:
             case "train_request":
                 self._tell(round=number or 0)
                 self._log.event("round_begun", run=run, round=number)
+            case "delivery":
+                self._log.event("delivered", run=run, size_bytes=len(data))
             case "secure_stage":
                 self._log.event("stage", run=run, round=number, stage=_text(header, "stage"))
             case _:
@@ -239,6 +246,10 @@ class Desk:
             case "acceptance", _:
                 self._tell(job=run or "", round=0)
                 self._log.event("accepted", run=run)
+            case "refusal", _ if header.get("waiting") is True:
+                self._log.event("waits_for_operator", run=run)
+            case "receipt", _:
+                self._log.event("stored", run=run)
             case "refusal", _:
                 reason = _text(header, "reason")
                 self._tell(last_error=reason or "refused")

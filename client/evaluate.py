@@ -1,6 +1,6 @@
 """Measure an adapter on test records."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -24,29 +24,37 @@ def evaluate(
     *,
     physical_batch_size: int,
     exact_match: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Tally:
     """Count losses and right answers of `adapter` on `records`.
 
     Args:
         exact_match: also generate responses greedily and compare them whole, for `instruct` tasks; `answered` then
             is the number of responses generated, EXACT_MATCH_RECORDS at most.
+        progress: called as (records done, records in all) before each batch and each generated response.
     """
+    tell = progress or _untold
     model.load(adapter)
     model.tail.eval()
-    pieces = [
-        head.tally(head.hidden(model, batch), batch)
-        for batch in records.batches(range(len(records)), physical_batch_size)
-    ]
+    pieces: list[Tally] = []
+    for batch in records.batches(range(len(records)), physical_batch_size):
+        tell(sum(piece.records for piece in pieces), len(records))
+        pieces.append(head.tally(head.hidden(model, batch), batch))
     total = pieces[0] if pieces else Tally(records=0, loss_sum=0.0, loss_units=0)
     for piece in pieces[1:]:
         total = total + piece
     if exact_match:
         sample = [example for example in records.examples if example.loss_mask.any()][:EXACT_MATCH_RECORDS]
-        matches = sum(
-            _answers_exactly(model, example.token_ids.tolist(), example.loss_mask.tolist()) for example in sample
-        )
+        matches = 0
+        for done, example in enumerate(sample):
+            tell(done, len(sample))
+            matches += _answers_exactly(model, example.token_ids.tolist(), example.loss_mask.tolist())
         total = replace(total, correct=matches, answered=len(sample))
     return total
+
+
+def _untold(_done: int, _total: int) -> None:
+    """Nobody asked for progress."""
 
 
 def _answers_exactly(model: AdaptedModel, token_ids: Sequence[int], loss_mask: Sequence[bool]) -> bool:

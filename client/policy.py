@@ -25,7 +25,12 @@ LARGEST_STEPS = 1_000_000
 
 
 def read_job(site: str, policy: PolicySection, offer: wire.JobOffer) -> JobConfig:
-    """The offered job.
+    """The offered job; see `job_from`."""
+    return job_from(site, policy, offer.job)
+
+
+def job_from(site: str, policy: PolicySection, offered: Mapping[str, object]) -> JobConfig:
+    """A job from what was offered as one.
 
     Raises:
         WireError: it is not one.
@@ -34,7 +39,7 @@ def read_job(site: str, policy: PolicySection, offer: wire.JobOffer) -> JobConfi
     """
     try:
         # Strict models take a list for a tuple from JSON only.
-        job = JobConfig.model_validate_json(json.dumps(offer.job))
+        job = JobConfig.model_validate_json(json.dumps(offered))
     except ValidationError as error:
         places = sorted({".".join(str(part) for part in fault["loc"])[:80] for fault in error.errors()})
         raise WireError("the offered job is malformed", found="faults in " + ", ".join(places[:8])) from None

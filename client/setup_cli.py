@@ -36,6 +36,8 @@ _QUESTIONS: Mapping[str, Question] = {
     "name": Question("--name", "Name of the site, as the roster will have it."),
     "records.folder": Question("--data", "Folder with train.jsonl and test.jsonl; they never leave the site.", _path),
     "base.model": Question("--base", "Base model: a packaged one's name, a hub id, a folder or a .gguf file.", _model),
+    "server.address": Question("--server", "The coordinator's server as HOST:PORT; nothing: not known yet."),
+    "server.proxy": Question("--proxy", "HTTP proxy on the way to it, as http://HOST:PORT; nothing: none."),
     "policy.epsilon_budget": Question(
         "--epsilon-budget", "Privacy that all jobs together may cost one record or owner.", number(float)
     ),
@@ -66,6 +68,8 @@ def init(
     name: Annotated[str | None, _option("name")] = None,
     data: Annotated[str | None, _option("records.folder")] = None,
     base: Annotated[str | None, _option("base.model")] = None,
+    server: Annotated[str | None, _option("server.address")] = None,
+    proxy: Annotated[str | None, _option("server.proxy")] = None,
     epsilon_budget: Annotated[float | None, _option("policy.epsilon_budget")] = None,
     delta: Annotated[float | None, _option("policy.delta")] = None,
     unit: Annotated[str | None, _option("policy.unit")] = None,
@@ -75,12 +79,23 @@ def init(
         bool | None, _option("policy.allow_distributed_noise", "/--no-distributed-noise")
     ] = None,
     witness: Annotated[str | None, _option("ledger.witness")] = None,
+    user: Annotated[
+        str | None, typer.Option("--user", help="User of the daemon, who gets the folder. Default: yoriai-site.")
+    ] = None,
+    node_user: Annotated[
+        str | None,
+        typer.Option("--node-user", help="User of the SuperNode, who gets node/ alone. Default: yoriai-node."),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Ask nothing; what is not given has its default.")] = False,
 ) -> None:
-    """Make the folder of a site: its settings, with every one explained, and places for keys and ledgers."""
+    """Make the folder of a site: its settings, with every one explained, places for keys and ledgers, systemd units."""
+    from yoriai.client.next_steps import of_users, warnings
+    from yoriai.client.owners import give, names_of, owners_of
     from yoriai.client.site_folder import SiteFolder, make_site, refuse_second
+    from yoriai.client.systemd import write_units
 
-    given = (name, data, base, epsilon_budget, delta, unit, min_sites, approve, allow_distributed_noise, witness)
+    of_policy = (epsilon_budget, delta, unit, min_sites, approve, allow_distributed_noise)
+    given = (name, data, base, server, proxy, *of_policy, witness)
     answers = {
         key: _QUESTIONS[key].take(value) if isinstance(value, str) else value
         for key, value in zip(_QUESTIONS, given, strict=True)
@@ -89,10 +104,16 @@ def init(
     refuse_second(SiteFolder(folder))
     if yes and name is None:
         raise ConfigError("--yes asks nothing, and a site needs a name", remedy="add --name NAME")
+    names = names_of(user, node_user)
+    owners = owners_of(names, asked_for=user is not None or node_user is not None)
     config = _checked(answers) if yes else _asked(answers)
+    units = write_units(SiteFolder(folder), config, names)  # The settings come last: with them the site is made.
     made = make_site(folder, config)
     _say(f"wrote {made.settings}, with more settings, each explained")
-    _warn(made, config)
+    if owners is not None:
+        give(made, made.place(config.ledger.witness), owners)
+    for line in (*of_users(made, config, names, owners, units), *warnings(made, config)):
+        _say(line)
     _say(f"next: yoriai site enrol {folder}")
 
 
@@ -108,20 +129,30 @@ def enrol(
     revocations: Annotated[
         Path | None, typer.Option("--revocations", help="revocations.der: the newest revocation list.")
     ] = None,
+    server_ca: Annotated[
+        Path | None, typer.Option("--server-ca", help="ca.crt of the coordinator: the CA of the server's TLS.")
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Ask nothing; the CA's fingerprint has been compared.")] = False,
 ) -> None:
-    """Make the site's keys and its request; with files of the consortium, check and install them.
+    """Make the site's keys and its request; with files of consortium or coordinator, check and install them.
 
     Files that are not named stay as they are installed.
     """
     from yoriai.client.enrol import Papers
+    from yoriai.client.owners import settle
     from yoriai.client.site_folder import SiteFolder
 
     site = SiteFolder(folder)
-    if any(path is not None for path in (certificate, authority, roster, revocations)):
-        _install(site, Papers.read(certificate, authority, roster, revocations), yes=yes)
-    else:
+    carried = any(path is not None for path in (certificate, authority, roster, revocations))
+    papers = Papers.read(certificate, authority, roster, revocations)
+    site.config()  # Not a site's folder, or faults in its settings: said before anything is written.
+    if server_ca is not None:
+        _install_server_ca(site, server_ca)
+    if carried:
+        _install(site, papers, yes=yes)
+    elif server_ca is None:
         _request(site)
+    settle(site)
 
 
 def _request(site: "SiteFolder") -> None:
@@ -134,6 +165,19 @@ def _request(site: "SiteFolder") -> None:
     _say("next, with the files that they give you:")
     _say(f"  yoriai site enrol {site.path} --certificate {request.name}.cert \\")
     _say("    --authority authority.der --roster roster --revocations revocations.der")
+
+
+def _install_server_ca(site: "SiteFolder", path: Path) -> None:
+    from yoriai.client.server_ca import install_ca, read_server_ca
+    from yoriai.files import read_carried
+    from yoriai.privacy.enrolment import grouped
+
+    ca = read_server_ca(read_carried(path, "the CA of the server's certificate"), now=_now())
+    install_ca(site, ca)
+    _say("installed the CA of the server's TLS; its fingerprint, which the coordinator can read out:")
+    for each in ca.fingerprints:
+        _say_rows(grouped(each))
+    _say(f"it holds until {ca.expires:%Y-%m-%d}")
 
 
 def _install(site: "SiteFolder", papers: "Papers", *, yes: bool) -> None:
@@ -173,19 +217,6 @@ def _checked(settings: Mapping[str, object]) -> "SiteConfig":
     from yoriai.config import site_of
 
     return site_of(settings, {key: question.option for key, question in _QUESTIONS.items()})
-
-
-def _warn(site: "SiteFolder", config: "SiteConfig") -> None:
-    """What the operator should still see to."""
-    from yoriai.client.site_folder import same_disk
-
-    witness, data = site.place(config.ledger.witness), site.place(config.records.folder)
-    if same_disk(witness, site.path):
-        _say(f"warning: {witness} is on the disk of the ledgers; an old backup of both")
-        _say("  would bring spent budget back unseen. Set ledger.witness to a folder on another disk")
-    for part in ("train", "test"):
-        if not any((data / f"{part}{suffix}").is_file() for suffix in (".jsonl", ".csv")):
-            _say(f"note: {data / part}.jsonl is not there yet")
 
 
 def _count(sites: int) -> str:

@@ -15,7 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from yoriai import wire
+from yoriai.client.approval import Approval
+from yoriai.client.charging import Charging
+from yoriai.client.deliveries import Deliveries
 from yoriai.client.job import AcceptedJob, Round, round_of, shares_of
+from yoriai.client.job_book import JobBook
 from yoriai.client.paid import local_update, paid, shared_sum
 from yoriai.client.personal import PERSONAL_MARK
 from yoriai.client.plan import Shares
@@ -36,10 +40,10 @@ from yoriai.client.units import unit_count
 from yoriai.client.workbench import PrefixProgress, Workbench
 from yoriai.config import JobConfig, SiteConfig
 from yoriai.errors import (
-    BudgetError,
     LedgerError,
     PolicyError,
     RecordError,
+    StorageError,
     WireError,
     YoriaiError,
 )
@@ -80,6 +84,8 @@ class Site:
         ledger: of this data set, at the policy's budget and delta.
         identity: key, certificate and trust; None at a site that takes no part in secure aggregation.
         hooks: see SiteHooks.
+        book: jobs and what the operator decided about them; None in a simulation, in which nobody is asked.
+        deliveries: takes the last adapter of a job; None where none is delivered.
     """
 
     def __init__(
@@ -91,6 +97,8 @@ class Site:
         ledger: Ledger,
         identity: SiteIdentity | None = None,
         hooks: SiteHooks | None = None,
+        book: JobBook | None = None,
+        deliveries: Deliveries | None = None,
     ) -> None:
         if ledger.unit != config.policy.unit:
             raise LedgerError(
@@ -102,9 +110,11 @@ class Site:
         self.name = config.name
         self._policy, self._records = config.policy, records
         self._workbench, self._ledger, self._identity = workbench, ledger, identity
+        self._charging, self._approval = Charging(config.name, ledger), Approval(config.name, config.policy, book)
+        self._deliveries = deliveries
         self._hooks = hooks or SiteHooks()
         self._accepted: AcceptedJob | None = None
-        duties = Duties(self._member, self._charge, self._trained, self._shared, self._mark_released)
+        duties = Duties(self._member, self._charging.charge, self._trained, self._shared, self._charging.mark_released)
         self._secure = SecureRounds(self.name, workbench.base.digest, duties)
 
     def handle(self, data: bytes) -> bytes:
@@ -118,9 +128,11 @@ class Site:
                 if self._identity is not None and not isinstance(reply, wire.Refusal):
                     head = self._identity.commitment(self.name, self._ledger)
                     reply = reply.model_copy(update={"ledger_head": head})
-        except RecordError as error:
+        except (RecordError, StorageError) as error:  # What may name a place of this machine stays on it.
             self._hooks.on_fault(f"site {self.name}: {error}")
-            reason = f"the records of site {self.name} do not fit the job; its own log says where"
+            what = "records" if isinstance(error, RecordError) else "files"
+            does = "do not fit the job" if isinstance(error, RecordError) else "cannot be read or written"
+            reason = f"the {what} of site {self.name} {does}; its own log says where"
             reply = wire.Refusal(run_id=run_id, site=self.name, reason=reason)
         except YoriaiError as error:
             reply = wire.Refusal(run_id=run_id, site=self.name, reason=str(error))
@@ -138,12 +150,14 @@ class Site:
             return self._begin(message)
         if isinstance(message, wire.WindowRequest | wire.SecureStage):
             return self._go_on(message)
+        if isinstance(message, wire.Delivery):
+            return self._receive(message)
         raise WireError(f"a site does not answer messages of kind {message.kind}")
 
     def _consider(self, offer: wire.JobOffer) -> wire.Message:
         """Check a job against policy, base, records and budget, and prepare for it."""
-        self._accepted = None
-        self._secure.forget()
+        if self._accepted is not None and self._accepted.run_id == offer.run_id:
+            self._forget()
         if PERSONAL_MARK in offer.run_id:
             raise PolicyError(
                 f"site {self.name}: a run's id holds {PERSONAL_MARK}, which is kept for the site's own runs"
@@ -162,13 +176,17 @@ class Site:
         shares = self._shares(job, offer, rank)
         event = round_event(self.name, self._policy, job, offer, shares)
         check_delta(self.name, job, unit_count(self._records.train, job.privacy))
+        if self._asked_for(offer, job, event):
+            return self._approval.waiting(offer.run_id)
+        self._forget()  # Not before: an offer that waits, or is refused, leaves the job at hand alone.
         model = self._workbench.model(job)
         start = AdapterState.from_bytes(offer.payload)
         model.check(start)
         # Records that do not fit are found before the ledger holds anything for the job; the costly prefix comes after.
         self._workbench.encode(self._records.train, job.task)
         if event is not None:
-            self._approve(offer.run_id, event, job)
+            self._charging.approve(offer.run_id, event, job)
+        self._approval.accepted(offer, job, event)
         self._accepted = AcceptedJob(
             run_id=offer.run_id,
             job=job,
@@ -183,6 +201,17 @@ class Site:
         )
         return wire.Acceptance(run_id=offer.run_id, site=self.name)
 
+    def _asked_for(self, offer: wire.JobOffer, job: JobConfig, event: Event | None) -> bool:
+        """Whether the job waits for the operator; one that they have refused holds none of the budget any longer."""
+        if self._approval.refused(offer.run_id):
+            self._charging.give_back(offer.run_id)
+        return self._approval.waits(offer, job, event)
+
+    def _forget(self) -> None:
+        """Give up the job at hand, with the keys of its window."""
+        self._accepted = None
+        self._secure.forget()
+
     def _shares(self, job: JobConfig, offer: wire.JobOffer, rank: int | None) -> Shares | None:
         """The job's distributed noise, if that is its mode and the site agrees to it."""
         if job.privacy.noise != "distributed":
@@ -196,42 +225,6 @@ class Site:
             raise PolicyError(f"site {self.name} has no identity in the federation", remedy="enrol the site first")
         return self._identity.member(self.name, self._policy, offer, number)
 
-    def _approve(self, run_id: str, event: Event, job: JobConfig) -> None:
-        """Have the ledger promise the rounds. A run keeps the noise that it began with, or its losses would add up."""
-        if any(charge.job_id == run_id and charge.event != event for charge in self._ledger.charges()):
-            raise PolicyError(
-                f"site {self.name}: run {run_id[:80]} was charged for rounds with other privacy settings",
-                remedy="start a new run",
-            )
-        self._ledger.approve(run_id, event, job.federation.rounds + job.privacy.spare_rounds)
-
-    def _charge(self, this: Round) -> None:
-        """Charge a round, within what the job may have in all; the ledger alone would let it take the site's whole."""
-        run_id, event = this.job.run_id, this.plan.event()
-        if event is None:
-            return
-        open_reservation = any(
-            (charge.job_id, charge.round_index, charge.released) == (run_id, this.index, False)
-            for charge in self._ledger.charges()
-        )
-        if not open_reservation and not self._ledger.outstanding(run_id):
-            raise self._all_used(run_id)
-        self._ledger.reserve(run_id, this.index, event)
-
-    def _all_used(self, run_id: str) -> BudgetError:
-        return BudgetError(
-            f"site {self.name}: every round of run {run_id[:80]} is used, the spare ones too",
-            remedy="raise privacy.spare_rounds in a new run",
-        )
-
-    def _check_rounds_left(self, accepted: AcceptedJob) -> None:
-        """Raise BudgetError if no round of the run is left to charge, and none is charged that has not left."""
-        if accepted.noise_multiplier is None or self._ledger.outstanding(accepted.run_id):
-            return
-        charges = [charge for charge in self._ledger.charges() if charge.job_id == accepted.run_id]
-        if all(charge.released for charge in charges):
-            raise self._all_used(accepted.run_id)
-
     def _begin(self, request: wire.TrainRequest) -> wire.Message:
         """Train a round and answer with the update, masked where the job promises it."""
         accepted = self._job_of(request.run_id)
@@ -240,9 +233,9 @@ class Site:
         this = round_of(self.name, accepted, request, self._workbench.speed.physical_batch_size)
         if accepted.job.secure_aggregation.enabled:
             return self._secure.train(this, request)
-        self._charge(this)
+        self._charging.charge(this)
         update = self._trained(this)
-        self._mark_released(this)
+        self._charging.mark_released(this)
         return wire.PlainUpdate(
             run_id=request.run_id, round_index=this.index, site=self.name, payload=update.to_bytes()
         )
@@ -255,8 +248,17 @@ class Site:
         if isinstance(message, wire.SecureStage):
             return self._secure.answer(message)
         # A site that cannot pay for a round drops out before any other has masked for nothing.
-        self._check_rounds_left(accepted)
+        self._charging.check_rounds_left(accepted)
         return self._secure.open_window(accepted, message)
+
+    def _receive(self, message: wire.Delivery) -> wire.Message:
+        """Store the last adapter of a job; the job is over then."""
+        if self._deliveries is None:
+            raise PolicyError(f"site {self.name} takes no adapters", remedy="enrol the site, and start its daemon anew")
+        receipt = self._deliveries.receive(message)
+        if self._accepted is not None and self._accepted.run_id == message.run_id:
+            self._forget()
+        return receipt
 
     def _unknown_job(self, run_id: str) -> wire.Refusal:
         reason = "this run's job is not known here; offer it again"
@@ -267,6 +269,7 @@ class Site:
         accepted = self._accepted
         if accepted is None or accepted.run_id != run_id:
             return None
+        self._approval.check_still(run_id)
         # Another job may have taken the workbench meanwhile; what was prepared for this one is then of no use.
         if self._workbench.model(accepted.job) is not accepted.model:
             self._accepted = None
@@ -274,9 +277,11 @@ class Site:
         return accepted
 
     def _trained(self, this: Round) -> AdapterState:
-        """Train a round that is charged. The update may leave only after `_mark_released`."""
+        """Train a round that is charged. The update may leave only after it is marked as released."""
         head, source = self._workbench.head(this.job.job), self._hooks.randomness(this.job.run_id, this.index)
-        return paid(this, lambda: local_update(this, head, source, self._hooks.on_step), self._mark_released).update
+        return paid(
+            this, lambda: local_update(this, head, source, self._hooks.on_step), self._charging.mark_released
+        ).update
 
     def _shared(self, this: Round, rotation_seed: bytes) -> np.ndarray:
         """The same where the noise is distributed: what the site enters into the secure sum, (size,) uint32."""
@@ -284,17 +289,5 @@ class Site:
         return paid(
             this,
             lambda: shared_sum(this, head, source, self._hooks.on_step, rotation_seed=rotation_seed),
-            self._mark_released,
+            self._charging.mark_released,
         ).residues
-
-    def _mark_released(self, this: Round) -> None:
-        """Record durably that the round's update is about to leave.
-
-        A charge covers one release. Without privacy there is no charge, and a round may leave once and, after
-        interruptions, as often again as the job has spare rounds.
-        """
-        run_id, job = this.job.run_id, this.job.job
-        if this.plan.event() is not None:
-            self._ledger.mark_released(run_id, this.index)
-        elif job.secure_aggregation.enabled:
-            self._ledger.mark_left(run_id, this.index, at_most=1 + job.privacy.spare_rounds)

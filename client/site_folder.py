@@ -3,10 +3,15 @@
 site.toml          settings and policy; its `schema` is the version of the whole folder
 keys/              0700: identity.key, which signs for the site and never leaves it
 node/              0700: node.key, with which Flower's SuperNode shows itself to the server. Apart from keys/, so
-                   that it can belong to the user who runs the SuperNode, and keys/ need not
+                   that it can belong to the user who runs the SuperNode, and keys/ need not. With it
+                   server-ca.crt (the CA of the server's TLS), node.sock (who keeps the SuperNode), supernode.log
+                   (what Flower says) and flower/ (Flower's own files)
+run/               0750: daemon.sock, which the SuperNode's user may reach
+systemd/           units of the daemon and of the SuperNode, and the users that they want
 trust/             0700: authority.der (the pinned CA), roster, revocations.der, site.cert, roster.seen
 ledgers/           0700: the privacy budget of each data set
 adapters/          0700: what the site has received and trained
+jobs/              0700: the jobs that were offered, and what the operator decided about each
 witness/           0700: the end of each ledger a second time, unless site.toml names another disk
 NAME.request       what the site asks the consortium for
 """
@@ -29,7 +34,7 @@ from yoriai.privacy.roster import RosterMemory
 if TYPE_CHECKING:
     from yoriai.client.secure import SiteIdentity
 
-_PRIVATE_FOLDERS = ("keys", "node", "trust", "ledgers", "adapters")
+_PRIVATE_FOLDERS = ("keys", "node", "trust", "ledgers", "adapters", "jobs")
 
 
 def _now() -> datetime:
@@ -63,6 +68,21 @@ class SiteFolder:
         return TrustFolder(self.path / "trust", "site")
 
     @property
+    def node(self) -> Path:
+        """The folder of the SuperNode's user."""
+        return self.path / "node"
+
+    @property
+    def server_ca(self) -> Path:
+        """The CA of the server's TLS certificate, PEM. It vouches for no site and no coordinator."""
+        return self.node / "server-ca.crt"
+
+    @property
+    def units(self) -> Path:
+        """The folder of the systemd units."""
+        return self.path / "systemd"
+
+    @property
     def authority(self) -> Path:
         """The pinned CA's certificate, DER."""
         return self.trusted.authority
@@ -91,6 +111,11 @@ class SiteFolder:
     def adapters(self) -> Path:
         """The folder of the adapters."""
         return self.path / "adapters"
+
+    @property
+    def jobs(self) -> Path:
+        """The folder of the job book."""
+        return self.path / "jobs"
 
     def request(self, name: str) -> Path:
         """The request for the consortium."""
@@ -179,3 +204,11 @@ def _second(folder: SiteFolder) -> ConfigError:
 def same_disk(one: Path, other: Path) -> bool:
     """Whether two folders lie on one file system, and so are lost, or restored, together."""
     return one.stat().st_dev == other.stat().st_dev
+
+
+def is_open(folder: Path) -> bool:
+    """Whether users who neither own a folder nor belong to its group may see what is in it. False if there is none."""
+    try:
+        return folder.stat().st_mode & 0o005 != 0
+    except OSError:
+        return False

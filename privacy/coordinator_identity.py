@@ -150,5 +150,18 @@ def read_coordinator_certificate(data: bytes, trust: Trust, *, now: datetime) ->
     return certificate
 
 
+def certified_federation(data: bytes) -> str:
+    """The federation that a coordinator's certificate names. Nothing is verified: for the certificate's own holder.
+
+    Raises:
+        IdentityError: it is no such certificate.
+    """
+    _, payload = _CERTIFICATE.split(data)
+    try:
+        return check_name(json.loads(payload)["federation"])
+    except (KeyError, TypeError, ValueError, RecursionError):
+        raise _malformed(_CERTIFICATE) from None
+
+
 def _malformed(form: SignedFormat) -> IdentityError:
     return IdentityError(f"{form.what} is malformed", remedy=form.remedy)

@@ -242,6 +242,11 @@ class Trust:
         _check_window("the pinned CA", self.authority, now)
         self._revoked, self.revocation_number = self._read_revocations(revocations_der, least_number)
 
+    @property
+    def federation(self) -> str:
+        """The federation's name, by the pinned CA's certificate."""
+        return _common_name(self.authority.subject)
+
     def _read_revocations(self, der: bytes | None, least_number: int) -> tuple[frozenset[int], int]:
         if der is None:
             if least_number:

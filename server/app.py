@@ -1,79 +1,115 @@
 """Flower's side of the coordinator: a Transport over the Grid, and the ServerApp around it."""
 
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
-from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
+from flwr.app import Context, Message, MessageType, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
-from yoriai.errors import RoundError
-from yoriai.server.coordinator import Transport
+from yoriai.errors import RoundError, WireError
+from yoriai.flower_payload import label_of, pack, payload_of
+from yoriai.server.coordinating import run_job
+from yoriai.server.flower_control import SERVER_VARIABLE
+from yoriai.server.job_store import JobStore
+from yoriai.server.messenger import Transport
+from yoriai.server.nodes import NodeBook
+from yoriai.server.server_folder import ServerFolder
 
 _HELLO_TIMEOUT_S = 120.0
 _POLL_S = 0.2
 
+Names = Callable[[], Mapping[int, str]]
+"""The sites by the node ids that they were registered under, as of now."""
+
 
 class GridTransport:
-    """Sites behind Flower's Grid. Node ids are Flower's affair; a hello asks each new node for its site's name.
+    """Sites behind Flower's Grid. Node ids are Flower's affair.
+
+    In a deployment every node was registered for a site, with the key that the consortium certified, so `names` knows
+    them. In Flower's simulation nobody registers: a hello asks each new node for its site's name.
 
     Args:
         grid: of the running app.
-        expected_nodes: how many nodes to wait for before the first exchange.
+        names: see Names; None asks the nodes.
+        expected_nodes: how many nodes to wait for before the first exchange; where nodes are asked.
         hello_timeout_s: how long to wait for them, and then for their names.
         stop: once set, no reply is waited for any longer.
+        on_failure: called with site, stage and reason for each reply that says that the message could not be handled.
     """
 
     def __init__(
         self,
         grid: Grid,
         *,
-        expected_nodes: int,
+        names: Names | None = None,
+        expected_nodes: int = 0,
         hello_timeout_s: float = _HELLO_TIMEOUT_S,
         stop: threading.Event | None = None,
+        on_failure: Callable[[str, str, str], None] | None = None,
     ) -> None:
-        self._grid, self._hello_timeout_s = grid, hello_timeout_s
-        self._stop = stop or threading.Event()
+        self._grid, self._names, self._hello_timeout_s = grid, names, hello_timeout_s
+        self._stop, self._on_failure = stop or threading.Event(), on_failure
         self._nodes: dict[str, int] = {}
-        deadline = time.monotonic() + hello_timeout_s
-        while len(list(grid.get_node_ids())) < expected_nodes and time.monotonic() < deadline:
+        if names is None:
+            self._await(expected_nodes)
+
+    def _await(self, expected_nodes: int) -> None:
+        deadline = time.monotonic() + self._hello_timeout_s
+        while len(list(self._grid.get_node_ids())) < expected_nodes and time.monotonic() < deadline:
             self._pause()
         if not self.sites():
             raise RoundError("no site is connected", remedy="start the sites, then resume")
 
     def sites(self) -> Sequence[str]:
-        """Names of the sites whose nodes are connected and have answered the hello.
+        """Names of the sites whose nodes are connected, and are registered or have answered the hello.
 
         Raises:
             RoundError: two nodes say that they are the same site.
         """
         connected = set(self._grid.get_node_ids())
-        self._nodes = {site: node for site, node in self._nodes.items() if node in connected}
-        unknown = sorted(connected - set(self._nodes.values()))
-        for node, reply in self._send(dict.fromkeys(unknown, b""), "hello", self._hello_timeout_s).items():
-            site = reply.get("site")
-            if not isinstance(site, str) or not site:
-                continue
-            if site in self._nodes:
-                raise RoundError(f"two nodes say that they are site {site[:64]!r}", remedy="stop one, then resume")
-            self._nodes[site] = node
+        if self._names is not None:
+            self._nodes = {site: node for node, site in self._names().items() if node in connected}
+        else:
+            self._nodes = {site: node for site, node in self._nodes.items() if node in connected}
+            self._greet(sorted(connected - set(self._nodes.values())))
         return tuple(sorted(self._nodes))
 
     def exchange(self, stage: str, payloads: Mapping[str, bytes], timeout_s: float) -> Mapping[str, bytes]:
         """One message and one reply a site; a node's failure, or a reply without bytes, is a missing reply."""
         names = {self._nodes[site]: site for site in payloads if site in self._nodes}
-        replies = self._send({node: payloads[site] for node, site in names.items()}, stage, timeout_s)
-        found = {names[node]: reply.get("payload") for node, reply in replies.items() if node in names}
-        return {site: payload for site, payload in found.items() if isinstance(payload, bytes)}
+        found = {}
+        for node, reply in self._send({node: payloads[site] for node, site in names.items()}, stage, timeout_s).items():
+            if node not in names:
+                continue
+            payload, reason = _read(reply)
+            if payload:
+                found[names[node]] = payload
+            elif self._on_failure is not None:
+                self._on_failure(names[node], stage, reason)
+        return found
 
-    def _send(self, payloads: Mapping[int, bytes], stage: str, timeout_s: float) -> dict[int, ConfigRecord]:
-        """Records of the replies by node.
+    def _greet(self, nodes: Sequence[int]) -> None:
+        """Ask nodes for the names of their sites."""
+        for node, reply in self._send(dict.fromkeys(nodes, b""), "hello", self._hello_timeout_s).items():
+            site = "" if reply.has_error() else label_of(reply.content, "site")
+            if not site:
+                continue
+            if site in self._nodes:
+                raise RoundError(f"two nodes say that they are site {site[:64]!r}", remedy="stop one, then resume")
+            self._nodes[site] = node
+
+    def _send(self, payloads: Mapping[int, bytes], stage: str, timeout_s: float) -> dict[int, Message]:
+        """Replies by node.
 
         Written out in place of the Grid's own send_and_receive, which cannot be stopped before its timeout.
         """
+        contents: dict[bytes, RecordDict] = {}  # One copy for all sites that get the same.
         messages = [
             Message(
-                RecordDict({"yoriai": ConfigRecord({"payload": payload})}),
+                contents.setdefault(payload, pack(payload)),
                 dst_node_id=node,
                 message_type=MessageType.QUERY,
                 group_id=stage,
@@ -81,30 +117,58 @@ class GridTransport:
             for node, payload in payloads.items()
         ]
         waiting = set(self._grid.push_messages(messages)) if messages else set()
+        del messages, contents
         deadline = time.monotonic() + timeout_s
-        records: dict[int, ConfigRecord] = {}
+        replies: dict[int, Message] = {}
         while waiting and time.monotonic() < deadline:
             for reply in self._grid.pull_messages(waiting):
                 waiting.discard(reply.metadata.reply_to_message_id)
-                if not reply.has_error() and "yoriai" in reply.content.config_records:
-                    records[reply.metadata.src_node_id] = reply.content.config_records["yoriai"]
+                replies[reply.metadata.src_node_id] = reply
             if waiting:
                 self._pause()
-        return records
+        return replies
 
     def _pause(self) -> None:
         if self._stop.wait(_POLL_S):
             raise RoundError("the run was stopped", remedy="resume it")
 
 
+def _read(reply: Message) -> tuple[bytes, str]:
+    """A reply's payload; without one, why there is none."""
+    if reply.has_error():
+        return b"", reply.error.reason or "Flower reports a failure"
+    try:
+        return payload_of(reply.content), label_of(reply.content, "failure") or "an empty reply"
+    except WireError as error:
+        return b"", str(error)
+
+
 def server_app(
     run: Callable[[Transport], None], *, expected_nodes: int, stop: threading.Event | None = None
 ) -> ServerApp:
-    """A ServerApp that runs a coordinator over the Grid."""
+    """A ServerApp that runs a coordinator over the Grid of Flower's simulation."""
     app = ServerApp()
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
         run(GridTransport(grid, expected_nodes=expected_nodes, stop=stop))
+
+    return app
+
+
+def deployed_app() -> ServerApp:
+    """The ServerApp of a deployment: coordinates the job that the run's configuration names."""
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        folder = ServerFolder(Path(os.environ[SERVER_VARIABLE]))
+        job = JobStore(folder.jobs).find(str(context.run_config["job"]))
+        nodes = NodeBook.of(folder.flower_home)
+
+        def connect(stop: threading.Event, on_failure: Callable[[str, str, str], None]) -> Transport:
+            return GridTransport(grid, names=nodes.names, stop=stop, on_failure=on_failure)
+
+        run_job(folder, job, connect)
 
     return app

@@ -1,6 +1,7 @@
 """Who takes part in a run: which sites were offered the job, accepted it, declined it, or could not be understood."""
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 
 from yoriai import wire
 from yoriai.server.messenger import UNEXPECTED, Messenger, one_line
@@ -13,6 +14,7 @@ class Attendance:
         accepted: sites that may be asked to train.
         absent: the others that were asked, and why they are not in it.
         declined: those of the absent that said no in words; they are not asked again.
+        waiting: those of the absent whose operator has not decided yet; they are asked again.
     """
 
     def __init__(self, sites: Sequence[str], messenger: Messenger, timeout_s: float) -> None:
@@ -20,25 +22,70 @@ class Attendance:
         self.accepted: set[str] = set()
         self.absent: dict[str, str] = {}
         self.declined: set[str] = set()
+        self.waiting: set[str] = set()
+        self._out_of_reach: set[str] = set()
+
+    @property
+    def may_come(self) -> bool:
+        """Whether a site may accept later that has not now: by its operator's word, or once it is connected."""
+        return bool(self.waiting or self._out_of_reach)
 
     def invite(self, offer: Callable[[], wire.JobOffer]) -> bool:
         """Offer the job to every site that has not answered an offer yet: all at first, then those out of reach.
+
+        Sites that wait for their operator are asked again, too.
 
         Returns:
             Whether there was any such site.
         """
         unheard = [site for site in self._sites if site not in self.accepted and site not in self.declined]
         reachable = self._messenger.reachable() if unheard else set()
-        self.absent.update({site: "not connected" for site in unheard if site not in reachable})
+        self._out_of_reach = set(unheard) - reachable
+        self.waiting -= self._out_of_reach
+        self.absent.update(dict.fromkeys(self._out_of_reach, "not connected"))
         self.offer(offer(), [site for site in unheard if site in reachable])
         return bool(unheard)
 
+    def gather(
+        self,
+        offer: Callable[[], wire.JobOffer],
+        *,
+        least: int,
+        within_s: float,
+        again_s: float,
+        on_offer: Callable[[Mapping[str, str]], None] | None,
+    ) -> None:
+        """Invite before a round. As long as nobody has accepted yet, wait for sites that may come.
+
+        A run begins when `least` sites have accepted, when no other can be hoped for, or when the time is over. Its
+        later rounds go on with the sites that are there.
+
+        Args:
+            least: sites that the run needs.
+            within_s: longest wait in all.
+            again_s: wait between two offers.
+            on_offer: called after each offer with the sites that do not take part so far, and why.
+        """
+        begins, until = not self.accepted, time.monotonic() + within_s
+        while self.invite(offer):
+            if on_offer is not None:
+                on_offer(dict(self.absent))
+            left = until - time.monotonic()
+            if not begins or len(self.accepted) >= least or not self.may_come or left <= 0:
+                return
+            time.sleep(min(again_s, left))
+
     def missing_of(self, chosen: Sequence[str]) -> dict[str, str]:
-        """Why some of a round's sites are not in it; those that declined for good are named in every round."""
-        return {site: why for site, why in self.absent.items() if site in chosen or site in self.declined}
+        """Why some of a round's sites are not in it; those that a round passes over are named in every round."""
+        return {site: why for site, why in self.absent.items() if site in chosen or site in self.passed_over}
+
+    @property
+    def passed_over(self) -> set[str]:
+        """Sites that there is no use in choosing for a round: they declined, or wait."""
+        return self.declined | self.waiting
 
     def offer(self, offer: wire.JobOffer, sites: Sequence[str]) -> None:
-        """Offer the job to these sites and note who accepts, who declines and who cannot be understood.
+        """Offer the job to these sites and note who accepts, who declines, who waits and who cannot be understood.
 
         Each gets back the newest commitment to its ledger that it sent.
         """
@@ -49,11 +96,12 @@ class Attendance:
         for site in sites:
             reply = replies.get(site)
             self.accepted.discard(site)
+            self.waiting.discard(site)
             self.absent.pop(site, None)
             if isinstance(reply, wire.Acceptance):
                 self.accepted.add(site)
             elif isinstance(reply, wire.Refusal):
-                self.declined.add(site)
+                (self.waiting if reply.waiting else self.declined).add(site)
                 self.absent[site] = one_line(reply.reason)
             else:
                 self.absent[site] = faults.get(site, UNEXPECTED)

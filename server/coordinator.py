@@ -13,13 +13,14 @@ import numpy as np
 
 from yoriai import wire
 from yoriai.config import JobConfig, job_digest
-from yoriai.errors import CheckpointError, ConfigError, RoundError
+from yoriai.errors import RoundError
 from yoriai.server.attendance import Attendance
 from yoriai.server.collecting import Collected, VoidRound, plain_mean, too_few, with_reasons
+from yoriai.server.delivering import OnDelivery, Signing, deliver
 from yoriai.server.folding import aggregation_of, fold
 from yoriai.server.messenger import Messenger, Transport
-from yoriai.server.registry import Checkpoint, Registry, RoundRecord, lane_of
-from yoriai.server.rosters import SignedRoster, check_alike, check_signed
+from yoriai.server.registry import Checkpoint, Registry, RoundRecord, factor_digests, lane_of, last_checkpoint
+from yoriai.server.rosters import SignedRoster, check_roster
 from yoriai.server.round_sums import carried_in
 from yoriai.server.schedule import sample_sites
 from yoriai.server.windows import Windows
@@ -56,6 +57,9 @@ class Coordinator:
         run_id: names the run in ledgers; the same after a resume.
         signed_roster: needed, and used, by a job with secure aggregation.
         deadlines: None takes the job's.
+        signing: the coordinator's key and the file of its certificate, with which the last adapter is delivered to the
+            sites; None delivers nothing, as in a simulation.
+        offer_again_s: how long to wait between two offers to sites that the first round waits for.
 
     Raises:
         ConfigError: settings of the job do not go together, or its roster is missing or another one.
@@ -74,23 +78,18 @@ class Coordinator:
         run_id: str,
         signed_roster: SignedRoster | None = None,
         deadlines: Deadlines | None = None,
+        signing: Signing | None = None,
+        offer_again_s: float = 20.0,
     ) -> None:
         check_fit(job)
-        if roster.ranks and job.federation.aggregation != "mean":
-            raise ConfigError(
-                f"federation.aggregation = {job.federation.aggregation} compares whole updates",
-                found=f"lower ranks at {', '.join(sorted(roster.ranks))}",
-                remedy='set federation.aggregation = "mean", or give all sites the job\'s rank',
-            )
-        if job.secure_aggregation.enabled:
-            check_signed(signed_roster, roster)
-        if job.privacy.noise == "distributed":
-            check_alike(roster)
+        check_roster(job, roster, signed_roster)
         self._job, self._roster, self._rule = job, roster, rule
         self._base_digest, self._noise_multiplier = base_digest, noise_multiplier
         self._registry, self._run_id = registry, run_id
         self._messenger = Messenger(transport, run_id)
         self._signed_roster = signed_roster if job.secure_aggregation.enabled else None
+        self._signing, self._offer_again_s = signing, offer_again_s
+        self._roster_digest = self._signed_roster.directory.roster.digest.hex() if self._signed_roster else ""
         self._deadlines = deadlines or Deadlines(**job.deadlines.model_dump())
         self._attendance = Attendance(list(roster.weights), self._messenger, self._deadlines.offer_s)
         self._windows = None
@@ -113,14 +112,18 @@ class Coordinator:
         on_round: Callable[[Checkpoint], None] | None = None,
         on_offer: Callable[[Mapping[str, str]], None] | None = None,
         on_void: Callable[[RoundError], None] | None = None,
+        on_delivery: OnDelivery | None = None,
     ) -> Checkpoint:
-        """Run the job to its end, from the last checkpoint when there is one. A finished run asks nothing of a site.
+        """Run the job to its end, from the last checkpoint when there is one, and deliver the last adapter.
+
+        A run that is finished, and delivered if it is to be, asks nothing of a site.
 
         Args:
             initial: the adapter before round 0, fixed factors included; not used when there is a checkpoint.
             on_round: called after each stored round.
             on_offer: called after each offer with the sites that do not take part so far, and why.
             on_void: called when a round of secure aggregation is void and begun afresh.
+            on_delivery: called after each attempt to deliver with the sites that have not confirmed so far, and why.
 
         Raises:
             RoundError: fewer than federation.min_sites took part; with secure aggregation, three times in a row. The
@@ -131,15 +134,33 @@ class Coordinator:
         checkpoint = last_checkpoint(self._registry, digest, self._run_id)
         if checkpoint is None:
             checkpoint = Checkpoint(self._run_id, digest, 0, initial)
+        checkpoint = replace(checkpoint, base_digest=self._base_digest)
         self._messenger.ledger_heads.update(checkpoint.ledger_heads)
         while checkpoint.next_round < self._job.federation.rounds:
-            if self._attendance.invite(partial(self._offer, checkpoint)) and on_offer is not None:
-                on_offer(dict(self._attendance.absent))
+            self._attendance.gather(
+                partial(self._offer, checkpoint),
+                least=self._job.federation.min_sites,
+                within_s=self._deadlines.offer_s,
+                again_s=self._offer_again_s,
+                on_offer=on_offer,
+            )
             checkpoint = self._round(checkpoint, on_void)
             self._registry.save(checkpoint)
             if on_round is not None:
                 on_round(checkpoint)
-        return checkpoint
+        if self._signing is None:
+            return checkpoint
+        return deliver(
+            checkpoint,
+            self._registry,
+            self._messenger,
+            roster=self._roster.weights,
+            roster_digest=self._roster_digest,
+            signing=self._signing,
+            within_s=self._deadlines.offer_s,
+            again_s=self._offer_again_s,
+            on_delivery=on_delivery,
+        )
 
     def _offer(self, checkpoint: Checkpoint) -> wire.JobOffer:
         return wire.JobOffer(
@@ -180,6 +201,8 @@ class Coordinator:
             clipped=collected.clipped,
             voided=tuple(str(void) for void in voided),
             voided_masked=sum(void.masked for void in voided),
+            factors=factor_digests(adapter),
+            roster_digest=self._roster_digest,
         )
         return replace(
             checkpoint,
@@ -253,10 +276,10 @@ class Coordinator:
         return replace(collected, missing={**missing, **collected.missing})
 
     def _sample(self, round_index: int) -> list[str]:
-        """The sites of a round, in order; those that declined the job are passed over."""
+        """The sites of a round, in order; those that declined the job, or wait, are passed over."""
         federation, roster = self._job.federation, self._roster.weights
         wanted = max(federation.min_sites, round(federation.participation * len(roster)))
-        return sample_sites(federation.seed, round_index, set(roster) - self._attendance.declined, wanted)
+        return sample_sites(federation.seed, round_index, set(roster) - self._attendance.passed_over, wanted)
 
     def _begin(
         self, checkpoint: Checkpoint, asked: Sequence[str], request: wire.TrainRequest | wire.WindowRequest
@@ -295,18 +318,3 @@ class Coordinator:
             expected=named.expected,
             remedy=named.remedy,
         )
-
-
-def last_checkpoint(registry: Registry, digest: str, run_id: str) -> Checkpoint | None:
-    """What a run goes on from; None when nothing is stored.
-
-    Raises:
-        CheckpointError: the stored run belongs to another job, or is damaged.
-    """
-    stored = registry.load()
-    if stored is not None and (stored.job_digest, stored.run_id) != (digest, run_id):
-        raise CheckpointError(
-            "the stored run belongs to another job",
-            remedy="resume with the job and base model it was started with, or choose another folder",
-        )
-    return stored

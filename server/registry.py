@@ -10,6 +10,7 @@ was.
 
 import contextlib
 import hashlib
+import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from yoriai import files
 from yoriai.errors import AdapterError, CheckpointError, StorageError
+from yoriai.server.migration import SCHEMA, migrated
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.rule import EachRule, SumRule
 
@@ -32,7 +34,8 @@ class RoundRecord:
 
     Bytes are those of the messages by site since the last record: those of the first one hold the job's offer too.
     `clipped` counts the coordinates that the secure sum's range clipped. `voided` says why the round was begun afresh,
-    and `voided_masked` how often sites had masked by then.
+    and `voided_masked` how often sites had masked by then. `factors` are the digests of the adapter's parts, by which
+    `Registry.adapter_after` finds it again. `roster_digest` is the signed roster's, empty without secure aggregation.
     """
 
     round_index: int
@@ -46,6 +49,8 @@ class RoundRecord:
     clipped: int | None = None
     voided: tuple[str, ...] = ()
     voided_masked: int = 0
+    factors: dict[str, str] = field(default_factory=dict)
+    roster_digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,8 @@ class Checkpoint:
         rounds: one record a finished round.
         lanes: by the factors that train together, such as "B" or "A+B".
         ledger_heads: by site, its newest signed commitment to its ledger, which it gets back with the next offer.
+        base_digest: of the base model; empty in a run that an older version began.
+        delivered: sites that confirmed the last adapter, with its digest.
     """
 
     run_id: str
@@ -85,10 +92,21 @@ class Checkpoint:
     rounds: tuple[RoundRecord, ...] = field(default=())
     lanes: Mapping[str, Lane] = field(default_factory=dict)
     ledger_heads: Mapping[str, str] = field(default_factory=dict)
+    base_digest: str = ""
+    delivered: Mapping[str, str] = field(default_factory=dict)
 
     def lane(self, name: str) -> Lane:
         """A lane as it stands; an empty one before its first round."""
         return self.lanes.get(name, Lane())
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How far a run has got: finished rounds, digest of the adapter after them, sites that confirmed the last one."""
+
+    rounds: int = 0
+    adapter_digest: str = ""
+    delivered: tuple[str, ...] = ()
 
 
 class _Stored(BaseModel):
@@ -108,7 +126,7 @@ class _LaneEntry(_Stored):
 class _Manifest(_Stored):
     """What checkpoint.json holds."""
 
-    schema_: Literal[2] = Field(default=2, alias="schema")
+    schema_: Literal[3] = Field(default=SCHEMA, alias="schema")
     run_id: str
     job_digest: str
     next_round: int
@@ -116,6 +134,8 @@ class _Manifest(_Stored):
     rounds: tuple[RoundRecord, ...]
     lanes: dict[str, _LaneEntry]
     ledger_heads: dict[str, str] = Field(default_factory=dict)
+    base_digest: str
+    delivered: dict[str, str]
 
 
 class Registry:
@@ -139,11 +159,9 @@ class Registry:
         Raises:
             CheckpointError: the disk is full or the folder cannot be written; the last checkpoint still stands.
         """
-        factors = {}
-        for factor in checkpoint.adapter.factors():
-            part = checkpoint.adapter.select((factor,))
-            factors[factor] = part.digest()
-            self._put(f"adapters/{factors[factor]}.safetensors", part.to_bytes)
+        factors = factor_digests(checkpoint.adapter)
+        for factor, digest in factors.items():
+            self._put(f"adapters/{digest}.safetensors", checkpoint.adapter.select((factor,)).to_bytes)
         lanes = {}
         for name, lane in checkpoint.lanes.items():
             digest = hashlib.sha256(lane.optimizer_state).hexdigest()
@@ -157,21 +175,34 @@ class Registry:
             rounds=checkpoint.rounds,
             lanes=lanes,
             ledger_heads=dict(checkpoint.ledger_heads),
+            base_digest=checkpoint.base_digest,
+            delivered=dict(checkpoint.delivered),
         )
         write_atomically(self._folder / "checkpoint.json", manifest.model_dump_json(by_alias=True, indent=1).encode())
         self._forget_states_but({lane.optimizer_state for lane in lanes.values()})
+
+    def summary(self) -> Summary:
+        """How far the run has got, without reading an adapter; nothing done if there is no checkpoint yet.
+
+        Raises:
+            CheckpointError: as `load`.
+        """
+        manifest = self._manifest()
+        if manifest is None:
+            return Summary()
+        return Summary(manifest.next_round, manifest.adapter.digest, tuple(sorted(manifest.delivered)))
 
     def load(self) -> Checkpoint | None:
         """The last checkpoint; None when there is none.
 
         Raises:
-            CheckpointError: it is damaged, or a file that it names is missing or altered.
+            CheckpointError: it is damaged, of a version that cannot be read, or a file that it names is missing or
+                altered.
         """
-        path = self._folder / "checkpoint.json"
+        manifest = self._manifest()
+        if manifest is None:
+            return None
         try:
-            manifest = _Manifest.model_validate_json(path.read_bytes())
-            if len(manifest.rounds) != manifest.next_round:
-                raise ValueError
             return Checkpoint(
                 run_id=manifest.run_id,
                 job_digest=manifest.job_digest,
@@ -183,14 +214,43 @@ class Registry:
                     for name, lane in manifest.lanes.items()
                 },
                 ledger_heads=manifest.ledger_heads,
+                base_digest=manifest.base_digest,
+                delivered=manifest.delivered,
             )
         except (OSError, ValueError, AdapterError) as error:
-            if isinstance(error, FileNotFoundError) and not path.exists():
-                return None
+            raise self._damaged(error) from error
+
+    def _manifest(self) -> _Manifest | None:
+        path = self._folder / "checkpoint.json"
+        try:
+            manifest = _Manifest.model_validate_json(json.dumps(migrated(json.loads(path.read_bytes()), path)))
+            if len(manifest.rounds) != manifest.next_round:
+                raise ValueError
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, RecursionError) as error:
+            raise self._damaged(error) from error
+        return manifest
+
+    def _damaged(self, error: Exception) -> CheckpointError:
+        return CheckpointError(
+            f"{self._folder / 'checkpoint.json'}, or a file that it names, is damaged or missing",
+            found=type(error).__name__,
+            remedy="start the run again in a new folder",
+        )
+
+    def adapter_after(self, record: RoundRecord) -> AdapterState:
+        """The adapter after a finished round.
+
+        Raises:
+            CheckpointError: a file of it is missing or altered, or an older version did not note which ones they are.
+        """
+        try:
+            return self._adapter(_AdapterEntry(digest=record.adapter_digest, factors=record.factors))
+        except (OSError, ValueError, AdapterError) as error:
             raise CheckpointError(
-                f"{path}, or a file that it names, is damaged, missing or of another Yoriai version",
-                found=type(error).__name__,
-                remedy="start the run again in a new folder",
+                f"{self._folder}: the adapter after round {record.round_index + 1} cannot be read",
+                found=type(error).__name__ if record.factors else "a round of an older Yoriai version",
             ) from error
 
     def _adapter(self, entry: _AdapterEntry) -> AdapterState:
@@ -222,6 +282,26 @@ class Registry:
             if path.stem not in digests:
                 with contextlib.suppress(OSError):
                     path.unlink()
+
+
+def last_checkpoint(registry: Registry, digest: str, run_id: str) -> Checkpoint | None:
+    """What a run goes on from; None when nothing is stored.
+
+    Raises:
+        CheckpointError: the stored run belongs to another job, or is damaged.
+    """
+    stored = registry.load()
+    if stored is not None and (stored.job_digest, stored.run_id) != (digest, run_id):
+        raise CheckpointError(
+            "the stored run belongs to another job",
+            remedy="resume with the job and base model it was started with, or choose another folder",
+        )
+    return stored
+
+
+def factor_digests(adapter: AdapterState) -> dict[str, str]:
+    """The digest of each factor over all maps, by which it is stored."""
+    return {factor: adapter.select((factor,)).digest() for factor in adapter.factors()}
 
 
 def write_atomically(path: Path, data: bytes) -> Path:

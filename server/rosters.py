@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from yoriai import wire
+from yoriai.config import JobConfig
 from yoriai.errors import ConfigError
 from yoriai.privacy.roster import Directory
 
@@ -13,6 +14,20 @@ class SignedRoster:
 
     file: bytes
     directory: Directory
+
+
+def check_roster(job: JobConfig, roster: wire.Roster, signed: SignedRoster | None) -> None:
+    """Raise ConfigError unless a job can run with these weights and ranks."""
+    if roster.ranks and job.federation.aggregation != "mean":
+        raise ConfigError(
+            f"federation.aggregation = {job.federation.aggregation} compares whole updates",
+            found=f"lower ranks at {', '.join(sorted(roster.ranks))}",
+            remedy='set federation.aggregation = "mean", or give all sites the job\'s rank',
+        )
+    if job.secure_aggregation.enabled:
+        check_signed(signed, roster)
+    if job.privacy.noise == "distributed":
+        check_alike(roster)
 
 
 def check_signed(signed: SignedRoster | None, roster: wire.Roster) -> None:

@@ -46,17 +46,15 @@ RuleName = Annotated[str | None, typer.Option("--rule", help="Aggregation rule."
 Rounds = Annotated[int | None, typer.Option("--rounds", min=1, help="Rounds in the job.")]
 
 
-def mount(app: typer.Typer) -> None:
-    """Add the commands to the application."""
+def mount(app: typer.Typer, job: typer.Typer) -> None:
+    """Add the commands to the application, and to its group `job`."""
     app.command()(simulate)
     app.command()(fetch)
     app.command()(report)
     app.command()(audit)
-    job = typer.Typer(help="Write and check job files.", no_args_is_help=True)
     job.command("init")(job_init)
     job.command("check")(job_check)
     job.command("schema")(job_schema)
-    app.add_typer(job, name="job")
     app.add_typer(bench, name="bench")
 
 

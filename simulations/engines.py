@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +25,22 @@ from yoriai.privacy.secagg.shamir import Entropy
 from yoriai.simulations.consortium import Consortium
 
 _LOG = logging.getLogger(__name__)
+
+
+def seeded_entropy(seed: bytes, name: str) -> Callable[[int], Entropy]:
+    """Random bytes for a site's keys and rounding by round, for tests only.
+
+    The same in a resumed run, others when a process repeats a round.
+    """
+    attempts = Counter[int]()
+
+    def of_round(round_index: int) -> Entropy:
+        attempts[round_index] += 1
+        key = b"%b:%b:%d:%d" % (seed, name.encode(), round_index, attempts[round_index])
+        drawn = count()
+        return lambda n: hashlib.shake_256(b"%b:%d" % (key, next(drawn))).digest(n)
+
+    return of_round
 
 
 @dataclass(frozen=True)
@@ -83,24 +98,9 @@ class SiteSpec:
         consortium, name = Consortium(self.consortium), self.records.name
         memory = RosterMemory(self.consortium / "sites" / f"{name}.seen")
         key, certificate = consortium.key(name), consortium.certificate(name)
-        return SiteIdentity(key, certificate, consortium.trust, memory, self._entropy())
-
-    def _entropy(self) -> Callable[[int], Entropy]:
-        """Random bytes for one round's keys and rounding.
-
-        Seeded ones are for tests, as `randomness`: the same in a resumed run, others when a process repeats a round.
-        """
-        seed, attempts = self.noise_seed, Counter[int]()
-        if seed is None:
-            return lambda _: os.urandom
-
-        def of_round(round_index: int) -> Entropy:
-            attempts[round_index] += 1
-            key = b"%b:%b:%d:%d" % (seed, self.records.name.encode(), round_index, attempts[round_index])
-            drawn = count()
-            return lambda n: hashlib.shake_256(b"%b:%d" % (key, next(drawn))).digest(n)
-
-        return of_round
+        if self.noise_seed is None:
+            return SiteIdentity(key, certificate, consortium.trust, memory)
+        return SiteIdentity(key, certificate, consortium.trust, memory, seeded_entropy(self.noise_seed, name))
 
     def open_ledger(self) -> Ledger:
         """The site's ledger, made when missing."""

@@ -38,7 +38,9 @@ MESSAGES = st.one_of(
         payload=PAYLOADS,
     ),
     st.builds(wire.Acceptance, run_id=NAMES, site=NAMES),
-    st.builds(wire.Refusal, run_id=NAMES, site=NAMES, reason=NAMES, unknown_job=st.booleans()),
+    st.builds(wire.Refusal, run_id=NAMES, site=NAMES, reason=NAMES, unknown_job=st.booleans(), waiting=st.booleans()),
+    st.builds(wire.Delivery, run_id=NAMES, certificate=NAMES, statement=NAMES, payload=PAYLOADS),
+    st.builds(wire.Receipt, run_id=NAMES, site=NAMES, adapter_digest=NAMES),
     st.builds(wire.TrainRequest, run_id=NAMES, round_index=INDICES, adapter_digest=NAMES, payload=PAYLOADS),
     st.builds(wire.PlainUpdate, run_id=NAMES, round_index=INDICES, site=NAMES, payload=PAYLOADS),
     st.builds(wire.WindowRequest, run_id=NAMES, window=WINDOWS, slots=st.integers(1, 256)),
@@ -81,7 +83,7 @@ def test_refusal_and_acceptance_cannot_carry_a_payload() -> None:
 
 def test_another_protocol_version_is_named() -> None:
     data = envelope(b"whatever a later version holds", version=7)
-    with pytest.raises(WireError, match="found 7; expected 2; run the same Yoriai version"):
+    with pytest.raises(WireError, match="found 7; expected 3; run the same Yoriai version"):
         wire.decode(data)
 
 
@@ -106,6 +108,16 @@ def test_any_flipped_bit_is_an_error_that_quotes_nothing() -> None:
         with pytest.raises(WireError) as caught:
             wire.decode(bytes(flipped))
         _quotes_nothing(caught.value)
+
+
+@pytest.mark.parametrize("field", ["certificate", "statement"])
+def test_a_delivery_bears_no_long_text(field: str) -> None:
+    texts = {"certificate": "c" * 4096, "statement": "s" * 4096}
+    data = wire.encode(wire.Delivery(run_id="r", **texts))
+    assert isinstance(wire.decode(data), wire.Delivery)
+    header = json.dumps({"kind": "delivery", "run_id": "r", **texts, field: "x" * 4097}).encode()
+    with pytest.raises(WireError, match="malformed"):
+        wire.decode(envelope(header))
 
 
 @pytest.mark.parametrize("length", [4 * 1024 * 1024 + 1, 2**32 - 1])
@@ -155,7 +167,7 @@ def test_malformed_header_is_an_error(header: bytes) -> None:
 
 @given(st.binary(max_size=300))
 def test_any_bytes_are_a_message_or_a_wire_error(data: bytes) -> None:
-    for candidate in (data, b"YORI\0\2" + data, envelope(data)):
+    for candidate in (data, b"YORI\0\3" + data, envelope(data)):
         try:
             wire.decode(candidate)
         except WireError:

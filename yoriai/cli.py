@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from yoriai import federation_cli
+from yoriai import federation_cli, job_cli
 from yoriai.client import cli as site
 from yoriai.errors import EXIT_INTERRUPTED, YoriaiError
 from yoriai.server import cli as server
@@ -20,7 +20,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-simulations.mount(app)
+_job = typer.Typer(help="Write and check jobs, and have a server run them.", no_args_is_help=True)
+app.add_typer(_job, name="job")
+simulations.mount(app, _job)
+job_cli.mount(_job)
 site.mount(app)
 server.mount(app)
 federation_cli.mount(app)

@@ -26,7 +26,7 @@ from yoriai.config_models import (
     TrainingSection,
 )
 from yoriai.config_server import ServerConfig
-from yoriai.config_site import LedgerSection, ModelSection, PolicySection, RecordsSection, SiteConfig
+from yoriai.config_site import LedgerSection, ModelSection, PolicySection, RecordsSection, ServerSection, SiteConfig
 from yoriai.config_text import file_place, template_of
 from yoriai.errors import ConfigError, YoriaiError
 
@@ -46,6 +46,7 @@ __all__ = [
     "RecordsSection",
     "SecureAggregationSection",
     "ServerConfig",
+    "ServerSection",
     "SiteConfig",
     "SpeedSection",
     "TaskSection",

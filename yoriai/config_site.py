@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from yoriai.config_types import Count, Digests, Name, NonEmpty, Table, Texts, Version
+from yoriai.config_types import Address, Count, Digests, Name, NonEmpty, Proxy, Table, Texts, Version
 
 
 class RecordsSection(Table):
@@ -37,6 +37,21 @@ class LedgerSection(Table):
         default="witness",
         description="Folder in which the end of each ledger is kept a second time, so that a ledger that was restored "
         "from an old backup is found out. It belongs on another disk, and in no backup that holds the ledgers.",
+    )
+
+
+class ServerSection(Table):
+    """The coordinator's server. The site connects to it; nobody connects to the site."""
+
+    address: Address = Field(
+        default="",
+        description="The server as HOST:PORT. Empty: this site takes part in no deployment yet, and only its daemon "
+        "is started.",
+    )
+    proxy: Proxy = Field(
+        default="",
+        description="HTTP proxy through which the server is reached, by the method CONNECT. What goes through it is "
+        "encrypted for the server. Empty: straight to the server, whatever the environment says.",
     )
 
 
@@ -102,4 +117,5 @@ class SiteConfig(Table):
     records: RecordsSection = Field(default_factory=RecordsSection)
     base: ModelSection = Field(default_factory=ModelSection)
     ledger: LedgerSection = Field(default_factory=LedgerSection)
+    server: ServerSection = Field(default_factory=ServerSection)
     policy: PolicySection = Field(default_factory=PolicySection)

@@ -1,5 +1,6 @@
 """The types that settings are made of: names, digests, lists without repetition, and the table they stand in."""
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
@@ -7,6 +8,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from yoriai.config_faults import Expected
 
 _PROMPT = "{prompt}"
+_ADDRESS = re.compile(
+    r"(?:(?P<name>[A-Za-z0-9][A-Za-z0-9.-]{0,252})|\[(?P<six>[0-9A-Fa-f:.]{2,45})\]):(?P<port>[0-9]{1,5})"
+)
 
 
 def _whole(value: object) -> object:
@@ -28,6 +32,32 @@ def distinct(values: tuple[str, ...]) -> tuple[str, ...]:
     return values
 
 
+def _server_address(text: str) -> str:
+    if text:
+        host_and_port(text)
+    return text
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """The two parts of HOST:PORT; an IPv6 address stands in brackets, which are taken off.
+
+    Raises:
+        ValueError: it is no such text.
+    """
+    match = _ADDRESS.fullmatch(address)
+    if match is None or not 1 <= int(match["port"]) <= 65535:
+        raise ValueError("is not HOST:PORT")
+    return match["name"] or match["six"], int(match["port"])
+
+
+def _proxy(text: str) -> str:
+    if text:
+        if not text.startswith("http://"):
+            raise ValueError("does not begin with http://")
+        host_and_port(text.removeprefix("http://").removesuffix("/"))
+    return text
+
+
 def _one_prompt(template: str) -> str:
     if template.count(_PROMPT) != 1:
         raise ValueError(f"must hold {_PROMPT} exactly once, and holds it {template.count(_PROMPT)} times")
@@ -47,6 +77,8 @@ Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda:[0-9]+)$"), Expected('"a
 Whole = Annotated[int, Field(ge=0, lt=2**63), Expected("a whole number of at least 0 and below 2^63")]
 Count = Annotated[int, Field(ge=1, lt=2**63), Expected("a whole number of at least 1 and below 2^63")]
 NonEmpty = Annotated[str, Field(min_length=1), Expected("a text that is not empty")]
+Address = Annotated[str, AfterValidator(_server_address), Expected("HOST:PORT, or an empty text")]
+Proxy = Annotated[str, AfterValidator(_proxy), Expected("http://HOST:PORT without a password, or an empty text")]
 Version = Annotated[Literal[1], BeforeValidator(_whole)]
 _LISTED = (BeforeValidator(tuple_from_list), AfterValidator(distinct), Field(json_schema_extra={"uniqueItems": True}))
 Texts = Annotated[tuple[NonEmpty, ...], *_LISTED, Expected("a list of texts, none of them empty, none twice")]

@@ -94,6 +94,12 @@ class DaemonError(YoriaiError):
     exit_code = EXIT_PARTIAL
 
 
+class ServerError(YoriaiError):
+    """The coordinator's server cannot be reached, or who answers there is not the server."""
+
+    exit_code = EXIT_PARTIAL
+
+
 class TrainingError(YoriaiError):
     """Training went wrong at a site (a loss that is not a number); no update was sent."""
 

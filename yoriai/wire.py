@@ -11,20 +11,23 @@ as a `PlainUpdate`; the coordinator can read it.
 import json
 import struct
 import zlib
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from yoriai.errors import WireError
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 # Stages of secure aggregation, in order: those that open a window of keys, then those of a round in one of its slots.
 # The first of each are the answers to a WindowRequest and to a TrainRequest.
 WINDOW_STAGES = ("advertise", "sign", "share", "hold")
 SLOT_STAGES = ("mask", "agree", "unmask")
+DELIVERY_STAGE = "deliver"
 _MAGIC = b"YORI"
 _PREAMBLE = struct.Struct(">4sHII")
 _LARGEST_HEADER_BYTES = 4 * 1024 * 1024
+# Characters of a certificate or a statement that travels in a header.
+_LARGEST_SIGNED = 4096
 
 _Weight = Annotated[int, Field(ge=1)]
 _Rank = Annotated[int, Field(ge=1)]
@@ -80,6 +83,15 @@ class JobOffer(_Laden):
     ledger_head: _LedgerHead = ""
 
 
+class PreparedJobFile(_Laden):
+    """No message between the parties but a file: a job for a server. Payload: its first adapter, complete."""
+
+    kind: ClassVar[str] = "prepared_job"
+    job: dict[str, Any]
+    base_digest: str
+    noise_multiplier: float | None = None
+
+
 class Acceptance(Message):
     """Site to coordinator: the job fits the site's policy, base, records and budget."""
 
@@ -91,7 +103,8 @@ class Acceptance(Message):
 class Refusal(Message):
     """Site to coordinator: no, with a reason that holds no data.
 
-    `unknown_job` asks for the offer again; `unknown_window` says that the site has no keys of that window (any more).
+    `unknown_job` asks for the offer again; `unknown_window` says that the site has no keys of that window (any more);
+    `waiting` says that the site's operator has not decided about the job yet, and it may be offered again.
     """
 
     kind: ClassVar[str] = "refusal"
@@ -99,6 +112,7 @@ class Refusal(Message):
     reason: str
     unknown_job: bool = False
     unknown_window: bool = False
+    waiting: bool = False
 
 
 class TrainRequest(_Laden):
@@ -156,11 +170,32 @@ class PlainUpdate(_Laden):
     ledger_head: _LedgerHead = ""
 
 
-Reply = Acceptance | Refusal | PlainUpdate | SecureReply  # What a site may answer.
+class Delivery(_Laden):
+    """Coordinator to site: the job has ended, and this is its last adapter. Payload: the complete adapter.
+
+    `certificate` is the coordinator's, as the consortium signed it; `statement` is what the coordinator signs about
+    the adapter (`yoriai.privacy.delivery`). Both are texts of a few lines.
+    """
+
+    kind: ClassVar[str] = "delivery"
+    certificate: str = Field(max_length=_LARGEST_SIGNED)
+    statement: str = Field(max_length=_LARGEST_SIGNED)
+
+
+class Receipt(Message):
+    """Site to coordinator: the last adapter is stored here, durably. It holds nothing that the site found out by it."""
+
+    kind: ClassVar[str] = "receipt"
+    site: str = Field(max_length=64)
+    adapter_digest: str = Field(max_length=64)
+    ledger_head: _LedgerHead = ""
+
+
+Reply = Acceptance | Refusal | PlainUpdate | SecureReply | Receipt  # What a site may answer.
 
 _KINDS: dict[str, type[Message]] = {
     message.kind: message
-    for message in (JobOffer, Acceptance, Refusal, TrainRequest, PlainUpdate, WindowRequest, SecureStage, SecureReply)
+    for message in (JobOffer, PreparedJobFile, TrainRequest, WindowRequest, SecureStage, Delivery, *get_args(Reply))
 }
 
 

@@ -37,6 +37,7 @@ class StubSite:
 
     def __init__(self, config: DaemonConfig, checkpoint: Callable[[], None]) -> None:
         self._closed, self._checkpoint, self._at_work = config.ledgers / "closed", checkpoint, 0
+        self._later_s = 0.0
 
     def handle(self, data: bytes) -> bytes:
         """Sleep, hang, fail, tell of the process, or give the message back."""
@@ -48,6 +49,7 @@ class StubSite:
 
     def _handled(self, data: bytes) -> bytes:
         verb, _, value = data[:40].partition(b" ")
+        self._later_s = float(value) if verb == b"later" else 0.0
         if verb == b"sleep":
             until = time.monotonic() + float(value)
             while time.monotonic() < until:
@@ -62,6 +64,13 @@ class StubSite:
             umask = os.umask(0o077)
             return f"{dumpable} {resource.getrlimit(resource.RLIMIT_CORE)} {umask:o} {self._at_work}".encode()
         return data
+
+    def afterwards(self) -> None:
+        """Go on for as long as the last message said."""
+        until = time.monotonic() + self._later_s
+        while time.monotonic() < until:
+            self._checkpoint()
+            time.sleep(0.01)
 
     def budget(self) -> Mapping[str, float]:
         """Some budget."""

@@ -33,17 +33,21 @@ from tests.client.daemons import (
     seeded_hooks,
 )
 from tests.client.test_site import noise_for
+from tests.coordinators import Known, save_identity, saved_identity
 from tests.world import write_records
 from yoriai import wire
+from yoriai.client.adapter_place import folder_of, read_evaluation
 from yoriai.client.base_model import load_base
 from yoriai.client.daemon_config import DaemonConfig
 from yoriai.client.frames import LARGEST_MESSAGE_BYTES, Kind, Line
+from yoriai.client.job_book import JobBook
 from yoriai.client.records import read_site
 from yoriai.client.site import Site
 from yoriai.client.site_folder import make_site
 from yoriai.client.workbench import Workbench
-from yoriai.config import JobConfig, PolicySection, SiteConfig, SpeedSection
+from yoriai.config import JobConfig, PolicySection, SiteConfig, SpeedSection, job_digest
 from yoriai.errors import EXIT_PARTIAL, ConfigError, DaemonError
+from yoriai.privacy.delivery import Delivery, sign_delivery
 from yoriai.privacy.ledger import Ledger
 from yoriai.privacy.ledger_witness import committed
 from yoriai.simulations.consortium import Consortium
@@ -260,6 +264,43 @@ def test_an_enrolled_site_signs_for_its_ledger(
     committed(reply.ledger_head, "north", consortium.key("north").public_key)
 
 
+def test_a_job_waits_for_its_operator_and_its_last_adapter_is_stored_and_then_measured(
+    real: DaemonConfig, bench: Workbench, make_job: JobMaker, tmp_path: Path
+) -> None:
+    known, job = Known(), make_job()
+    save_identity(known.identity("north", tmp_path), known, tmp_path)
+    jobs, adapters = tmp_path / "jobs", tmp_path / "adapters"
+    identity = partial(saved_identity, tmp_path)
+    config = replace(real, identity=identity, jobs=jobs, adapters=adapters)
+    adapter = bench.initial_adapter(job)
+    statement = Delivery(
+        "miyagi", "run-1", job_digest(job, bench.base.digest), bench.base.digest, "", 3, adapter.digest()
+    )
+    delivery = wire.Delivery(
+        run_id="run-1",
+        certificate=known.certificate().decode(),
+        statement=sign_delivery(known.key, statement).decode(),
+        payload=adapter.to_bytes(),
+    )
+    with Daemon(config, open_seeded, tmp_path / "log") as daemon:
+        reply = offered(daemon.door.handle, job, bench)
+        assert isinstance(reply, wire.Refusal)
+        assert reply.waiting
+        book = JobBook(jobs)
+        book.decide(book.find("run-1"), "approved", by="hana")
+        assert isinstance(offered(daemon.door.handle, job, bench), wire.Acceptance)
+        receipt = wire.decode(daemon.door.handle(wire.encode(delivery)))
+        assert isinstance(receipt, wire.Receipt), receipt
+        place = folder_of(adapters, "run-1", adapter.digest())
+        wait_for(lambda: read_evaluation(place) is not None)
+        assert [name for name in events(daemon) if name in ("waits_for_operator", "accepted", "stored")] == [
+            "waits_for_operator",
+            "accepted",
+            "stored",
+        ]
+        assert MARKER not in daemon.log()
+
+
 def test_a_site_that_cannot_be_opened_ends_the_daemon_with_the_reason(config: DaemonConfig, tmp_path: Path) -> None:
     assert "train records are missing" in refused(config, open_seeded, tmp_path / "log")
     assert "Traceback" not in (tmp_path / "log").read_text()
@@ -404,6 +445,22 @@ def test_asked_to_stop_it_finishes_the_message_refuses_the_next_and_cleans_up(
     assert "stopping" in refusal.reason
     assert (config.ledgers / "closed").exists()
     assert not config.socket.exists()
+
+
+def test_what_comes_after_the_answer_holds_up_the_next_message_and_ends_with_the_daemon(
+    config: DaemonConfig, tmp_path: Path
+) -> None:
+    with Daemon(config, open_stub, tmp_path / "log") as daemon:
+        began = time.monotonic()
+        assert daemon.door.handle(b"later 1") == b"later 1"
+        assert time.monotonic() - began < 0.9
+        assert daemon.door.health()["state"] == "working"
+        assert daemon.door.handle(b"later 60") == b"later 60"
+        assert time.monotonic() - began > 1.0
+    with Daemon(replace(config, grace_s=0.2), open_stub, tmp_path / "second") as daemon:
+        daemon.door.handle(b"later 60")
+        assert daemon.end() == 0
+        assert "abandoned" in events(daemon)
 
 
 def test_a_message_that_hangs_does_not_hold_up_the_end(config: DaemonConfig, tmp_path: Path) -> None:

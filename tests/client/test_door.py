@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from yoriai.client.door import NODE_CONFIG_KEY, SocketDoor, door_of_node
 from yoriai.client.flower_app import app
 from yoriai.client.frames import LARGEST_MESSAGE_BYTES, Kind, Line
 from yoriai.errors import DaemonError, WireError
+from yoriai.flower_payload import label_of, pack, payload_of
 
 Script = Callable[[Line], None]
 
@@ -164,10 +165,22 @@ def test_flowers_app_asks_the_daemon_of_the_node_and_not_one_that_the_run_names(
         state=RecordDict(),
         run_config={NODE_CONFIG_KEY: str(tmp_path / "other")},
     )
-    content = RecordDict({"yoriai": ConfigRecord({"payload": b"message"})})
-    message = Message(content, dst_node_id=2, message_type="query")
-    reply = app(message, context).content.config_records["yoriai"]
-    assert (reply["site"], reply["payload"]) == ("north", b"message")
+    message = Message(pack(b"message"), dst_node_id=2, message_type="query")
+    reply = app(message, context).content
+    assert (label_of(reply, "site"), payload_of(reply)) == ("north", b"message")
+
+
+def test_flowers_app_says_that_the_daemon_is_not_there_and_not_where_it_looked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("_run_id", "_node_id", "_task_id"):
+        monkeypatch.setattr(TaskIdentity, name, 1)
+    config = {NODE_CONFIG_KEY: str(tmp_path / "sock")}
+    context = Context(run_id=1, node_id=2, node_config=config, state=RecordDict(), run_config={})
+    reply = app(Message(pack(b"message"), dst_node_id=2, message_type="query"), context).content
+    assert payload_of(reply) == b""
+    assert "cannot be reached" in label_of(reply, "failure")
+    assert str(tmp_path) not in label_of(reply, "failure")
 
 
 @pytest.mark.parametrize("module", ["yoriai.client.flower_app", "yoriai.client.daemon", "yoriai.client.daemon_cli"])

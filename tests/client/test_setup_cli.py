@@ -66,12 +66,26 @@ def refused(done: Outcome, *words: str) -> None:
 
 
 def test_init_writes_what_was_answered_with_every_setting_explained(tmp_path: Path) -> None:
-    answers = ["north", "", "", "4", "1e-6", "owner", "3", "auto", "yes", str(tmp_path / "disk")]
+    answers = [
+        "north",
+        "",
+        "",
+        "example.org:9092",
+        "",
+        "4",
+        "1e-6",
+        "owner",
+        "3",
+        "auto",
+        "yes",
+        str(tmp_path / "disk"),
+    ]
     done = yoriai("site", "init", tmp_path / "s", answers="\n".join([*answers, ""]))
     assert done.code == 0
     config = load_site(tmp_path / "s" / "site.toml")
     policy = config.policy
     assert (config.name, config.records.folder, config.ledger.witness) == ("north", "data", str(tmp_path / "disk"))
+    assert (config.server.address, config.server.proxy) == ("example.org:9092", "")
     assert (policy.epsilon_budget, policy.delta, policy.unit, policy.min_sites) == (4.0, 1e-6, "owner", 3)
     assert (policy.approve, policy.allow_distributed_noise) == ("auto", True)
     assert (tmp_path / "disk").is_dir()
@@ -86,7 +100,7 @@ def test_a_written_site_reads_as_it_was() -> None:
 
 
 def test_init_asks_again_after_a_wrong_answer_and_says_why(tmp_path: Path) -> None:
-    answers = "../north\nnorth\n\n\n-1\nmuch\n2.5\n" + DEFAULTS
+    answers = "../north\nnorth\n\n\nexample.org\n\n\n-1\nmuch\n2.5\n" + DEFAULTS
     done = yoriai("site", "init", tmp_path / "s", answers=answers)
     assert done.code == 0
     assert load_site(tmp_path / "s" / "site.toml").policy.epsilon_budget == 2.5
@@ -163,7 +177,8 @@ def test_nothing_private_is_ever_open_to_others(tmp_path: Path, office: Office) 
         os.umask(umask)
     modes = {path.relative_to(folder).as_posix(): stat.S_IMODE(path.stat().st_mode) for path in folder.rglob("*")}
     assert {modes[name] for name in ("keys", "node", "trust", "ledgers", "adapters", "witness")} == {0o700}
-    files = {name: mode for name, mode in modes.items() if (folder / name).is_file()}
+    assert modes.pop("systemd") == 0o755
+    files = {name: mode for name, mode in modes.items() if (folder / name).is_file() and "systemd" not in name}
     assert len(files) == 9
     assert set(files.values()) == {0o600}
 

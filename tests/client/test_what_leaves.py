@@ -11,11 +11,13 @@ from yoriai.client import site
 # protocol's bytes; and it commits to its ledger by a hash, over a chain that begins with random bits, and a signature.
 SENT = {
     "Acceptance": {"run_id", "site", "ledger_head"},
-    "Refusal": {"run_id", "site", "reason", "unknown_job", "unknown_window"},
+    "Refusal": {"run_id", "site", "reason", "unknown_job", "unknown_window", "waiting"},
     "PlainUpdate": {"run_id", "site", "round_index", "payload", "ledger_head"},
+    "Receipt": {"run_id", "site", "adapter_digest", "ledger_head"},
     "SecureReply": {"run_id", "site", "window", "slot", "stage", "payload", "ledger_head"},
 }
-EXPECTED_BY_SITES = {"JobOffer", "TrainRequest", "WindowRequest", "SecureStage"}
+EXPECTED_BY_SITES = {"JobOffer", "TrainRequest", "WindowRequest", "SecureStage", "Delivery"}
+FILES = {"PreparedJobFile"}  # In the same envelope, and never sent.
 
 
 def test_no_message_of_a_site_has_a_field_for_counts_or_scores() -> None:
@@ -25,7 +27,7 @@ def test_no_message_of_a_site_has_a_field_for_counts_or_scores() -> None:
 
 def test_there_is_no_other_kind_of_message() -> None:
     kinds = {kind.__name__ for kind in wire._KINDS.values()}
-    assert kinds == set(SENT) | EXPECTED_BY_SITES
+    assert kinds == set(SENT) | EXPECTED_BY_SITES | FILES
 
 
 def test_a_site_holds_no_code_that_evaluates() -> None:

@@ -5,11 +5,15 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+import numpy as np
 import pytest
-from flwr.app import ConfigRecord, Error, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Error, Message, RecordDict
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.task_identity import TaskIdentity
 
 from yoriai.errors import RoundError
+from yoriai.flower_payload import pack, payload_of
 from yoriai.server.app import GridTransport
 
 Node = Callable[[bytes], object]
@@ -45,15 +49,15 @@ class FakeGrid:
         replies = []
         for identity in list(message_ids):
             message = self.waiting[identity]
-            payload = message.content.config_records["yoriai"]["payload"]
-            assert isinstance(payload, bytes)
-            record = self.nodes[message.metadata.dst_node_id](payload)
+            record = self.nodes[message.metadata.dst_node_id](payload_of(message.content))
             if record is None:
                 replies.append(Message(Error(code=1, reason="it raised"), reply_to=message))
+            elif isinstance(record, RecordDict):
+                replies.append(Message(record, reply_to=message))
             elif record is not ...:
                 assert isinstance(record, dict)
-                content = RecordDict({record.pop("name", "yoriai"): ConfigRecord(record)})
-                replies.append(Message(content, reply_to=message))
+                payload = record.pop("payload", b"")
+                replies.append(Message(pack(payload, **record), reply_to=message))
         for reply in replies:
             reply.metadata.__dict__["_src_node_id"] = self.waiting[
                 reply.metadata.reply_to_message_id
@@ -90,18 +94,19 @@ def test_sites_are_named_by_their_hello_and_replies_come_back_by_name() -> None:
         lambda payload: None,
         lambda payload: ...,
         lambda payload: {"site": "b"},
-        lambda payload: {"site": "b", "payload": 10**12},
-        lambda payload: {"site": "b", "payload": "text"},
-        lambda payload: {"name": "other", "payload": b"x"},
+        lambda payload: RecordDict({"yoriai.payload": ArrayRecord([np.ones(3, np.float32)])}),
+        lambda payload: RecordDict({"other": ConfigRecord({"payload": b"x"})}),
     ],
-    ids=["raises", "hangs", "no payload", "a number", "a text", "another record"],
+    ids=["raises", "hangs", "no payload", "another array", "another record"],
 )
 def test_node_that_fails_is_a_missing_reply(answer: Callable[[bytes], object]) -> None:
     sites = transport({1: site("a"), 2: site("b", answer)})
     assert sites.exchange("train", {"a": b"1", "b": b"2"}, 0.3) == {"a": b"1a"}
 
 
-@pytest.mark.parametrize("hello", [None, ..., {"payload": b""}, {"site": 5}, {"site": ""}])
+@pytest.mark.parametrize(
+    "hello", [None, ..., {"payload": b""}, RecordDict({"yoriai": ConfigRecord({"site": 5})}), {"site": ""}]
+)
 def test_node_without_a_name_is_no_site(hello: object) -> None:
     nodes = {1: site("a"), 2: lambda payload: dict(hello) if isinstance(hello, dict) else hello}
     assert transport(nodes, timeout_s=0.3).sites() == ("a",)
@@ -141,3 +146,36 @@ def test_waiting_ends_at_once_when_the_run_is_stopped() -> None:
     with pytest.raises(RoundError, match="stopped"):
         sites.exchange("train", {"a": b"1"}, 60.0)
     assert time.monotonic() - started < 10.0
+
+
+def test_registered_nodes_are_asked_for_no_name_and_strangers_are_no_sites() -> None:
+    asked: list[bytes] = []
+    nodes: dict[int, Node] = {1: lambda payload: asked.append(payload) or {"payload": b"x"}, 2: site("b")}
+    sites = GridTransport(FakeGrid(nodes), names=lambda: {1: "a", 5: "gone"})  # type: ignore[arg-type]
+    assert sites.sites() == ("a",)
+    assert asked == []
+    assert sites.exchange("train", {"a": b"1", "b": b"2"}, 1.0) == {"a": b"x"}
+
+
+def test_reason_of_a_failure_reaches_the_log_and_not_the_round() -> None:
+    told: list[tuple[str, str, str]] = []
+    nodes: dict[int, Node] = {1: lambda _: {"failure": "no daemon"}, 2: lambda _: None}
+    sites = GridTransport(
+        FakeGrid(nodes),  # type: ignore[arg-type]
+        names=lambda: {1: "a", 2: "b"},
+        on_failure=lambda *words: told.append(words),
+    )
+    sites.sites()
+    assert sites.exchange("train", {"a": b"1", "b": b"2"}, 1.0) == {}
+    assert sorted(told) == [("a", "train", "no daemon"), ("b", "train", "it raised")]
+
+
+@pytest.mark.parametrize("size", [1, 3, 12_000_000])
+def test_payload_survives_flower_s_own_encoding(size: int) -> None:
+    payload = np.random.default_rng(size).bytes(size)
+    content = pack(payload, site="a")
+    pieces = {identity: piece.deflate() for identity, piece in get_all_nested_objects(content).items()}
+    assert max(map(len, pieces.values())) < 6_000_000
+    again = inflate_object_from_contents(content.object_id, pieces)
+    assert isinstance(again, RecordDict)
+    assert payload_of(again) == payload

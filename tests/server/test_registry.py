@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from yoriai.errors import CheckpointError
-from yoriai.server.registry import Checkpoint, Lane, Registry, RoundRecord, write_atomically
+from yoriai.server.registry import Checkpoint, Lane, Registry, RoundRecord, factor_digests, write_atomically
 from yoriai.strategies.adapter import AdapterState
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,7 +94,7 @@ def test_altered_file_is_detected(name: str, change: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("schema", 1),
+        ("schema", "3"),
         ("next_round", 7),
         ("next_round", "1"),
         ("lanes", {"B": {"optimizer_state": "../../etc/passwd", "value_range": None}}),
@@ -110,6 +110,54 @@ def test_manifest_that_does_not_fit_is_refused(key: str, value: object, tmp_path
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
     with pytest.raises(CheckpointError, match="damaged"):
         Registry(tmp_path).load()
+
+
+def old_manifest(folder: Path) -> Path:
+    """A run of one round as schema 2 stored it."""
+    Registry(folder).save(checkpoint(1))
+    path = folder / "checkpoint.json"
+    document = json.loads(path.read_text())
+    old = json.loads((Path(__file__).parent / "checkpoint-2.json").read_text())
+    path.write_text(json.dumps(old))
+    assert document["adapter"] == old["adapter"]
+    return path
+
+
+def test_a_checkpoint_of_schema_2_is_read_and_written_anew_as_schema_3(tmp_path: Path) -> None:
+    path = old_manifest(tmp_path)
+    stored = Registry(tmp_path).load()
+    assert stored == checkpoint(1)
+    assert (stored.base_digest, stored.delivered, stored.rounds[0].roster_digest) == ("", {}, "")
+    with pytest.raises(CheckpointError, match="after round 1 cannot be read; found a round of an older Yoriai version"):
+        Registry(tmp_path).adapter_after(stored.rounds[0])
+    Registry(tmp_path).save(stored)
+    assert json.loads(path.read_text())["schema"] == 3
+    assert Registry(tmp_path).load() == stored
+
+
+@pytest.mark.parametrize(
+    ("schema", "said"),
+    [(4, "newer version; found schema 4; expected at most 3"), (1, "too old a version; found schema 1")],
+)
+def test_a_checkpoint_of_another_version_is_refused_by_its_number(schema: int, said: str, tmp_path: Path) -> None:
+    Registry(tmp_path).save(checkpoint(1))
+    path = tmp_path / "checkpoint.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": schema, "whatever": "it holds"}))
+    with pytest.raises(CheckpointError, match=said):
+        Registry(tmp_path).load()
+
+
+def test_an_adapter_of_a_past_round_that_was_altered_is_not_given_out(tmp_path: Path) -> None:
+    store, after = Registry(tmp_path), checkpoint(1)
+    record = replace(after.rounds[0], adapter_digest=after.adapter.digest(), factors=factor_digests(after.adapter))
+    store.save(replace(after, rounds=(record,)))
+    assert store.adapter_after(record) == after.adapter
+    with pytest.raises(CheckpointError, match="altered"):
+        store.adapter_after(replace(record, adapter_digest="0" * 64))
+    for path in (tmp_path / "adapters").iterdir():
+        path.unlink()
+    with pytest.raises(CheckpointError, match="after round 1 cannot be read"):
+        store.adapter_after(record)
 
 
 def test_factors_of_two_versions_do_not_make_one(tmp_path: Path) -> None:

@@ -1,0 +1,162 @@
+"""The last adapter of a job, as it arrives at a site: checked against the coordinator's signature, then stored whole.
+
+    adapters/<run>-<digest>/
+        adapter_config.json, adapter_model.safetensors    what `PeftModel.from_pretrained` reads
+        version.safetensors                               the complete adapter, all factors, whose digest is signed
+        statement, coordinator.cert                       who says so
+        evaluation.json                                   the site's own, written afterwards (`own_evaluation.py`)
+
+A run has one last adapter: the first that is stored stays. A folder is written under another name, synced and renamed,
+so that it is there whole or not at all, and the receipt leaves after that. The job is known from the book, so that a
+site which was started anew meanwhile takes its adapter all the same.
+"""
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from yoriai import wire
+from yoriai.client.adapter_place import CERTIFICATE, STATEMENT, VERSION, folder_of, folders_of
+from yoriai.client.job_book import JobBook
+from yoriai.client.lora import save_peft
+from yoriai.client.policy import job_from
+from yoriai.client.secure import SiteIdentity
+from yoriai.client.workbench import Workbench
+from yoriai.config import JobConfig, SiteConfig
+from yoriai.errors import AdapterError, IdentityError, PolicyError, StorageError
+from yoriai.files import cannot_write, make_private_folder, sync_folder
+from yoriai.privacy.coordinator_identity import read_coordinator_certificate
+from yoriai.privacy.delivery import Delivery, read_delivery
+from yoriai.privacy.ledger import Ledger
+from yoriai.strategies.adapter import AdapterState
+from yoriai.strategies.rule import get_rule
+
+
+@dataclass(frozen=True)
+class StoredAdapter:
+    """A last adapter in its folder, and the job that it is of."""
+
+    run_id: str
+    job: JobConfig
+    folder: Path
+    adapter_digest: str
+
+
+class Deliveries:
+    """Takes last adapters for one site.
+
+    Args:
+        config: name and policy.
+        workbench: by whose base an adapter is judged; whoever calls `receive` holds its lock.
+        ledger: of the site, which gets back the rounds that the job did not need.
+        identity: whose CA vouches for the coordinator.
+        book: the jobs that the site has taken part in.
+        folder: for the adapters.
+        on_stored: called when an adapter is here, the first time and whenever it is delivered again.
+    """
+
+    def __init__(
+        self,
+        config: SiteConfig,
+        *,
+        workbench: Workbench,
+        ledger: Ledger,
+        identity: SiteIdentity,
+        book: JobBook,
+        folder: Path,
+        on_stored: Callable[[StoredAdapter], None],
+    ) -> None:
+        self._name, self._policy = config.name, config.policy
+        self._workbench, self._ledger, self._identity = workbench, ledger, identity
+        self._book, self._folder, self._on_stored = book, folder, on_stored
+
+    def receive(self, message: wire.Delivery) -> wire.Receipt:
+        """Check and store an adapter. One that is here already is confirmed again, and nothing is written.
+
+        Raises:
+            IdentityError: certificate or statement is not what the federation stands behind.
+            PolicyError: the statement is about another run, job, base or number of rounds than this site accepted, or
+                the run has another last adapter already.
+            AdapterError: the payload is not the adapter of the statement, or does not fit the job's model.
+            StorageError: it cannot be written.
+        """
+        statement = self._verified(message)
+        job = self._job_of(statement)
+        place = folder_of(self._folder, statement.run_id, statement.adapter_digest)
+        self._refuse_second(statement, place)
+        if not place.is_dir():
+            self._store(message, statement, job, place)
+        self._book.finish(statement.run_id, statement.adapter_digest)
+        self._ledger.finish(statement.run_id)
+        self._on_stored(StoredAdapter(statement.run_id, job, place, statement.adapter_digest))
+        return wire.Receipt(run_id=message.run_id, site=self._name, adapter_digest=statement.adapter_digest)
+
+    def _verified(self, message: wire.Delivery) -> Delivery:
+        """The statement, once the coordinator's key and the CA behind it are seen to be right."""
+        trust = self._identity.trust()
+        certificate = read_coordinator_certificate(message.certificate.encode(), trust, now=trust.now)
+        statement = read_delivery(message.statement.encode(), certificate.public_key)
+        if not statement.federation == certificate.federation == trust.federation:
+            raise IdentityError("the delivered adapter is another federation's", expected=trust.federation)
+        if statement.run_id != message.run_id:
+            raise PolicyError(f"site {self._name}: the coordinator's statement is about another run")
+        return statement
+
+    def _job_of(self, statement: Delivery) -> JobConfig:
+        """The job that the adapter is the end of; it must be one that this site took part in, on this base."""
+        run, entry = f"run {statement.run_id[:80]}", self._book.entry(statement.run_id)
+        if entry is None or entry.state not in ("accepted", "delivered"):
+            raise PolicyError(f"site {self._name} has not taken part in {run}", found=entry.state if entry else "")
+        job, terms = job_from(self._name, self._policy, entry.terms.job), entry.terms
+        known = (terms.job_digest, terms.base_digest, job.federation.rounds)
+        if (statement.job_digest, statement.base_digest, statement.rounds) != known:
+            raise PolicyError(f"site {self._name}: the statement about {run} is of another job, base or length")
+        if statement.base_digest != self._workbench.base.digest:
+            raise PolicyError(f"site {self._name} has another base model by now", remedy=f"load that of {run} again")
+        return job
+
+    def _refuse_second(self, statement: Delivery, place: Path) -> None:
+        if any(other != place for other in folders_of(self._folder, statement.run_id)):
+            raise PolicyError(
+                f"site {self._name}: run {statement.run_id[:80]} has delivered another adapter already",
+                found=f"digest {statement.adapter_digest[:16]}…",
+                remedy="the first one is kept; a new run brings a new one",
+            )
+
+    def _store(self, message: wire.Delivery, statement: Delivery, job: JobConfig, place: Path) -> None:
+        state = AdapterState.from_bytes(message.payload)
+        if state.digest() != statement.adapter_digest:
+            raise AdapterError("the delivered adapter is not the one of the coordinator's statement")
+        model = self._workbench.model(job)
+        model.check(state)
+        part = place.with_name(f".{place.name}.part")
+        try:
+            shutil.rmtree(part, ignore_errors=True)  # Of a delivery that a kill or a power cut ended.
+            make_private_folder(part)
+            save_peft(model, get_rule(job.federation.rule).to_peft(state), part)
+            (part / VERSION).write_bytes(state.to_bytes())
+            (part / STATEMENT).write_bytes(message.statement.encode())
+            (part / CERTIFICATE).write_bytes(message.certificate.encode())
+            for path in part.iterdir():
+                _sync(path)
+            sync_folder(part)
+            part.rename(place)
+            sync_folder(self._folder)
+        except OSError as error:
+            raise cannot_write(place, error) from error
+        except SafetensorError as error:
+            raise StorageError(f"{place} cannot be written", found="an error in writing", remedy="make room") from error
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

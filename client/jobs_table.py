@@ -1,0 +1,119 @@
+"""The jobs of a site in one table, within 80 columns, or as JSON."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from yoriai.client.adapter_place import folder_of, read_evaluation
+from yoriai.client.job_book import Entry
+from yoriai.client.jobs_terms import Budget, printable
+from yoriai.config import JobConfig
+
+
+@dataclass(frozen=True)
+class JobView:
+    """A job of the book, its last adapter if that is here, and what the site measured of it."""
+
+    entry: Entry
+    job: JobConfig
+    folder: Path | None = None
+    evaluation: Mapping[str, Any] | None = None
+
+
+def job_views(entries: Iterable[Entry], adapters: Path) -> list[JobView]:
+    """The entries with what lies in the folder of adapters.
+
+    Raises:
+        StorageError: an evaluation is damaged.
+    """
+    views = []
+    for entry in entries:
+        folder = folder_of(adapters, entry.run_id, entry.adapter_digest) if entry.adapter_digest else None
+        views.append(JobView(entry, entry.terms.config(), folder, read_evaluation(folder) if folder else None))
+    return views
+
+
+def jobs_json(views: Sequence[JobView], budget: Budget) -> dict[str, Any]:
+    """Plain values."""
+    return {"schema": 1, "budget": asdict(budget), "jobs": [_as_json(view) for view in views]}
+
+
+def print_jobs(views: Sequence[JobView], budget: Budget, console: Console) -> None:
+    """Print the budget that is left, and a row a job."""
+    left = f"epsilon {budget.left:.4g} of {budget.epsilon_budget:g} is left"
+    console.print(f"data set {budget.dataset}: {left} at delta {budget.delta:g}", highlight=False, markup=False)
+    if not views:
+        console.print("no job was offered yet")
+        return
+    table = Table("run, job", box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    table.columns[0].overflow = "fold"
+    for name in ("state", "rounds", "epsilon", "noise, rule", "sites", "base", "tests here"):
+        table.add_column(name, justify="right" if name in ("rounds", "epsilon", "sites") else "left")
+    for view in views:
+        table.add_row(*(Text(printable(line) if "\n" not in line else line) for line in _cells(view)))
+    console.print(table, highlight=False)
+
+
+def _cells(view: JobView) -> list[str]:
+    terms, job = view.entry.terms, view.job
+    return [
+        f"{printable(terms.run_id)}\n{printable(job.name)}",
+        view.entry.state,
+        f"{job.federation.rounds}",
+        "none" if terms.epsilon is None else f"{terms.epsilon:.3g}",
+        f"{job.privacy.noise}\n{printable(job.federation.rule)}",
+        f"{len(terms.weights)}",
+        terms.base_digest[:8],
+        _measured(view.evaluation),
+    ]
+
+
+def _measured(evaluation: Mapping[str, Any] | None) -> str:
+    """Before and after, by the score that the task has."""
+    if evaluation is None:
+        return ""
+    before, after = evaluation["before"], evaluation["after"]
+    for score, name in (("accuracy", "right"), ("bits_per_byte", "bits/B"), ("loss", "loss")):
+        if before.get(score) is not None and after.get(score) is not None:
+            share = score == "accuracy"
+            shown = [f"{value:.0%}" if share else f"{value:.3g}" for value in (before[score], after[score])]
+            return f"{name} {shown[0]}\n→ {shown[1]}"
+    return ""
+
+
+def _as_json(view: JobView) -> dict[str, Any]:
+    entry, terms, job = view.entry, view.entry.terms, view.job
+    return {
+        "run_id": terms.run_id,
+        "job": job.name,
+        "state": entry.state,
+        "seen_at": entry.seen_at,
+        "decided_at": entry.decided_at,
+        "decided_by": entry.decided_by,
+        "rounds": job.federation.rounds,
+        "spare_rounds": job.privacy.spare_rounds,
+        "epsilon": terms.epsilon,
+        "delta": None if terms.epsilon is None else job.privacy.delta,
+        "unit": job.privacy.unit,
+        "adjacency": "add_or_remove_one",
+        "accountant": terms.accountant or None,
+        "noise": job.privacy.noise,
+        "noise_multiplier": terms.noise_multiplier,
+        "colluding": job.privacy.colluding if job.privacy.noise == "distributed" else None,
+        "secure_aggregation": job.secure_aggregation.enabled,
+        "min_sites": job.federation.min_sites,
+        "sites": sorted(terms.weights),
+        "roster_serial": terms.roster_serial,
+        "rule": job.federation.rule,
+        "base": job.base.model,
+        "base_digest": terms.base_digest,
+        "job_digest": terms.job_digest,
+        "adapter_digest": entry.adapter_digest or None,
+        "adapter": str(view.folder) if view.folder else None,
+        "evaluation": view.evaluation,
+    }

@@ -1,0 +1,96 @@
+"""What a coordinator signs about the last adapter of a run, so that a site stores no other one as that.
+
+    coordinator -> site    the statement: federation, run, job, base, roster, rounds and the adapter's digest
+
+Laid out as in `signed_file.py`, under the key of the coordinator's certificate (`coordinator_identity.py`). A site
+keeps the statement beside the adapter: both together show later whose word the adapter is.
+
+Not covered: whether the adapter is what the rounds lead to. That is the coordinator's word; secure aggregation hides
+from a site what the others sent.
+"""
+
+import json
+import re
+from dataclasses import asdict, dataclass
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from yoriai.errors import IdentityError
+from yoriai.privacy.identity import SigningKey, check_name
+from yoriai.privacy.signed_file import SignedFormat, canonical_json
+
+_FORMAT = SignedFormat(
+    "the coordinator's statement about the adapter", "delivery", 1, remedy="have the coordinator deliver it again"
+)
+_LONGEST_RUN_ID = 128
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """A last adapter as the coordinator vouches for it. Digests are SHA-256, in hexadecimal.
+
+    Attributes:
+        federation: whose coordinator says so.
+        run_id: the run, 1 to 128 characters.
+        job_digest: of the job and its base, as `yoriai.config.job_digest`.
+        base_digest: of the base model.
+        roster_digest: of the signed roster's payload; empty without secure aggregation.
+        rounds: finished ones, at least 1.
+        adapter_digest: of the complete adapter.
+
+    Raises:
+        IdentityError: a value is not of this form.
+    """
+
+    federation: str
+    run_id: str
+    job_digest: str
+    base_digest: str
+    roster_digest: str
+    rounds: int
+    adapter_digest: str
+
+    def __post_init__(self) -> None:
+        check_name(self.federation)
+        digests = (self.job_digest, self.base_digest, self.adapter_digest, self.roster_digest or "0" * 64)
+        if not all(type(digest) is str and _DIGEST.fullmatch(digest) for digest in digests):
+            raise _malformed()
+        if type(self.run_id) is not str or not 1 <= len(self.run_id) <= _LONGEST_RUN_ID:
+            raise _malformed()
+        if type(self.rounds) is not int or self.rounds < 1:
+            raise _malformed()
+
+    @property
+    def payload(self) -> bytes:
+        """Canonical JSON, the bytes that are signed."""
+        return canonical_json(asdict(self))
+
+
+def sign_delivery(key: SigningKey, statement: Delivery) -> bytes:
+    """The statement's file."""
+    return _FORMAT.seal(key, statement.payload)
+
+
+def read_delivery(data: bytes, public_key: Ed25519PublicKey) -> Delivery:
+    """Verify and parse a statement.
+
+    Args:
+        data: the file.
+        public_key: of the coordinator's certificate.
+
+    Raises:
+        IdentityError: this key did not sign it, or it is malformed or of another version.
+    """
+    payload = _FORMAT.open(data, public_key)
+    try:
+        statement = Delivery(**json.loads(payload))
+    except (TypeError, ValueError, AttributeError, RecursionError):
+        raise _malformed() from None
+    if statement.payload != payload:
+        raise _malformed()
+    return statement
+
+
+def _malformed() -> IdentityError:
+    return IdentityError(f"{_FORMAT.what} is malformed", remedy=_FORMAT.remedy)

@@ -1,0 +1,190 @@
+"""One process's work on one job of the server: the coordinator, its log, and what becomes of the job.
+
+It goes on from the last stored round, whichever of Flower's runs stored it. Whatever ends it leaves a state from which
+the server knows what to do: begin again after a crash, wait after a round with too few sites, stop after an error that
+only a person can mend.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+from yoriai import wire
+from yoriai.errors import RoundError, YoriaiError
+from yoriai.files import PRIVATE
+from yoriai.log import EventLog
+from yoriai.privacy.identity import Trust
+from yoriai.privacy.roster import Directory, Roster, read_roster
+from yoriai.server.coordinator import Coordinator
+from yoriai.server.job_store import StoredJob
+from yoriai.server.messenger import Transport
+from yoriai.server.progress import WatchedTransport
+from yoriai.server.registry import Checkpoint, Registry
+from yoriai.server.rosters import SignedRoster
+from yoriai.server.server_folder import ServerFolder
+from yoriai.strategies.adapter import AdapterState
+from yoriai.strategies.rule import get_rule
+
+# A coordinator that lost its SuperLink needs this long at most to notice.
+_OTHER_ENDS_S = 90.0
+_CANCEL_POLL_S = 1.0
+# Starts in a row that stored no round, before a person has to look.
+_MOST_FRUITLESS = 5
+_PAUSE_S = 20.0
+
+Connect = Callable[[threading.Event, Callable[[str, str, str], None]], Transport]
+"""Opens the transport; given what stops every wait, and what is told of a reply that failed: site, stage, reason."""
+
+
+def run_job(folder: ServerFolder, job: StoredJob, connect: Connect) -> None:
+    """Coordinate a job to its end, or as far as it goes.
+
+    Raises:
+        YoriaiError: why it did not end; the job's state says so too.
+    """
+    with job.coordinated(_OTHER_ENDS_S), _log_of(job) as log:
+        state = job.change(phase="running", only_from=("starting", "running"))
+        if state.phase != "running":
+            log.event("not_run", phase=state.phase)
+            return
+        stop = threading.Event()
+        with _cancelled_by(job, stop):
+            try:
+                _coordinate(folder, job, log, connect=connect, stop=stop)
+            except RoundError as error:
+                _give_up(job, log, error, again=not stop.is_set())
+                raise
+            except YoriaiError as error:
+                _give_up(job, log, error, again=False)
+                raise
+        job.change(phase="finished", error="")
+        log.event("finished")
+
+
+def plain_roster(roster: Roster, full_rank: int) -> wire.Roster:
+    """A signed roster as offers repeat it."""
+    return wire.Roster(
+        serial=roster.serial,
+        weights={entry.name: entry.weight for entry in roster.sites},
+        ranks={entry.name: entry.rank for entry in roster.sites if entry.rank is not None and entry.rank < full_rank},
+    )
+
+
+def _coordinate(
+    folder: ServerFolder, job: StoredJob, log: EventLog, *, connect: Connect, stop: threading.Event
+) -> None:
+    prepared = job.prepared()
+    config = prepared.job
+    signed = _signed_roster(job, folder.trust(datetime.now(UTC)))
+    roster = plain_roster(signed.directory.roster, config.lora.rank)
+    transport = WatchedTransport(
+        connect(stop, lambda site, stage, why: log.event("failed", site=site, stage=stage, reason=why)),
+        log,
+        job.progress_file,
+        rounds=config.federation.rounds,
+    )
+    registry = Registry(job.folder)
+    coordinator = Coordinator(
+        config,
+        roster,
+        base_digest=prepared.base_digest,
+        noise_multiplier=prepared.noise_multiplier,
+        rule=get_rule(config.federation.rule),
+        transport=transport,
+        registry=registry,
+        run_id=job.run_id,
+        signed_roster=signed,
+        signing=folder.signing(datetime.now(UTC)),
+    )
+    stored = registry.load()
+    done = stored.next_round if stored is not None else 0
+    log.event("started", rounds_done=done, rounds=config.federation.rounds, sites=len(roster.weights))
+    transport.begin_round(done + 1)
+
+    def on_round(checkpoint: Checkpoint) -> None:
+        _log_round(log, checkpoint)
+        job.change(fruitless=0)
+        transport.note_absent(dict(checkpoint.rounds[-1].refused))
+        transport.begin_round(checkpoint.next_round + 1)
+
+    ended = coordinator.run(
+        AdapterState.from_bytes(prepared.adapter),
+        on_round=on_round,
+        on_offer=transport.note_absent,
+        on_void=lambda error: log.event("void", reason=str(error)),
+        on_delivery=lambda missing: _log_missing(log, missing),
+    )
+    for site, digest in sorted(ended.delivered.items()):
+        log.event("delivered", site=site, adapter=digest)
+
+
+def _signed_roster(job: StoredJob, trust: Trust) -> SignedRoster:
+    """The roster that the job was submitted with; revocations of today count."""
+    data = job.roster_file.read_bytes()
+    return SignedRoster(data, Directory(read_roster(data, trust), trust))
+
+
+def _give_up(job: StoredJob, log: EventLog, error: YoriaiError, *, again: bool) -> None:
+    """Leave the state in which the job now stands: cancelled, to be begun again, or for a person to look at."""
+    state = job.state()
+    if state.phase == "cancelling":
+        job.change(phase="cancelled", error="")
+        log.event("cancelled")
+        return
+    fruitless = state.fruitless + 1
+    if again and fruitless < _MOST_FRUITLESS:
+        job.change(phase="queued", fruitless=fruitless, not_before=time.time() + _PAUSE_S, error=str(error))
+        log.event("paused", error=str(error), fruitless=fruitless)
+    else:
+        job.change(phase="failed", fruitless=fruitless, error=str(error))
+        log.event("failed_for_good", error=str(error))
+
+
+def _log_round(log: EventLog, checkpoint: Checkpoint) -> None:
+    record = checkpoint.rounds[-1]
+    log.event(
+        "round",
+        round=checkpoint.next_round,
+        answered=",".join(record.answered),
+        missing=",".join(site for site, _ in record.refused) or None,
+        seconds=round(record.seconds, 3),
+        bytes_up=sum(record.bytes_up.values()),
+        bytes_down=sum(record.bytes_down.values()),
+        void=len(record.voided) or None,
+        adapter=record.adapter_digest,
+    )
+
+
+def _log_missing(log: EventLog, missing: Mapping[str, str]) -> None:
+    for site, reason in sorted(missing.items()):
+        log.event("not_delivered", site=site, reason=reason)
+
+
+@contextmanager
+def _log_of(job: StoredJob) -> Iterator[EventLog]:
+    """The job's log, appended to; its owner's alone."""
+    job.log_file.touch(PRIVATE)
+    with job.log_file.open("a", encoding="utf-8") as stream:
+        yield EventLog(stream, as_json=True)
+
+
+@contextmanager
+def _cancelled_by(job: StoredJob, stop: threading.Event) -> Iterator[None]:
+    """Set `stop` when somebody cancels the job meanwhile."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(_CANCEL_POLL_S):
+            if job.state().phase == "cancelling":
+                stop.set()
+                return
+
+    watcher = threading.Thread(target=watch, name="cancel", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()

@@ -1,0 +1,70 @@
+"""What `server status`, `job status` and the metrics show: plain values, read from the server's files."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from yoriai.errors import RoundError, YoriaiError
+from yoriai.server.flower_control import FlowerControl
+from yoriai.server.job_store import LIVE, JobStore, StoredJob
+from yoriai.server.nodes import NodeBook
+from yoriai.server.progress import read_progress
+from yoriai.server.registry import Registry
+from yoriai.server.server_folder import ServerFolder
+
+
+def job_view(job: StoredJob) -> dict[str, Any]:
+    """One job, as `job status --json` prints it.
+
+    Raises:
+        CheckpointError: its stored state is damaged.
+    """
+    state, progress = job.state(), read_progress(job.progress_file)
+    done = Registry(job.folder).summary()
+    return {
+        "run": job.run_id,
+        "phase": state.phase,
+        "since": state.since,
+        "starts": state.starts,
+        "error": state.error,
+        "flower_run": state.flower_run,
+        "rounds": job.prepared().job.federation.rounds,
+        "rounds_done": done.rounds,
+        "adapter": done.adapter_digest,
+        "delivered": list(done.delivered),
+        "progress": progress.model_dump(exclude={"schema_"}),
+    }
+
+
+def server_view(folder: ServerFolder, *, is_kept: bool) -> dict[str, Any]:
+    """The whole server, as `server status --json` prints it.
+
+    Args:
+        is_kept: whether a keeper runs.
+    """
+    jobs = JobStore(folder.jobs).jobs()
+    live = [job for job in jobs if job.state().phase in LIVE]
+    shown = live[0] if live else jobs[-1] if jobs else None
+    return {
+        "running": is_kept,
+        "sites": _sites(folder),
+        "job": job_view(shown) if shown else None,
+        "queue": [job.run_id for job in live[1:]],
+    }
+
+
+def _sites(folder: ServerFolder) -> Mapping[str, str]:
+    """Members by name: online, offline, not registered, or unknown while Flower does not answer."""
+    nodes = NodeBook.of(folder.flower_home).nodes()
+    try:
+        members = folder.node_keys(datetime.now(UTC))
+    except YoriaiError:
+        members = {}
+    try:
+        online = FlowerControl(folder.flower_home).online()
+    except RoundError:
+        return dict.fromkeys(sorted({*nodes, *members}), "unknown")
+    return {
+        site: "not registered" if site not in nodes else "online" if online.get(nodes[site].node_id) else "offline"
+        for site in sorted({*nodes, *members})
+    }

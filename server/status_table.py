@@ -1,0 +1,49 @@
+"""A server's and a job's view as tables for a terminal."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+
+def print_server(view: Mapping[str, Any], console: Console) -> None:
+    """A server's view, and that of the job at work or done last."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_row(Text("server", style="bold"), "running" if view["running"] else "not running")
+    for site, state in view["sites"].items():
+        table.add_row(Text(f"site {site}", style="bold"), Text(state))
+    if view["queue"]:
+        table.add_row(Text("queue", style="bold"), Text(", ".join(view["queue"])))
+    console.print(table)
+    if view["job"] is not None:
+        print_job(view["job"], console)
+
+
+def print_job(view: Mapping[str, Any], console: Console) -> None:
+    """A job's view as a table."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    progress = view["progress"]
+    rows = {
+        "job": view["run"],
+        "state": f"{view['phase']} for {_ago(view['since'])}",
+        "round": f"{view['rounds_done']} of {view['rounds']} done",
+        "stage": f"{progress['stage']} of round {progress['round']}" if view["phase"] == "running" else "",
+        "connected": ", ".join(progress["connected"]),
+        "starts": str(view["starts"]),
+        "last error": view["error"],
+        "delivered": ", ".join(view["delivered"]),
+    }
+    for key, value in rows.items():
+        if value:
+            table.add_row(Text(key, style="bold"), Text(value))
+    for site, reason in progress["absent"].items():
+        table.add_row(Text(f"without {site}", style="bold"), Text(reason))
+    console.print(table)
+
+
+def _ago(since: float) -> str:
+    seconds = max(0, int(time.time() - since))
+    return f"{seconds} s" if seconds < 120 else f"{seconds // 60} min" if seconds < 7200 else f"{seconds // 3600} h"

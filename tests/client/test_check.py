@@ -1,0 +1,257 @@
+"""`site check`: every row, the real server behind TLS and proxy, and that checking changes and betrays nothing."""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.client.daemons import MARKER
+from tests.commands import Office, found, yoriai
+from tests.proxies import tinyproxy, wait_for
+from tests.tls import HttpsServer, Issuer, https
+from tests.world import write_records
+from yoriai.client.check import LoadedBase, check_base, check_memory, check_room, check_site
+from yoriai.client.check_rows import Row
+from yoriai.client.check_server import ask
+from yoriai.client.records import fingerprint, read_site
+from yoriai.client.site_folder import SiteFolder
+from yoriai.config import PolicySection, ServerSection, SiteConfig
+from yoriai.errors import EXIT_BAD_INPUT, ServerError
+from yoriai.privacy.events import SampledGaussian
+from yoriai.privacy.ledger import Policy
+from yoriai.privacy.ledger_folder import open_in_folder
+
+MIB = 1024 * 1024
+FLEET, CONTROL = "/v1/fleet/activate-node", "/v1/control/list-nodes"
+
+
+@pytest.fixture
+def office(tmp_path: Path) -> Office:
+    return found(tmp_path / "consortium")
+
+
+@pytest.fixture
+def ca() -> Issuer:
+    return Issuer.make()
+
+
+@pytest.fixture
+def server(tmp_path: Path, ca: Issuer) -> Iterator[HttpsServer]:
+    """A server that lets only /v1/fleet pass."""
+    with https(ca.server(tmp_path / "server.pem")) as running:
+        running.statuses = {FLEET: 405}
+        yield running
+
+
+@pytest.fixture
+def north(tmp_path: Path, office: Office, ca: Issuer, server: HttpsServer, base_folder: Path) -> SiteFolder:
+    """A member with records, at which all is well; nothing runs."""
+    folder, data = tmp_path / "north", tmp_path / "records"
+    data.mkdir(mode=0o700)
+    rows: list[dict[str, object]] = [{"prompt": f"{MARKER} {n}", "response": "yes", "owner": "a"} for n in range(6)]
+    for part in ("train", "test"):
+        write_records(data / f"{part}.jsonl", rows)
+    (tmp_path / "ca.crt").write_bytes(ca.pem)
+    options = ("--data", data, "--server", f"localhost:{server.port}", "--base", base_folder)
+    assert yoriai("site", "init", folder, "--name", "north", "--yes", *options).code == 0
+    assert yoriai("site", "enrol", folder).code == 0
+    assert office.run("sign", folder / "north.request", "--yes").code == 0
+    assert office.run("roster").code == 0
+    lists = ("--roster", office.folder / "roster", "--revocations", office.folder / "revocations.der")
+    papers = ("--certificate", office.member("north"), "--authority", office.folder / "authority.der", *lists)
+    assert yoriai("site", "enrol", folder, *papers, "--server-ca", tmp_path / "ca.crt", "--yes").code == 0
+    return SiteFolder(folder)
+
+
+def rows(site: SiteFolder, *, later: timedelta = timedelta()) -> dict[str, Row]:
+    """Every row but the base's, as it would be later."""
+    found = check_site(site, now=datetime.now(UTC) + later, base_of=None)
+    return {row.what: row for row in found}
+
+
+def edit(site: SiteFolder, old: str, new: str) -> None:
+    text = site.settings.read_text()
+    assert old in text
+    site.settings.write_text(text.replace(old, new))
+
+
+def crosses(found: dict[str, Row]) -> set[str]:
+    return {row.what for row in found.values() if row.mark == "fail"}
+
+
+def test_a_site_at_which_all_is_well_has_no_cross_and_sends_nothing_of_its_own(
+    north: SiteFolder, server: HttpsServer
+) -> None:
+    done = yoriai("site", "check", north.path, "--json")
+    report = json.loads(done.screen[done.screen.index("{") :])
+    assert (done.code, report["passes"], report["schema"]) == (0, True, 1)
+    assert {row["what"] for row in report["rows"]} >= {"base", "memory", "records", "ledger", "clock", "server's door"}
+    assert server.seen == [FLEET, CONTROL]
+    assert MARKER not in done.screen
+
+
+def test_checking_changes_no_file_and_spends_nothing(north: SiteFolder) -> None:
+    records = read_site("north", north.place(north.config().records.folder))
+    policy = Policy(8.0, 1e-5, unit="record")
+    event = SampledGaussian(noise_multiplier=1.0, sampling_rate=0.1, steps=4)
+    with open_in_folder(
+        north.ledgers, "records", fingerprint(records.train), policy, witnesses=north.path / "witness"
+    ) as ledger:
+        ledger.approve("job", event, 1)
+        left = 8.0 - ledger.promised()
+    before = {path: path.read_bytes() for path in north.path.rglob("*") if path.is_file()}
+    assert rows(north)["ledger"].found == f"epsilon {left:.3g} of 8 is left"
+    assert {path: path.read_bytes() for path in north.path.rglob("*") if path.is_file()} == before
+
+
+def test_crosses_come_with_remedies_and_exit_code_2(north: SiteFolder) -> None:
+    north.identity_key.chmod(0o644)
+    done = yoriai("site", "check", north.path, "--quick")
+    assert done.code == EXIT_BAD_INPUT
+    screen = "".join(done.screen.split())
+    assert ("✗keys" in screen, f"→chmod600{north.identity_key}" in screen) == (True, True)
+
+
+def test_faulty_settings_are_the_only_row(north: SiteFolder) -> None:
+    edit(north, "min_sites = 2", "min_sites = 0")
+    assert [(row.what, row.mark) for row in rows(north).values()] == [("settings", "fail")]
+
+
+def test_a_record_that_cannot_be_read_is_named_by_its_place_alone(north: SiteFolder) -> None:
+    path = north.place(north.config().records.folder) / "train.jsonl"
+    path.write_text(f'{{"prompt": "{MARKER}"\n')
+    row = rows(north)["records"]
+    assert (row.mark, "line 1" in row.found, MARKER in row.found) == ("fail", True, False)
+
+
+def test_records_are_counted_and_an_open_folder_is_noticed(north: SiteFolder) -> None:
+    assert rows(north)["records"].found == "6 to train, 6 to test, 1 owners"
+    north.place(north.config().records.folder).chmod(0o755)
+    assert rows(north)["records"].mark == "warn"
+
+
+def test_folders_that_are_open_to_others_are_named(north: SiteFolder) -> None:
+    north.ledgers.chmod(0o750)
+    assert (rows(north)["keys"].mark, str(north.ledgers) in rows(north)["keys"].remedy) == ("fail", True)
+
+
+@pytest.mark.parametrize(
+    ("days", "warned", "crossed"),
+    [
+        (0, set(), set()),
+        (61, {"roster", "revocation list"}, set()),
+        (91, set(), {"certificate", "roster", "revocation list"}),
+        (300.5, set(), {"certificate", "roster", "revocation list", "server's certificate"}),
+    ],
+)
+def test_what_expires_is_noticed_before_it_does(
+    north: SiteFolder, days: float, warned: set[str], crossed: set[str]
+) -> None:
+    found = rows(north, later=timedelta(days=days))
+    lasting = {"certificate", "roster", "revocation list", "server's CA", "server's certificate"}
+    assert {what for what in lasting if found[what].mark == "warn"} == warned
+    assert crosses(found) == crossed
+
+
+def test_a_site_certificate_is_warned_of_in_its_last_month(north: SiteFolder, office: Office) -> None:
+    again = ("--replace", "--valid-days", "29", "--yes")
+    assert office.run("sign", north.path / "north.request", *again).code == 0
+    assert office.run("roster").code == 0
+    lists = ("--roster", office.folder / "roster", "--revocations", office.folder / "revocations.der")
+    assert yoriai("site", "enrol", north.path, "--certificate", office.member("north"), *lists, "--yes").code == 0
+    assert (rows(north)["certificate"].mark, crosses(rows(north))) == ("warn", set())
+
+
+def test_a_base_that_the_policy_does_not_name_is_a_cross() -> None:
+    loaded = LoadedBase("ab" * 32, 1, "cpu", 1)
+    policy = PolicySection(base_digests=("cd" * 32,))
+    assert check_base(SiteConfig(name="n", policy=policy), loaded).mark == "fail"
+    assert check_base(SiteConfig(name="n"), loaded).mark == "ok"
+
+
+def test_memory_is_held_against_the_size_of_the_base() -> None:
+    marks = [check_memory(LoadedBase("", 10, "cpu", free)).mark for free in (9, 10, 19, 20)]
+    assert marks == ["fail", "warn", "warn", "ok"]
+
+
+def test_a_disk_without_room_is_a_cross() -> None:
+    assert [check_room("x", free * MIB).mark for free in (99, 100, 2047, 2048)] == ["fail", "warn", "warn", "ok"]
+
+
+# The server
+
+
+def test_a_site_without_a_server_is_told_so_and_asks_nobody(north: SiteFolder, server: HttpsServer) -> None:
+    edit(north, f'address = "localhost:{server.port}"', 'address = ""')
+    assert (rows(north)["server"].mark, server.seen) == ("warn", [])
+
+
+def test_a_server_that_is_not_there_is_a_cross(north: SiteFolder, server: HttpsServer) -> None:
+    edit(north, f'address = "localhost:{server.port}"', 'address = "localhost:1"')
+    row = rows(north)["server"]
+    assert (row.mark, "Connection refused" in row.found, "firewall" in row.remedy) == ("fail", True, True)
+
+
+def test_a_server_of_another_ca_or_another_name_is_not_the_server(
+    north: SiteFolder, server: HttpsServer, tmp_path: Path
+) -> None:
+    other = Issuer.make()
+    with https(other.server(tmp_path / "other.pem")) as posing:
+        edit(north, f"localhost:{server.port}", f"localhost:{posing.port}")
+        assert "is not the server's" in rows(north)["server"].found
+        edit(north, f"localhost:{posing.port}", f"127.0.0.2:{posing.port}")
+        assert crosses(rows(north)) == {"server"}
+        assert posing.seen == []
+
+
+def test_an_expired_certificate_of_the_server_is_a_cross(
+    north: SiteFolder, server: HttpsServer, ca: Issuer, tmp_path: Path
+) -> None:
+    with https(ca.server(tmp_path / "old.pem", days=-1)) as old:
+        edit(north, f"localhost:{server.port}", f"localhost:{old.port}")
+        assert "expired" in rows(north)["server"].found
+
+
+@pytest.mark.parametrize(
+    ("ahead_s", "mark"), [(0.0, "ok"), (-3.0, "warn"), (-6.0, "fail"), (30.0, "warn"), (70.0, "fail")]
+)
+def test_clocks_that_flower_would_not_take_are_a_cross(
+    north: SiteFolder, server: HttpsServer, ahead_s: float, mark: str
+) -> None:
+    server.ahead_s = ahead_s
+    assert rows(north)["clock"].mark == mark
+
+
+@pytest.mark.parametrize(("path", "status", "what"), [(CONTROL, 405, "server's door"), (FLEET, 502, "server")])
+def test_a_server_that_shows_control_or_has_nothing_behind_its_door_is_warned_of(
+    north: SiteFolder, server: HttpsServer, path: str, status: int, what: str
+) -> None:
+    server.statuses = {FLEET: 405, path: status}
+    assert [row.what for row in rows(north).values() if str(status) in row.found] == [what]
+    assert rows(north)[what].mark == "warn"
+
+
+# The proxy
+
+
+def test_through_a_proxy_the_server_is_reached_by_connect_and_verified_at_its_end(
+    north: SiteFolder, server: HttpsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+    with tinyproxy(tmp_path, server.port) as (port, log):
+        edit(north, 'proxy = ""', f'proxy = "http://127.0.0.1:{port}"')
+        found = rows(north)
+        assert (crosses(found), server.seen) == (set(), [FLEET, CONTROL])
+        assert f"through http://127.0.0.1:{port}" in found["server"].found
+        wait_for(lambda: f"CONNECT localhost:{server.port}" in log.read_text())
+
+
+def test_a_proxy_that_refuses_is_named(server: HttpsServer, ca: Issuer, tmp_path: Path) -> None:
+    (tmp_path / "ca.crt").write_bytes(ca.pem)
+    with tinyproxy(tmp_path, 443) as (port, _):
+        section = ServerSection(address=f"localhost:{server.port}", proxy=f"http://127.0.0.1:{port}")
+        with pytest.raises(ServerError, match=rf"through the proxy http://127.0.0.1:{port}; found .*403"):
+            ask(section, str(tmp_path / "ca.crt"), FLEET)
+    assert server.seen == []

@@ -1,0 +1,465 @@
+"""A site and the last adapter of a job: whose word it takes, what it stores, what it measures, and what it tells."""
+
+import json
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from peft import PeftModel
+from safetensors.numpy import load_file
+
+from tests.client.conftest import LABELS, JobMaker
+from tests.client.test_site import MARKER, noise_for, site_records
+from tests.coordinators import Known
+from tests.server.test_registry import full_disk
+from tests.tiny import tiny_llama, tiny_tokenizer
+from yoriai import wire
+from yoriai.client import own_evaluation
+from yoriai.client.deliveries import Deliveries
+from yoriai.client.job_book import JobBook
+from yoriai.client.own_evaluation import Measuring
+from yoriai.client.records import Record
+from yoriai.client.site import Site, SiteHooks
+from yoriai.client.workbench import Workbench
+from yoriai.config import JobConfig, PolicySection, SiteConfig, job_digest
+from yoriai.privacy.delivery import Delivery, sign_delivery
+from yoriai.privacy.identity import SigningKey
+from yoriai.privacy.ledger import Ledger
+from yoriai.strategies.adapter import AdapterState
+from yoriai.strategies.rule import get_rule
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Full backward hook", "ignore:.is_gradient_checkpointing", "ignore:Pydantic serializer"
+)
+
+KNOWN = Known()
+TESTS = tuple(Record(prompt=f"{MARKER} test {n}", response=LABELS[n % 3]) for n in range(6))
+
+
+@dataclass
+class Home:
+    """A site with a job book and a place for adapters, and the coordinator's side of a conversation with it."""
+
+    bench: Workbench
+    ledger: Ledger
+    folder: Path
+    policy: PolicySection
+    tests: tuple[Record, ...] = TESTS
+    log: list[str] = field(default_factory=list)
+    run: str = "run-1"
+
+    def __post_init__(self) -> None:
+        self.adapters = self.folder / "adapters"
+        self.adapters.mkdir(exist_ok=True)
+        self.identity = KNOWN.identity("north", self.folder)
+        self.rebuild()
+
+    def rebuild(self) -> None:
+        """Start the site anew."""
+        config, self.book = SiteConfig(name="north", policy=self.policy), JobBook(self.folder / "jobs")
+        records = replace(site_records(), test=self.tests)
+        self.measuring = Measuring(self.tests, self.bench, progress=None, on_fault=self.log.append)
+        deliveries = Deliveries(
+            config,
+            workbench=self.bench,
+            ledger=self.ledger,
+            identity=self.identity,
+            book=self.book,
+            folder=self.adapters,
+            on_stored=self.measuring.add,
+        )
+        self.site = Site(
+            config,
+            records,
+            workbench=self.bench,
+            ledger=self.ledger,
+            identity=self.identity,
+            hooks=SiteHooks(on_fault=self.log.append),
+            book=self.book,
+            deliveries=deliveries,
+        )
+
+    def send(self, message: wire.Message) -> wire.Message:
+        """Ask, do what comes after the reply, and see that no word of the records is in the answer."""
+        reply = self.site.handle(wire.encode(message))
+        self.measuring.work_off()
+        assert MARKER.encode() not in reply
+        return wire.decode(reply)
+
+    def offer(self, job: JobConfig, **changes: Any) -> wire.Message:
+        values = {
+            "run_id": self.run,
+            "job": job.model_dump(mode="json", by_alias=True),
+            "roster": wire.Roster(serial=1, weights={"north": 2, "south": 1}),
+            "base_digest": self.bench.base.digest,
+            "noise_multiplier": noise_for(job),
+            "payload": b"" if "payload" in changes else self.bench.initial_adapter(job).to_bytes(),
+        }
+        return self.send(wire.JobOffer(**(values | changes)))
+
+    def took_part(self, job: JobConfig) -> AdapterState:
+        """Accept the job; the adapter that might come of it."""
+        reply = self.offer(job)
+        assert isinstance(reply, wire.Acceptance), reply
+        return last_adapter(self.bench, job)
+
+    def deliver(self, job: JobConfig, adapter: AdapterState, **changes: Any) -> wire.Message:
+        """Deliver, with fields of the statement or of the message changed."""
+        fields: dict[str, Any] = {
+            "federation": "miyagi",
+            "run_id": self.run,
+            "job_digest": job_digest(job, self.bench.base.digest),
+            "base_digest": self.bench.base.digest,
+            "roster_digest": "",
+            "rounds": job.federation.rounds,
+            "adapter_digest": adapter.digest(),
+        }
+        statement = Delivery(**{key: changes.get(key, value) for key, value in fields.items()})
+        return self.send(
+            wire.Delivery(
+                run_id=changes.get("message_run_id", statement.run_id),
+                certificate=changes.get("certificate", KNOWN.certificate()).decode(),
+                statement=changes.get("statement", sign_delivery(changes.get("key", KNOWN.key), statement)).decode(),
+                payload=changes.get("payload", adapter.to_bytes()),
+            )
+        )
+
+    def stored(self) -> list[Path]:
+        return sorted(self.adapters.iterdir())
+
+
+def last_adapter(bench: Workbench, job: JobConfig, seed: int = 0) -> AdapterState:
+    """The initial adapter with the factors that train drawn anew."""
+    initial, drawn = bench.initial_adapter(job), np.random.default_rng(seed)
+    moving = initial.select(get_rule(job.federation.rule).moving).tensors
+    return AdapterState(
+        {n: drawn.normal(scale=0.3, size=t.shape) if n in moving else t for n, t in initial.tensors.items()}
+    )
+
+
+@pytest.fixture
+def home(workbench: Workbench, tmp_path: Path) -> Iterator[Home]:
+    policy = PolicySection(epsilon_budget=20.0, allow_plain_updates=True, approve="auto")
+    with Ledger.open(tmp_path / "ledger.sqlite", dataset="north", epsilon_budget=20.0, delta=1e-5) as ledger:
+        yield Home(workbench, ledger, tmp_path, policy)
+
+
+def refused(reply: wire.Message, reason: str) -> wire.Refusal:
+    assert isinstance(reply, wire.Refusal), reply
+    assert reason in reply.reason
+    return reply
+
+
+def received(reply: wire.Message, adapter: AdapterState) -> None:
+    assert isinstance(reply, wire.Receipt), reply
+    assert reply.adapter_digest == adapter.digest()
+
+
+# Approval
+
+
+def asking(home: Home) -> Home:
+    home.policy = home.policy.model_copy(update={"approve": "ask"})
+    home.rebuild()
+    return home
+
+
+def decide(home: Home, verdict: Any, run: str = "run-1") -> None:
+    home.book.decide(home.book.find(run), verdict, by="hana")
+
+
+def test_a_job_waits_for_its_operator_and_nothing_is_promised_or_tokenised(
+    home: Home, make_job: JobMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job()
+    payload = home.bench.initial_adapter(job).to_bytes()
+    for name in ("encode", "prepare", "model"):
+        monkeypatch.setattr(home.bench, name, None)
+    reply = refused(asking(home).offer(job, payload=payload), "waits for its operator: yoriai site approve DIR run-1")
+    assert reply.waiting
+    assert home.ledger.outstanding("run-1") == 0
+    entry = home.book.entry("run-1")
+    assert entry is not None
+    assert (entry.state, entry.terms.weights) == ("waiting", {"north": 2, "south": 1})
+    assert entry.terms.epsilon == pytest.approx(8.0, abs=0.05)
+    assert entry.terms.epsilon <= 8.0
+
+
+def test_an_approved_job_is_taken_and_taken_again_after_a_restart(home: Home, make_job: JobMaker) -> None:
+    job = make_job()
+    asking(home).offer(job)
+    decide(home, "approved")
+    home.took_part(job)
+    home.rebuild()
+    home.took_part(job)
+    assert home.ledger.outstanding("run-1") == 4
+
+
+def test_an_approved_run_on_other_terms_waits_anew_and_the_policy_still_holds(home: Home, make_job: JobMaker) -> None:
+    job = make_job()
+    asking(home).offer(job)
+    decide(home, "approved")
+    noise = noise_for(job)
+    assert noise is not None
+    refused(home.offer(job, noise_multiplier=noise / 2), "does not keep what the job promises")
+    for changes in ({"noise_multiplier": noise * 2}, {"roster": wire.Roster(serial=1, weights={"north": 2, "x": 1})}):
+        assert refused(home.offer(job, **changes), "waits for its operator").waiting
+    assert refused(home.offer(make_job(training__learning_rate=0.5)), "waits for its operator").waiting
+    assert home.ledger.outstanding("run-1") == 0
+
+
+def test_a_job_against_the_policy_is_not_even_shown_to_the_operator(home: Home, make_job: JobMaker) -> None:
+    reply = refused(asking(home).offer(make_job(privacy__noise="none")), "forbids jobs without differential privacy")
+    assert not reply.waiting
+    assert home.book.entries() == []
+
+
+def test_an_operators_no_is_one_for_good_and_gives_back_what_was_promised(home: Home, make_job: JobMaker) -> None:
+    job = make_job()
+    asking(home).offer(job)
+    decide(home, "approved")
+    adapter = home.took_part(job)
+    decide(home, "refused")
+    request = wire.TrainRequest(run_id="run-1", round_index=0, adapter_digest=adapter.digest())
+    refused(home.send(request), "its operator has refused")
+    assert not refused(home.offer(job), "its operator has refused").waiting
+    assert home.ledger.outstanding("run-1") == 0
+    refused(home.deliver(job, adapter), "has not taken part in run run-1; found refused")
+
+
+def test_an_offer_that_waits_leaves_the_job_at_hand_alone(home: Home, make_job: JobMaker) -> None:
+    job = make_job()
+    asking(home).offer(job)
+    decide(home, "approved")
+    home.took_part(job)
+    # The bench is the site's: what another job's first adapter is made on would be this test's doing, not the offer's.
+    assert refused(home.offer(make_job(lora__rank=2), run_id="run-2", payload=b"unread"), "waits").waiting
+    start = home.bench.initial_adapter(job)
+    request = wire.TrainRequest(
+        run_id="run-1", round_index=0, adapter_digest=start.digest(), payload=start.select(("R",)).to_bytes()
+    )
+    assert isinstance(home.send(request), wire.PlainUpdate)
+
+
+def test_auto_takes_the_job_at_once_and_keeps_it_in_the_book(home: Home, make_job: JobMaker) -> None:
+    home.took_part(make_job())
+    (entry,) = home.book.entries()
+    assert (entry.state, entry.decided_by) == ("accepted", "policy.approve = auto")
+
+
+# Delivery
+
+
+def test_a_signed_adapter_is_stored_in_pefts_format_with_what_proves_it(home: Home, make_job: JobMaker) -> None:
+    job = make_job()
+    adapter = home.took_part(job)
+    assert home.ledger.outstanding("run-1") == 4
+    received(home.deliver(job, adapter), adapter)
+    (folder,) = home.stored()
+    assert folder.name == f"run-1-{adapter.digest()[:12]}"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert AdapterState.from_bytes((folder / "version.safetensors").read_bytes()) == adapter
+    assert (folder / "coordinator.cert").read_bytes().startswith(b"yoriai-coordinator-1\n")
+    assert (folder / "statement").read_bytes().startswith(b"yoriai-delivery-1\n")
+    assert home.ledger.outstanding("run-1") == 0
+    model: Any = PeftModel.from_pretrained(tiny_llama(tiny_tokenizer()), str(folder))
+    expected = get_rule("core").to_peft(adapter)
+    for name, tensor in load_file(folder / "adapter_model.safetensors").items():
+        path, side = name.removeprefix("base_model.model.").rsplit(".lora_", 1)
+        np.testing.assert_array_equal(tensor, expected.factor(path, side[0]))
+        loaded = model.get_parameter(name.replace(".weight", ".default.weight")).detach().numpy()
+        np.testing.assert_array_equal(loaded, tensor)
+
+
+def test_a_site_that_was_started_anew_takes_the_adapter_all_the_same(home: Home, make_job: JobMaker) -> None:
+    job = make_job()
+    adapter = home.took_part(job)
+    home.rebuild()
+    home.bench.model(make_job(lora__rank=2))
+    received(home.deliver(job, adapter), adapter)
+    assert len(home.stored()) == 1
+
+
+def test_a_second_delivery_is_confirmed_and_writes_nothing(home: Home, make_job: JobMaker) -> None:
+    job = make_job()
+    adapter = home.took_part(job)
+    home.deliver(job, adapter)
+    (folder,) = home.stored()
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    home.rebuild()
+    received(home.deliver(job, adapter), adapter)
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+def test_another_adapter_of_the_same_run_is_refused_and_the_first_is_kept(home: Home, make_job: JobMaker) -> None:
+    job = make_job()
+    adapter = home.took_part(job)
+    home.deliver(job, adapter)
+    before = home.stored()
+    refused(home.deliver(job, last_adapter(home.bench, job, seed=1)), "has delivered another adapter already")
+    assert home.stored() == before
+    refused(home.offer(job), "has ended")
+
+
+def test_a_delivery_that_a_kill_cut_short_is_stored_the_next_time(
+    home: Home, make_job: JobMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def kill(*_: object) -> None:
+        raise Killed
+
+    job = make_job()
+    adapter = home.took_part(job)
+    monkeypatch.setattr(Path, "rename", kill)
+    monkeypatch.setattr("yoriai.client.deliveries.shutil.rmtree", lambda *_, **__: None)
+    with pytest.raises(Killed):
+        home.deliver(job, adapter)
+    monkeypatch.undo()
+    assert [path.name.startswith(".") for path in home.stored()] == [True]
+    received(home.deliver(job, adapter), adapter)
+    assert [path.name for path in home.stored()] == [f"run-1-{adapter.digest()[:12]}"]
+
+
+@pytest.mark.parametrize("at", ["PEFT's file", "the complete adapter"])
+def test_a_full_disk_refuses_the_adapter_and_leaves_nothing_half_made(home: Home, make_job: JobMaker, at: str) -> None:
+    job = make_job()
+    adapter = home.took_part(job)
+    with full_disk(100 if at == "PEFT's file" else len(adapter.to_bytes()) - 1):
+        reply = refused(home.deliver(job, adapter), "the files of site north cannot be read or written")
+    assert str(home.folder) not in reply.reason
+    assert [str(home.adapters) in line and "cannot be written" in line for line in home.log] == [True]
+    assert home.stored() == []
+    assert home.ledger.outstanding("run-1") == 4
+    received(home.deliver(job, adapter), adapter)
+
+
+@pytest.mark.parametrize("run_id", ["../../etc/x", "/tmp/x", "..", "a/b", "a*b", "ü" * 100])
+def test_a_path_like_run_id_stays_among_the_adapters(home: Home, make_job: JobMaker, run_id: str) -> None:
+    home.run, job = run_id, make_job()
+    adapter = home.took_part(job)
+    received(home.deliver(job, adapter), adapter)
+    (folder,) = home.stored()
+    assert folder.is_dir()
+    assert folder.resolve().parent == home.adapters.resolve()
+
+
+OTHER = "0a" * 32
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"key": SigningKey.generate()}, "does not bear the right signature"),
+        ({"certificate": Known().certificate()}, "does not bear the right signature"),
+        ({"certificate": KNOWN.certificate(key=SigningKey.generate())}, "does not bear the right signature"),
+        ({"certificate": KNOWN.certificate("sendai")}, "another federation's"),
+        ({"federation": "sendai"}, "another federation's"),
+        ({"certificate": KNOWN.certificate("sendai"), "federation": "sendai"}, "another federation's"),
+        ({"certificate": KNOWN.certificate(valid_for=timedelta(seconds=-1))}, "has expired"),
+        ({"run_id": "run-2"}, "has not taken part in run run-2"),
+        ({"message_run_id": "run-2"}, "about another run"),
+        ({"job_digest": OTHER}, "of another job, base or length"),
+        ({"base_digest": OTHER}, "of another job, base or length"),
+        ({"rounds": 2}, "of another job, base or length"),
+        ({"adapter_digest": OTHER}, "not the one of the coordinator's statement"),
+        ({"payload": b""}, "cannot be read"),
+        ({"statement": b"yoriai-delivery-2\n" + b"0" * 128 + b"\n{}"}, "another version or kind"),
+    ],
+)
+def test_a_delivery_that_is_not_vouched_for_is_refused_and_nothing_is_stored(
+    home: Home, make_job: JobMaker, changes: dict[str, Any], reason: str
+) -> None:
+    job = make_job()
+    adapter = home.took_part(job)
+    refused(home.deliver(job, adapter, **changes), reason)
+    assert home.stored() == []
+    assert home.ledger.outstanding("run-1") == 4
+
+
+def test_a_swapped_adapter_is_refused(home: Home, make_job: JobMaker) -> None:
+    job = make_job()
+    adapter = home.took_part(job)
+    other = last_adapter(home.bench, job, seed=1)
+    refused(home.deliver(job, adapter, payload=other.to_bytes()), "not the one of the coordinator's statement")
+    assert home.stored() == []
+
+
+def test_a_signed_adapter_that_does_not_fit_the_job_is_refused(home: Home, make_job: JobMaker) -> None:
+    job = make_job()
+    adapter = home.took_part(job)
+    part = adapter.select(("R",))
+    nan = AdapterState({n: np.full_like(t, np.nan) if n.endswith(":R") else t for n, t in adapter.tensors.items()})
+    refused(home.deliver(job, part), "not those of this base and job")
+    refused(home.deliver(job, nan), "not finite")
+    assert home.stored() == []
+
+
+def test_a_run_that_only_waits_takes_no_adapter(home: Home, make_job: JobMaker) -> None:
+    job = make_job()
+    asking(home).offer(job)
+    adapter = last_adapter(home.bench, job)
+    refused(home.deliver(job, adapter), "has not taken part in run run-1; found waiting")
+    assert home.stored() == []
+
+
+def test_a_site_without_a_place_for_adapters_says_so(home: Home, make_job: JobMaker) -> None:
+    config = SiteConfig(name="north", policy=home.policy)
+    home.site = Site(config, site_records(), workbench=home.bench, ledger=home.ledger)
+    job = make_job()
+    refused(home.deliver(job, home.took_part(job)), "takes no adapters")
+
+
+# Evaluation
+
+
+def test_what_the_adapter_is_worth_is_measured_and_stays_at_the_site(home: Home, make_job: JobMaker) -> None:
+    job = make_job()
+    adapter = home.took_part(job)
+    received(home.deliver(job, adapter), adapter)
+    (folder,) = home.stored()
+    path = folder / "evaluation.json"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    measured = json.loads(path.read_text())
+    before, after = measured["before"], measured["after"]
+    bench, own = home.bench, home.tests
+    prepared = bench.prepare(own, job, for_training=False)
+    for adapted, found in ((bench.initial_adapter(job), before), (adapter, after)):
+        tally = own_evaluation.evaluate(bench.model(job), adapted, prepared, bench.head(job), physical_batch_size=8)
+        assert (found["records"], found["correct"]) == (6, tally.correct)
+        assert found["loss"] == pytest.approx(tally.loss, rel=1e-6)
+    assert before["loss"] != after["loss"]
+
+
+def test_a_site_without_test_records_measures_nothing(home: Home, make_job: JobMaker) -> None:
+    home.tests = ()
+    home.rebuild()
+    job = make_job()
+    adapter = home.took_part(job)
+    received(home.deliver(job, adapter), adapter)
+    (folder,) = home.stored()
+    assert not (folder / "evaluation.json").exists()
+    assert home.log == []
+
+
+def test_an_evaluation_that_fails_is_told_to_the_site_alone_and_made_up_for_later(
+    home: Home, make_job: JobMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError(MARKER)
+
+    job = make_job()
+    adapter = home.took_part(job)
+    monkeypatch.setattr(own_evaluation, "evaluate", fail)
+    received(home.deliver(job, adapter), adapter)
+    (folder,) = home.stored()
+    assert home.log == [f"the adapter in {folder.name} could not be measured: RuntimeError"]
+    monkeypatch.undo()
+    received(home.deliver(job, adapter), adapter)
+    assert (folder / "evaluation.json").exists()

@@ -1,0 +1,335 @@
+"""The job book: what a decision is about, who writes when, and what a hostile coordinator can make of it."""
+
+import json
+import multiprocessing
+import os
+import stat
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.commands import yoriai
+from yoriai.client import job_book
+from yoriai.client.daemon_config import config_in
+from yoriai.client.job_book import MOST, Entry, JobBook, Terms, operator_name
+from yoriai.client.site_folder import SiteFolder, make_site
+from yoriai.config import JobConfig, SiteConfig, job_digest
+from yoriai.errors import EXIT_BAD_INPUT, EXIT_REFUSED, ConfigError, PolicyError, StorageError
+
+BASE = "ab" * 32
+
+
+def terms(run_id: str = "run-1", /, **changes: Any) -> Terms:
+    """Terms of some job."""
+    job = JobConfig(name=changes.pop("name", "pumps"))
+    values: dict[str, Any] = {
+        "run_id": run_id,
+        "job": job.model_dump(mode="json", by_alias=True),
+        "job_digest": job_digest(job, BASE),
+        "base_digest": BASE,
+        "noise_multiplier": 1.25,
+        "roster_serial": 1,
+        "weights": {"north": 2, "south": 1},
+        "epsilon": 7.5,
+        "accountant": "pld",
+    }
+    return Terms(**(values | changes))
+
+
+class Clock:
+    """Seconds that only go on when they are asked for."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 1.0
+        return self.now
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> JobBook:
+    return JobBook(tmp_path / "jobs", clock=Clock())
+
+
+def approved(book: JobBook, offered: Terms) -> None:
+    book.decide(book.consider(offered), "approved", by="hana")
+
+
+def state(book: JobBook, run_id: str = "run-1") -> str:
+    entry = book.entry(run_id)
+    assert entry is not None
+    return entry.state
+
+
+def test_a_new_job_waits_and_is_written_for_the_owner_alone(book: JobBook, tmp_path: Path) -> None:
+    assert book.consider(terms()).state == "waiting"
+    (path,) = (tmp_path / "jobs").iterdir()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert JobBook(tmp_path / "jobs").entries() == book.entries()
+
+
+def test_an_approval_outlasts_a_restart_and_a_second_offer_of_the_same_terms(book: JobBook, tmp_path: Path) -> None:
+    approved(book, terms())
+    entry = JobBook(tmp_path / "jobs").consider(terms())
+    assert (entry.state, entry.decided_by) == ("approved", "hana")
+    book.accept(terms())
+    entry = book.consider(terms())
+    assert (entry.state, entry.decided_by, entry.seen_at) == ("accepted", "hana", 1.0)
+
+
+@pytest.mark.parametrize("before", ["approved", "refused", "accepted"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"job_digest": "cd" * 32},
+        {"noise_multiplier": 1.2499},
+        {"noise_multiplier": None},
+        {"weights": {"north": 2, "south": 1, "east": 1}},
+        {"weights": {"north": 2, "west": 1}},
+        {"weights": {"north": 1, "south": 1}},
+        {"ranks": {"north": 2}},
+    ],
+)
+def test_the_same_run_on_other_terms_waits_anew(book: JobBook, before: str, changes: dict[str, Any]) -> None:
+    entry = book.consider(terms())
+    book.decide(entry, "refused" if before == "refused" else "approved", by="hana")
+    if before == "accepted":
+        book.accept(terms())
+    assert book.consider(terms(**changes)).state == "waiting"
+    with pytest.raises(ConfigError, match="other terms meanwhile"):
+        book.decide(entry, "approved", by="hana")
+    assert state(book) == "waiting"
+
+
+def test_a_roster_that_was_signed_again_with_the_same_sites_changes_nothing(book: JobBook) -> None:
+    approved(book, terms())
+    assert book.consider(terms(roster_serial=2)).state == "approved"
+
+
+def test_an_approval_of_one_run_says_nothing_of_another(book: JobBook) -> None:
+    approved(book, terms())
+    assert book.consider(terms("run-2")).state == "waiting"
+
+
+def test_a_job_refused_meanwhile_is_not_accepted_and_its_refusal_stays(book: JobBook) -> None:
+    book.decide(book.consider(terms()), "refused", by="hana")
+    with pytest.raises(PolicyError, match="decided otherwise"):
+        book.accept(terms())
+    assert state(book) == "refused"
+
+
+def test_nothing_changes_for_a_run_that_has_ended(book: JobBook) -> None:
+    approved(book, terms())
+    book.accept(terms())
+    book.finish("run-1", "2c" * 32)
+    other = terms(noise_multiplier=9.0)
+    assert book.consider(other).state == "delivered"
+    with pytest.raises(PolicyError):
+        book.accept(other)
+    entry = book.entry("run-1")
+    assert entry is not None
+    for verdict in ("approved", "refused"):
+        with pytest.raises(ConfigError, match="has ended"):
+            book.decide(entry, verdict, by="hana")  # type: ignore[arg-type]
+    assert (entry.adapter_digest, entry.terms) == ("2c" * 32, terms())
+
+
+def test_thousands_of_run_ids_leave_the_newest_waiting_ones_and_every_decision(book: JobBook, tmp_path: Path) -> None:
+    approved(book, terms("kept"))
+    book.decide(book.consider(terms("no")), "refused", by="hana")
+    most = MOST["waiting"]
+    for number in range(most + 30):
+        book.consider(terms(f"flood-{number}"))
+    assert len(list((tmp_path / "jobs").iterdir())) == most + 2
+    waiting = [entry.run_id for entry in book.entries() if entry.state == "waiting"]
+    assert waiting == [f"flood-{number}" for number in range(30, most + 30)]
+    assert (state(book, "kept"), state(book, "no")) == ("approved", "refused")
+
+
+def test_jobs_that_the_policy_accepts_by_itself_are_bounded_too(
+    book: JobBook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_book, "MOST", {**MOST, "accepted": 3})
+    for number in range(5):
+        book.consider(terms(f"run-{number}"))
+        book.accept(terms(f"run-{number}"), decided_by="policy")
+    assert [entry.run_id for entry in book.entries()] == ["run-2", "run-3", "run-4"]
+    assert {entry.decided_by for entry in book.entries()} == {"policy"}
+
+
+@pytest.mark.parametrize("run_id", ["../../etc/passwd", "/tmp/x", ".", "..", "a/b\\c", "run*", "-rf", "ü" * 128])
+def test_a_path_like_run_id_names_a_file_in_the_book_and_nowhere_else(
+    book: JobBook, tmp_path: Path, run_id: str
+) -> None:
+    book.consider(terms(run_id))
+    assert [path.relative_to(tmp_path).parts[0] for path in tmp_path.rglob("*.json")] == ["jobs"]
+    assert len(list(tmp_path.iterdir())) == 1
+    assert book.find(run_id).run_id == run_id
+
+
+@pytest.mark.parametrize("run_id", ["", " a", "a\n", "a\x1b[2J", "a\0b", "a\u202eb", "\ud800", "r" * 129])
+def test_a_run_id_that_cannot_be_shown_is_refused_and_not_kept(book: JobBook, tmp_path: Path, run_id: str) -> None:
+    with pytest.raises(PolicyError, match="cannot be shown"):
+        book.consider(terms(run_id))
+    assert book.entry(run_id) is None
+    assert list((tmp_path / "jobs").iterdir()) == []
+
+
+def test_a_huge_job_is_refused_and_not_kept(book: JobBook, tmp_path: Path) -> None:
+    with pytest.raises(PolicyError, match="too large to be kept"):
+        book.consider(terms(job={"name": "x" * 300_000}))
+    assert list((tmp_path / "jobs").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "found"), [(b"", "ValidationError"), (b"[]", "ValidationError"), (b'{"schema": 2}', "schema 2")]
+)
+def test_a_damaged_entry_is_named_and_stops_no_other_job(
+    book: JobBook, tmp_path: Path, content: bytes, found: str
+) -> None:
+    book.consider(terms())
+    (path,) = (tmp_path / "jobs").iterdir()
+    path.write_bytes(content)
+    for look in (book.entries, lambda: book.consider(terms())):
+        with pytest.raises(StorageError, match=f"{path.name} is damaged.*found {found}"):
+            look()
+    assert book.consider(terms("run-2")).state == "waiting"
+
+
+def test_an_operator_names_a_run_by_its_beginning_or_its_job_unless_two_are_meant(book: JobBook) -> None:
+    for run_id, name in (("alpha-1", "pumps"), ("alpha-2", "cabins"), ("alpha", "engines")):
+        book.consider(terms(run_id, name=name))
+    found = [book.find(text).run_id for text in ("alpha-1", "alpha", "cabins", "pumps")]
+    assert found == ["alpha-1", "alpha", "alpha-2", "alpha-1"]
+    with pytest.raises(ConfigError, match=r"3 runs are called so: 'alph'; found alpha-1, alpha-2, alpha"):
+        book.find("alph")
+    for text in ("beta", "", "../jobs"):
+        with pytest.raises(ConfigError, match="no job that was offered"):
+            book.find(text)
+
+
+class SlowBook(JobBook):
+    """Takes its time between reading and writing, so that who does not wait for the other is seen."""
+
+    def _put(self, entry: Entry) -> None:
+        time.sleep(0.01)
+        super()._put(entry)
+
+
+def _decide_many(folder: Path, verdict: str, count: int) -> None:
+    book = SlowBook(folder)
+    for number in range(count):
+        entry = book.entry(f"run-{number}")
+        assert entry is not None
+        if verdict == "accepted":
+            book.accept(entry.terms, decided_by="policy")
+        else:
+            book.decide(entry, "approved", by="hana")
+
+
+def test_the_daemon_and_a_command_at_once_lose_neither_ones_word(book: JobBook, tmp_path: Path) -> None:
+    count = 20
+    for number in range(count):
+        book.consider(terms(f"run-{number}"))
+    made = multiprocessing.get_context("fork")
+    both = [made.Process(target=_decide_many, args=(tmp_path / "jobs", v, count)) for v in ("accepted", "approved")]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(30)
+        assert process.exitcode == 0
+    entries = book.entries()
+    assert len(entries) == count
+    # Whoever came first, the site has accepted, and one of the two has decided.
+    assert {entry.state for entry in entries} == {"accepted"}
+    assert {entry.decided_by for entry in entries} <= {"policy", "hana"}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_root_is_told_to_decide_as_the_sites_own_user(book: JobBook, tmp_path: Path) -> None:
+    entry = book.consider(terms())
+    os.chown(tmp_path / "jobs", 65534, 65534)
+    with pytest.raises(StorageError, match="belongs to user nobody; run the command as nobody"):
+        book.decide(entry, "approved", by="root")
+
+
+def test_who_decides_is_the_user_and_who_they_were_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SUDO_USER", raising=False)
+    user = operator_name()
+    monkeypatch.setenv("SUDO_USER", "hana")
+    assert operator_name() == f"{user} (hana)"
+    monkeypatch.setenv("SUDO_USER", "ha\x1bna")
+    assert operator_name() == user
+
+
+# Commands
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> SiteFolder:
+    return make_site(tmp_path / "site", SiteConfig(name="north"))
+
+
+def test_the_daemon_of_a_folder_opens_the_book_that_the_commands_write(site: SiteFolder) -> None:
+    config = config_in(site.path)
+    assert (config.jobs, config.adapters) == (site.jobs, site.adapters)
+    assert stat.S_IMODE(site.jobs.stat().st_mode) == 0o700
+
+
+def test_approve_shows_the_terms_and_nothing_happens_without_a_yes(site: SiteFolder) -> None:
+    offered = terms(weights={"north": 2, "south": 1, "\x1b[2Jeast": 1})
+    JobBook(site.jobs).consider(offered)
+    done = yoriai("site", "approve", site.path, "pumps", answers="n\n")
+    assert done.code == EXIT_REFUSED
+    shown = " ".join(done.screen.split())
+    for said in (
+        "epsilon 7.5 at delta 1e-05 for all rounds, the spare ones too",
+        "per record (add or remove one record), by PLD",
+        "local, noise multiplier 1.25",
+        "epsilon 8 of 8 is left",
+        "50, and 1 spare",
+        "only their sum opens",
+        "3 in roster 1, 2 needed: [2Jeast, north, south",
+        BASE,
+    ):
+        assert said in shown
+    assert "\x1b" not in done.screen
+    assert state(JobBook(site.jobs)) == "waiting"
+    assert yoriai("site", "approve", site.path, "run-1", answers="y\n").code == 0
+    entry = JobBook(site.jobs).entry("run-1")
+    assert entry is not None
+    assert (entry.state, entry.decided_by) == ("approved", operator_name())
+
+
+def test_refuse_and_a_change_of_mind(site: SiteFolder) -> None:
+    JobBook(site.jobs).consider(terms())
+    assert yoriai("site", "refuse", site.path, "run").code == 0
+    assert state(JobBook(site.jobs)) == "refused"
+    assert yoriai("site", "approve", site.path, "run", "--yes").code == 0
+    assert state(JobBook(site.jobs)) == "approved"
+    assert "was approved before" in yoriai("site", "approve", site.path, "run").screen
+
+
+def test_a_run_that_is_not_there_is_an_error_with_a_remedy(site: SiteFolder) -> None:
+    for command in ("approve", "refuse"):
+        done = yoriai("site", command, site.path, "run-9")
+        assert done.code == EXIT_BAD_INPUT
+        assert "yoriai site jobs DIR" in " ".join(done.screen.split())
+
+
+def test_jobs_lists_what_was_offered_within_80_columns_and_as_json(site: SiteFolder) -> None:
+    assert "no job was offered yet" in yoriai("site", "jobs", site.path).screen
+    book = JobBook(site.jobs)
+    book.consider(terms("2026-11-22-pumps-of-the-north-and-the-south-0123456789abcdef"))
+    approved(book, terms("run-2", name="cabins", epsilon=None, accountant="", noise_multiplier=None))
+    done = yoriai("site", "jobs", site.path)
+    assert max(len(line) for line in done.screen.splitlines()) <= 80
+    for said in ("pumps", "cabins", "waiting", "approved", "7.5", "none", "local", "core", BASE[:8], "epsilon 8 of 8"):
+        assert said in done.screen
+    listed = json.loads(yoriai("site", "jobs", site.path, "--json").screen)
+    assert (listed["schema"], listed["budget"]["left"]) == (1, 8.0)
+    assert [job["state"] for job in listed["jobs"]] == ["waiting", "approved"]
+    assert listed["jobs"][0]["epsilon"] == 7.5

@@ -1,0 +1,185 @@
+"""`site start` with a server: daemon and Flower's real SuperNode live and crash apart, and end together."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.client.daemons import run_command
+from tests.commands import site, yoriai
+from tests.proxies import tinyproxy, wait_for
+from tests.tls import Issuer, https
+from tests.world import write_records
+from yoriai.client.daemon_config import socket_in
+from yoriai.client.door import SocketDoor
+from yoriai.client.node import node_socket_in, node_state
+from yoriai.client.stopping import Running, running
+from yoriai.errors import EXIT_PARTIAL, YoriaiError
+
+YORIAI = Path(sys.executable).with_name("yoriai")
+WAIT_S = 40.0
+
+
+class Started:
+    """A `yoriai site start` in a process of its own."""
+
+    def __init__(self, folder: Path, log: Path, *options: str) -> None:
+        self.folder = folder
+        line = [YORIAI, "site", "start", folder, "--log-json", "--same-user", *options]
+        with log.open("a") as stream:
+            self.process = subprocess.Popen(line, stderr=stream, stdin=subprocess.DEVNULL)
+
+    def node(self) -> Mapping[str, Any]:
+        """What the node's keeper says."""
+        return node_state(self.folder)
+
+    def ready(self) -> "Started":
+        """Wait until both answer."""
+        wait_for(lambda: self.daemon() and self.node().get("running"))
+        return self
+
+    def daemon(self) -> int | None:
+        """The daemon's number."""
+        return answering(socket_in(self.folder))
+
+    def keeper(self) -> int | None:
+        """The number of the node's keeper."""
+        return answering(node_socket_in(self.folder))
+
+
+def answering(socket: Path) -> int | None:
+    try:
+        return SocketDoor(socket).pid()
+    except YoriaiError:
+        return None
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def children_of(pid: int) -> list[int]:
+    """Every process below this one."""
+    threads = Path(f"/proc/{pid}/task").glob("*/children")
+    found = [int(child) for thread in threads for child in thread.read_text().split()]
+    return [*found, *(grandchild for child in found for grandchild in children_of(child))]
+
+
+@pytest.fixture
+def north(tmp_path: Path, base_folder: Path) -> Path:
+    """A site that knows a server at which nobody listens."""
+    folder = site(tmp_path / "s", "north")
+    settings = (folder / "site.toml").read_text().replace('address = ""', 'address = "localhost:1"')
+    (folder / "site.toml").write_text(settings.replace("smollm2-135m-instruct", str(base_folder)))
+    (folder / "data").mkdir()
+    for part in ("train", "test"):
+        write_records(folder / "data" / f"{part}.jsonl", [{"prompt": "leaks", "response": "pump"}] * 4)
+    (tmp_path / "ca.crt").write_bytes(Issuer.make().pem)
+    assert yoriai("site", "enrol", folder, "--server-ca", tmp_path / "ca.crt").code == 0
+    return folder
+
+
+@pytest.fixture
+def both(north: Path, tmp_path: Path) -> Iterator[Started]:
+    started = Started(north, tmp_path / "log")
+    try:
+        yield started.ready()
+    finally:
+        started.process.kill()
+        started.process.wait()
+
+
+def test_what_crashes_comes_back_without_the_other_and_one_stop_ends_all(
+    both: Started, capsys: pytest.CaptureFixture[str]
+) -> None:
+    daemon, supernode, keeper = both.daemon(), both.node()["pid"], both.keeper()
+    assert daemon is not None
+    assert run_command("site", "status", str(both.folder), "--json") == 0
+    shown = json.loads(capsys.readouterr().out)["node"]
+    assert (shown["running"], shown["pid"], shown["restarts"]) == (True, supernode, 0)
+
+    os.kill(daemon, signal.SIGKILL)
+    wait_for(lambda: both.daemon() not in (None, daemon))
+    assert (both.node()["pid"], both.node()["restarts"]) == (supernode, 0)
+
+    daemon = both.daemon()
+    os.kill(supernode, signal.SIGKILL)
+    wait_for(lambda: both.node()["pid"] not in (None, supernode))
+    assert (both.daemon(), both.keeper(), both.node()["restarts"]) == (daemon, keeper, 1)
+
+    assert running(both.folder) == [Running(both.process.pid, "`site start`")]
+    below = children_of(both.process.pid)
+    assert len(below) >= 3
+    assert run_command("site", "stop", str(both.folder)) == 0
+    assert both.process.wait(10) == 0
+    assert [pid for pid in below if is_alive(pid)] == []
+    assert run_command("site", "status", str(both.folder)) == EXIT_PARTIAL
+
+
+def test_killed_it_takes_all_its_processes_along(both: Started) -> None:
+    wait_for(lambda: len(children_of(both.process.pid)) >= 4)  # Flower's own second process among them.
+    below = children_of(both.process.pid)
+    both.process.kill()
+    both.process.wait()
+    wait_for(lambda: not any(is_alive(pid) for pid in below))
+
+
+def test_alone_or_under_systemd_but_never_both(both: Started, tmp_path: Path) -> None:
+    for options, told in (([], "started already"), (["--only", "node"], "kept by another process already")):
+        second = Started(both.folder, tmp_path / "second", *options)
+        assert second.process.wait(WAIT_S) == EXIT_PARTIAL
+        assert told in (tmp_path / "second").read_text().splitlines()[-1]
+    assert both.node()["running"]
+
+
+def test_parts_that_were_started_alone_are_stopped_one_by_one(north: Path, tmp_path: Path) -> None:
+    node = Started(north, tmp_path / "log", "--only", "node")
+    try:
+        wait_for(lambda: node.node().get("running"))
+        assert running(north) == [Running(node.process.pid, "the SuperNode's keeper")]
+        assert (north / "node" / "supernode.log").stat().st_mode & 0o777 == 0o600
+        assert run_command("site", "stop", str(north)) == 0
+        assert node.process.wait(10) == 0
+    finally:
+        node.process.kill()
+        node.process.wait()
+
+
+def test_the_real_supernode_takes_the_proxy_of_the_settings_and_the_installed_ca(
+    north: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+    issuer = Issuer.make()
+    (tmp_path / "ca.crt").write_bytes(issuer.pem)
+    assert yoriai("site", "enrol", north, "--server-ca", tmp_path / "ca.crt").code == 0
+    with https(issuer.server(tmp_path / "server.pem")) as server, tinyproxy(tmp_path, server.port) as (port, log):
+        text = (north / "site.toml").read_text().replace("localhost:1", f"localhost:{server.port}")
+        (north / "site.toml").write_text(text.replace('proxy = ""', f'proxy = "http://127.0.0.1:{port}"'))
+        node = Started(north, tmp_path / "log", "--only", "node")
+        try:
+            wait_for(lambda: any(path.startswith("POST /v1/fleet/") for path in server.seen))
+            assert f"CONNECT localhost:{server.port}" in log.read_text()
+        finally:
+            node.process.terminate()
+            assert node.process.wait(WAIT_S) == 0
+
+
+def test_nobody_can_have_somebody_elses_process_ended(north: Path, tmp_path: Path) -> None:
+    """A process at the socket that claims to be kept by another, which is not its parent, is ended itself."""
+    node = Started(north, tmp_path / "log", "--only", "node", "--under", str(os.getppid()))
+    try:
+        wait_for(lambda: node.node().get("running"))
+        assert running(north) == [Running(node.process.pid, "the SuperNode's keeper")]
+    finally:
+        node.process.kill()
+        node.process.wait()

@@ -1,0 +1,150 @@
+"""Two users: the SuperNode's, who runs what bundles bring, reads nothing of a real daemon's, and may ask it."""
+
+import os
+import pwd
+import stat
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.client.users import Pair, as_user, asking, daemon_as, memory_of, reading, tracing, two_users
+from tests.commands import found, yoriai
+from tests.tls import Issuer
+from tests.world import save_tiny_base, write_records
+from yoriai.client.check import check_site
+from yoriai.client.daemon_config import socket_in
+from yoriai.client.site_folder import SiteFolder
+from yoriai.errors import EXIT_BAD_INPUT, YoriaiError
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make users")
+
+
+@pytest.fixture(scope="module")
+def users() -> Iterator[Pair]:
+    with two_users() as pair:
+        yield pair
+
+
+@pytest.fixture(scope="module")
+def north(users: Pair) -> Iterator[SiteFolder]:
+    """An enrolled site of two users, made by root. Not in pytest's own folder, which no other user may enter."""
+    with tempfile.TemporaryDirectory(prefix="yoriai-") as name:
+        home = Path(name)
+        home.chmod(0o755)
+        (home / "records").mkdir(mode=0o700)
+        for part in ("train", "test"):
+            write_records(home / "records" / f"{part}.jsonl", [{"prompt": "leaks", "response": "pump"}] * 4)
+        subprocess.run(["chown", "-R", f"{users.site}:", home / "records"], check=True)
+        base = save_tiny_base(home / "base")
+        subprocess.run(["chmod", "-R", "a+rX", base], check=True)  # Weights are written for their owner alone.
+        office, folder = found(home / "consortium"), home / "site"
+        who = ("--user", users.site, "--node-user", users.node)
+        places = ("--data", home / "records", "--base", base, "--server", "localhost:1")
+        done = yoriai("site", "init", folder, "--name", "north", "--yes", *who, *places)
+        assert (done.code, "usermod" in done.screen) == (0, False), done.screen
+        assert yoriai("site", "enrol", folder).code == 0
+        assert office.run("sign", folder / "north.request", "--yes").code == 0
+        assert office.run("roster").code == 0
+        (home / "ca.crt").write_bytes(Issuer.make().pem)
+        lists = ("--roster", office.folder / "roster", "--revocations", office.folder / "revocations.der")
+        papers = ("--certificate", office.member("north"), "--authority", office.folder / "authority.der", *lists)
+        assert yoriai("site", "enrol", folder, *papers, "--server-ca", home / "ca.crt", "--yes").code == 0
+        yield SiteFolder(folder)
+
+
+@pytest.fixture(scope="module")
+def daemon(users: Pair, north: SiteFolder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """The real daemon, as its own user: its number, once it has loaded."""
+    log = tmp_path_factory.mktemp("daemon") / "log"
+    log.touch()
+    with daemon_as(users.site, north.path, users.node, log) as door:
+        deadline = time.monotonic() + 60
+        state = ""
+        while state != "ready":
+            assert time.monotonic() < deadline, log.read_text()
+            assert "Traceback" not in log.read_text(), log.read_text()
+            time.sleep(0.05)
+            try:
+                state = str(door.health()["state"])
+            except YoriaiError:
+                continue
+        yield door.pid()
+
+
+def test_everything_belongs_to_the_one_or_the_other(users: Pair, north: SiteFolder, daemon: int) -> None:
+    site, node = (pwd.getpwnam(name).pw_uid for name in (users.site, users.node))
+    owners = {path: path.lstat().st_uid for path in north.path.rglob("*") if north.units not in (path, path.parent)}
+    nodes = {path for path in owners if path.is_relative_to(north.node)}
+    assert {owners[path] for path in nodes} == {node}
+    assert {owners[path] for path in owners.keys() - nodes} == {site}
+    assert stat.S_IMODE(north.path.stat().st_mode) == 0o750
+
+
+PRIVATE = "../records ../records/train.jsonl keys keys/identity.key trust trust/site.cert ledgers adapters witness"
+
+
+@pytest.mark.parametrize("place", [*PRIVATE.split(), "ledgers/records.sqlite"])
+def test_nothing_private_can_be_read_by_the_nodes_user(users: Pair, north: SiteFolder, daemon: int, place: str) -> None:
+    path = north.path / place
+    assert path.exists()
+    assert as_user(users.node, reading, path) == "EACCES"
+    assert as_user(users.site, reading, path) == "read"
+
+
+def test_the_nodes_own_key_and_the_servers_ca_can(users: Pair, north: SiteFolder) -> None:
+    assert [as_user(users.node, reading, path) for path in (north.node_key, north.server_ca, north.settings)] == [
+        "read"
+    ] * 3
+
+
+def test_the_nodes_user_may_ask_the_daemon_and_learns_no_budget(users: Pair, north: SiteFolder, daemon: int) -> None:
+    told = as_user(users.node, asking, socket_in(north.path))
+    assert told["hello"]["site"] == "north"
+    assert told["health"] == {"state": "ready"}
+    assert "budget" in as_user(users.site, asking, socket_in(north.path))["health"]
+
+
+def test_another_user_does_not_get_as_far_as_the_socket(north: SiteFolder, daemon: int) -> None:
+    assert "may not reach the daemon" in as_user("nobody", asking, socket_in(north.path))["error"]
+
+
+def test_the_daemons_memory_is_closed_to_the_nodes_user_and_even_to_its_own(users: Pair, daemon: int) -> None:
+    for user in (users.node, users.site):
+        assert as_user(user, memory_of, daemon) == "EACCES"
+        assert as_user(user, tracing, daemon) == "EPERM"
+
+
+def test_the_check_finds_the_two_apart(north: SiteFolder, daemon: int) -> None:
+    from datetime import UTC, datetime
+
+    rows = {row.what: row for row in check_site(north, now=datetime.now(UTC), base_of=None)}
+    assert {rows[what].mark for what in ("keys", "users", "daemon", "certificate")} == {"ok"}
+
+
+def test_a_link_that_the_nodes_user_has_put_there_is_given_to_nobody(
+    users: Pair, north: SiteFolder, tmp_path: Path
+) -> None:
+    from yoriai.client.owners import settle
+
+    (tmp_path / "roots").write_text("root's")
+    before = north.server_ca.read_bytes()
+    for put in (Path.symlink_to, Path.hardlink_to):
+        north.server_ca.unlink()
+        put(north.server_ca, tmp_path / "roots")
+        with suppress(YoriaiError):  # A symbolic link is refused by the system itself.
+            settle(north)
+        assert (tmp_path / "roots").stat().st_uid == 0
+    north.server_ca.unlink()
+    north.server_ca.write_bytes(before)
+    settle(north)
+    assert north.server_ca.stat().st_uid == pwd.getpwnam(users.node).pw_uid
+
+
+def test_users_that_are_not_there_are_refused_before_anything_is_made(tmp_path: Path) -> None:
+    done = yoriai("site", "init", tmp_path / "s", "--name", "n", "--yes", "--user", "no-such-user-here")
+    assert (done.code, "no such user" in done.screen, (tmp_path / "s").exists()) == (EXIT_BAD_INPUT, True, False)

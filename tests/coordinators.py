@@ -1,0 +1,78 @@
+"""A federation with a coordinator whom its sites know: what signs a last adapter, and who verifies it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from yoriai.privacy.coordinator_identity import certify_coordinator, make_coordinator_request, read_coordinator_request
+from yoriai.privacy.identity import Authority, SigningKey, Trust, fingerprint, make_request, read_key, write_key
+from yoriai.privacy.roster import Directory, Roster, RosterEntry, RosterMemory, read_roster, sign_roster
+from yoriai.server.rosters import SignedRoster
+
+if TYPE_CHECKING:
+    from yoriai.client.secure import SiteIdentity
+
+DAY = timedelta(days=1)
+
+
+def save_identity(identity: "SiteIdentity", known: "Known", folder: Path) -> None:
+    """Write what a site's process needs to be this member."""
+    write_key(folder / "key", identity.key)
+    (folder / "certificate.der").write_bytes(identity.certificate)
+    (folder / "authority.der").write_bytes(known.authority.certificate.public_bytes(Encoding.DER))
+
+
+def saved_identity(folder: Path) -> "SiteIdentity":
+    """The member that was written there, in another process."""
+    from yoriai.client.secure import SiteIdentity
+
+    def trust() -> Trust:
+        return Trust((folder / "authority.der").read_bytes(), None, now=datetime.now(UTC))
+
+    certificate = (folder / "certificate.der").read_bytes()
+    return SiteIdentity(read_key(folder / "key"), certificate, trust, RosterMemory(folder / "seen"))
+
+
+def _authority() -> Authority:
+    return Authority.create("miyagi", SigningKey.generate(), now=datetime.now(UTC), valid_for=DAY)
+
+
+@dataclass(frozen=True)
+class Known:
+    """A CA that has certified one coordinator."""
+
+    authority: Authority = field(default_factory=_authority)
+    key: SigningKey = field(default_factory=SigningKey.generate)
+
+    def certificate(
+        self, federation: str = "miyagi", *, key: SigningKey | None = None, valid_for: timedelta = DAY
+    ) -> bytes:
+        """The coordinator's certificate."""
+        request = read_coordinator_request(make_coordinator_request("hub", key or self.key))
+        return certify_coordinator(self.authority, federation, request, now=datetime.now(UTC), valid_for=valid_for)
+
+    def signing(self) -> tuple[SigningKey, bytes]:
+        """What a coordinator delivers with."""
+        return self.key, self.certificate()
+
+    def trust(self) -> Trust:
+        """The pinned CA, as a site has it."""
+        return Trust(self.authority.certificate.public_bytes(Encoding.DER), None, now=datetime.now(UTC))
+
+    def identity(self, name: str, folder: Path) -> "SiteIdentity":
+        """A member's identity."""
+        from yoriai.client.secure import SiteIdentity
+
+        key = SigningKey.generate()
+        certificate = self.authority.sign_request(make_request(name, key), now=datetime.now(UTC), valid_for=DAY)
+        return SiteIdentity(key, certificate, self.trust, RosterMemory(folder / f"{name}.seen"))
+
+    def signed_roster(self, members: "Mapping[str, SiteIdentity]", serial: int = 1) -> SignedRoster:
+        """These members in a roster, each with weight 1."""
+        entries = [RosterEntry(name, fingerprint(members[name].certificate).hex()) for name in sorted(members)]
+        file = sign_roster(self.authority, Roster("miyagi", serial, datetime.now(UTC) + DAY, tuple(entries)))
+        return SignedRoster(file, Directory(read_roster(file, self.trust()), self.trust()))

@@ -1,0 +1,87 @@
+"""The coordinator's machine: whatever of it is killed, the job goes on from the last stored round by itself."""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.deploy.world import Deployment, deployed, events_of
+from yoriai.server.job_store import StoredJob
+from yoriai.server.progress import read_progress
+
+pytestmark = pytest.mark.deploy
+
+ROUNDS = 3
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    with deployed(tmp_path_factory.mktemp("faults")) as world:
+        yield world
+
+
+def ended_well(world: Deployment, job: StoredJob) -> None:
+    """All rounds, once each; and every site was charged for at least what it sent."""
+    rounds = events_of(job, "round")
+    assert [event["round"] for event in rounds] == list(range(1, ROUNDS + 1))
+    for name, site in world.sites.items():
+        answered = [index for index, event in enumerate(rounds) if name in event["answered"].split(",")]
+        assert set(site.charged(job.run_id)) >= set(answered)
+    assert len({event["site"] for event in events_of(job, "delivered")}) == len(world.sites)
+
+
+def resumed_after(job: StoredJob, rounds_done: int) -> None:
+    """Begun twice under one name, the second time where the first had got to."""
+    assert job.state().starts == 2
+    assert [event["rounds_done"] for event in events_of(job, "started")] == [0, rounds_done]
+
+
+def test_superlink_killed_while_sites_train(world: Deployment) -> None:
+    job = world.submit()
+    world.wait_for_stage(job, "mask", round_number=2)
+    world.kill(world.superlink())
+    world.wait_for(job)
+    resumed_after(job, 1)
+    ended_well(world, job)
+    # Round 2 had been masked, or may have been: it was trained anew, and charged again.
+    charges = [site.charged(job.run_id).count(1) for site in world.sites.values()]
+    assert max(charges) == 2
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        pytest.param("share", marks=pytest.mark.deploy_full),
+        "agree",
+        pytest.param("unmask", marks=pytest.mark.deploy_full),
+    ],
+)
+def test_serverapp_killed(world: Deployment, stage: str) -> None:
+    job = world.submit()
+    number = 1 if stage == "share" else 2
+    world.wait_for_stage(job, stage, round_number=number)
+    world.kill(read_progress(job.progress_file).pid)
+    world.wait_for(job)
+    resumed_after(job, number - 1)
+    ended_well(world, job)
+
+
+def test_nginx_killed_and_started_again(world: Deployment) -> None:
+    job = world.submit()
+    world.wait_for_stage(job, "mask", round_number=1)
+    world.nginx.stop(0)
+    time.sleep(15)
+    world.start_nginx()
+    world.wait_for(job, seconds=600.0)
+    ended_well(world, job)
+
+
+@pytest.mark.deploy_full
+def test_the_whole_server_stopped_and_started_again(world: Deployment) -> None:
+    job = world.submit()
+    world.wait_for_stage(job, "mask", round_number=2)
+    world.keeper.stop()
+    world.start_keeper()
+    world.wait_for(job, seconds=600.0)
+    resumed_after(job, 1)
+    ended_well(world, job)

@@ -1,0 +1,148 @@
+"""Three rounds over real processes: the same bits as in one process, an adapter at every site, nothing overheard."""
+
+import json
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.deploy.processes import free_port
+from tests.deploy.world import LABELS, Deployment, events_of, final_adapter, tapped
+from yoriai import wire
+from yoriai.client import secure_round
+from yoriai.client.base_model import choose_device, load_base
+from yoriai.client.records import read_sites
+from yoriai.client.workbench import Workbench
+from yoriai.privacy.identity import read_key
+from yoriai.server.job_store import StoredJob
+from yoriai.server.registry import Registry
+from yoriai.simulations.federation import Federation, run_federation
+
+pytestmark = pytest.mark.deploy
+
+SEED = b"known"
+ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Done:
+    """A deployment whose job has ended, and what went over the wire of one of its sites."""
+
+    world: Deployment
+    job: StoredJob
+    overheard: Path
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
+    folder, port = tmp_path_factory.mktemp("deployed"), free_port()
+    world = Deployment(folder, addresses={"north": port})
+    try:
+        with tapped(world, port, folder / "overheard") as overheard:
+            world.start(seed=SEED)
+            job = world.submit()
+            world.wait_for(job)
+            yield Done(world, job, overheard)
+    finally:
+        world.stop()
+
+
+@pytest.fixture(scope="module")
+def reference(done: Done, tmp_path_factory: pytest.TempPathFactory) -> tuple[Registry, list[bytes]]:
+    """The same job in one process, with the same noise: its registry, and every update before it was masked."""
+    job = done.job.prepared().job
+    folder, updates = tmp_path_factory.mktemp("in-process"), []
+    federation = Federation(
+        job=job,
+        sites=read_sites(done.world.records),
+        roster=wire.Roster(serial=1, weights=dict.fromkeys(done.world.sites, 1)),
+        folder=folder,
+        run_id="reference",
+        noise_seed=SEED,
+    )
+    quantise = secure_round.quantise
+
+    def watched(values, grid, entropy):  # type: ignore[no-untyped-def]
+        quantised = quantise(values, grid, entropy)
+        updates.extend([np.asarray(values, np.float32).tobytes(), np.asarray(quantised.levels).tobytes()])
+        return quantised
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(secure_round, "quantise", watched)
+        run_federation(federation, Workbench(load_base(job.base.model, device=choose_device("cpu")), job.speed))
+    return Registry(folder), updates
+
+
+def test_the_adapter_is_the_in_process_engine_s_bit_for_bit(
+    done: Done, reference: tuple[Registry, list[bytes]]
+) -> None:
+    expected, found = reference[0].load(), Registry(done.job.folder).load()
+    assert expected is not None
+    assert found is not None
+    assert [r.adapter_digest for r in found.rounds] == [r.adapter_digest for r in expected.rounds]
+    assert len({r.adapter_digest for r in found.rounds}) == ROUNDS
+    assert found.adapter == expected.adapter
+
+
+def test_every_site_took_part_in_every_round_and_was_charged_for_just_these(done: Done) -> None:
+    rounds = events_of(done.job, "round")
+    assert [event["answered"] for event in rounds] == ["east,north,south,west"] * ROUNDS
+    for site in done.world.sites.values():
+        site.stop()
+        assert site.charged(done.job.run_id) == list(range(ROUNDS))
+
+
+def test_every_site_holds_the_signed_final_adapter_in_pefts_format(done: Done) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    digest = final_adapter(done.job).digest()
+    for site in done.world.sites.values():
+        folder = site.final(done.job.run_id)
+        assert digest.encode() in (folder / "statement").read_bytes()
+        base = AutoModelForCausalLM.from_pretrained(done.world.base)
+        model = PeftModel.from_pretrained(base, folder)
+        assert any(float(value.abs().max()) > 0 for name, value in model.named_parameters() if "lora_B" in name)
+
+
+def test_every_site_has_its_own_evaluation_and_keeps_it(done: Done) -> None:
+    heard = done.overheard.read_bytes()
+    for site in done.world.sites.values():
+        path = site.final(done.job.run_id) / "evaluation.json"
+        found = json.loads(path.read_text())
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert found["before"]["records"] == found["after"]["records"] == 4
+        assert found["before"]["loss"] != found["after"]["loss"]
+        assert repr(found["after"]["loss"]).encode() not in heard
+
+
+def test_the_coordinator_keeps_every_round_with_job_roster_and_base(done: Done) -> None:
+    manifest = json.loads((done.job.folder / "checkpoint.json").read_text())
+    prepared = done.job.prepared()
+    for record in manifest["rounds"]:
+        assert (done.job.folder / "adapters").is_dir()
+        assert record["adapter_digest"]
+    assert manifest["base_digest"] == prepared.base_digest
+    assert len(manifest["roster_digest"]) == 64
+    assert sorted(manifest["delivered"]) == sorted(done.world.sites)
+
+
+def test_who_listens_between_site_and_server_finds_no_update_no_record_and_no_key(
+    done: Done, reference: tuple[Registry, list[bytes]]
+) -> None:
+    heard, north = done.overheard.read_bytes(), done.world.sites["north"]
+    assert b"/v1/fleet/pull-messages" in heard  # The tap does see what TLS protects.
+    assert done.job.run_id.encode() in heard
+    assert len(reference[1]) == 2 * 4 * ROUNDS
+    for update in reference[1]:
+        assert update[:48] not in heard
+    key = read_key(north.places.identity_key).for_x509()
+    assert key.private_bytes_raw() not in heard
+    assert north.places.node_key.read_bytes().splitlines()[1] not in heard
+    records = (done.world.records / "north" / "train.jsonl").read_text().splitlines()
+    assert not [line for line in records if json.loads(line)["prompt"].encode() in heard]
+    # Labels are the job's own words, so they are heard, once an offer; the site sends none.
+    assert all(label.encode() in heard for label in LABELS)

@@ -1,0 +1,115 @@
+"""App bundles with other code than Yoriai's: they may ask the daemon, and hear no."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.deploy.hostile import write_bundle
+from tests.deploy.processes import wait_until
+from tests.deploy.world import Deployment, deployed
+from yoriai import wire
+from yoriai.config import JobConfig, override
+from yoriai.server.coordinating import plain_roster
+from yoriai.server.flower_control import FlowerControl
+from yoriai.server.job_store import StoredJob
+
+pytestmark = pytest.mark.deploy
+
+REFUSALS = {
+    "plain updates": "policy forbids jobs without secure aggregation",
+    "no privacy": "policy forbids jobs without differential privacy",
+    "more epsilon": "privacy budget",
+    "less noise": "the offered noise does not keep what the job promises",
+    "another base": "another base model",
+    "a cohort of one": "too few sites take part",
+    "a roster of its own": "the roster does not bear the right signature",
+    "an outside rule": "rule is not built in",
+}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    with deployed(tmp_path_factory.mktemp("hostile"), **{"epsilon-budget": 20.0}) as world:
+        yield world
+
+
+def offers(world: Deployment) -> dict[str, bytes]:
+    """What a hostile bundle asks for: the honest job, each time with one thing that it should not get."""
+    job = world.submit()
+    prepared, signed = job.prepared(), job.roster_file.read_text()
+    cancelled(world, job)
+    roster = plain_roster(world.server.signed_roster(_now()).directory.roster, prepared.job.lora.rank)
+
+    def offer(settings: dict[str, object] | None = None, **fields: Any) -> bytes:
+        changed: JobConfig = override(prepared.job, settings or {})
+        given = {
+            "run_id": "hostile",
+            "job": changed.model_dump(mode="json", by_alias=True),
+            "roster": roster,
+            "signed_roster": signed,
+            "base_digest": prepared.base_digest,
+            "noise_multiplier": prepared.noise_multiplier,
+            "payload": prepared.adapter,
+        }
+        return wire.encode(wire.JobOffer(**{**given, **fields}))
+
+    forged = signed.splitlines()
+    return {
+        "plain updates": offer({"secure_aggregation.enabled": False}),
+        "no privacy": offer({"privacy.noise": "none"}, noise_multiplier=None),
+        "more epsilon": offer({"privacy.epsilon": 100.0}, noise_multiplier=0.4),
+        "less noise": offer(noise_multiplier=0.3),
+        "another base": offer(base_digest="0" * 64),
+        "a cohort of one": offer({"federation.min_sites": 1}),
+        "a roster of its own": offer(signed_roster="\n".join([forged[0], "0" * 128, *forged[2:]])),
+        "an outside rule": offer({"federation.rule": "mallory"}),
+    }
+
+
+def cancelled(world: Deployment, job: StoredJob) -> None:
+    """Take back a job that was made for its files only."""
+    from tests.commands import yoriai
+
+    assert yoriai("job", "cancel", job.run_id, "--server", world.server.path).code == 0
+    world.wait_for(job, "cancelled")
+
+
+@pytest.mark.parametrize("shadowing", [False, True], ids=["code of its own", "a folder yoriai of its own"])
+def test_a_hostile_bundle_gets_no_more_than_the_policy_allows(
+    world: Deployment, shadowing: bool, tmp_path: Path
+) -> None:
+    bundle = write_bundle(tmp_path / "bundle", offers(world), shadowing=shadowing)
+    found = run_bundle(world, bundle, tmp_path / "told.json")
+    assert len(found) == len(world.sites)
+    for told in found.values():
+        assert told.keys() == REFUSALS.keys(), told
+        for name, reason in REFUSALS.items():
+            message = wire.decode(told[name].encode("latin-1"))
+            assert isinstance(message, wire.Refusal), name
+            assert reason in message.reason, name
+    for site in world.sites.values():
+        assert not list(site.places.ledgers.rglob("*.sqlite")) or site.charged("hostile") == []
+
+
+def test_after_that_an_honest_job_runs_as_ever(world: Deployment) -> None:
+    job = world.submit()
+    world.wait_for(job)
+    assert all(site.charged(job.run_id) == [0, 1, 2] for site in world.sites.values())
+
+
+def run_bundle(world: Deployment, bundle: Path, out: Path) -> dict[str, dict[str, str]]:
+    """Give a bundle to Flower, past Yoriai's own commands, and wait for what it writes."""
+    flower: Callable[..., Any] = FlowerControl(world.server.flower_home)._flwr
+    flower("run", str(bundle), "yoriai", "--run-config", f"out={json.dumps(str(out))}")
+    wait_until(out.exists, 180, lambda: (world.server.log / "superlink.log").read_text()[-3000:])
+    found: dict[str, dict[str, str]] = json.loads(out.read_text())
+    return found
+
+
+def _now() -> Any:
+    from datetime import UTC, datetime
+
+    return datetime.now(UTC)

@@ -1,0 +1,104 @@
+"""Sites that do not fit: the others' job ends without them, the log says why, and their ledgers stay as they were."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.commands import yoriai
+from tests.deploy.world import SIZES, Deployment, Site, events_of
+from tests.system import needed_library
+from tests.world import save_tiny_base
+from yoriai import federation_cli
+from yoriai.server.job_store import StoredJob
+
+pytestmark = pytest.mark.deploy
+
+FIT = ("north", "south", "west")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    world = Deployment(tmp_path_factory.mktemp("misfits"), {**SIZES, "strict": 12, "skewed": 12, "expired": 12})
+    try:
+        other = save_tiny_base(world.folder / "other-base", seed=1)
+        _settle(world.sites["east"], str(world.base), str(other))
+        _settle(world.sites["strict"], "epsilon_budget = 1000.0", "epsilon_budget = 0.5")
+        preload = needed_library("libfaketime.so.1", "libfaketime")
+        world.sites["skewed"].environment = {
+            "LD_PRELOAD": preload,
+            "FAKETIME": "+1h",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        }
+        _let_expire(world, "expired")
+        world.start()
+        yield world
+    finally:
+        world.stop()
+
+
+@pytest.fixture(scope="module")
+def job(world: Deployment) -> StoredJob:
+    job = world.submit()
+    world.wait_for(job)
+    return job
+
+
+def test_the_others_end_the_job_among_themselves(world: Deployment, job: StoredJob) -> None:
+    assert [event["answered"] for event in events_of(job, "round")] == [",".join(FIT)] * 3
+    for name in FIT:
+        assert world.sites[name].charged(job.run_id) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("east", "another base model"),
+        ("strict", "epsilon"),
+        pytest.param("skewed", "not connected"),
+        pytest.param("expired", "not connected"),
+    ],
+)
+def test_the_log_says_why_a_misfit_is_missing_and_its_ledger_holds_nothing(
+    world: Deployment, job: StoredJob, name: str, reason: str
+) -> None:
+    reasons = [event["reason"] for event in events_of(job, "absent") if event["site"] == name]
+    assert any(reason in said for said in reasons), reasons
+    paths = list(world.sites[name].places.ledgers.rglob("*.sqlite"))
+    assert not paths or world.sites[name].charged(job.run_id) == []
+
+
+def test_site_check_finds_the_skewed_clock_and_says_what_helps(world: Deployment) -> None:
+    skewed = world.sites["skewed"]
+    command = ["site", "check", skewed.folder, "--quick"]
+    done = world.command(*command, environment=skewed.environment)
+    assert done.returncode == 2
+    assert "clock" in done.stdout
+
+
+def test_the_consortium_signs_no_second_site_of_a_name(world: Deployment, tmp_path: Path) -> None:
+    twin = tmp_path / "twin"
+    assert yoriai("site", "init", twin, "--name", "north", "--yes").code == 0
+    assert yoriai("site", "enrol", twin).code == 0
+    done = world.office.run("sign", twin / "north.request", "--yes")
+    assert done.code == 3
+    assert "north" in done.screen
+
+
+def _settle(site: Site, before: str, after: str) -> None:
+    text = site.places.settings.read_text()
+    assert before in text
+    site.places.settings.write_text(text.replace(before, after))
+
+
+def _let_expire(world: Deployment, name: str) -> None:
+    """Give a site a certificate that ends a few seconds after it was installed."""
+    now = datetime.now(UTC)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(federation_cli, "_now", lambda: now - timedelta(days=1) + timedelta(seconds=20))
+        signed = world.office.run(
+            "sign", world.sites[name].folder / f"{name}.request", "--replace", "--valid-days", 1, "--yes"
+        )
+    assert signed.code == 0, signed.screen
+    world.sign_roster()

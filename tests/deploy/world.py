@@ -1,0 +1,344 @@
+"""A whole deployment on one machine: consortium, server behind nginx, sites; each with processes and a folder.
+
+Everything is set up by the commands that an operator gives. Only what a test breaks on purpose is started otherwise.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.commands import Office, found, yoriai
+from tests.deploy.processes import ROOT, Program, children_of, free_port, wait_until
+from tests.system import needed
+from tests.world import job_settings, save_tiny_base, write_sites
+from yoriai.client.site_folder import SiteFolder
+from yoriai.config import JobConfig, job_to_toml, override
+from yoriai.privacy.ledger import Ledger
+from yoriai.server.job_store import StoredJob
+from yoriai.server.server_folder import ServerFolder
+from yoriai.strategies.adapter import AdapterState
+
+SIZES = {"north": 20, "east": 12, "south": 16, "west": 9}
+LABELS = ("cabin", "engine", "pump")
+# Three rounds that take as little as Flower allows, and deadlines that a loaded machine keeps.
+SETTINGS: Mapping[str, object] = {
+    "task.kind": "classify",
+    "task.labels": list(LABELS),
+    "evaluation.every": 0,
+    "training.local_steps": 2,
+    "training.records_per_weight": 4,
+    "federation.min_sites": 3,
+    "privacy.spare_rounds": 4,
+    "deadlines.offer_s": 240.0,
+    "deadlines.keys_s": 90.0,
+    "deadlines.train_s": 120.0,
+}
+_START_S = 120.0
+
+
+class Site:
+    """A site's folder, its daemon and its SuperNode."""
+
+    def __init__(self, folder: Path, *, environment: Mapping[str, str] | None = None) -> None:
+        self.folder, self.name = folder, folder.name
+        self.environment: Mapping[str, str] = environment or {}
+        self.prefix: list[str] = []
+        self._daemon: Program | None = None
+        self._node: Program | None = None
+
+    @property
+    def daemon(self) -> Program:
+        """The daemon's process."""
+        assert self._daemon is not None
+        return self._daemon
+
+    @property
+    def node(self) -> Program:
+        """The process that keeps the SuperNode."""
+        assert self._node is not None
+        return self._node
+
+    @property
+    def places(self) -> SiteFolder:
+        """What lies where."""
+        return SiteFolder(self.folder)
+
+    def start(self, *options: str) -> None:
+        """Start both; with options, the daemon of `tests/deploy/daemon.py`."""
+        self.start_daemon(*options)
+        self.start_node()
+
+    def start_daemon(self, *options: str) -> None:
+        """Start the daemon."""
+        log = self.folder.parent / f"{self.name}.daemon.log"
+        more = {"environment": self.environment, "prefix": self.prefix}
+        if options:
+            command = [sys.executable, "-m", "tests.deploy.daemon", str(self.folder), *options]
+            self._daemon = Program(command, log, **more)  # type: ignore[arg-type]
+        else:
+            self._daemon = Program.yoriai(
+                "site", "start", self.folder, "--only", "daemon", "--log-json", log=log, **more
+            )
+
+    def start_node(self) -> None:
+        """Start the SuperNode."""
+        log = self.folder.parent / f"{self.name}.node.log"
+        arguments = ("site", "start", self.folder, "--only", "node", "--same-user", "--log-json")
+        more = {"environment": self.environment, "prefix": self.prefix}
+        self._node = Program.yoriai(*arguments, log=log, **more)
+
+    def restart_daemon_when_dead(self, seconds: float = 240.0) -> None:
+        """Wait for the daemon's end, and start it again as systemd would."""
+        wait_until(lambda: not self.daemon.is_alive, seconds, f"the daemon of {self.name} lives on")
+        self.start_daemon()
+
+    def supernode(self) -> int:
+        """The SuperNode's process."""
+        wait_until(lambda: bool(children_of(self.node.pid, "flower-supernode")), 60, "there is no SuperNode")
+        return children_of(self.node.pid, "flower-supernode")[0]
+
+    def stop(self) -> None:
+        """Stop both."""
+        for program in (self._node, self._daemon):
+            if program is not None:
+                program.stop()
+
+    def ledger(self) -> Ledger:
+        """The ledger of its records; opening it checks its chain and its witness."""
+        config = self.places.config()
+        path = next(self.places.ledgers.rglob("*.sqlite"))
+        witness = next(self.places.place(config.ledger.witness).rglob("*"), None)
+        return Ledger.existing(path, witness=witness)
+
+    def charged(self, run_id: str) -> list[int]:
+        """The rounds that the ledger holds a charge for."""
+        with self.ledger() as ledger:
+            return sorted(charge.round_index for charge in ledger.charges() if charge.job_id == run_id)
+
+    def final(self, run_id: str) -> Path:
+        """The folder of the final adapter that it was given for a run."""
+        return next(path.parent for path in self.places.adapters.glob("*/statement") if run_id in path.read_text())
+
+
+class Deployment:
+    """Consortium, server and sites in a folder."""
+
+    def __init__(
+        self,
+        folder: Path,
+        names: Mapping[str, int] = SIZES,
+        *,
+        hosts: Sequence[str] = (),
+        servers: Mapping[str, str] | None = None,
+        addresses: Mapping[str, int] | None = None,
+        **policy: object,
+    ) -> None:
+        self.folder, self.addresses, self.servers = folder, addresses or {}, servers or {}
+        folder.mkdir(parents=True, exist_ok=True)
+        self.base = save_tiny_base(folder / "base")
+        self.records = write_sites(folder / "records", dict(names), test_size=4)
+        self.port, self.control_port = free_port(), free_port()
+        self.office: Office = found(folder / "consortium")
+        self.server = ServerFolder(folder / "server")
+        self._server_program: Program | None = None
+        self._nginx: Program | None = None
+        named = [part for host in ("localhost", "127.0.0.1", *hosts) for part in ("--host", host)]
+        _done("server", "init", self.server.path, "--name", "office", *named,
+              "--port", self.port, "--control-port", self.control_port, "--yes")  # fmt: skip
+        _done("server", "enrol", self.server.path)
+        assert self.office.run("sign", self.server.request("office"), "--yes").code == 0
+        self.sites = {name: self._make_site(name, **policy) for name in names}
+        self.sign_roster()
+
+    def _make_site(self, name: str, **policy: object) -> Site:
+        folder = self.folder / name
+        chosen = {"epsilon-budget": 1000.0, "delta": 1e-5, "min-sites": 3, "approve": "auto", **policy}
+        options = [part for key, value in chosen.items() for part in (f"--{key}", str(value))]
+        server = f"{self.servers.get(name, 'localhost')}:{self.addresses.get(name, self.port)}"
+        _done("site", "init", folder, "--name", name, "--data", self.records / name, "--base", self.base,
+              "--server", server, *options, "--yes")  # fmt: skip
+        _done("site", "enrol", folder)
+        assert self.office.run("sign", folder / f"{name}.request", "--yes").code == 0
+        return Site(folder)
+
+    def sign_roster(self) -> None:
+        """The consortium signs a roster of all members, and everybody installs what is theirs."""
+        assert self.office.run("roster").code == 0
+        ca = self.office.folder
+        lists = ("--roster", ca / "roster", "--revocations", ca / "revocations.der")
+        for name, site in self.sites.items():
+            _done("site", "enrol", site.folder, "--certificate", self.office.member(name), "--authority",
+                  ca / "authority.der", *lists, "--server-ca", self.server.public_ca, "--yes")  # fmt: skip
+        members = [part for name in self.sites for part in ("--member", self.office.member(name))]
+        _done("server", "enrol", self.server.path, "--authority", ca / "authority.der", "--coordinator",
+              ca / "coordinator.cert", *lists, *members, "--yes")  # fmt: skip
+
+    # The server
+
+    def start_server(self) -> None:
+        """Start nginx and the server."""
+        self.start_nginx()
+        self.start_keeper()
+
+    def start_keeper(self) -> None:
+        """Start the server."""
+        log = self.folder / "server.log"
+        self._server_program = Program.yoriai("server", "start", self.server.path, "--log-json", log=log)
+
+    @property
+    def keeper(self) -> Program:
+        """The process of `server start`."""
+        assert self._server_program is not None
+        return self._server_program
+
+    def superlink(self) -> int:
+        """The SuperLink's process."""
+        return children_of(self.keeper.pid, "flower-superlink")[0]
+
+    def start_nginx(self) -> None:
+        """Start the distribution's nginx with the server's site."""
+        place = self.folder / "nginx"
+        place.mkdir(exist_ok=True)
+        (place / "nginx.conf").write_text(
+            f"daemon off;\npid {place}/nginx.pid;\nerror_log {place}/error.log;\nevents {{}}\n"
+            f"http {{\n  access_log {place}/access.log;\n"
+            + "".join(
+                f"  {kind}_temp_path {place}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+            )
+            + f"  include {self.server.nginx_site};\n}}\n"
+        )
+        command = [needed("nginx", "nginx-light"), "-c", str(place / "nginx.conf")]
+        self._nginx = Program(command, self.folder / "nginx.log")
+
+    @property
+    def nginx(self) -> Program:
+        """nginx's master process."""
+        assert self._nginx is not None
+        return self._nginx
+
+    def start(self, *, seed: bytes | None = None) -> None:
+        """Start everything, and wait until every daemon has loaded."""
+        self.start_server()
+        for site in self.sites.values():
+            site.start(*(["--seed", seed.hex()] if seed is not None else []))
+        self.wait_ready()
+
+    def wait_ready(self) -> None:
+        """Wait until every daemon that runs has loaded."""
+        for site in self.sites.values():
+            wait_until(lambda site=site: self.state_of(site) == "ready", _START_S, site.daemon.said)  # type: ignore[misc]
+
+    def state_of(self, site: Site) -> str:
+        """What a daemon says that it is at."""
+        done = yoriai("site", "status", site.folder, "--json")
+        return str(json.loads(done.screen).get("state", "")) if done.code == 0 else ""
+
+    def stop(self) -> None:
+        """Stop everything."""
+        for site in self.sites.values():
+            site.stop()
+        for program in (self._server_program, self._nginx):
+            if program is not None:
+                program.stop()
+
+    def kill(self, pid: int) -> None:
+        """kill -9 of one process."""
+        os.kill(pid, signal.SIGKILL)
+
+    def command(
+        self, *arguments: object, environment: Mapping[str, str] | None = None
+    ) -> "subprocess.CompletedProcess[str]":
+        """A command in a process of its own."""
+        line = [str(Path(sys.executable).with_name("yoriai")), *map(str, arguments)]
+        settings = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **(environment or {})}
+        return subprocess.run(line, env=settings, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+
+    # Jobs
+
+    def job(self, **settings: object) -> JobConfig:
+        """A job for the tiny base; keys with __ for the dot."""
+        more = {key.replace("__", "."): value for key, value in settings.items()}
+        return override(JobConfig(name="tiny"), {**job_settings(self.base), **SETTINGS, **more})
+
+    def submit(self, job: JobConfig | None = None, **settings: object) -> StoredJob:
+        """Submit a job as an operator does."""
+        path = self.folder / "job.toml"
+        path.write_text(job_to_toml(job or self.job(**settings)), encoding="utf-8")
+        done = self.command("job", "submit", path, "--server", self.server.path, "--json")
+        assert done.returncode == 0, done.stderr
+        return StoredJob(self.server.jobs / json.loads(done.stdout)["run"])
+
+    def wait_for(self, job: StoredJob, phase: str = "finished", seconds: float = 420.0) -> None:
+        """Wait until a job is in a phase."""
+        wait_until(lambda: job.state().phase in (phase, "failed"), seconds, lambda: self.tell(job))
+        assert job.state().phase == phase, self.tell(job)
+
+    def wait_for_stage(self, job: StoredJob, stage: str, *, round_number: int = 1, seconds: float = 240.0) -> None:
+        """Wait until a job's coordinator is in a stage of a round."""
+        from yoriai.server.progress import read_progress
+
+        def there() -> bool:
+            progress = read_progress(job.progress_file)
+            return (progress.stage, progress.round) == (stage, round_number) and job.is_coordinated()
+
+        wait_until(there, seconds, lambda: self.tell(job))
+
+    def tell(self, job: StoredJob) -> str:
+        """All that may explain why a job is where it is."""
+        parts = [job.state().model_dump_json(), *(json.dumps(event) for event in events_of(job)[-25:])]
+        for path in sorted(self.folder.glob("*.log")):
+            parts += [f"--- {path.name}", *path.read_text(errors="replace").splitlines()[-12:]]
+        return "\n".join(parts)
+
+
+def events_of(job: StoredJob, name: str = "") -> list[dict[str, Any]]:
+    """The coordinator's log of a job; of one kind of event, if named."""
+    if not job.log_file.exists():
+        return []
+    events = [json.loads(line) for line in job.log_file.read_text().splitlines()]
+    return [event for event in events if not name or event["event"] == name]
+
+
+def final_adapter(job: StoredJob) -> AdapterState:
+    """The adapter that a job ended with."""
+    from yoriai.server.registry import Registry
+
+    checkpoint = Registry(job.folder).load()
+    assert checkpoint is not None
+    return checkpoint.adapter
+
+
+@contextmanager
+def deployed(folder: Path, *, seed: bytes | None = None, **policy: object) -> Iterator[Deployment]:
+    """A deployment that runs, and is stopped at the end."""
+    world = Deployment(folder, **policy)
+    try:
+        world.start(seed=seed)
+        yield world
+    finally:
+        world.stop()
+
+
+@contextmanager
+def tapped(world: Deployment, port: int, file: Path) -> Iterator[Path]:
+    """Somebody listens on this port, passes everything on to the server, and writes it down in a file."""
+    file.touch()
+    server = world.server
+    files = (server.tls_certificate, server.tls_key, server.tls_ca, file)
+    command = [sys.executable, "-m", "tests.deploy.wiretap", str(port), str(world.port), *map(str, files)]
+    tap = Program(command, file.with_suffix(".log"))
+    try:
+        yield file
+    finally:
+        tap.stop()
+
+
+def _done(*arguments: object) -> None:
+    done = yoriai(*arguments)
+    assert done.code == 0, done.screen

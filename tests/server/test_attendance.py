@@ -1,0 +1,83 @@
+"""Who comes to a run: it waits for operators while it must, for nobody longer than it must, and never for a no."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.server.faulty import FaultyTransport, initial_adapter, small_job
+from tests.server.keepers import Keeper, coordinator, keepers
+from yoriai import wire
+from yoriai.errors import RoundError
+from yoriai.server.registry import Checkpoint
+
+INITIAL = initial_adapter()
+
+
+def offers(transport: FaultyTransport) -> list[tuple[str, ...]]:
+    return [sites for stage, sites in transport.stages if stage == "offer"]
+
+
+def test_a_run_begins_once_enough_operators_have_approved(tmp_path: Path) -> None:
+    fakes = keepers("abc", a=Keeper("a", approved=False, patience=3), c=Keeper("c", approved=False))
+    transport = FaultyTransport(fakes)
+    result = coordinator(transport, tmp_path).run(INITIAL)
+    assert [record.answered for record in result.rounds] == [("a", "b")] * 2
+    assert offers(transport)[:4] == [("a", "b", "c"), ("a", "c"), ("a", "c"), ("a", "c")]
+    assert [record.refused for record in result.rounds] == [(("c", "waits for its operator"),)] * 2
+
+
+def test_a_site_that_waits_holds_nobody_up_and_is_offered_the_job_again_before_each_round(tmp_path: Path) -> None:
+    late = Keeper("c", approved=False)
+
+    def approve(checkpoint: Checkpoint) -> None:
+        late.approved = checkpoint.next_round == 2
+
+    transport = FaultyTransport(keepers("abc", c=late))
+    job = small_job(federation__rounds=3)
+    result = coordinator(transport, tmp_path, job=job).run(INITIAL, on_round=approve)
+    assert [record.answered for record in result.rounds] == [("a", "b"), ("a", "b"), ("a", "b", "c")]
+    assert offers(transport) == [("a", "b", "c"), ("c",), ("c",)]
+
+
+def test_a_site_that_waits_is_not_chosen_for_a_round_of_some(tmp_path: Path) -> None:
+    fakes = keepers("abcd", a=Keeper("a", approved=False), b=Keeper("b", approved=False))
+    job = small_job(federation__participation=0.5, federation__rounds=8)
+    result = coordinator(FaultyTransport(fakes), tmp_path, job=job).run(INITIAL)
+    assert [record.answered for record in result.rounds] == [("c", "d")] * 8
+
+
+def test_a_run_waits_no_longer_than_the_deadline_of_its_offer(tmp_path: Path) -> None:
+    transport = FaultyTransport(keepers("ab", b=Keeper("b", approved=False)))
+    began = time.monotonic()
+    with pytest.raises(RoundError, match=r"found 1 that accepted the job \(b: waits for its operator\)"):
+        coordinator(transport, tmp_path, offer_s=0.2).run(INITIAL)
+    assert 0.2 <= time.monotonic() - began < 2.0
+    assert len(offers(transport)) > 3
+    assert transport.fakes["a"].trained == []
+
+
+def test_a_run_waits_for_sites_that_are_not_connected_yet(tmp_path: Path) -> None:
+    transport = FaultyTransport(keepers("ab"), unreachable={"b"})
+    seen: list[Mapping[str, str]] = []
+
+    def connect(absent: Mapping[str, str]) -> None:
+        seen.append(absent)
+        if len(seen) == 3:
+            transport.unreachable.clear()
+
+    result = coordinator(transport, tmp_path).run(INITIAL, on_offer=connect)
+    assert seen == [{"b": "not connected"}] * 3 + [{}]
+    assert result.rounds[0].answered == ("a", "b")
+
+
+def test_refusals_for_good_end_a_run_at_once_without_a_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(request: wire.Message, _: bytes) -> bytes:
+        return wire.encode(wire.Refusal(run_id=request.run_id, site="b", reason="policy forbids it"))
+
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("nobody may come, and it waits"))
+    transport = FaultyTransport(keepers("ab"), {"b": refuse})
+    with pytest.raises(RoundError, match="policy forbids it"):
+        coordinator(transport, tmp_path).run(INITIAL)
+    assert offers(transport) == [("a", "b")]

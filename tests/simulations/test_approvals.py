@@ -1,0 +1,137 @@
+"""A whole federation in process whose operators are asked: it waits, goes on, and ends with an adapter at each site."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.coordinators import Known
+from tests.world import job_settings, save_tiny_base, write_sites
+from yoriai import wire
+from yoriai.client.adapter_place import VERSION, folder_of, read_evaluation
+from yoriai.client.base_model import load_base
+from yoriai.client.deliveries import Deliveries
+from yoriai.client.job_book import JobBook
+from yoriai.client.own_evaluation import Measuring
+from yoriai.client.records import read_sites
+from yoriai.client.site import Site
+from yoriai.client.workbench import Workbench
+from yoriai.config import JobConfig, PolicySection, SiteConfig, SpeedSection, override
+from yoriai.privacy.delivery import read_delivery
+from yoriai.privacy.ledger import Ledger
+from yoriai.server.coordinator import Coordinator
+from yoriai.server.registry import Registry
+from yoriai.simulations.engines import InProcessTransport
+from yoriai.simulations.experiment import noise_multiplier
+from yoriai.strategies.adapter import AdapterState
+from yoriai.strategies.rule import get_rule
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Full backward hook", "ignore:.is_gradient_checkpointing", "ignore:Pydantic serializer"
+)
+
+KNOWN, NAMES = Known(), ("east", "north", "south")
+RUN = "run-1"
+
+
+class Village:
+    """Sites with books, ledgers and identities, on one base."""
+
+    def __init__(self, home: Path, base: Path, closing: ExitStack) -> None:
+        self.home = home
+        bench = Workbench(load_base(str(base), device=torch.device("cpu")), SpeedSection(threads=1))
+        closing.callback(bench.close)
+        self.bench, self.ledgers, self.books = bench, dict[str, Ledger](), dict[str, JobBook]()
+        self.members = {name: KNOWN.identity(name, home) for name in NAMES}
+        self.roster = KNOWN.signed_roster(self.members)
+        self.measuring: list[Measuring] = []
+        policy = PolicySection(epsilon_budget=20.0)  # Asks, as is the default.
+        self.sites: dict[str, Site] = {}
+        for records in read_sites(write_sites(home / "data", dict.fromkeys(NAMES, 10))):
+            name, config = records.name, SiteConfig(name=records.name, policy=policy)
+            ledger = Ledger.open(home / f"{name}.sqlite", dataset=name, epsilon_budget=20.0, delta=1e-5)
+            self.ledgers[name] = closing.enter_context(ledger)
+            self.books[name] = JobBook(home / name / "jobs")
+            (home / name / "adapters").mkdir()
+            measuring = Measuring(records.test, bench, progress=None, on_fault=pytest.fail)
+            self.measuring.append(measuring)
+            deliveries = Deliveries(
+                config,
+                workbench=bench,
+                ledger=ledger,
+                identity=self.members[name],
+                book=self.books[name],
+                folder=home / name / "adapters",
+                on_stored=measuring.add,
+            )
+            self.sites[name] = Site(
+                config,
+                records,
+                workbench=bench,
+                ledger=ledger,
+                identity=self.members[name],
+                book=self.books[name],
+                deliveries=deliveries,
+            )
+
+    def coordinator(self, job: JobConfig, folder: Path) -> Coordinator:
+        """A coordinator over these sites, who knows that they are asked."""
+        return Coordinator(
+            job,
+            wire.Roster(serial=1, weights=dict.fromkeys(NAMES, 1)),
+            base_digest=self.bench.base.digest,
+            noise_multiplier=noise_multiplier(job, 0, len(NAMES)),
+            rule=get_rule(job.federation.rule),
+            transport=InProcessTransport({name: site.handle for name, site in self.sites.items()}),
+            registry=Registry(folder),
+            run_id=RUN,
+            signed_roster=self.roster,
+            signing=KNOWN.signing(),
+            offer_again_s=0.01,
+        )
+
+
+@pytest.fixture
+def village(tmp_path: Path) -> Iterator[Village]:
+    with ExitStack() as closing:
+        yield Village(tmp_path, save_tiny_base(tmp_path / "base"), closing)
+
+
+def test_a_secure_job_waits_for_operators_goes_on_and_leaves_the_adapter_at_every_site_that_took_part(
+    village: Village, tmp_path: Path
+) -> None:
+    labels = {"task.kind": "classify", "task.labels": ("cabin", "engine", "pump"), "federation.rounds": 2}
+    job = override(JobConfig(name="tiny"), job_settings(tmp_path / "base", **labels))
+    seen: list[dict[str, str]] = []
+
+    def approve_one_after_the_other(absent: Mapping[str, str]) -> None:
+        seen.append(dict(absent))
+        if len(seen) in (2, 3):
+            book = village.books[NAMES[len(seen) - 2]]
+            book.decide(book.find(RUN), "approved", by="hana")
+
+    start = village.bench.initial_adapter(job)
+    result = village.coordinator(job, tmp_path / "run").run(start, on_offer=approve_one_after_the_other)
+    waits = f"waits for its operator: yoriai site approve DIR {RUN}"
+    assert seen[:4] == [dict.fromkeys(NAMES, waits)] * 2 + [{"north": waits, "south": waits}, {"south": waits}]
+    assert [record.answered for record in result.rounds] == [("east", "north")] * 2
+    roster_digest = village.roster.directory.roster.digest.hex()
+    assert {record.roster_digest for record in result.rounds} == {roster_digest}
+
+    assert result.delivered == dict.fromkeys(("east", "north"), result.adapter.digest())
+    for measuring in village.measuring:
+        measuring.work_off()
+    for name in ("east", "north"):
+        folder = folder_of(tmp_path / name / "adapters", RUN, result.adapter.digest())
+        assert AdapterState.from_bytes((folder / VERSION).read_bytes()) == result.adapter
+        evaluation = read_evaluation(folder)
+        assert evaluation is not None
+        assert evaluation["before"]["records"] == evaluation["after"]["records"] == 12
+        assert village.ledgers[name].outstanding(RUN) == 0
+        assert village.books[name].find(RUN).state == "delivered"
+        statement = read_delivery((folder / "statement").read_bytes(), KNOWN.key.public_key)
+        assert (statement.rounds, statement.roster_digest) == (2, roster_digest)
+    assert list((tmp_path / "south" / "adapters").iterdir()) == []
+    assert village.ledgers["south"].charges() == []

@@ -1,0 +1,133 @@
+"""The commands `yoriai job prepare | submit | status | resume | cancel`: a job on a server.
+
+`prepare` needs the base model and no server; the others work in the folder of a server, on its machine.
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from yoriai.errors import ConfigError
+
+if TYPE_CHECKING:
+    from yoriai.prepared_job import PreparedJob
+    from yoriai.server.job_store import JobStore
+
+_console = Console()
+
+Server = Annotated[Path, typer.Option("--server", metavar="DIR", help="Folder of the server.")]
+Run = Annotated[str, typer.Argument(metavar="[RUN]", help="The job's run, or how it begins; default: the last one.")]
+
+
+def mount(job: typer.Typer) -> None:
+    """Add the commands to the group `job`."""
+    job.command("prepare")(prepare)
+    job.command("submit")(submit)
+    job.command("status")(status)
+    job.command("resume")(resume)
+    job.command("cancel")(cancel)
+
+
+def prepare(
+    job: Annotated[Path, typer.Argument(metavar="JOB.toml", help="Job file.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Where to write it; default: beside the job file.")] = None,
+) -> None:
+    """Make a job complete, on a machine that has the base model: one file to take to the server."""
+    from yoriai import wire
+    from yoriai.files import write_atomically
+
+    path = out or job.with_suffix(".prepared")
+    prepared = _prepared(job)
+    write_atomically(path, wire.encode(prepared.as_message()))
+    _say(f"wrote {path}, {path.stat().st_size / 1e6:.1f} MB; base model {prepared.base_digest[:16]}…")
+    _say(f"next, at the server: yoriai job submit {path.name} --server DIR")
+
+
+def submit(
+    job: Annotated[Path, typer.Argument(metavar="JOB", help="File of `job prepare`, or JOB.toml if the base is here.")],
+    server: Server,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Put a job into a server's queue. The sites see it once the server runs, and its turn has come."""
+    from yoriai.client.job_noise import noise_of
+    from yoriai.server.submitting import submit as put
+
+    stored = put(server, _prepared(job), noise_of)
+    if as_json:
+        typer.echo(json.dumps({"schema": 1, "run": stored.run_id}))
+        return
+    _say(f"submitted {stored.run_id}")
+    _say("sites whose policy asks their operators wait for them: yoriai site approve DIR " + stored.run_id)
+    _say(f"next: yoriai job status --server {server}")
+
+
+def status(
+    server: Server, run: Run = "", as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
+) -> None:
+    """Show where a job stands: its round and stage, the sites that are missing, and its last error."""
+    from yoriai.server.status import job_view
+    from yoriai.server.status_table import print_job
+
+    view = job_view(_store(server).find(run))
+    if as_json:
+        typer.echo(json.dumps({"schema": 1, **view}, indent=1))
+        return
+    print_job(view, _console)
+
+
+def resume(server: Server, run: Run = "") -> None:
+    """Have a job that failed or was cancelled go on from its last stored round."""
+    stored = _store(server).find(run)
+    before = stored.state().phase
+    after = stored.change(only_from=("failed", "cancelled"), phase="queued", fruitless=0, not_before=0.0, error="")
+    if before == after.phase:
+        raise ConfigError(
+            f"job {stored.run_id} is {before}",
+            expected="failed or cancelled",
+            remedy="the server begins a job again by itself; look at: yoriai job status",
+        )
+    _say(f"{stored.run_id} goes on when its turn comes")
+
+
+def cancel(server: Server, run: Run = "") -> None:
+    """Stop a job. Its stored rounds stay, and `job resume` goes on from them."""
+    stored = _store(server).find(run)
+    stored.change(only_from=("queued", "starting", "running"), phase="cancelling")
+    after = stored.state().phase
+    if after not in ("cancelling", "cancelled"):
+        raise ConfigError(f"job {stored.run_id} is {after} already")
+    if after == "cancelling" and not stored.is_coordinated():
+        after = stored.change(only_from=("cancelling",), phase="cancelled").phase
+    _say(f"{stored.run_id} is {'cancelled' if after == 'cancelled' else 'being cancelled'}")
+
+
+def _prepared(path: Path) -> "PreparedJob":
+    """The job of a file: one that was prepared, or a job file that is prepared now."""
+    from yoriai.files import read_carried
+    from yoriai.prepared_job import read_prepared
+
+    if path.suffix != ".toml":
+        return read_prepared(read_carried(path, "the prepared job", at_most_mib=2048))
+    from yoriai.client.prepare import check_complete
+    from yoriai.client.prepare import prepare as made
+    from yoriai.config import load_job
+
+    job = load_job(path)
+    check_complete(job)
+    return made(job)
+
+
+def _store(server: Path) -> "JobStore":
+    from yoriai.server.job_store import JobStore
+    from yoriai.server.server_folder import ServerFolder
+
+    folder = ServerFolder(server)
+    folder.config()
+    return JobStore(folder.jobs)
+
+
+def _say(text: str) -> None:
+    _console.print(text, highlight=False, markup=False, soft_wrap=True)
