@@ -3,17 +3,22 @@ PYTHON ?= python3
 VENV ?= .venv
 PIP_ARGS ?=
 PYTEST_ARGS ?= -n auto
+DEPLOY_ARGS ?= -n 2 --dist loadfile --timeout 1500
+DEPLOY_LOG ?= docs/benchmarks/fault-matrix.log
+SHELL := /bin/bash
 
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install $(PIP_ARGS)
 STAMP := $(VENV)/.yoriai-installed
 
-.PHONY: help setup demo test test-fast check clean
+.PHONY: help setup demo test test-fast test-deploy test-deploy-full check clean
 
 help:
 	@echo "make demo       install, then five machines adapt one base model together"
-	@echo "make test       install, then run every test"
+	@echo "make test       install, then run every test but those of deployments"
 	@echo "make test-fast  the same without the tests marked slow"
+	@echo "make test-deploy       install, then real servers and sites on this machine, and six of their failures"
+	@echo "make test-deploy-full  the same with every failure of the matrix; its log goes to $(DEPLOY_LOG)"
 	@echo "make check      ruff, mypy and the import contracts"
 	@echo "make setup      install only"
 	@echo "make clean      remove the environment, caches and built distributions"
@@ -37,7 +42,14 @@ demo: $(STAMP)
 	$(VENV)/bin/yoriai simulate
 
 test: $(STAMP)
-	$(PY) -m pytest -q $(PYTEST_ARGS)
+	$(PY) -m pytest -q -m "not deploy" $(PYTEST_ARGS)
+
+# Each file has a deployment of its own, and most of a deployment's time is waiting: two at once share two cores well.
+test-deploy: $(STAMP)
+	$(PY) -m pytest -q -m "deploy and not deploy_full" $(DEPLOY_ARGS) tests
+
+test-deploy-full: $(STAMP)
+	$(PY) -m pytest -m deploy -v -rA --durations=0 $(DEPLOY_ARGS) tests 2>&1 | tee $(DEPLOY_LOG); exit $${PIPESTATUS[0]}
 
 test-fast: $(STAMP)
 	$(PY) -m pytest -q -m "not slow and not deploy" $(PYTEST_ARGS)

@@ -107,10 +107,10 @@ def stop(
 
     The daemon gives it up after half a minute.
     """
-    from yoriai.client.stopping import end, running
+    from yoriai.client import stopping
 
-    for process in running(folder):
-        end(process, timeout_s)
+    for process in stopping.running(folder):
+        stopping.stop(process, timeout_s)
 
 
 def status(folder: _Folder, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:

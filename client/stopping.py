@@ -1,8 +1,5 @@
 """Which processes are to be told to end for a site to stop, and their end."""
 
-import os
-import select
-import signal
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +7,7 @@ from yoriai.client.daemon_config import socket_in
 from yoriai.client.door import SocketDoor
 from yoriai.client.node import node_socket_in
 from yoriai.errors import DaemonError
+from yoriai.processes import end
 
 
 @dataclass(frozen=True)
@@ -46,28 +44,14 @@ def running(folder: Path) -> list[Running]:
     return list(dict.fromkeys(found))
 
 
-def end(process: Running, timeout_s: float) -> None:
+def stop(process: Running, timeout_s: float) -> None:
     """Ask a process to end, and wait until it has.
 
     Raises:
         DaemonError: this user may not end it, or it takes longer.
     """
-    try:
-        # A descriptor of the process stays with it, should its number be given to another meanwhile.
-        with open(os.pidfd_open(process.pid), "rb", buffering=0) as opened:
-            signal.pidfd_send_signal(opened.fileno(), signal.SIGTERM)
-            ended, _, _ = select.select([opened], [], [], timeout_s)
-    except ProcessLookupError:
-        return
-    except PermissionError:
-        raise DaemonError(
-            f"this user may not stop {process.what}, process {process.pid}", remedy="use its own user, or root"
-        ) from None
-    if not ended:
-        raise DaemonError(
-            f"{process.what}, process {process.pid}, has not ended after {timeout_s:g} s",
-            remedy=f"wait longer, or kill it: the ledger stays intact (kill -9 {process.pid})",
-        )
+    remedy = f"wait longer, or kill it: the ledger stays intact (kill -9 {process.pid})"
+    end(process.pid, process.what, timeout_s=timeout_s, remedy=remedy)
 
 
 def _parent_of(pid: int) -> int | None:

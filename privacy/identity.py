@@ -238,6 +238,11 @@ class Trust:
         key = self.authority.public_key()
         if not isinstance(key, Ed25519PublicKey):
             raise IdentityError("the pinned CA has another kind of key", expected="Ed25519")
+        try:
+            # Anybody can sign for themselves: this finds damage on the way, before it is pinned, and nothing else.
+            self.authority.verify_directly_issued_by(self.authority)
+        except (ValueError, TypeError, InvalidSignature):
+            raise IdentityError("the CA's certificate is damaged", remedy="bring it from the consortium anew") from None
         self.authority_key = key
         _check_window("the pinned CA", self.authority, now)
         self._revoked, self.revocation_number = self._read_revocations(revocations_der, least_number)

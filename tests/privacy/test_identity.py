@@ -144,6 +144,14 @@ def test_bytes_that_are_no_certificate_are_refused() -> None:
         Trust(b"not a certificate", None, now=NOW)
 
 
+@pytest.mark.parametrize("at", [-1, -40])
+def test_a_damaged_certificate_of_the_ca_is_refused_before_it_could_be_pinned(at: int) -> None:
+    damaged = bytearray(_pem(authority()))
+    damaged[at] ^= 1
+    with pytest.raises(IdentityError, match="the CA's certificate is damaged"):
+        Trust(bytes(damaged), None, now=NOW)
+
+
 def test_a_request_must_prove_its_key() -> None:
     pem = make_request(NAME, signing_key(NAME)).replace(b"MIG", b"MIH", 1)
     with pytest.raises(IdentityError):

@@ -69,6 +69,9 @@ class World:
     def trained(self, checkpoint: Checkpoint) -> np.ndarray:
         return checkpoint.adapter.select(("R",)).flatten()
 
+    def trained_at_start(self) -> np.ndarray:
+        return self.workbench.initial_adapter(self.job).select(("R",)).flatten()
+
     def step(self) -> float:
         """Distance of two levels of the first round's grid."""
         weights = self.federation.roster.weights
