@@ -1,9 +1,11 @@
 """Flower's side of the coordinator: a Transport over the Grid, and the ServerApp around it."""
 
 import os
+import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from flwr.app import Context, Message, MessageType, RecordDict
@@ -20,6 +22,11 @@ from yoriai.server.server_folder import ServerFolder
 
 _HELLO_TIMEOUT_S = 120.0
 _POLL_S = 0.2
+# Each thread that waits asks for itself; fifty of them ask every second.
+_POLL_PER_SITE_S = 0.02
+
+Reply = Message | str
+"""What came of a message: a reply of Flower's, or why none can be read."""
 
 Names = Callable[[], Mapping[int, str]]
 """The sites by the node ids that they were registered under, as of now."""
@@ -69,6 +76,7 @@ class GridTransport:
         Raises:
             RoundError: two nodes say that they are the same site.
         """
+        self._check_stopped()
         connected = set(self._grid.get_node_ids())
         if self._names is not None:
             self._nodes = {site: node for node, site in self._names().items() if node in connected}
@@ -94,14 +102,14 @@ class GridTransport:
     def _greet(self, nodes: Sequence[int]) -> None:
         """Ask nodes for the names of their sites."""
         for node, reply in self._send(dict.fromkeys(nodes, b""), "hello", self._hello_timeout_s).items():
-            site = "" if reply.has_error() else label_of(reply.content, "site")
+            site = "" if isinstance(reply, str) or reply.has_error() else label_of(reply.content, "site")
             if not site:
                 continue
             if site in self._nodes:
                 raise RoundError(f"two nodes say that they are site {site[:64]!r}", remedy="stop one, then resume")
             self._nodes[site] = node
 
-    def _send(self, payloads: Mapping[int, bytes], stage: str, timeout_s: float) -> dict[int, Message]:
+    def _send(self, payloads: Mapping[int, bytes], stage: str, timeout_s: float) -> dict[int, Reply]:
         """Replies by node.
 
         Written out in place of the Grid's own send_and_receive, which cannot be stopped before its timeout.
@@ -116,25 +124,68 @@ class GridTransport:
             )
             for node, payload in payloads.items()
         ]
-        waiting = set(self._grid.push_messages(messages)) if messages else set()
+        # Flower gives no id for a node that was taken out meanwhile: there is nothing to wait for.
+        ids = self._grid.push_messages(messages) if messages else []
+        pushed = {node: identity for node, identity in zip(payloads, ids, strict=False) if identity}
         del messages, contents
-        deadline = time.monotonic() + timeout_s
-        replies: dict[int, Message] = {}
-        while waiting and time.monotonic() < deadline:
-            for reply in self._grid.pull_messages(waiting):
-                waiting.discard(reply.metadata.reply_to_message_id)
-                replies[reply.metadata.src_node_id] = reply
-            if waiting:
-                self._pause()
+        inbox: queue.SimpleQueue[tuple[int, Reply]] = queue.SimpleQueue()
+        over = threading.Event()
+        waited = max(_POLL_S, _POLL_PER_SITE_S * len(pushed))
+        for node, identity in pushed.items():
+            fetching = (self._grid, node, identity, inbox, over, waited)
+            threading.Thread(target=_fetch, args=fetching, name=f"reply to {stage}", daemon=True).start()
+        try:
+            return self._gathered(inbox, len(pushed), time.monotonic() + timeout_s)
+        finally:
+            over.set()
+
+    def _gathered(self, inbox: queue.SimpleQueue[tuple[int, Reply]], wanted: int, deadline: float) -> dict[int, Reply]:
+        """So many replies, or those that have come by the deadline."""
+        replies: dict[int, Reply] = {}
+        while len(replies) < wanted and time.monotonic() < deadline:
+            self._check_stopped()
+            with suppress(queue.Empty):
+                node, reply = inbox.get(timeout=_POLL_S)
+                replies[node] = reply
         return replies
 
-    def _pause(self) -> None:
-        if self._stop.wait(_POLL_S):
+    def _check_stopped(self) -> None:
+        if self._stop.is_set():
             raise RoundError("the run was stopped", remedy="resume it")
 
+    def _pause(self) -> None:
+        self._stop.wait(_POLL_S)
+        self._check_stopped()
 
-def _read(reply: Message) -> tuple[bytes, str]:
+
+def _fetch(
+    grid: Grid,
+    node: int,
+    identity: str,
+    inbox: queue.SimpleQueue[tuple[int, Reply]],
+    over: threading.Event,
+    poll_s: float,
+) -> None:
+    """Wait for one node's reply, in a thread of its own: one that announces a reply and never sends it holds up nobody.
+
+    Flower fetches a reply as soon as it is announced, tries for hours, and raises whatever the bytes lead to.
+    """
+    while not over.wait(poll_s):
+        try:
+            found = list(grid.pull_messages([identity]))
+        except Exception as error:  # The type alone: the bytes are a stranger's.
+            inbox.put((node, f"a reply that Flower cannot read ({type(error).__name__})"))
+            return
+        for reply in found:
+            of_another = not reply.has_error() and reply.metadata.src_node_id != node
+            inbox.put((node, "another node has answered" if of_another else reply))
+            return
+
+
+def _read(reply: Reply) -> tuple[bytes, str]:
     """A reply's payload; without one, why there is none."""
+    if isinstance(reply, str):
+        return b"", reply
     if reply.has_error():
         return b"", reply.error.reason or "Flower reports a failure"
     try:

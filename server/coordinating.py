@@ -5,17 +5,16 @@ the server knows what to do: begin again after a crash, wait after a round with 
 only a person can mend.
 """
 
+import json
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from yoriai import wire
-from yoriai.errors import RoundError, YoriaiError
+from yoriai.errors import IdentityError, RoundError, YoriaiError
 from yoriai.files import PRIVATE
 from yoriai.log import EventLog
-from yoriai.privacy.identity import Trust
 from yoriai.privacy.roster import Directory, Roster, read_roster
 from yoriai.server.coordinator import Coordinator
 from yoriai.server.job_store import StoredJob
@@ -30,9 +29,6 @@ from yoriai.strategies.rule import get_rule
 # A coordinator that lost its SuperLink needs this long at most to notice.
 _OTHER_ENDS_S = 90.0
 _CANCEL_POLL_S = 1.0
-# Starts in a row that stored no round, before a person has to look.
-_MOST_FRUITLESS = 5
-_PAUSE_S = 20.0
 
 Connect = Callable[[threading.Event, Callable[[str, str, str], None]], Transport]
 """Opens the transport; given what stops every wait, and what is told of a reply that failed: site, stage, reason."""
@@ -53,13 +49,16 @@ def run_job(folder: ServerFolder, job: StoredJob, connect: Connect) -> None:
         with _cancelled_by(job, stop):
             try:
                 _coordinate(folder, job, log, connect=connect, stop=stop)
-            except RoundError as error:
-                _give_up(job, log, error, again=not stop.is_set())
+            except (RoundError, IdentityError) as error:
+                _give_up(job, log, str(error), again=True)
                 raise
             except YoriaiError as error:
-                _give_up(job, log, error, again=False)
+                _give_up(job, log, str(error), again=False)
                 raise
-        job.change(phase="finished", error="")
+            except Exception as error:  # What a site sent may be at the bottom of it, so its text is not logged.
+                _give_up(job, log, type(error).__name__, again=True)
+                raise
+        job.change(phase="finished", error="", fruitless=0)
         log.event("finished")
 
 
@@ -77,7 +76,7 @@ def _coordinate(
 ) -> None:
     prepared = job.prepared()
     config = prepared.job
-    signed = _signed_roster(job, folder.trust(datetime.now(UTC)))
+    signed = _signed_roster(folder, job, datetime.now(UTC))
     roster = plain_roster(signed.directory.roster, config.lora.rank)
     transport = WatchedTransport(
         connect(stop, lambda site, stage, why: log.event("failed", site=site, stage=stage, reason=why)),
@@ -120,26 +119,36 @@ def _coordinate(
         log.event("delivered", site=site, adapter=digest)
 
 
-def _signed_roster(job: StoredJob, trust: Trust) -> SignedRoster:
-    """The roster that the job was submitted with; revocations of today count."""
+def _signed_roster(folder: ServerFolder, job: StoredJob, now: datetime) -> SignedRoster:
+    """The newest roster that has the job's members, weights and ranks; else the one that it was submitted with.
+
+    Rosters expire, and a site that has seen a newer one refuses an older. An approval, and the noise, hang on who takes
+    part and with what weight; every start opens new windows of keys anyway. Revocations of today count.
+    """
+    trust = folder.trust(now)
     data = job.roster_file.read_bytes()
+    newest = folder.signed_roster(now)
+    if newest.file != data and _terms(newest.file) == _terms(data):
+        return newest
     return SignedRoster(data, Directory(read_roster(data, trust), trust))
 
 
-def _give_up(job: StoredJob, log: EventLog, error: YoriaiError, *, again: bool) -> None:
+def _terms(roster_file: bytes) -> dict[str, tuple[int, int | None]]:
+    """Weight and rank by member, of a roster that was verified before and may have expired since."""
+    entries = json.loads(roster_file.split(b"\n", 2)[2])["sites"]
+    return {entry["name"]: (entry["weight"], entry.get("rank")) for entry in entries}
+
+
+def _give_up(job: StoredJob, log: EventLog, error: str, *, again: bool) -> None:
     """Leave the state in which the job now stands: cancelled, to be begun again, or for a person to look at."""
-    state = job.state()
-    if state.phase == "cancelling":
-        job.change(phase="cancelled", error="")
+    if job.change(phase="cancelled", only_from=("cancelling",), error="").phase == "cancelled":
         log.event("cancelled")
-        return
-    fruitless = state.fruitless + 1
-    if again and fruitless < _MOST_FRUITLESS:
-        job.change(phase="queued", fruitless=fruitless, not_before=time.time() + _PAUSE_S, error=str(error))
-        log.event("paused", error=str(error), fruitless=fruitless)
+    elif again:
+        after = job.begin_again(error, only_from=("running",))
+        log.event("paused" if after.phase == "queued" else "given_up", error=error, fruitless=after.fruitless)
     else:
-        job.change(phase="failed", fruitless=fruitless, error=str(error))
-        log.event("failed_for_good", error=str(error))
+        job.change(phase="failed", only_from=("running",), error=error)
+        log.event("given_up", error=error)
 
 
 def _log_round(log: EventLog, checkpoint: Checkpoint) -> None:

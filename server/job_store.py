@@ -27,13 +27,17 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from yoriai import wire
 from yoriai.errors import CheckpointError, ConfigError, StorageError
-from yoriai.files import PRIVATE, locked_folder, make_private_folder, write_atomically
+from yoriai.files import PRIVATE, locked_folder, make_private_folder, sync_folder, write_atomically
 from yoriai.prepared_job import PreparedJob, read_prepared
 
 # A job in one of these states is to be run, or is being run.
 LIVE = ("queued", "starting", "running", "cancelling")
 Phase = Literal["queued", "starting", "running", "cancelling", "finished", "failed", "cancelled"]
 _LOCK_POLL_S = 0.5
+# Starts in a row that stored no round, before a person has to look; and the pauses between them.
+_MOST_FRUITLESS = 8
+_FIRST_PAUSE_S = 5.0
+_LONGEST_PAUSE_S = 60.0
 
 
 class JobState(BaseModel):
@@ -129,6 +133,31 @@ class StoredJob:
             self._write(after)
             return after
 
+    def begin_again(self, why: str, *, only_from: tuple[Phase, ...]) -> JobState:
+        """Put the job into the queue once more; for a person to look at, once too many starts stored no round.
+
+        Args:
+            why: what ended the last start.
+            only_from: as in `change`.
+        """
+        with locked_folder(self.folder):
+            before = self.state()
+            if before.phase not in only_from:
+                return before
+            fruitless = before.fruitless + 1
+            pause_s = min(_FIRST_PAUSE_S * 2**before.fruitless, _LONGEST_PAUSE_S)
+            after = before.model_copy(
+                update={
+                    "phase": "queued" if fruitless < _MOST_FRUITLESS else "failed",
+                    "fruitless": fruitless,
+                    "since": time.time(),
+                    "not_before": time.time() + pause_s,
+                    "error": why,
+                }
+            )
+            self._write(after)
+            return after
+
     @contextlib.contextmanager
     def coordinated(self, wait_s: float) -> Iterator[None]:
         """Be the one process that coordinates the job.
@@ -157,7 +186,7 @@ class StoredJob:
         except FileNotFoundError:
             return False
         try:
-            return not _locked(lock)
+            return not _locked(lock, fcntl.LOCK_SH)  # Two who look at once do not take each other for a holder.
         finally:
             os.close(lock)
 
@@ -190,12 +219,22 @@ class JobStore:
         write_atomically(draft.roster_file, roster, mode=PRIVATE)
         draft._write(JobState(phase="queued", submitted=now.isoformat(), since=time.time()))
         draft.folder.rename(self._folder / run_id)
+        sync_folder(self._folder)
         return StoredJob(self._folder / run_id)
 
     def jobs(self) -> list[StoredJob]:
-        """All jobs, in the order in which they were submitted."""
-        found = [StoredJob(path) for path in self._folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
-        return sorted(found, key=lambda job: (job.state().submitted, job.run_id))
+        """All jobs, in the order in which they were submitted.
+
+        One whose state cannot be read is left out, or it would keep the others from running; `find` has it.
+        """
+        found = []
+        for job in self._folders():
+            with contextlib.suppress(CheckpointError):
+                found.append((job.state().submitted, job.run_id, job))
+        return [job for _, _, job in sorted(found, key=lambda entry: entry[:2])]
+
+    def _folders(self) -> list[StoredJob]:
+        return [StoredJob(path) for path in self._folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
 
     def find(self, name: str) -> StoredJob:
         """The job with this RUN, or whose RUN alone begins so; an empty name is the last job.
@@ -206,7 +245,8 @@ class JobStore:
         jobs = self.jobs()
         if not name and jobs:
             return jobs[-1]
-        found = [job for job in jobs if job.run_id == name] or [job for job in jobs if job.run_id.startswith(name)]
+        every = self._folders()
+        found = [job for job in every if job.run_id == name] or [job for job in every if job.run_id.startswith(name)]
         if name and len(found) == 1:
             return found[0]
         raise ConfigError(
@@ -216,9 +256,9 @@ class JobStore:
         )
 
 
-def _locked(descriptor: int) -> bool:
+def _locked(descriptor: int, kind: int = fcntl.LOCK_EX) -> bool:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

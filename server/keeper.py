@@ -30,6 +30,8 @@ _NODES_S = 5.0
 _AGAIN_S = 10.0
 # From `flwr run` to the coordinator's lock. Beyond it Flower's executor has died, which the SuperLink does not notice.
 _START_S = 90.0
+# A coordinator that is cancelled looks up every second, but for one that waits within Flower.
+_CANCEL_S = 15.0
 _COORDINATOR = b"flwr-serverapp"
 
 
@@ -58,7 +60,7 @@ class Keeper:
             while not stop.wait(_TICK_S):
                 try:
                     self._tick()
-                except YoriaiError as error:
+                except (YoriaiError, OSError) as error:
                     self._say_once(error)
         finally:
             self._superlink.stop(grace_s=10.0)
@@ -81,7 +83,7 @@ class Keeper:
             return
         self._next_look = time.monotonic() + _NODES_S
         wanted = self._folder.node_keys(datetime.now(UTC))
-        if wanted == {site: node.key for site, node in self._nodes.nodes().items()}:
+        if self._nodes.is_up_to(wanted):
             return
         try:
             self._nodes.bring_up_to(wanted, self._flower, self._log)
@@ -92,18 +94,19 @@ class Keeper:
         """Do what the first live job needs; nothing while a coordinator is at work on it."""
         state = job.state()
         if job.is_coordinated():
-            return
-        if state.phase == "cancelling":
+            if state.phase == "cancelling" and time.time() - state.since > _CANCEL_S:
+                self._end_coordinators()  # It hangs in an exchange, or in a wait that nobody can end.
+        elif state.phase == "cancelling":
             self._flower.stop(state.flower_run)
             job.change(phase="cancelled", only_from=("cancelling",))
             self._log.event("cancelled", job=job.run_id)
         elif state.phase == "running":
             # It ended without a word, and so was killed; `_give_up` would have left another phase.
             self._log.event("coordinator_died", job=job.run_id)
-            job.change(phase="queued", only_from=("running",))
+            job.begin_again("its coordinator ended without a word", only_from=("running",))
         elif state.phase == "starting" and time.time() - state.since > _START_S:
             self._log.event("not_started", job=job.run_id)
-            job.change(phase="queued", only_from=("starting",))
+            job.begin_again("Flower has not started its coordinator", only_from=("starting",))
             self._restart_superlink()
         elif state.phase == "queued" and time.time() >= state.not_before:
             self._start(job)
@@ -146,7 +149,10 @@ class Keeper:
     def _superlink_restarts(self) -> None:
         """A coordinator of the SuperLink that died can reach nobody any more, and would hold up the next."""
         self._up = False
-        self._end_coordinators()
+        try:
+            self._end_coordinators()
+        except (YoriaiError, OSError) as error:  # Nothing may keep the SuperLink from being started again.
+            self._say_once(error)
 
     def _restart_superlink(self) -> None:
         self._superlink.stop(grace_s=10.0)
@@ -180,7 +186,7 @@ class Keeper:
                 finally:
                     os.close(descriptor)
 
-    def _say_once(self, error: YoriaiError) -> None:
+    def _say_once(self, error: Exception) -> None:
         """A fault that lasts is one line, not one a second."""
         if str(error) != self._last_fault:
             self._last_fault = str(error)

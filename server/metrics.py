@@ -6,7 +6,7 @@ from yoriai.errors import YoriaiError
 from yoriai.metrics import Reading
 from yoriai.server.job_store import JobStore, StoredJob
 from yoriai.server.progress import Progress, read_progress
-from yoriai.server.registry import Registry
+from yoriai.server.registry import summary_of
 from yoriai.server.server_folder import ServerFolder
 
 _PHASES = ("queued", "starting", "running", "cancelling", "finished", "failed", "cancelled")
@@ -68,7 +68,7 @@ def readings(folder: ServerFolder) -> Iterator[Reading]:
 
 def _rounds_done(job: StoredJob) -> int:
     try:
-        return Registry(job.folder).summary().rounds
+        return summary_of(job.folder).rounds
     except YoriaiError:
         return 0
 

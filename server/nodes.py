@@ -17,12 +17,19 @@ from yoriai.server.flower_control import FlowerControl, KeyInUse
 
 
 class Node(BaseModel):
-    """A registered node: the site's public key, one line as OpenSSH has it, and Flower's number."""
+    """A registered node.
+
+    Attributes:
+        key: the site's public key, one line as OpenSSH has it.
+        node_id: Flower's number.
+        is_wanted: whether its site may take part now.
+    """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
     key: str
     node_id: int
+    is_wanted: bool = True
 
 
 class _File(BaseModel):
@@ -52,10 +59,17 @@ class NodeBook:
 
     def names(self) -> dict[int, str]:
         """The sites by their nodes' numbers."""
-        return {node.node_id: site for site, node in self.nodes().items()}
+        return {node.node_id: site for site, node in self.nodes().items() if node.is_wanted}
+
+    def is_up_to(self, wanted: Mapping[str, str]) -> bool:
+        """Whether just these nodes are registered and wanted."""
+        return wanted == {site: node.key for site, node in self.nodes().items() if node.is_wanted}
 
     def bring_up_to(self, wanted: Mapping[str, str], flower: FlowerControl, log: EventLog) -> None:
-        """Register nodes that are wanted, and take out those that are not, or have another key now.
+        """Register nodes that are wanted, and pass over those that are not, or have another key now.
+
+        Flower never takes a key again that it was once told to forget. A certificate may be expired for an hour
+        only, so a node that is not wanted stays registered, and is no site of any job meanwhile.
 
         Args:
             wanted: public keys by site.
@@ -65,10 +79,14 @@ class NodeBook:
             RoundError: Flower cannot be reached, or refuses; what was done so far is in the book.
         """
         nodes = dict(self.nodes())
-        for site in sorted(site for site, node in nodes.items() if wanted.get(site) != node.key):
-            flower.unregister(nodes.pop(site).node_id)
-            self._write(nodes)
-            log.event("node_removed", site=site)
+        for site, node in sorted(nodes.items()):
+            if site in wanted and wanted[site] != node.key:
+                flower.unregister(nodes.pop(site).node_id)
+                log.event("node_removed", site=site)
+            elif node.is_wanted != (site in wanted):
+                nodes[site] = node.model_copy(update={"is_wanted": site in wanted})
+                log.event("node_wanted" if site in wanted else "node_not_wanted", site=site)
+        self._write(nodes)
         for site in sorted(wanted.keys() - nodes.keys()):
             nodes[site] = Node(key=wanted[site], node_id=flower.register(site, wanted[site]))
             self._write(nodes)

@@ -181,17 +181,6 @@ class Registry:
         write_atomically(self._folder / "checkpoint.json", manifest.model_dump_json(by_alias=True, indent=1).encode())
         self._forget_states_but({lane.optimizer_state for lane in lanes.values()})
 
-    def summary(self) -> Summary:
-        """How far the run has got, without reading an adapter; nothing done if there is no checkpoint yet.
-
-        Raises:
-            CheckpointError: as `load`.
-        """
-        manifest = self._manifest()
-        if manifest is None:
-            return Summary()
-        return Summary(manifest.next_round, manifest.adapter.digest, tuple(sorted(manifest.delivered)))
-
     def load(self) -> Checkpoint | None:
         """The last checkpoint; None when there is none.
 
@@ -199,7 +188,7 @@ class Registry:
             CheckpointError: it is damaged, of a version that cannot be read, or a file that it names is missing or
                 altered.
         """
-        manifest = self._manifest()
+        manifest = _manifest_in(self._folder)
         if manifest is None:
             return None
         try:
@@ -218,26 +207,7 @@ class Registry:
                 delivered=manifest.delivered,
             )
         except (OSError, ValueError, AdapterError) as error:
-            raise self._damaged(error) from error
-
-    def _manifest(self) -> _Manifest | None:
-        path = self._folder / "checkpoint.json"
-        try:
-            manifest = _Manifest.model_validate_json(json.dumps(migrated(json.loads(path.read_bytes()), path)))
-            if len(manifest.rounds) != manifest.next_round:
-                raise ValueError
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, RecursionError) as error:
-            raise self._damaged(error) from error
-        return manifest
-
-    def _damaged(self, error: Exception) -> CheckpointError:
-        return CheckpointError(
-            f"{self._folder / 'checkpoint.json'}, or a file that it names, is damaged or missing",
-            found=type(error).__name__,
-            remedy="start the run again in a new folder",
-        )
+            raise _damaged(self._folder, error) from error
 
     def adapter_after(self, record: RoundRecord) -> AdapterState:
         """The adapter after a finished round.
@@ -297,6 +267,39 @@ def last_checkpoint(registry: Registry, digest: str, run_id: str) -> Checkpoint 
             remedy="resume with the job and base model it was started with, or choose another folder",
         )
     return stored
+
+
+def summary_of(folder: Path) -> Summary:
+    """How far the run in a folder has got, without reading an adapter or making anything; nothing done at first.
+
+    Raises:
+        CheckpointError: as `Registry.load`.
+    """
+    manifest = _manifest_in(folder)
+    if manifest is None:
+        return Summary()
+    return Summary(manifest.next_round, manifest.adapter.digest, tuple(sorted(manifest.delivered)))
+
+
+def _manifest_in(folder: Path) -> _Manifest | None:
+    path = folder / "checkpoint.json"
+    try:
+        manifest = _Manifest.model_validate_json(json.dumps(migrated(json.loads(path.read_bytes()), path)))
+        if len(manifest.rounds) != manifest.next_round:
+            raise ValueError
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise _damaged(folder, error) from error
+    return manifest
+
+
+def _damaged(folder: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{folder / 'checkpoint.json'}, or a file that it names, is damaged or missing",
+        found=type(error).__name__,
+        remedy="start the run again in a new folder",
+    )
 
 
 def factor_digests(adapter: AdapterState) -> dict[str, str]:

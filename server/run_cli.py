@@ -37,6 +37,7 @@ def start(
 
     place = ServerFolder(folder)
     config = place.config()
+    place.check_user()
     os.umask(0o077)
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):

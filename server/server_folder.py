@@ -216,6 +216,23 @@ class ServerFolder:
             keys[entry.name] = enrolment.node_key
         return keys
 
+    def check_user(self) -> None:
+        """Raise ConfigError unless this process's user is the folder's own: what another leaves, the server cannot use.
+
+        That goes for root as well.
+        """
+        owner = self.settings.stat().st_uid
+        if os.geteuid() != owner:
+            try:
+                name = pwd.getpwuid(owner).pw_name
+            except KeyError:
+                name = str(owner)
+            raise ConfigError(
+                f"{self.path} belongs to {name}, who the server runs as",
+                found=f"user {os.geteuid()}",
+                remedy=f"give the command as {name}: sudo -u {name} …",
+            )
+
     def hand_over(self) -> bool:
         """Give all that root has made here to the user that the server runs as; False where only root could.
 

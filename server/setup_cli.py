@@ -216,9 +216,10 @@ def _hand_over(server: "ServerFolder", config: "ServerConfig") -> None:
 def _say_of_system(server: "ServerFolder", config: "ServerConfig") -> None:
     """What root has to do on the machine, once."""
     _hand_over(server, config)
-    _say("then, as root, nginx of the distribution, and the service:")
-    _say(f"  ln -s {server.nginx_site.absolute()} /etc/nginx/conf.d/ && nginx -t && systemctl reload nginx")
-    _say(f"  systemctl enable --now {server.unit.absolute()}")
+    _say("then, as root, nginx of the distribution, and the service; copies, for the originals are not root's own:")
+    _say(f"  install -m 644 {server.nginx_site.absolute()} /etc/nginx/conf.d/ && nginx -t && systemctl reload nginx")
+    _say(f"  install -m 644 {server.unit.absolute()} /etc/systemd/system/")
+    _say(f"  systemctl daemon-reload && systemctl enable --now {server.unit.name}")
 
 
 def _address(config: "ServerConfig") -> str:

@@ -9,7 +9,7 @@ from yoriai.server.flower_control import FlowerControl
 from yoriai.server.job_store import LIVE, JobStore, StoredJob
 from yoriai.server.nodes import NodeBook
 from yoriai.server.progress import read_progress
-from yoriai.server.registry import Registry
+from yoriai.server.registry import summary_of
 from yoriai.server.server_folder import ServerFolder
 
 
@@ -20,7 +20,7 @@ def job_view(job: StoredJob) -> dict[str, Any]:
         CheckpointError: its stored state is damaged.
     """
     state, progress = job.state(), read_progress(job.progress_file)
-    done = Registry(job.folder).summary()
+    done = summary_of(job.folder)
     return {
         "run": job.run_id,
         "phase": state.phase,

@@ -29,6 +29,7 @@ def submit(path: Path, prepared: PreparedJob, noise_of: Callable[[PreparedJob, i
     """
     folder, job = ServerFolder(path), prepared.job
     folder.config()
+    folder.check_user()
     now = datetime.now(UTC)
     folder.signing(now)
     signed = folder.signed_roster(now)

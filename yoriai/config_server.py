@@ -59,12 +59,12 @@ class ServerConfig(Table):
     )
     user: User = Field(default="yoriai-server", description="The system user that the server runs as.")
     body_limit_mib: Count = Field(
-        default=512,
-        description="Largest request that nginx takes from a site, in MiB. Flower sends a site's answer as one "
-        "request, and a site's daemon makes none above 256 MiB.",
+        default=16,
+        description="Largest request that nginx takes, in MiB. Flower sends a site's answer in pieces of 5 MiB. The "
+        "SuperLink reads a request before it looks at the key, so strangers could fill its memory with larger ones.",
     )
     connections_per_address: Count = Field(
-        default=256,
+        default=64,
         description="Most requests at once from one IP address. A site has up to four under way; sites behind one "
         "proxy share an address. nginx's own worker_connections must be at least twice as many.",
     )

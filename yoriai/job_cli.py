@@ -80,7 +80,7 @@ def status(
 
 def resume(server: Server, run: Run = "") -> None:
     """Have a job that failed or was cancelled go on from its last stored round."""
-    stored = _store(server).find(run)
+    stored = _store(server, changes=True).find(run)
     before = stored.state().phase
     after = stored.change(only_from=("failed", "cancelled"), phase="queued", fruitless=0, not_before=0.0, error="")
     if before == after.phase:
@@ -94,7 +94,7 @@ def resume(server: Server, run: Run = "") -> None:
 
 def cancel(server: Server, run: Run = "") -> None:
     """Stop a job. Its stored rounds stay, and `job resume` goes on from them."""
-    stored = _store(server).find(run)
+    stored = _store(server, changes=True).find(run)
     stored.change(only_from=("queued", "starting", "running"), phase="cancelling")
     after = stored.state().phase
     if after not in ("cancelling", "cancelled"):
@@ -120,12 +120,14 @@ def _prepared(path: Path) -> "PreparedJob":
     return made(job)
 
 
-def _store(server: Path) -> "JobStore":
+def _store(server: Path, *, changes: bool = False) -> "JobStore":
     from yoriai.server.job_store import JobStore
     from yoriai.server.server_folder import ServerFolder
 
     folder = ServerFolder(server)
     folder.config()
+    if changes:
+        folder.check_user()
     return JobStore(folder.jobs)
 
 

@@ -32,6 +32,7 @@ class FakeGrid:
 
     nodes: dict[int, Node]
     waiting: dict[str, Message] = field(default_factory=dict)
+    broken: dict[int, Exception] = field(default_factory=dict)
 
     def get_node_ids(self) -> Iterable[int]:
         return list(self.nodes)
@@ -49,6 +50,8 @@ class FakeGrid:
         replies = []
         for identity in list(message_ids):
             message = self.waiting[identity]
+            if message.metadata.dst_node_id in self.broken:
+                raise self.broken[message.metadata.dst_node_id]
             record = self.nodes[message.metadata.dst_node_id](payload_of(message.content))
             if record is None:
                 replies.append(Message(Error(code=1, reason="it raised"), reply_to=message))
@@ -179,3 +182,47 @@ def test_payload_survives_flower_s_own_encoding(size: int) -> None:
     again = inflate_object_from_contents(content.object_id, pieces)
     assert isinstance(again, RecordDict)
     assert payload_of(again) == payload
+
+
+def test_a_reply_that_flower_cannot_read_is_one_site_s_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[str, str, str]] = []
+    grid = FakeGrid({1: site("a"), 2: site("b")}, broken={2: AttributeError("swordfish")})
+    sites = GridTransport(
+        grid,  # type: ignore[arg-type]
+        names=lambda: {1: "a", 2: "b"},
+        on_failure=lambda *words: told.append(words),
+    )
+    sites.sites()
+    assert sites.exchange("mask", {"a": b"1", "b": b"2"}, 10.0) == {"a": b"1a"}
+    assert told == [("b", "mask", "a reply that Flower cannot read (AttributeError)")]
+
+
+def test_a_reply_that_is_announced_and_never_sent_holds_up_neither_deadline_nor_stop() -> None:
+    held, stop = threading.Event(), threading.Event()
+    grid = FakeGrid({1: site("a"), 2: lambda _: held.wait(30)})
+    sites = GridTransport(grid, names=lambda: {1: "a", 2: "b"}, stop=stop)  # type: ignore[arg-type]
+    sites.sites()
+    try:
+        started = time.monotonic()
+        assert sites.exchange("mask", {"a": b"1", "b": b"2"}, 1.0) == {"a": b"1a"}
+        threading.Timer(0.3, stop.set).start()
+        with pytest.raises(RoundError, match="stopped"):
+            sites.exchange("mask", {"b": b"2"}, 60.0)
+        assert time.monotonic() - started < 10.0
+    finally:
+        held.set()
+
+
+def test_a_reply_of_another_node_is_no_reply() -> None:
+    grid = FakeGrid({1: site("a")})
+    real = grid.pull_messages
+
+    def forged(ids: Iterable[str]) -> Iterable[Message]:
+        for reply in real(ids):
+            reply.metadata.__dict__["_src_node_id"] = 7
+            yield reply
+
+    grid.pull_messages = forged  # type: ignore[method-assign]
+    sites = GridTransport(grid, names=lambda: {1: "a"})  # type: ignore[arg-type]
+    sites.sites()
+    assert sites.exchange("mask", {"a": b"1"}, 1.0) == {}

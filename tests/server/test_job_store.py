@@ -104,3 +104,23 @@ def test_a_second_coordinator_waits_for_the_first_and_a_killed_one_holds_nothing
         process.kill()
         process.join()
     assert not job.is_coordinated()
+
+
+def test_a_job_that_keeps_failing_waits_longer_each_time_and_then_for_a_person(store: JobStore) -> None:
+    job = submit(store)
+    pauses = []
+    for _ in range(8):
+        job.change(phase="running", only_from=("queued",))
+        state = job.begin_again("it ended", only_from=("running",))
+        pauses.append(round(state.not_before - state.since))
+    assert state.phase == "failed"
+    assert pauses == [5, 10, 20, 40, 60, 60, 60, 60]
+    assert job.begin_again("late", only_from=("running",)).error == "it ended"
+
+
+def test_a_job_with_a_damaged_state_keeps_no_other_from_running(store: JobStore) -> None:
+    broken, sound = submit(store, "broken"), submit(store, "sound")
+    (broken.folder / "state.json").write_text("{")
+    assert [job.run_id for job in store.jobs()] == [sound.run_id]
+    with pytest.raises(CheckpointError, match="restore the folder"):
+        store.find("broken").state()
