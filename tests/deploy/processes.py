@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from tests.system import needed
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -43,11 +45,13 @@ class Program:
         *,
         environment: Mapping[str, str] | None = None,
         prefix: Sequence[str] = (),
+        ends_by: str = "KILL",
     ) -> None:
         self.log = log
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                [*prefix, *command],
+                # If the tests are killed, the kernel ends this too by that signal; what it keeps ends with it.
+                [needed("setpriv", "util-linux"), "--pdeathsig", ends_by, *prefix, *command],
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,

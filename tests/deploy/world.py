@@ -214,7 +214,7 @@ class Deployment:
             + f"  include {self.server.nginx_site};\n}}\n"
         )
         command = [needed("nginx", "nginx-light"), "-c", str(place / "nginx.conf")]
-        self._nginx = Program(command, self.folder / "nginx.log")
+        self._nginx = Program(command, self.folder / "nginx.log", ends_by="TERM")  # It ends its workers.
 
     @property
     def nginx(self) -> Program:
