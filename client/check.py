@@ -199,8 +199,10 @@ def check_ledger(site: SiteFolder, config: SiteConfig) -> Row:
         total = ledger.policies()[-1].policy.epsilon_budget
         left = max(0.0, total - ledger.promised())
     if left <= 0.0:
-        return Row("ledger", "warn", f"epsilon 0 of {total:.3g} is left", "`yoriai site budget` shows what took it")
-    return Row("ledger", "ok", f"epsilon {left:.3g} of {total:.3g} is left")
+        return Row(
+            "ledger", "warn", f"epsilon 0 of {total:g} is left", f"`yoriai site budget {site.path}` shows what took it"
+        )
+    return Row("ledger", "ok", f"epsilon {left:.3g} of {total:g} is left")
 
 
 def check_witness(site: SiteFolder, config: SiteConfig) -> Row:
@@ -232,7 +234,7 @@ def check_node(site: SiteFolder) -> Row:
         return Row("node", "warn", "it is not running", f"yoriai site start {site.path}, or its unit")
     if not node["running"]:
         return Row("node", "fail", f"it ended {node['restarts'] + 1} times", f"see {site.node / 'supernode.log'}")
-    return Row("node", "ok", f"running since {node['since']}, {node['restarts']} times restarted")
+    return Row("node", "ok", f"running since {node['since']}, restarts: {node['restarts']}")
 
 
 def _base_rows(config: SiteConfig, base_of: BaseOf | None) -> Iterator[Row]:

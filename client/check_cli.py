@@ -66,7 +66,7 @@ def _print(rows: "list[Row]") -> None:
             table.add_row("", "", Text(f"→ {row.remedy}", style=style))
     _console.print(table)
     crosses, warned = (sum(row.mark == mark for row in rows) for mark in ("fail", "warn"))
-    _console.print(f"{crosses} of {len(rows)} crossed, {warned} to look at", highlight=False)
+    _console.print(f"{len(rows)} checks; crosses: {crosses}, warnings: {warned}", highlight=False)
 
 
 def _load(name: str) -> "LoadedBase":

@@ -1,6 +1,7 @@
 """Commands of a site: `site budget`, and those of its folder (`setup_cli.py`), processes (`daemon_cli.py`) and jobs."""
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +26,9 @@ def mount(app: typer.Typer) -> None:
 
 
 def budget(
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="[DIR]", help="Folder of a site: the ledger of its records.")
+    ] = None,
     ledger: Annotated[Path | None, typer.Option("--ledger", help="Ledger file of one data set.")] = None,
     run: Annotated[Path | None, typer.Option("--run", help="Folder of a run: all of its ledgers.")] = None,
     witness: Annotated[
@@ -38,10 +42,14 @@ def budget(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show what a data set's privacy budget was spent on, what is left, and how many rounds still fit."""
-    if (ledger is None) == (run is None):
-        raise ConfigError("site budget shows one ledger or one run", remedy="name --ledger FILE or --run FOLDER")
-    if ledger is None and (witness is not None or raise_to is not None):
-        raise ConfigError("--witness and --raise-to are of one ledger", remedy="name it with --ledger FILE")
+    if sum(place is not None for place in (folder, ledger, run)) != 1:
+        raise ConfigError(
+            "site budget shows one site, one ledger or one run", remedy="name DIR, --ledger FILE or --run FOLDER"
+        )
+    if ledger is None and witness is not None:
+        raise ConfigError("--witness is of one ledger", remedy="name it with --ledger FILE")
+    if run is not None and raise_to is not None:
+        raise ConfigError("--raise-to is of one ledger", remedy="name a site, or --ledger FILE")
     if raise_to is None and reason:
         raise ConfigError("--reason goes with --raise-to", remedy="name both or neither")
     with Console(stderr=True).status("reading ledgers"):
@@ -49,6 +57,8 @@ def budget(
         from yoriai.client.budget_table import print_budget
         from yoriai.privacy.ledger import Ledger
 
+        if folder is not None:
+            ledger, witness = _ledger_of(folder, to_write=raise_to is not None)
         paths = ([ledger] if ledger else []) + (ledgers_of(run) if run else [])
         views = []
         for path in paths:
@@ -61,3 +71,16 @@ def budget(
         return
     for view in views:
         print_budget(view, _console)
+
+
+def _ledger_of(folder: Path, *, to_write: bool) -> tuple[Path, Path]:
+    """The ledger of a site's records, and its second place. A file of root's would be one that the site cannot read."""
+    from yoriai.client.site_folder import SiteFolder
+    from yoriai.privacy.ledger_witness import second_place
+
+    site = SiteFolder(folder)
+    config = site.config()
+    ledger = site.ledgers / f"{config.records.dataset}.sqlite"
+    if to_write and (owner := site.ledgers.stat().st_uid) != os.geteuid():
+        raise ConfigError(f"{site.ledgers} belongs to user {owner}", remedy="run the command as that user")
+    return ledger, second_place(site.place(config.ledger.witness) / ledger.name)

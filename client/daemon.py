@@ -29,9 +29,11 @@ from yoriai.client.daemon_config import DaemonConfig
 from yoriai.client.desk import Desk, OpenSite, refuse
 from yoriai.client.frames import LARGEST_MESSAGE_BYTES, SOCKET_VERSION, Busy, Kind, Line, too_long
 from yoriai.client.listener import Listener, Peer, peer_of
+from yoriai.client.metrics import daemon_readings
 from yoriai.client.signals import wake_up_call
 from yoriai.errors import EXIT_PARTIAL, DaemonError, WireError, YoriaiError
 from yoriai.log import EventLog
+from yoriai.metrics import served
 
 # Who connects says within this time what they want.
 _QUESTION_S = 5.0
@@ -51,14 +53,16 @@ def run(config: DaemonConfig, log: EventLog, open_site: Opener) -> None:
 
     Raises:
         DaemonError: another daemon is listening there, or the socket cannot be made.
+        ConfigError: the port for metrics is taken.
         YoriaiError: the site cannot be opened.
     """
     harden()
     with Listener(config.socket) as listener, wake_up_call() as (woken, wake):
         log.event("started", site=config.site.name, pid=os.getpid(), version=yoriai.__version__)
         desk = Desk(lambda checkpoint: open_site(config, log, checkpoint), log, waiting=config.waiting, on_failure=wake)
-        desk.start()
-        Reception(config, desk, log).receive(listener, woken)
+        with served(config.site.metrics_port, lambda: daemon_readings(config, desk.health())):
+            desk.start()
+            Reception(config, desk, log).receive(listener, woken)
         listener.stop()
         log.event("stopping")
         closed = desk.finish(config.grace_s)

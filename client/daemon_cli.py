@@ -147,7 +147,7 @@ def _print_status(found: Mapping[str, Any]) -> None:
         "version": found.get("version"),
         "messages": f"{found['messages']} answered, {found['waiting']} waiting" if "messages" in found else None,
         "job": f"{found['job']}, round {found['round']}" if found.get("job") else None,
-        "budget": f"epsilon {budget['left']:.3g} of {budget['epsilon_budget']:.3g} is left" if budget else None,
+        "budget": f"epsilon {budget['left']:.3g} of {budget['epsilon_budget']:g} is left" if budget else None,
         "last error": found.get("last_error"),
         "node": _node_in_words(found["node"]),
     }
@@ -161,8 +161,7 @@ def _node_in_words(node: Mapping[str, Any]) -> str:
     if not node["reachable"]:
         return str(node["reason"])
     state = f"running as process {node['pid']}" if node["running"] else "not running, will be started again"
-    again = "" if not node["restarts"] else f", {node['restarts']} times restarted"
-    return f"{state} since {node['since']}{again}, for {node['server']}"
+    return f"{state} since {node['since']}, restarts: {node['restarts']}, for {node['server']}"
 
 
 def _allow_same(site: "SiteFolder", users: "Users", log: "EventLog", *, same_user: bool) -> None:

@@ -1,10 +1,11 @@
 """What a site's daemon is started with. Light: whoever only asks for the socket loads no model library."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from yoriai.client.expiries import Expiries
 from yoriai.client.site_folder import SiteFolder
 from yoriai.config import SiteConfig, SpeedSection
 from yoriai.errors import ConfigError, DaemonError
@@ -29,6 +30,7 @@ class DaemonConfig:
         dataset: the operator's name for the records, under which their ledger counts.
         jobs: folder of the job book; None asks nobody about a job, which only tests want.
         adapters: folder for the last adapters of jobs; None, as without a book or an identity, takes none.
+        expiries: reads when each paper of the consortium expires, in seconds since the epoch, by its name.
         identity: reads the site's keys and certificate, in the daemon's own process; None at a site that takes no
             part in secure aggregation.
         speed: device, threads and memory.
@@ -51,6 +53,7 @@ class DaemonConfig:
     dataset: str = "records"
     jobs: Path | None = None
     adapters: Path | None = None
+    expiries: Callable[[], Mapping[str, float]] = dict
     identity: "Callable[[], SiteIdentity] | None" = None
     speed: SpeedSection = field(default_factory=SpeedSection)
     allowed_uids: frozenset[int] = frozenset()
@@ -102,6 +105,7 @@ def config_in(
         socket=socket_in(folder),
         jobs=site.jobs,
         adapters=site.adapters,
+        expiries=Expiries(site),
         identity=site.identity if site.certificate.is_file() else None,
         allowed_uids=allowed_uids,
         allowed_gids=allowed_gids,

@@ -37,12 +37,13 @@ class LoadedSite:
         self._measuring.work_off()
 
     def budget(self) -> Mapping[str, float]:
-        """The data set's budget, what is spent, and what neither is spent nor promised, in epsilon."""
+        """The data set's budget, what is spent, and what neither is spent nor promised, in epsilon; rounds charged."""
         head = self._ledger.head()
         if self._budget is None or self._budget[0] != head:  # Adding up takes time, and most messages cost nothing.
             total = self._ledger.policies()[-1].policy.epsilon_budget
             left = max(0.0, total - self._ledger.promised())
-            self._budget = head, {"epsilon_budget": total, "spent": self._ledger.spent(), "left": left}
+            spent, charged = self._ledger.spent(), sum(1 for _ in self._ledger.charges())
+            self._budget = head, {"epsilon_budget": total, "spent": spent, "left": left, "charged_rounds": charged}
         return self._budget[1]
 
     def close(self) -> None:

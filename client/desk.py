@@ -59,6 +59,7 @@ class Health:
         state: loading, ready, working, stopping, or failed.
         messages: answered since the start.
         waiting: messages that wait for their turn.
+        refusals: answers since the start that were a refusal for good.
         job: the run accepted last.
         round: the one begun last, counted from 1, as in reports.
         last_error: the last refusal's reason or the type of the last fault; empty if there was none.
@@ -68,6 +69,7 @@ class Health:
     state: str = "loading"
     messages: int = 0
     waiting: int = 0
+    refusals: int = 0
     job: str = ""
     round: int = 0
     last_error: str = ""
@@ -252,7 +254,7 @@ class Desk:
                 self._log.event("stored", run=run)
             case "refusal", _:
                 reason = _text(header, "reason")
-                self._tell(last_error=reason or "refused")
+                self._tell(last_error=reason or "refused", refusals=self._health.refusals + 1)
                 self._log.event("refused", run=run, reason=reason)
             case ("plain_update", _) | ("secure_reply", "mask"):
                 self._log.event("released", run=run, round=_round(header), size_bytes=len(reply))

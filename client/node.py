@@ -25,12 +25,14 @@ from yoriai.client.desk import refuse
 from yoriai.client.door import NODE_CONFIG_KEY, SocketDoor
 from yoriai.client.frames import SOCKET_VERSION, Kind, Line
 from yoriai.client.listener import Listener, peer_of
+from yoriai.client.metrics import node_readings
 from yoriai.client.signals import wake_up_call
 from yoriai.client.site_folder import SiteFolder
 from yoriai.config import SiteConfig
 from yoriai.errors import ConfigError, DaemonError, WireError
 from yoriai.files import make_private_folder
 from yoriai.log import EventLog
+from yoriai.metrics import served
 from yoriai.supervisor import Supervisor, installed
 
 # Long enough for a SuperNode to tell the server that it leaves; one that does not must wait a minute to come back.
@@ -104,7 +106,7 @@ def keep_node(site: SiteFolder, log: EventLog, *, supervisor: int | None = None)
         supervisor: number of the process that keeps this one, and is to be told to stop in its stead.
 
     Raises:
-        ConfigError: as `check_ready`.
+        ConfigError: as `check_ready`, or the port for metrics is taken.
         DaemonError: the site's SuperNode is kept by another process.
     """
     config = site.config()
@@ -123,7 +125,8 @@ def keep_node(site: SiteFolder, log: EventLog, *, supervisor: int | None = None)
         kept.start()
         try:
             fixed = {"site": config.name, "server": config.server.address, "supervisor": supervisor}
-            _answer_until(woken, listener, lambda: {**fixed, **_state(kept)})
+            with served(config.node_metrics_port, lambda: node_readings(config.name, kept)):
+                _answer_until(woken, listener, lambda: {**fixed, **_state(kept)})
         finally:
             listener.stop()
             kept.stop(GRACE_S)

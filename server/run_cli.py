@@ -35,7 +35,7 @@ def start(
     from yoriai.server.metrics import readings
     from yoriai.server.server_folder import ServerFolder
 
-    place = ServerFolder(folder)
+    place = ServerFolder(folder.resolve())
     config = place.config()
     place.check_user()
     os.umask(0o077)
@@ -60,7 +60,7 @@ def stop(
     from yoriai.server.keeper_lock import keeper_of
     from yoriai.server.server_folder import ServerFolder
 
-    place = ServerFolder(folder)
+    place = ServerFolder(folder.resolve())
     place.config()
     pid = keeper_of(place.run)
     if pid is None:
@@ -76,7 +76,7 @@ def status(folder: _Folder, as_json: Annotated[bool, typer.Option("--json", help
     from yoriai.server.status import server_view
     from yoriai.server.status_table import print_server
 
-    place = ServerFolder(folder)
+    place = ServerFolder(folder.resolve())
     place.config()
     view = server_view(place, is_kept=keeper_of(place.run) is not None)
     if as_json:

@@ -221,16 +221,11 @@ class ServerFolder:
 
         That goes for root as well.
         """
-        owner = self.settings.stat().st_uid
+        owner = self.path.stat().st_uid
         if os.geteuid() != owner:
-            try:
-                name = pwd.getpwuid(owner).pw_name
-            except KeyError:
-                name = str(owner)
             raise ConfigError(
-                f"{self.path} belongs to {name}, who the server runs as",
-                found=f"user {os.geteuid()}",
-                remedy=f"give the command as {name}: sudo -u {name} …",
+                f"{self.path} belongs to user {owner}",
+                remedy="run the command as that user: runuser -u USER -- yoriai …",
             )
 
     def hand_over(self) -> bool:

@@ -3,11 +3,13 @@
 A simulated site needs the policy alone. Paths that are not absolute are taken from the folder of the site's file.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from yoriai.config_types import Address, Count, Digests, Name, NonEmpty, Proxy, Table, Texts, Version
+
+MetricsPort = Annotated[int, Field(ge=0, le=65535)]
 
 
 class RecordsSection(Table):
@@ -114,8 +116,25 @@ class SiteConfig(Table):
 
     schema_: Version = Field(default=1, alias="schema", description="Version of this file's format.")
     name: Name = Field(description="Name of the site, as in the roster.", examples=["north"])
+    metrics_port: MetricsPort = Field(
+        default=0,
+        description="The port of the daemon's metrics for Prometheus, on 127.0.0.1 only: budget, charges, state "
+        "and expiries, nothing about records. Every user of this machine can read them, the SuperNode's too. 0: none.",
+    )
+    node_metrics_port: MetricsPort = Field(
+        default=0,
+        description="The same for the SuperNode, whose user the daemon cannot see into: whether it runs, and how often "
+        "it was started again.",
+    )
     records: RecordsSection = Field(default_factory=RecordsSection)
     base: ModelSection = Field(default_factory=ModelSection)
     ledger: LedgerSection = Field(default_factory=LedgerSection)
     server: ServerSection = Field(default_factory=ServerSection)
     policy: PolicySection = Field(default_factory=PolicySection)
+
+    @field_validator("node_metrics_port")
+    @classmethod
+    def _own_port(cls, port: int, info: ValidationInfo) -> int:
+        if port and port == info.data.get("metrics_port"):
+            raise ValueError("is metrics_port too")
+        return port

@@ -14,7 +14,7 @@ from yoriai.errors import ConfigError
 
 if TYPE_CHECKING:
     from yoriai.prepared_job import PreparedJob
-    from yoriai.server.job_store import JobStore
+    from yoriai.server.job_store import JobStore, Phase
 
 _console = Console()
 
@@ -42,7 +42,7 @@ def prepare(
     path = out or job.with_suffix(".prepared")
     prepared = _prepared(job)
     write_atomically(path, wire.encode(prepared.as_message()))
-    _say(f"wrote {path}, {path.stat().st_size / 1e6:.1f} MB; base model {prepared.base_digest[:16]}…")
+    _say(f"wrote {path}, {path.stat().st_size / 1e6:.2f} MB; base model {prepared.base_digest[:16]}…")
     _say(f"next, at the server: yoriai job submit {path.name} --server DIR")
 
 
@@ -55,12 +55,13 @@ def submit(
     from yoriai.client.job_noise import noise_of
     from yoriai.server.submitting import submit as put
 
+    _store(server, to_write=True)
     stored = put(server, _prepared(job), noise_of)
     if as_json:
         typer.echo(json.dumps({"schema": 1, "run": stored.run_id}))
         return
     _say(f"submitted {stored.run_id}")
-    _say("sites whose policy asks their operators wait for them: yoriai site approve DIR " + stored.run_id)
+    _say(f"a site whose policy is to ask waits for its operator: yoriai site approve DIR {stored.run_id}")
     _say(f"next: yoriai job status --server {server}")
 
 
@@ -79,22 +80,23 @@ def status(
 
 
 def resume(server: Server, run: Run = "") -> None:
-    """Have a job that failed or was cancelled go on from its last stored round."""
-    stored = _store(server, changes=True).find(run)
+    """Have a job that failed or was cancelled go on from its last stored round; one that finished delivers the rest."""
+    stored = _store(server, to_write=True).find(run)
     before = stored.state().phase
-    after = stored.change(only_from=("failed", "cancelled"), phase="queued", fruitless=0, not_before=0.0, error="")
-    if before == after.phase:
+    ended: tuple[Phase, ...] = ("failed", "cancelled", "finished")
+    stored.change(only_from=ended, phase="queued", fruitless=0, not_before=0.0, error="")
+    if before not in ended:
         raise ConfigError(
             f"job {stored.run_id} is {before}",
-            expected="failed or cancelled",
-            remedy="the server begins a job again by itself; look at: yoriai job status",
+            expected="failed, cancelled or finished",
+            remedy=f"the server begins a job again by itself; look at: yoriai job status --server {server}",
         )
     _say(f"{stored.run_id} goes on when its turn comes")
 
 
 def cancel(server: Server, run: Run = "") -> None:
     """Stop a job. Its stored rounds stay, and `job resume` goes on from them."""
-    stored = _store(server, changes=True).find(run)
+    stored = _store(server, to_write=True).find(run)
     stored.change(only_from=("queued", "starting", "running"), phase="cancelling")
     after = stored.state().phase
     if after not in ("cancelling", "cancelled"):
@@ -120,13 +122,14 @@ def _prepared(path: Path) -> "PreparedJob":
     return made(job)
 
 
-def _store(server: Path, *, changes: bool = False) -> "JobStore":
+def _store(server: Path, *, to_write: bool = False) -> "JobStore":
+    """The server's jobs. A file of root's among them would be one that the server cannot read."""
     from yoriai.server.job_store import JobStore
     from yoriai.server.server_folder import ServerFolder
 
     folder = ServerFolder(server)
     folder.config()
-    if changes:
+    if to_write:
         folder.check_user()
     return JobStore(folder.jobs)
 

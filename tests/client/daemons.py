@@ -74,7 +74,7 @@ class StubSite:
 
     def budget(self) -> Mapping[str, float]:
         """Some budget."""
-        return {"epsilon_budget": 8.0, "spent": 1.0, "left": 7.0}
+        return {"epsilon_budget": 8.0, "spent": 1.0, "left": 7.0, "charged_rounds": 2}
 
     def close(self) -> None:
         """Leave a mark."""

@@ -11,10 +11,13 @@ from tests.privacy.ledgers import DELTA, EVENT, OTHER, charge, open_ledger
 from yoriai import cli
 from yoriai.client.budget import view_of
 from yoriai.client.budget_table import mechanism_text, print_budget
+from yoriai.client.site_folder import make_site
+from yoriai.config import SiteConfig
 from yoriai.errors import EXIT_BAD_INPUT
 from yoriai.privacy.accounting import SampledSkellam, epsilon
 from yoriai.privacy.ledger import Ledger
 from yoriai.privacy.ledger_order import best_order
+from yoriai.privacy.ledger_witness import second_place
 from yoriai.privacy.renyi import epsilon_at_order
 from yoriai.privacy.wording import terms
 
@@ -151,6 +154,21 @@ def test_a_run_shows_the_ledgers_of_all_sites(
     assert "no charges yet" in shown
 
 
+def test_a_sites_folder_stands_for_the_ledger_of_its_records_and_its_second_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_site(tmp_path / "north", SiteConfig(name="north"))
+    witness = second_place(folder.path / "witness" / "records.sqlite")
+    with open_ledger(folder.ledgers / "records.sqlite", dataset="records", witness=witness) as ledger:
+        charge(ledger, "first", 1)
+    assert _run(monkeypatch, folder.path, "--json") == 0
+    (found,) = json.loads(capsys.readouterr().out)["ledgers"]
+    assert (found["dataset"], len(found["charges"])) == ("records", 1)
+    witness.unlink()
+    assert _run(monkeypatch, folder.path) == EXIT_BAD_INPUT
+    assert "its second place is gone" in capsys.readouterr().err
+
+
 def test_looking_writes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {file: file.read_bytes() for file in path.parent.iterdir()}
     assert _run(monkeypatch, "--ledger", path) == 0
@@ -168,11 +186,13 @@ def test_a_raise_from_the_command_line_is_recorded_and_shown(
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ((), "one ledger or one run"),
-        (("--ledger", "LEDGER", "--run", "RUN"), "one ledger or one run"),
+        ((), "one site, one ledger or one run"),
+        (("--ledger", "LEDGER", "--run", "RUN"), "one site, one ledger or one run"),
         (("--ledger", "nowhere.sqlite"), "there is no ledger"),
         (("--run", "nowhere"), "holds no ledgers"),
-        (("--run", "RUN", "--raise-to", "12"), "are of one ledger"),
+        (("--run", "RUN", "--raise-to", "12"), "is of one ledger"),
+        (("--run", "RUN", "--witness", "HEAD"), "is of one ledger"),
+        (("nowhere",), "is not the folder of a site"),
         (("--ledger", "LEDGER", "--raise-to", "12"), "needs a reason"),
         (("--ledger", "LEDGER", "--raise-to", "3", "--reason", "x"), "no raise"),
         (("--ledger", "LEDGER", "--reason", "x"), "goes with --raise-to"),
