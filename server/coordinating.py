@@ -143,11 +143,14 @@ def _give_up(job: StoredJob, log: EventLog, error: str, *, again: bool) -> None:
     """Leave the state in which the job now stands: cancelled, to be begun again, or for a person to look at."""
     if job.change(phase="cancelled", only_from=("cancelling",), error="").phase == "cancelled":
         log.event("cancelled")
-    elif again:
-        after = job.begin_again(error, only_from=("running",))
-        log.event("paused" if after.phase == "queued" else "given_up", error=error, fruitless=after.fruitless)
+        return
+    if again:
+        again = job.begin_again(error, only_from=("running",)).phase == "queued"
     else:
         job.change(phase="failed", only_from=("running",), error=error)
+    if again:
+        log.event("paused", error=error)
+    else:
         log.event("given_up", error=error)
 
 

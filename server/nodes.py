@@ -85,7 +85,7 @@ class NodeBook:
                 log.event("node_removed", site=site)
             elif node.is_wanted != (site in wanted):
                 nodes[site] = node.model_copy(update={"is_wanted": site in wanted})
-                log.event("node_wanted" if site in wanted else "node_not_wanted", site=site)
+                log.event("node_judged", site=site, wanted=site in wanted)
         self._write(nodes)
         for site in sorted(wanted.keys() - nodes.keys()):
             nodes[site] = Node(key=wanted[site], node_id=flower.register(site, wanted[site]))
