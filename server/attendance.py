@@ -10,6 +10,13 @@ from yoriai.server.messenger import UNEXPECTED, Messenger, one_line
 class Attendance:
     """The sites of a roster, by their answer to the offer.
 
+    Args:
+        sites: their names.
+        messenger: to them.
+        first_s: how long an offer is waited for as long as nobody has accepted the job.
+        later_s: how long afterwards, when those that are in it wait as well. A site whose answer came too late is
+            prepared by then, and asked again before the next round.
+
     Attributes:
         accepted: sites that may be asked to train.
         absent: the others that were asked, and why they are not in it.
@@ -17,8 +24,9 @@ class Attendance:
         waiting: those of the absent whose operator has not decided yet; they are asked again.
     """
 
-    def __init__(self, sites: Sequence[str], messenger: Messenger, timeout_s: float) -> None:
-        self._sites, self._messenger, self._timeout_s = tuple(sorted(sites)), messenger, timeout_s
+    def __init__(self, sites: Sequence[str], messenger: Messenger, *, first_s: float, later_s: float) -> None:
+        self._sites, self._messenger = tuple(sorted(sites)), messenger
+        self._first_s, self._later_s = first_s, later_s
         self.accepted: set[str] = set()
         self.absent: dict[str, str] = {}
         self.declined: set[str] = set()
@@ -75,6 +83,15 @@ class Attendance:
                 return
             time.sleep(min(again_s, left))
 
+    def doubt(self, sites: Mapping[str, str]) -> None:
+        """Offer the job to these sites once more before the next round, whatever they said: they fell silent.
+
+        Args:
+            sites: and in what way.
+        """
+        self.accepted -= sites.keys()
+        self.absent.update(sites)
+
     def missing_of(self, chosen: Sequence[str]) -> dict[str, str]:
         """Why some of a round's sites are not in it; those that a round passes over are named in every round."""
         return {site: why for site, why in self.absent.items() if site in chosen or site in self.passed_over}
@@ -92,7 +109,7 @@ class Attendance:
         payloads, heads = dict.fromkeys(sites, wire.encode(offer)), self._messenger.ledger_heads
         for site in payloads.keys() & heads.keys():
             payloads[site] = wire.encode(offer.model_copy(update={"ledger_head": heads[site]}))
-        replies, faults = self._messenger.ask("offer", payloads, self._timeout_s)
+        replies, faults = self._messenger.ask("offer", payloads, self._later_s if self.accepted else self._first_s)
         for site in sites:
             reply = replies.get(site)
             self.accepted.discard(site)

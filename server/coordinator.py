@@ -91,7 +91,9 @@ class Coordinator:
         self._signing, self._offer_again_s = signing, offer_again_s
         self._roster_digest = self._signed_roster.directory.roster.digest.hex() if self._signed_roster else ""
         self._deadlines = deadlines or Deadlines(**job.deadlines.model_dump())
-        self._attendance = Attendance(list(roster.weights), self._messenger, self._deadlines.offer_s)
+        self._attendance = Attendance(
+            list(roster.weights), self._messenger, first_s=self._deadlines.offer_s, later_s=self._deadlines.keys_s
+        )
         self._windows = None
         if self._signed_roster is not None:
             self._windows = Windows(

@@ -14,6 +14,7 @@ NAME.request       what the coordinator asks the consortium for
 
 import os
 import pwd
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -22,7 +23,7 @@ from yoriai.config import ServerConfig, load_server
 from yoriai.errors import ConfigError, IdentityError
 from yoriai.files import cannot_write
 from yoriai.privacy.coordinator_identity import CoordinatorCertificate, read_coordinator_certificate
-from yoriai.privacy.enrolment import read_enrolment
+from yoriai.privacy.enrolment import Enrolment, read_enrolment
 from yoriai.privacy.identity import SigningKey, Trust, read_key
 from yoriai.privacy.papers import TrustFolder, read_paper
 from yoriai.privacy.roster import Directory, read_roster
@@ -203,18 +204,30 @@ class ServerFolder:
         Raises:
             IdentityError: as `signed_roster`.
         """
+        return {name: found.node_key for name, found in self._members(now) if isinstance(found, Enrolment)}
+
+    def barred(self, now: datetime) -> dict[str, str]:
+        """The members that `node_keys` leaves out, and why.
+
+        Raises:
+            IdentityError: as `signed_roster`.
+        """
+        return {name: found for name, found in self._members(now) if isinstance(found, str)}
+
+    def _members(self, now: datetime) -> Iterator[tuple[str, Enrolment | str]]:
+        """Each member of the roster: its certificate file's content, or why there is none that holds."""
         directory, trust = self.signed_roster(now).directory, self.trust(now)
-        keys: dict[str, str] = {}
         for position, entry in enumerate(directory.roster.sites):
             if not self.member(entry.name).is_file():
+                yield entry.name, "its certificate file is not installed here"
                 continue
             try:
                 enrolment = read_enrolment(read_paper("member", self.member(entry.name)), trust)
                 directory.check(position, enrolment.certificate)
-            except IdentityError:
+            except IdentityError as error:
+                yield entry.name, str(error)
                 continue
-            keys[entry.name] = enrolment.node_key
-        return keys
+            yield entry.name, enrolment
 
     def check_user(self) -> None:
         """Raise ConfigError unless this process's user is the folder's own: what another leaves, the server cannot use.

@@ -54,17 +54,18 @@ def server_view(folder: ServerFolder, *, is_kept: bool) -> dict[str, Any]:
 
 
 def _sites(folder: ServerFolder) -> Mapping[str, str]:
-    """Members by name: online, offline, not registered, or unknown while Flower does not answer."""
+    """Members by name: online, offline, not registered, barred and why, or unknown while Flower does not answer."""
     nodes = NodeBook.of(folder.flower_home).nodes()
+    now = datetime.now(UTC)
     try:
-        members = folder.node_keys(datetime.now(UTC))
+        members, barred = folder.node_keys(now), folder.barred(now)
     except YoriaiError:
-        members = {}
+        members, barred = {}, {}
     try:
         online = FlowerControl(folder.flower_home).online()
+        seen = {site: "online" if online.get(node.node_id) else "offline" for site, node in nodes.items()}
+        found = dict.fromkeys(members, "not registered") | seen
     except RoundError:
-        return dict.fromkeys(sorted({*nodes, *members}), "unknown")
-    return {
-        site: "not registered" if site not in nodes else "online" if online.get(nodes[site].node_id) else "offline"
-        for site in sorted({*nodes, *members})
-    }
+        found = dict.fromkeys({*nodes, *members}, "unknown")
+    found |= {site: f"barred: {reason}" for site, reason in barred.items()}
+    return dict(sorted(found.items()))

@@ -1,9 +1,10 @@
 """The coordinator's windows of keys for secure aggregation: when one is opened, for whom, and which slot comes next.
 
 A window is opened when there is none; when its slots are used up; when a site that should take part is not a live
-member of it (it is new, was started anew, or could not be reached and now can); or when fewer members are left than a
-sum needs. The sites of a run with participation below 1 are drawn for a window, by its first round. All of this is in
-memory only: a coordinator that is started anew opens a new window.
+member of it (it is new, was started anew, could not be reached and now can, or fell silent while the window was opened
+and has accepted the job once more); or when fewer members are left than a sum needs. The sites of a run with
+participation below 1 are drawn for a window, by its first round. All of this is in memory only: a coordinator that is
+started anew opens a new window.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -43,6 +44,7 @@ class _Open:
         chosen: the sites that it was opened for, whether they could be asked or not.
         absent: those asked that are not members, and why.
         out_of_reach: those of the absent that could not be reached.
+        silent: those of the absent that can be reached and fell silent, or say that they were started anew.
         lost: members that say they have its keys no more.
         used: slots that were begun.
     """
@@ -52,6 +54,7 @@ class _Open:
     chosen: tuple[str, ...]
     absent: dict[str, str]
     out_of_reach: set[str]
+    silent: set[str] = field(default_factory=set)
     lost: set[str] = field(default_factory=set)
     used: int = 0
 
@@ -60,11 +63,7 @@ class _Open:
 
     def note(self, replies: Replies) -> None:
         """Remember which members have said that they have the window's keys no more."""
-        self.lost |= {
-            site
-            for site, reply in replies.items()
-            if isinstance(reply, wire.Refusal) and (reply.unknown_window or reply.unknown_job)
-        }
+        self.lost |= _started_anew(replies)
 
 
 class Windows:
@@ -181,7 +180,7 @@ class Windows:
             return False
         back = now.out_of_reach & self._messenger.reachable() if now.out_of_reach else set()
         wanted = set(now.chosen) & self._attendance.accepted
-        return wanted <= now.members() | (now.absent.keys() - back)
+        return wanted <= now.members() | (now.absent.keys() - back - now.silent)
 
     def _opened(self, chosen: tuple[str, ...], rounds_left: int, ask: Ask) -> _Open:
         """Agree on the keys of a new window with those of the sites that have accepted the job."""
@@ -199,13 +198,21 @@ class Windows:
         request = wire.WindowRequest(run_id=self._run_id, window=terms.number, slots=terms.slots)
         answers, faults = ask(asked, request)
         missing = dict(faults)
-        window = self._agree(terms, answers, missing)
+        window, unheard = self._agree(terms, answers, missing)
         absent = {site: missing.get(site, "it has not agreed on keys") for site in asked if site not in window.members}
-        silent = absent.keys() - answers.keys()
-        return _Open(window, terms, chosen, absent, silent - self._messenger.reachable() if silent else set())
+        unheard |= absent.keys() - answers.keys()
+        unheard &= absent.keys() & self._attendance.accepted
+        silent = unheard & self._messenger.reachable() if unheard else set()
+        self._attendance.doubt({site: absent[site] for site in silent})
+        return _Open(window, terms, chosen, absent, unheard - silent, silent)
 
-    def _agree(self, terms: WindowTerms, answers: Replies, missing: dict[str, str]) -> Window:
-        """The stages that open a window, from the first answers on; reasons go to `missing`."""
+    def _agree(self, terms: WindowTerms, answers: Replies, missing: dict[str, str]) -> tuple[Window, set[str]]:
+        """The stages that open a window, from the first answers on; reasons go to `missing`.
+
+        Returns:
+            The window, and the sites that fell silent or were started anew meanwhile.
+        """
+        unheard: set[str] = set()
         stage: Any = Advertising(self._directory, terms)
         first, *later = wire.WINDOW_STAGES
         replies = protocol_payloads(answers, first, (terms.number, None), missing)
@@ -214,6 +221,7 @@ class Windows:
                 stage, payloads = stage.step(replies.items())
                 answers, faults = self._send((terms.number, None), name, payloads)
                 missing |= {site: f"{reason} (stage {name})" for site, reason in faults.items()}
+                unheard |= faults.keys() | _started_anew(answers)
                 replies = protocol_payloads(answers, name, (terms.number, None), missing)
             window: Window = stage.step(replies.items())
         except RoundError as error:
@@ -221,7 +229,7 @@ class Windows:
             raise VoidRound(found, masked=False) from None
         for site, reason in stage.refused.items():
             missing.setdefault(site, reason)
-        return window
+        return window, unheard
 
     def _send(
         self, place: Place, stage: str, payloads: Mapping[str, bytes]
@@ -234,3 +242,12 @@ class Windows:
             for site, payload in payloads.items()
         }
         return self._messenger.ask(stage, messages, self._keys_s)
+
+
+def _started_anew(replies: Replies) -> set[str]:
+    """Sites that say that they know the window, or the whole job, no more."""
+    return {
+        site
+        for site, reply in replies.items()
+        if isinstance(reply, wire.Refusal) and (reply.unknown_window or reply.unknown_job)
+    }

@@ -59,7 +59,7 @@ class Dying:
     def __init__(self, site: OpenSite, when: str, mark: Path) -> None:
         self._site, self._mark = site, mark
         self._stage, _, self._when = when.partition(":")
-        self.budget, self.close = site.budget, site.close
+        self.budget, self.afterwards, self.close = site.budget, site.afterwards, site.close
 
     def handle(self, data: bytes) -> bytes:
         """Answer, or die."""

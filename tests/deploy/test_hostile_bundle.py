@@ -21,11 +21,12 @@ pytestmark = pytest.mark.deploy
 REFUSALS = {
     "plain updates": "policy forbids jobs without secure aggregation",
     "no privacy": "policy forbids jobs without differential privacy",
-    "more epsilon": "privacy budget",
+    "more epsilon": "20 of 20 is left",
     "less noise": "the offered noise does not keep what the job promises",
     "another base": "another base model",
-    "a cohort of one": "too few sites take part",
-    "a roster of its own": "the roster does not bear the right signature",
+    "a cohort of one": "the sum of one update hides nothing",
+    "a cohort of two": "too few sites",
+    "a roster of its own": "the roster file does not bear the right signature",
     "an outside rule": "rule is not built in",
 }
 
@@ -64,6 +65,7 @@ def offers(world: Deployment) -> dict[str, bytes]:
         "less noise": offer(noise_multiplier=0.3),
         "another base": offer(base_digest="0" * 64),
         "a cohort of one": offer({"federation.min_sites": 1}),
+        "a cohort of two": offer({"federation.min_sites": 2}),
         "a roster of its own": offer(signed_roster="\n".join([forged[0], "0" * 128, *forged[2:]])),
         "an outside rule": offer({"federation.rule": "mallory"}),
     }

@@ -1,12 +1,15 @@
 """Sites that do not fit: the others' job ends without them, the log says why, and their ledgers stay as they were."""
 
+import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from tests.commands import yoriai
+from tests.deploy.processes import wait_until
 from tests.deploy.world import SIZES, Deployment, Site, events_of
 from tests.system import needed_library
 from tests.world import save_tiny_base
@@ -16,23 +19,32 @@ from yoriai.server.job_store import StoredJob
 pytestmark = pytest.mark.deploy
 
 FIT = ("north", "south", "west")
+# Their SuperNodes get no answer; what their daemons would say is asked by nobody.
+BARRED = ("skewed", "expired")
+_LASTS = timedelta(seconds=120)
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    world = Deployment(tmp_path_factory.mktemp("misfits"), {**SIZES, "strict": 12, "skewed": 12, "expired": 12})
+    with _office_at(datetime.now(UTC) - timedelta(days=2)):
+        world = Deployment(tmp_path_factory.mktemp("misfits"), {**SIZES, "strict": 12, "skewed": 12, "expired": 12})
     try:
         other = save_tiny_base(world.folder / "other-base", seed=1)
         _settle(world.sites["east"], str(world.base), str(other))
         _settle(world.sites["strict"], "epsilon_budget = 1000.0", "epsilon_budget = 0.5")
-        preload = needed_library("libfaketime.so.1", "libfaketime")
         world.sites["skewed"].environment = {
-            "LD_PRELOAD": preload,
+            "LD_PRELOAD": needed_library("libfaketime.so.1", "libfaketime"),
             "FAKETIME": "+1h",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         }
-        _let_expire(world, "expired")
-        world.start()
+        ends = _let_expire(world, "expired")
+        world.start_server()
+        for name, site in world.sites.items():
+            if name not in BARRED:
+                site.start_daemon()
+            site.start_node()
+        world.wait_ready()
+        wait_until(lambda: datetime.now(UTC) > ends, _LASTS.total_seconds(), "the certificate lasts on")
         yield world
     finally:
         world.stop()
@@ -69,6 +81,15 @@ def test_the_log_says_why_a_misfit_is_missing_and_its_ledger_holds_nothing(
     assert not paths or world.sites[name].charged(job.run_id) == []
 
 
+def test_server_status_says_whose_certificate_is_over(world: Deployment, job: StoredJob) -> None:
+    done = world.command("server", "status", world.server.path, "--json")
+    sites = json.loads(done.stdout)["sites"]
+    assert sites["expired"].startswith("barred: ")
+    assert "not valid today" in sites["expired"]
+    assert {sites[name] for name in (*FIT, "east", "strict")} == {"online"}
+    assert sites["skewed"] == "offline"
+
+
 def test_site_check_finds_the_skewed_clock_and_says_what_helps(world: Deployment) -> None:
     skewed = world.sites["skewed"]
     command = ["site", "check", skewed.folder, "--quick"]
@@ -92,13 +113,20 @@ def _settle(site: Site, before: str, after: str) -> None:
     site.places.settings.write_text(text.replace(before, after))
 
 
-def _let_expire(world: Deployment, name: str) -> None:
-    """Give a site a certificate that ends a few seconds after it was installed."""
-    now = datetime.now(UTC)
+@contextmanager
+def _office_at(now: datetime) -> Iterator[None]:
+    """What the consortium's machine takes for the time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(federation_cli, "_now", lambda: now - timedelta(days=1) + timedelta(seconds=20))
-        signed = world.office.run(
-            "sign", world.sites[name].folder / f"{name}.request", "--replace", "--valid-days", 1, "--yes"
-        )
+        patch.setattr(federation_cli, "_now", lambda: now)
+        yield
+
+
+def _let_expire(world: Deployment, name: str) -> datetime:
+    """Give a site a certificate that is over soon after it was installed; when."""
+    ends = datetime.now(UTC) + _LASTS
+    with _office_at(ends - timedelta(days=1)):
+        request = world.sites[name].folder / f"{name}.request"
+        signed = world.office.run("sign", request, "--replace", "--valid-days", 1, "--yes")
     assert signed.code == 0, signed.screen
     world.sign_roster()
+    return ends

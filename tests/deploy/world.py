@@ -39,7 +39,7 @@ SETTINGS: Mapping[str, object] = {
     "deadlines.keys_s": 90.0,
     "deadlines.train_s": 120.0,
 }
-_START_S = 120.0
+_START_S = 240.0
 
 
 class Site:
@@ -51,6 +51,11 @@ class Site:
         self.prefix: list[str] = []
         self._daemon: Program | None = None
         self._node: Program | None = None
+
+    @property
+    def has_daemon(self) -> bool:
+        """Whether its daemon was started."""
+        return self._daemon is not None
 
     @property
     def daemon(self) -> Program:
@@ -93,7 +98,7 @@ class Site:
         more = {"environment": self.environment, "prefix": self.prefix}
         self._node = Program.yoriai(*arguments, log=log, **more)
 
-    def restart_daemon_when_dead(self, seconds: float = 240.0) -> None:
+    def restart_daemon_when_dead(self, seconds: float = 400.0) -> None:
         """Wait for the daemon's end, and start it again as systemd would."""
         wait_until(lambda: not self.daemon.is_alive, seconds, f"the daemon of {self.name} lives on")
         self.start_daemon()
@@ -159,7 +164,7 @@ class Deployment:
     def _make_site(self, name: str, **policy: object) -> Site:
         folder = self.folder / name
         chosen = {"epsilon-budget": 1000.0, "delta": 1e-5, "min-sites": 3, "approve": "auto", **policy}
-        options = [part for key, value in chosen.items() for part in (f"--{key}", str(value))]
+        options = [part for key, value in chosen.items() for part in (f"--{key}", str(value)) if part != "True"]
         server = f"{self.servers.get(name, 'localhost')}:{self.addresses.get(name, self.port)}"
         _done("site", "init", folder, "--name", name, "--data", self.records / name, "--base", self.base,
               "--server", server, *options, "--yes")  # fmt: skip
@@ -232,7 +237,8 @@ class Deployment:
     def wait_ready(self) -> None:
         """Wait until every daemon that runs has loaded."""
         for site in self.sites.values():
-            wait_until(lambda site=site: self.state_of(site) == "ready", _START_S, site.daemon.said)  # type: ignore[misc]
+            if site.has_daemon:
+                wait_until(lambda site=site: self.state_of(site) == "ready", _START_S, site.daemon.said)  # type: ignore[misc]
 
     def state_of(self, site: Site) -> str:
         """What a daemon says that it is at."""
@@ -274,12 +280,12 @@ class Deployment:
         assert done.returncode == 0, done.stderr
         return StoredJob(self.server.jobs / json.loads(done.stdout)["run"])
 
-    def wait_for(self, job: StoredJob, phase: str = "finished", seconds: float = 420.0) -> None:
+    def wait_for(self, job: StoredJob, phase: str = "finished", seconds: float = 600.0) -> None:
         """Wait until a job is in a phase."""
         wait_until(lambda: job.state().phase in (phase, "failed"), seconds, lambda: self.tell(job))
         assert job.state().phase == phase, self.tell(job)
 
-    def wait_for_stage(self, job: StoredJob, stage: str, *, round_number: int = 1, seconds: float = 240.0) -> None:
+    def wait_for_stage(self, job: StoredJob, stage: str, *, round_number: int = 1, seconds: float = 600.0) -> None:
         """Wait until a job's coordinator is in a stage of a round."""
         from yoriai.server.progress import read_progress
 

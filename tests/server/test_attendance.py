@@ -10,6 +10,7 @@ from tests.server.faulty import FaultyTransport, initial_adapter, small_job
 from tests.server.keepers import Keeper, coordinator, keepers
 from yoriai import wire
 from yoriai.errors import RoundError
+from yoriai.server.coordinator import Deadlines
 from yoriai.server.registry import Checkpoint
 
 INITIAL = initial_adapter()
@@ -39,6 +40,19 @@ def test_a_site_that_waits_holds_nobody_up_and_is_offered_the_job_again_before_e
     result = coordinator(transport, tmp_path, job=job).run(INITIAL, on_round=approve)
     assert [record.answered for record in result.rounds] == [("a", "b"), ("a", "b"), ("a", "b", "c")]
     assert offers(transport) == [("a", "b", "c"), ("c",), ("c",)]
+
+
+def test_once_a_run_has_begun_an_offer_is_waited_for_no_longer_than_a_stage_of_keys(tmp_path: Path) -> None:
+    waited: list[float] = []
+
+    class Timed(FaultyTransport):
+        def exchange(self, stage: str, payloads: Mapping[str, bytes], timeout_s: float) -> Mapping[str, bytes]:
+            waited.extend([timeout_s] if stage == "offer" else [])
+            return super().exchange(stage, payloads, timeout_s)
+
+    job = small_job(federation__rounds=3)
+    coordinator(Timed(keepers("abc", c=Keeper("c", approved=False))), tmp_path, job=job, offer_s=7.0).run(INITIAL)
+    assert waited == [7.0, *[Deadlines().keys_s] * 2]
 
 
 def test_a_site_that_waits_is_not_chosen_for_a_round_of_some(tmp_path: Path) -> None:

@@ -134,6 +134,7 @@ def test_members_without_a_file_are_named_and_come_later_one_by_one(
     done = bring(machine, {"member": office.member("south")})
     assert (done.code, "certificate file of north;" in done.screen) == (0, True)
     assert machine.node_keys(now()) == {"south": node_key(sites["south"])}
+    assert machine.barred(now()) == {"north": "its certificate file is not installed here"}
 
 
 def test_a_member_that_was_revoked_can_connect_no_more(
@@ -143,10 +144,23 @@ def test_a_member_that_was_revoked_can_connect_no_more(
     assert office.run("revoke", "north", "--yes").code == 0
     assert bring(machine, {"revocations": office.folder / "revocations.der"}).code == 0
     assert set(machine.node_keys(now())) == {"south"}
+    assert "revoked" in machine.barred(now())["north"]
     assert office.run("roster").code == 0
     brought = {option: files(office)[option] for option in ("roster", "revocations")}
     assert bring(machine, brought).code == 0
     assert set(machine.node_keys(now())) == {"south"}
+
+
+def test_a_member_whose_certificate_is_over_is_barred_and_that_is_said(
+    office: Office, machine: ServerFolder, sites: dict[str, Path]
+) -> None:
+    assert office.run("sign", sites["north"] / "north.request", "--valid-days", 30, "--yes").code == 0
+    enrolled(machine, office, {"south": sites["south"]})
+    assert set(machine.node_keys(now())) == {"north", "south"}
+    assert machine.barred(now()) == {}
+    then = now() + timedelta(days=60)
+    assert set(machine.node_keys(then)) == {"south"}
+    assert "not valid today" in machine.barred(then)["north"]
 
 
 def test_a_renewed_members_old_file_no_longer_counts(

@@ -83,6 +83,47 @@ def test_a_site_that_was_out_of_reach_comes_back_with_a_new_window(world: Callab
     assert dict(checkpoint.rounds[1].refused) == {"west": "no reply in time"}
 
 
+@pytest.mark.parametrize("stage", ["advertise", "sign", "share"])
+def test_a_site_that_fell_silent_while_a_window_was_opened_is_in_the_next_round(
+    stage: str, world: Callable[..., World]
+) -> None:
+    secure = world(**THREE)
+    transport = Dropping(secure.sites, {"west": stage})
+    checkpoint = secure.run(transport, on_round=lambda _: transport.lost.clear())
+    assert answered(checkpoint) == [set(secure.sites) - {"west"}, set(secure.sites), set(secure.sites)]
+    assert transport.stages == ["offer", *WINDOW, *SLOT, "offer", *WINDOW, *SLOT * 2]
+
+
+def test_a_site_that_was_started_anew_while_a_window_was_opened_is_in_the_next_round(
+    world: Callable[..., World],
+) -> None:
+    secure = world(**THREE)
+
+    class Restarting(Living):
+        def exchange(self, stage: str, payloads: Mapping[str, bytes], timeout_s: float) -> Mapping[str, bytes]:
+            if stage == "sign" and not checkpoints:
+                secure.sites["west"] = secure.build("west")
+            return super().exchange(stage, payloads, timeout_s)
+
+    checkpoints: list[Checkpoint] = []
+    checkpoint = secure.run(Restarting(secure), on_round=checkpoints.append)
+    assert answered(checkpoint) == [set(secure.sites) - {"west"}, set(secure.sites), set(secure.sites)]
+
+
+def test_a_site_that_stays_silent_costs_the_others_one_offer_a_round(world: Callable[..., World]) -> None:
+    secure = world(**THREE)
+    transport = Living(secure)
+    transport.lost = {"west": "advertise"}
+
+    def silent(checkpoint: Checkpoint) -> None:
+        transport.lost = {"west": "offer"}
+
+    checkpoint = secure.run(transport, on_round=silent)
+    assert answered(checkpoint) == [set(secure.sites) - {"west"}] * 3
+    assert transport.stages == ["offer", *WINDOW, *SLOT, "offer", *SLOT, "offer", *SLOT]
+    assert dict(checkpoint.rounds[2].refused) == {"west": "no reply in time"}
+
+
 def test_a_void_round_takes_the_next_slot_of_its_window(world: Callable[..., World]) -> None:
     secure = world(**THREE)
     transport = Dropping(secure.sites, dict.fromkeys(secure.sites, "agree"))
