@@ -99,6 +99,8 @@ def _coordinate(
     )
     stored = registry.load()
     done = stored.next_round if stored is not None else 0
+    for site, reason in sorted(folder.barred(datetime.now(UTC)).items()):
+        log.event("barred", site=site, reason=reason)
     log.event("started", rounds_done=done, rounds=config.federation.rounds, sites=len(roster.weights))
     transport.begin_round(done + 1)
 

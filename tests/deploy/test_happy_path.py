@@ -4,6 +4,7 @@ import json
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from yoriai.client import secure_round
 from yoriai.client.base_model import choose_device, load_base
 from yoriai.client.records import read_sites
 from yoriai.client.workbench import Workbench
+from yoriai.config import job_digest
 from yoriai.privacy.identity import read_key
 from yoriai.server.job_store import StoredJob
 from yoriai.server.registry import Registry
@@ -122,11 +124,16 @@ def test_every_site_has_its_own_evaluation_and_keeps_it(done: Done) -> None:
 def test_the_coordinator_keeps_every_round_with_job_roster_and_base(done: Done) -> None:
     manifest = json.loads((done.job.folder / "checkpoint.json").read_text())
     prepared = done.job.prepared()
-    for record in manifest["rounds"]:
-        assert (done.job.folder / "adapters").is_dir()
-        assert record["adapter_digest"]
+    roster = done.world.server.signed_roster(datetime.now(UTC)).directory.roster
+    registry = Registry(done.job.folder)
+    stored = registry.load()
+    assert stored is not None
+    assert [registry.adapter_after(record).digest() for record in stored.rounds] == [
+        record.adapter_digest for record in stored.rounds
+    ]
+    assert {record.roster_digest for record in stored.rounds} == {roster.digest.hex()}
+    assert stored.job_digest == job_digest(prepared.job, prepared.base_digest)
     assert manifest["base_digest"] == prepared.base_digest
-    assert len(manifest["roster_digest"]) == 64
     assert sorted(manifest["delivered"]) == sorted(done.world.sites)
 
 
