@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.deploy.processes import wait_until
 from tests.deploy.world import Deployment, deployed, events_of
 from yoriai.server.job_store import StoredJob
 from yoriai.server.progress import read_progress
@@ -39,13 +40,14 @@ def resumed_after(job: StoredJob, rounds_done: int) -> None:
 def test_superlink_killed_while_sites_train(world: Deployment) -> None:
     job = world.submit()
     world.wait_for_stage(job, "mask", round_number=2)
+    sites = world.sites.values()
+    wait_until(lambda: any(1 in site.charged(job.run_id) for site in sites), 120, "nobody trains round 2")
     world.kill(world.superlink())
     world.wait_for(job)
     resumed_after(job, 1)
     ended_well(world, job)
     # Round 2 had been masked, or may have been: it was trained anew, and charged again.
-    charges = [site.charged(job.run_id).count(1) for site in world.sites.values()]
-    assert max(charges) == 2
+    assert max(site.charged(job.run_id).count(1) for site in sites) == 2
 
 
 @pytest.mark.parametrize(
