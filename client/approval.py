@@ -21,29 +21,26 @@ class Approval:
         self._site, self._book = site, book
         self._asks = policy.approve == "ask"
 
-    def waits(self, offer: wire.JobOffer, job: JobConfig, event: Event | None) -> bool:
-        """Whether an offer, which is entered into the book, has to wait for the operator.
-
-        Args:
-            event: what one round costs this site; None without privacy.
+    def waits(self, terms: Terms) -> bool:
+        """Whether an offer on these terms, which are entered into the book, has to wait for the operator.
 
         Raises:
             PolicyError: the operator has refused the job, or its run has ended here.
         """
         if self._book is None:
             return False
-        entry = self._book.consider(terms_of(offer, job, event))
-        self._check_open(offer.run_id, entry.state)
+        entry = self._book.consider(terms)
+        self._check_open(terms.run_id, entry.state)
         return self._asks and entry.state == "waiting"
 
-    def accepted(self, offer: wire.JobOffer, job: JobConfig, event: Event | None) -> None:
+    def accepted(self, terms: Terms) -> None:
         """Record that the site takes part.
 
         Raises:
             PolicyError: the operator has refused the job meanwhile.
         """
         if self._book is not None:
-            self._book.accept(terms_of(offer, job, event), decided_by="policy.approve = auto")
+            self._book.accept(terms, decided_by="policy.approve = auto")
 
     def check_still(self, run_id: str) -> None:
         """Raise PolicyError if the operator has taken their word back, or the run has ended."""
@@ -71,11 +68,13 @@ class Approval:
             )
 
 
-def terms_of(offer: wire.JobOffer, job: JobConfig, event: Event | None) -> Terms:
+def terms_of(offer: wire.JobOffer, job: JobConfig, event: Event | None, roster_digest: str = "") -> Terms:
     """What an offer asks of the site, for its operator.
 
     Args:
+        offer: under secure aggregation with the signed roster's weights and ranks in place of its own.
         event: what one round costs this site, by its own count; None without privacy.
+        roster_digest: of the signed roster (hex); empty without secure aggregation.
     """
     cost, spoke = None, ""
     if event is not None:
@@ -93,4 +92,5 @@ def terms_of(offer: wire.JobOffer, job: JobConfig, event: Event | None) -> Terms
         ranks=offer.roster.ranks,
         epsilon=cost,
         accountant=spoke,
+        roster_digest=roster_digest,
     )

@@ -61,14 +61,15 @@ class Charging:
     def mark_released(self, this: Round) -> None:
         """Record durably that the round's update is about to leave.
 
-        A charge covers one release. Without privacy there is no charge, and a round may leave once and, after
+        A charge covers one release. Without privacy there is no charge, and a masked round may leave once and, after
         interruptions, as often again as the job has spare rounds.
         """
         run_id, job = this.job.run_id, this.job.job
         if this.plan.event() is not None:
             self._ledger.mark_released(run_id, this.index)
-        elif job.secure_aggregation.enabled:
-            self._ledger.mark_left(run_id, this.index, at_most=1 + job.privacy.spare_rounds)
+        else:
+            masked = job.secure_aggregation.enabled
+            self._ledger.mark_left(run_id, this.index, at_most=1 + job.privacy.spare_rounds if masked else None)
 
     def give_back(self, run_id: str) -> None:
         """Free what the ledger holds for the run's further rounds. Charges stay."""

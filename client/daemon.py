@@ -168,7 +168,7 @@ class Reception:
             versions = {"socket": SOCKET_VERSION, "protocol": wire.PROTOCOL_VERSION, "version": yoriai.__version__}
             line.send_note(Kind.ANSWER, {"site": self._config.site.name, **versions})
         elif asked.kind == Kind.HEALTH:
-            health = {**asdict(self._desk.health()), "supervisor": self._config.supervisor}
+            health = asdict(self._desk.health())
             # Budget and jobs are the operator's to see, not whatever code a bundle brings.
             shown = health if peer.uid in self._own else {"state": health["state"]}
             line.send_note(Kind.ANSWER, shown)

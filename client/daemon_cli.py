@@ -59,7 +59,6 @@ def start(
         list[str] | None, typer.Option("--allow-group", help="Group whose users, by their primary group, may.")
     ] = None,
     log_json: Annotated[bool, typer.Option("--log-json", help="Log JSON lines.")] = False,
-    under: Annotated[int | None, typer.Option("--under", hidden=True)] = None,
 ) -> None:
     """Run the site in the foreground, until it is stopped: its daemon and, once it knows a server, Flower's SuperNode.
 
@@ -79,13 +78,12 @@ def start(
     if only == "node":
         users = starting.Users(site.identity_key.parent.stat().st_uid, os.geteuid())
         _allow_same(site, users, log, same_user=same_user)
-        keep_node(site, log, supervisor=under)
+        keep_node(site, log)
         return
     config = config_in(
         folder,
         allowed_uids=frozenset(_number_of(name, "user") for name in allow_user or ()),
         allowed_gids=frozenset(_number_of(name, "group") for name in allow_group or ()),
-        supervisor=under,
     )
     if only == "daemon" or not config.site.server.address:
         starting.refuse_foreign(site)

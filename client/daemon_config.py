@@ -38,7 +38,6 @@ class DaemonConfig:
         allowed_gids: primary groups whose users may.
         waiting: most messages that wait while one is in work; at least 1.
         grace_s: time for the message at hand when the daemon is asked to stop.
-        supervisor: number of the process that keeps it alive, and is the one to be told to stop; None: nobody does.
 
     Raises:
         ConfigError: `waiting` is below 1.
@@ -60,7 +59,6 @@ class DaemonConfig:
     allowed_gids: frozenset[int] = frozenset()
     waiting: int = 4
     grace_s: float = 30.0
-    supervisor: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse a queue of no length, which would have no end."""
@@ -78,14 +76,13 @@ def config_in(
     *,
     allowed_uids: frozenset[int] = frozenset(),
     allowed_gids: frozenset[int] = frozenset(),
-    supervisor: int | None = None,
 ) -> DaemonConfig:
     """The daemon of a site's folder, as its site.toml has it.
 
     A site that is not enrolled has no identity, and takes no part in secure aggregation.
 
     Args:
-        allowed_uids: as in DaemonConfig; so are `allowed_gids` and `supervisor`.
+        allowed_uids, allowed_gids: as in DaemonConfig.
 
     Raises:
         ConfigError: this is no site's folder, or its site.toml has faults.
@@ -109,5 +106,4 @@ def config_in(
         identity=site.identity if site.certificate.is_file() else None,
         allowed_uids=allowed_uids,
         allowed_gids=allowed_gids,
-        supervisor=supervisor,
     )

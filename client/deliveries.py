@@ -6,9 +6,10 @@
         statement, coordinator.cert                       who says so
         evaluation.json                                   the site's own, written afterwards (`own_evaluation.py`)
 
-A run has one last adapter: the first that is stored stays. A folder is written under another name, synced and renamed,
-so that it is there whole or not at all, and the receipt leaves after that. The job is known from the book, so that a
-site which was started anew meanwhile takes its adapter all the same.
+A run has one last adapter: the first that is stored stays, even where its folder was moved away. It takes an update of
+this site that left, by its ledger: a coordinator could otherwise fill the disk with offers and deliveries. A folder is
+written under another name, synced and renamed, so that it is there whole or not at all, and the receipt leaves after
+that. The job is known from the book, so that a site which was started anew meanwhile takes its adapter all the same.
 """
 
 import os
@@ -34,6 +35,9 @@ from yoriai.privacy.delivery import Delivery, read_delivery
 from yoriai.privacy.ledger import Ledger
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.rule import get_rule
+
+# Of the size of what is delivered: that much is written twice, complete and for PEFT, and as much again is left.
+_ROOM = 4
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ class Deliveries:
         Raises:
             IdentityError: certificate or statement is not what the federation stands behind.
             PolicyError: the statement is about another run, job, base or number of rounds than this site accepted, or
-                the run has another last adapter already.
+                the run has another last adapter already, no update of this site is in it, or the disk has no room.
             AdapterError: the payload is not the adapter of the statement, or does not fit the job's model.
             StorageError: it cannot be written.
         """
@@ -89,6 +93,7 @@ class Deliveries:
         place = folder_of(self._folder, statement.run_id, statement.adapter_digest)
         self._refuse_second(statement, place)
         if not place.is_dir():
+            self._check_room(len(message.payload))
             self._store(message, statement, job, place)
         self._book.finish(statement.run_id, statement.adapter_digest)
         self._ledger.finish(statement.run_id)
@@ -111,20 +116,44 @@ class Deliveries:
         run, entry = f"run {statement.run_id[:80]}", self._book.entry(statement.run_id)
         if entry is None or entry.state not in ("accepted", "delivered"):
             raise PolicyError(f"site {self._name} has not taken part in {run}", found=entry.state if entry else "")
+        if entry.adapter_digest not in ("", statement.adapter_digest):
+            raise self._second(statement)
         job, terms = job_from(self._name, self._policy, entry.terms.job), entry.terms
-        known = (terms.job_digest, terms.base_digest, job.federation.rounds)
-        if (statement.job_digest, statement.base_digest, statement.rounds) != known:
-            raise PolicyError(f"site {self._name}: the statement about {run} is of another job, base or length")
+        known = (terms.job_digest, terms.base_digest, job.federation.rounds, terms.roster_digest)
+        said = (statement.job_digest, statement.base_digest, statement.rounds, statement.roster_digest)
+        if said != known:
+            raise PolicyError(f"site {self._name}: the statement about {run} is of another job, base, length or roster")
+        if not self._ledger.has_released(statement.run_id):
+            raise PolicyError(
+                f"site {self._name}: no update of this site is in {run}", remedy="deliver to those that took part"
+            )
         if statement.base_digest != self._workbench.base.digest:
             raise PolicyError(f"site {self._name} has another base model by now", remedy=f"load that of {run} again")
         return job
 
     def _refuse_second(self, statement: Delivery, place: Path) -> None:
         if any(other != place for other in folders_of(self._folder, statement.run_id)):
+            raise self._second(statement)
+
+    def _second(self, statement: Delivery) -> PolicyError:
+        return PolicyError(
+            f"site {self._name}: run {statement.run_id[:80]} has delivered another adapter already",
+            found=f"digest {statement.adapter_digest[:16]}…",
+            remedy="the first one is kept; a new run brings a new one",
+        )
+
+    def _check_room(self, size_bytes: int) -> None:
+        """What is left of the disk afterwards is for the ledger, which stands still without."""
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            free_bytes = shutil.disk_usage(self._folder).free
+        except OSError as error:
+            raise cannot_write(self._folder, error) from error
+        if free_bytes < _ROOM * size_bytes:
             raise PolicyError(
-                f"site {self._name}: run {statement.run_id[:80]} has delivered another adapter already",
-                found=f"digest {statement.adapter_digest[:16]}…",
-                remedy="the first one is kept; a new run brings a new one",
+                f"site {self._name}: its disk has too little room for the adapter",
+                expected=f"{_ROOM * size_bytes} bytes free",
+                remedy="have the site's operator make room, and deliver it again",
             )
 
     def _store(self, message: wire.Delivery, statement: Delivery, job: JobConfig, place: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from yoriai import wire
+from yoriai.client.answers import DaemonHealth, Form, Hello, answer_of, error_texts
 from yoriai.client.frames import LARGEST_MESSAGE_BYTES, SOCKET_VERSION, Busy, Kind, Line, Preamble, too_long
 from yoriai.client.listener import peer_of
 from yoriai.errors import DaemonError, WireError
@@ -43,11 +44,15 @@ class SocketDoor:
 
     def hello(self) -> dict[str, Any]:
         """The daemon's site and versions."""
-        return self._ask(Kind.HELLO)
+        return answer_of(Hello, self._ask(Kind.HELLO))
 
     def health(self) -> dict[str, Any]:
         """What the daemon is at: for its own user and root in full, for others the state alone."""
-        return self._ask(Kind.HEALTH)
+        return self.health_as(DaemonHealth)
+
+    def health_as(self, form: type[Form]) -> dict[str, Any]:
+        """What somebody else than a daemon, who listens at this socket, is at."""
+        return answer_of(form, self._ask(Kind.HEALTH))
 
     def handle(self, data: bytes) -> bytes:
         """The site's answer to one message. A daemon without time refuses like the site itself, by a Refusal.
@@ -106,9 +111,8 @@ class SocketDoor:
                 remedy="install the same Yoriai for the daemon and for Flower's side, and start both anew",
             )
         if preamble.kind == Kind.REFUSED:
-            texts = line.note(preamble.size_bytes)
-            error = Busy if texts.pop("busy", False) else DaemonError
-            raise error(**{key: str(text) for key, text in texts.items()})
+            note = line.note(preamble.size_bytes)
+            raise (Busy if note.get("busy") is True else DaemonError)(**error_texts(note))
         if preamble.kind != kind:
             raise DaemonError(f"the daemon at {self._path} answered out of order", remedy="start it anew")
         return preamble

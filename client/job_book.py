@@ -46,9 +46,11 @@ class Terms(_Stored):
     Attributes:
         job: as it was offered.
         job_digest: of the job with its base; see `yoriai.config.job_digest`.
-        weights, ranks: of the roster's sites.
+        weights, ranks: of the roster's sites; of the signed one's under secure aggregation.
         epsilon: what all rounds cost this site, the spare ones too, were they its only charges; None without privacy.
         accountant: behind epsilon.
+        roster_digest: of the signed roster (hex), by which the last adapter is known to be this run's; empty without
+            secure aggregation. As the serial, no part of what is decided about.
     """
 
     run_id: str
@@ -61,6 +63,7 @@ class Terms(_Stored):
     ranks: dict[str, int] = Field(default_factory=dict)
     epsilon: float | None = None
     accountant: str = ""
+    roster_digest: str = ""
 
     @property
     def digest(self) -> str:
@@ -141,11 +144,12 @@ class JobBook:
             entry = self.entry(terms.run_id) or Entry(terms=terms, seen_at=self._clock())
             if entry.terms.digest != terms.digest or entry.state in ("refused", "delivered"):
                 raise PolicyError(f"run {terms.run_id} was decided otherwise meanwhile", remedy="offer it again")
-            if entry.state == "accepted":
+            if entry.state == "accepted" and entry.terms == terms:
                 return
             if entry.state == "waiting":
                 entry = entry.model_copy(update={"decided_at": self._clock(), "decided_by": decided_by})
-            self._put(entry.model_copy(update={"state": "accepted"}))
+            # A resumed run may bring the same sites in a roster that was signed again: the newest counts.
+            self._put(entry.model_copy(update={"state": "accepted", "terms": terms}))
             self._forget_the_oldest("accepted")
 
     def decide(self, shown: Entry, state: Literal["approved", "refused"], *, by: str) -> Entry:

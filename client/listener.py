@@ -1,13 +1,12 @@
 """The place where a site's daemon listens: a Unix socket that only named users of this machine can reach.
 
     folder   0750, the daemon's own
-    lock     locked for as long as a daemon lives; the kernel frees it when the process ends, however it ends
+    lock     locked for as long as a daemon lives, and says which process this is; see `yoriai/held.py`
     socket   0660; whoever gets through is then asked of the kernel, and turned away unless their user is named
 
 Permissions alone would do, were no file's mode ever changed by hand; the kernel's word holds whatever the modes say.
 """
 
-import fcntl
 import os
 import socket
 import stat
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Self
 
 from yoriai.errors import DaemonError
+from yoriai.held import hold, let_go
 
 _BACKLOG = 16
 _LONGEST_PATH_BYTES = 107  # sun_path of Linux, without the closing zero.
@@ -59,7 +59,7 @@ class Listener:
             try:
                 self.socket = self._bind()
             except BaseException:
-                os.close(self._lock)
+                let_go(self._lock)
                 raise
         except OSError as error:
             raise DaemonError(
@@ -99,7 +99,7 @@ class Listener:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-        os.close(self._lock)
+        let_go(self._lock)
 
 
 def _prepare_folder(folder: Path) -> None:
@@ -118,15 +118,16 @@ def _prepare_folder(folder: Path) -> None:
         )
 
 
+def lock_of(socket_path: Path) -> Path:
+    """The lock of whoever listens at a socket; see `yoriai/held.py`."""
+    return socket_path.with_name(f"{socket_path.name}.lock")
+
+
 def _lock(path: Path) -> int:
-    lock = path.with_name(f"{path.name}.lock")
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return hold(lock_of(path))
     except BlockingIOError:
-        os.close(descriptor)
         raise DaemonError(
             f"a daemon is listening at {path} already, or is just stopping",
             remedy="`yoriai site status` shows what it is at; `yoriai site stop` stops it",
         ) from None
-    return descriptor

@@ -20,6 +20,7 @@ from typing import Any
 
 import yoriai
 from yoriai import flower
+from yoriai.client.answers import NodeHealth
 from yoriai.client.daemon_config import socket_in
 from yoriai.client.desk import refuse
 from yoriai.client.door import NODE_CONFIG_KEY, SocketDoor
@@ -43,7 +44,6 @@ _LOOPBACK = "127.0.0.1"
 _PORTS = range(20_000, 32_000)
 _DRAWS = 100
 _QUESTION_S = 2.0
-_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 
 
 def node_socket_in(folder: Path) -> Path:
@@ -74,8 +74,7 @@ def node_command(site: SiteFolder, config: SiteConfig) -> list[str]:
 
 def node_environment(site: SiteFolder, config: SiteConfig) -> dict[str, str]:
     """The SuperNode's environment. Which proxy it takes is for site.toml to say, not for whoever starts it."""
-    without = {name.lower() for name in _PROXIES}
-    found = {k: v for k, v in flower.environment(site.node / "flower").items() if k.lower() not in without}
+    found = flower.environment(site.node / "flower")
     return found | ({"HTTPS_PROXY": config.server.proxy} if config.server.proxy else {})
 
 
@@ -98,12 +97,11 @@ def check_ready(site: SiteFolder, config: SiteConfig) -> None:
             raise ConfigError(f"{what}, {path}, is not there, or not for this user to read", remedy=remedy)
 
 
-def keep_node(site: SiteFolder, log: EventLog, *, supervisor: int | None = None) -> None:
+def keep_node(site: SiteFolder, log: EventLog) -> None:
     """Keep the site's SuperNode alive until SIGTERM, SIGINT or SIGHUP. Call it in a process's main thread.
 
     Args:
         site: with an absolute path.
-        supervisor: number of the process that keeps this one, and is to be told to stop in its stead.
 
     Raises:
         ConfigError: as `check_ready`, or the port for metrics is taken.
@@ -124,7 +122,7 @@ def keep_node(site: SiteFolder, log: EventLog, *, supervisor: int | None = None)
         log.event("node_started", site=config.name, server=config.server.address, pid=os.getpid())
         kept.start()
         try:
-            fixed = {"site": config.name, "server": config.server.address, "supervisor": supervisor}
+            fixed = {"site": config.name, "server": config.server.address}
             with served(config.node_metrics_port, lambda: node_readings(config.name, kept)):
                 _answer_until(woken, listener, lambda: {**fixed, **_state(kept)})
         finally:
@@ -142,9 +140,9 @@ def node_state(folder: Path) -> dict[str, Any]:
     if not os.access(path.parent, os.X_OK):
         return {"reachable": None, "reason": "only root and the SuperNode's own user may see it"}
     try:
-        return {"reachable": True, **SocketDoor(path).health()}
-    except DaemonError:
-        return {"reachable": False, "reason": "not started"}
+        return {"reachable": True, **SocketDoor(path).health_as(NodeHealth)}
+    except DaemonError as error:
+        return {"reachable": False, "reason": error.what if os.path.lexists(path) else "not started"}
 
 
 def _only_one(site: SiteFolder) -> Listener:

@@ -7,14 +7,16 @@
     all else      0700   the daemon's user
     systemd/      root's, who installs what is in it
 
-Root brings files to both users' folders and gives them to the folder's owner. In `node/`, where another user may have
-put links meanwhile, it follows none.
+Root brings files to both users' folders and gives them to the folder's owner. Any of these folders may hold links by
+then, or be one, that its user has put there. So root goes from the site's folder by descriptors, follows no link, and
+gives away what is root's and was written by Yoriai, by name.
 """
 
 import os
 import pwd
 import stat
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +26,13 @@ from yoriai.files import cannot_write
 
 _PASSED_THROUGH = 0o750
 _GROUP_READS = 0o640
+_OF_SITE = ("keys", "trust", "ledgers", "adapters", "jobs")
+# What `site enrol` writes, by its folder.
+_BROUGHT: Mapping[str, Sequence[str]] = {
+    "keys": ("identity.key",),
+    "trust": ("authority.der", "roster", "roster.seen", "revocations.der", "site.cert"),
+    "node": ("node.key", "server-ca.crt"),
+}
 
 
 @dataclass(frozen=True)
@@ -103,45 +112,93 @@ def give(site: SiteFolder, witness: Path, owners: Owners) -> None:
     """
     user, group = owners.site.pw_uid, owners.site.pw_gid
     try:
-        for path in (site.path, *site.path.iterdir()):
-            if path != site.units:
-                os.chown(path, user, group, follow_symlinks=False)
-        os.chown(witness, user, group)
-        os.chown(site.node, owners.node.pw_uid, owners.node.pw_gid)
-        site.path.chmod(_PASSED_THROUGH)
-        site.settings.chmod(_GROUP_READS)
+        with _opened(site.path.resolve()) as folder:
+            for name in (*_OF_SITE, str(witness.resolve())):
+                _give(name, user, group, within=folder)
+            _give("node", owners.node.pw_uid, owners.node.pw_gid, within=folder)
+            _give("site.toml", user, group, within=folder, mode=_GROUP_READS)
+            os.fchown(folder, user, group)  # Last: from now on its owner may put anything there.
+            os.fchmod(folder, _PASSED_THROUGH)
     except OSError as error:
         raise cannot_write(site.path, error) from error
+
+
+def make_run(site: SiteFolder, user: int) -> None:
+    """Make run/, if it is not there, for the daemon's user; root may come before the daemon does.
+
+    Args:
+        user: the daemon's number.
+
+    Raises:
+        OSError: the system refuses.
+    """
+    with _opened(site.path.resolve()) as folder, suppress(FileExistsError):
+        os.mkdir("run", 0o700, dir_fd=folder)
+        group = os.getegid() if user == os.geteuid() else pwd.getpwuid(user).pw_gid
+        _give("run", user, group, within=folder, mode=_PASSED_THROUGH)
 
 
 def settle(site: SiteFolder) -> None:
     """Where root has brought files into a site's folder, give each to the owner of the folder that it is in.
 
     Raises:
-        StorageError: the system refuses.
+        ConfigError: a folder of the daemon's is another user's.
+        StorageError: the system refuses, or something else stands where a folder should be.
     """
     if os.geteuid() != 0:
         return
-    own, node = site.path.stat(), site.node.stat()
+    request = site.request(site.config().name).name
     try:
-        for folder in (site.identity_key.parent, site.authority.parent):
-            for path in folder.iterdir():
-                _give_file(path, own.st_uid, own.st_gid)
-        for path in site.path.glob("*.request"):
-            _give_file(path, own.st_uid, own.st_gid)
-        for path in (site.node_key, site.server_ca):
-            _give_file(path, node.st_uid, node.st_gid)
+        with _opened(site.path.resolve()) as folder:
+            own = os.fstat(folder)
+            _give(request, own.st_uid, own.st_gid, within=folder)
+            for name, files in _BROUGHT.items():
+                with _opened(name, folder) as inner:
+                    found = os.fstat(inner)
+                    _check_owner(site, name, found.st_uid, own.st_uid)
+                    for file in files:
+                        _give(file, found.st_uid, found.st_gid, within=inner)
     except OSError as error:
         raise cannot_write(site.path, error) from error
 
 
-def _give_file(path: Path, user: int, group: int) -> None:
-    """A plain file with one name, and nothing else: a link could stand for anybody's file."""
+def _check_owner(site: SiteFolder, name: str, found: int, own: int) -> None:
+    if name != "node" and found != own:
+        raise ConfigError(
+            f"{site.path / name} is not the site's own",
+            found=f"user {found}",
+            expected=f"user {own}",
+            remedy=f"as root: chown -R {own} {site.path / name}",
+        )
+
+
+@contextmanager
+def _opened(folder: str | Path, within: int | None = None) -> Iterator[int]:
+    """A folder by a descriptor, which stays with it whatever is put in its place; a link is no folder."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(folder, flags, dir_fd=within)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _give(name: str, user: int, group: int, *, within: int, mode: int | None = None) -> None:
+    """Give a folder, or a plain file with one name, that is this user's; nothing else, and nobody else's.
+
+    Args:
+        within: descriptor of the folder that it is in.
+        mode: its permission bits from then on; None leaves them.
+    """
     with suppress(FileNotFoundError):
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        descriptor = os.open(name, flags, dir_fd=within)
         try:
             found = os.fstat(descriptor)
-            if stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
+            single = stat.S_ISDIR(found.st_mode) or (stat.S_ISREG(found.st_mode) and found.st_nlink == 1)
+            if single and found.st_uid == os.geteuid():
                 os.fchown(descriptor, user, group)
+                if mode is not None:
+                    os.fchmod(descriptor, mode)
         finally:
             os.close(descriptor)

@@ -88,6 +88,16 @@ def signed_rank(site: str, policy: PolicySection, job: JobConfig, roster: Roster
     return _below(job, ranks[site])
 
 
+def as_signed(job: JobConfig, roster: Roster) -> wire.Roster:
+    """The signed roster as an offer has one: ranks of those alone that train less than the job's."""
+    ranks = {entry.name: entry.rank_in(job.lora.rank) for entry in roster.sites}
+    return wire.Roster(
+        serial=roster.serial,
+        weights={entry.name: entry.weight for entry in roster.sites},
+        ranks={name: rank for name, rank in ranks.items() if rank < job.lora.rank},
+    )
+
+
 def plain_rank(site: str, job: JobConfig, ranks: Mapping[str, int]) -> int | None:
     """The rank that the offer's roster has this site train; None for all of the job's. Nothing is summed unseen."""
     return _below(job, ranks.get(site, job.lora.rank))

@@ -15,15 +15,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from yoriai import wire
-from yoriai.client.approval import Approval
+from yoriai.client.approval import Approval, terms_of
 from yoriai.client.charging import Charging
 from yoriai.client.deliveries import Deliveries
 from yoriai.client.job import AcceptedJob, Round, round_of, shares_of
-from yoriai.client.job_book import JobBook
+from yoriai.client.job_book import JobBook, Terms
 from yoriai.client.paid import local_update, paid, shared_sum
 from yoriai.client.personal import PERSONAL_MARK
 from yoriai.client.plan import Shares
 from yoriai.client.policy import (
+    as_signed,
     check_base,
     check_delta,
     check_membership,
@@ -47,7 +48,6 @@ from yoriai.errors import (
     WireError,
     YoriaiError,
 )
-from yoriai.privacy.accounting import Event
 from yoriai.privacy.ledger import Ledger
 from yoriai.privacy.randomness import RandomSource, SystemSource
 from yoriai.privacy.secagg import Member
@@ -166,8 +166,13 @@ class Site:
         check_membership(self.name, self._policy, job, offer)
         if self._identity is not None and offer.ledger_head:
             self._identity.check_commitment(self.name, self._ledger, offer.ledger_head)
+        roster_digest = ""
         if job.secure_aggregation.enabled:
-            rank = signed_rank(self.name, self._policy, job, self._member(offer, 0).directory.roster)
+            signed = self._member(offer, 0).directory.roster
+            rank = signed_rank(self.name, self._policy, job, signed)
+            # From here on the consortium's word counts, whatever the offer repeats of it.
+            offer = offer.model_copy(update={"roster": as_signed(job, signed)})
+            roster_digest = signed.digest.hex()
         elif self._policy.allow_plain_updates:
             rank = plain_rank(self.name, job, offer.roster.ranks)
         else:
@@ -176,7 +181,8 @@ class Site:
         shares = self._shares(job, offer, rank)
         event = round_event(self.name, self._policy, job, offer, shares)
         check_delta(self.name, job, unit_count(self._records.train, job.privacy))
-        if self._asked_for(offer, job, event):
+        terms = terms_of(offer, job, event, roster_digest)
+        if self._asked_for(terms):
             return self._approval.waiting(offer.run_id)
         self._forget()  # Not before: an offer that waits, or is refused, leaves the job at hand alone.
         model = self._workbench.model(job)
@@ -186,7 +192,7 @@ class Site:
         self._workbench.encode(self._records.train, job.task)
         if event is not None:
             self._charging.approve(offer.run_id, event, job)
-        self._approval.accepted(offer, job, event)
+        self._approval.accepted(terms)
         self._accepted = AcceptedJob(
             run_id=offer.run_id,
             job=job,
@@ -201,11 +207,11 @@ class Site:
         )
         return wire.Acceptance(run_id=offer.run_id, site=self.name)
 
-    def _asked_for(self, offer: wire.JobOffer, job: JobConfig, event: Event | None) -> bool:
+    def _asked_for(self, terms: Terms) -> bool:
         """Whether the job waits for the operator; one that they have refused holds none of the budget any longer."""
-        if self._approval.refused(offer.run_id):
-            self._charging.give_back(offer.run_id)
-        return self._approval.waits(offer, job, event)
+        if self._approval.refused(terms.run_id):
+            self._charging.give_back(terms.run_id)
+        return self._approval.waits(terms)
 
     def _forget(self) -> None:
         """Give up the job at hand, with the keys of its window."""

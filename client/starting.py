@@ -12,15 +12,21 @@ parent. Under systemd the second and the third are units of their own, and the f
 import os
 import pwd
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+from yoriai import flower
 from yoriai.client.daemon_config import socket_in
 from yoriai.client.door import SocketDoor
 from yoriai.client.node import GRACE_S, node_socket_in
+from yoriai.client.owners import make_run
 from yoriai.client.signals import wake_up_call
 from yoriai.client.site_folder import SiteFolder
+from yoriai.client.stopping import start_lock
 from yoriai.errors import ConfigError, DaemonError
+from yoriai.files import cannot_write
+from yoriai.held import hold, let_go
 from yoriai.log import EventLog
 from yoriai.supervisor import Supervisor, installed
 
@@ -91,24 +97,27 @@ def keep_both(
 
     Args:
         site: with an absolute path.
-        options: of `site start` for both, beside those that name part, user and supervisor.
+        options: of `site start` for both, beside those that name part and user.
         of_daemon: further ones for the daemon.
 
     Raises:
         DaemonError: one of the two is running.
+        StorageError: the lock by which `site stop` finds this process cannot be written.
     """
     _refuse_second(site)
 
     def child(name: str, uid: int, options: Sequence[str]) -> Supervisor:
-        line = [installed("yoriai"), "site", "start", str(site.path), "--only", name, "--under", str(os.getpid())]
+        line = [installed("yoriai"), "site", "start", str(site.path), "--only", name]
         run_as = None if uid == os.geteuid() else uid
-        return Supervisor(name, [*line, *options], environment=os.environ, log=log, run_as=run_as)
+        # What starts the SuperNode belongs to its user, who could read there what root's environment holds.
+        environment = flower.passed_on() if name == "node" else os.environ
+        return Supervisor(name, [*line, *options], environment=environment, log=log, run_as=run_as)
 
     shared = users.node in (users.daemon, 0)
     allowed = [] if users.node == users.daemon else ["--allow-user", users.node_name]
     daemon = child("daemon", users.daemon, [*options, *of_daemon, *allowed])
     node = child("node", users.node, [*options, *(["--same-user"] if shared else [])])
-    with wake_up_call() as (woken, _):
+    with _found_by_stop(site, users), wake_up_call() as (woken, _):
         daemon.start()
         node.start()
         try:
@@ -131,6 +140,23 @@ def _refuse_second(site: SiteFolder) -> None:
             found=f"process {pid}",
             remedy="start it alone or under systemd, never both; `yoriai site stop` stops it",
         )
+
+
+@contextmanager
+def _found_by_stop(site: SiteFolder, users: Users) -> Iterator[None]:
+    """Hold the lock by which `site stop` finds who keeps both."""
+    lock = start_lock(site.path, os.geteuid())
+    try:
+        make_run(site, users.daemon)
+        held = hold(lock)
+    except BlockingIOError:
+        raise DaemonError("this site was started already", remedy="`yoriai site stop` stops it") from None
+    except OSError as error:
+        raise cannot_write(lock, error) from error
+    try:
+        yield
+    finally:
+        let_go(held)
 
 
 def _check_ways(site: SiteFolder, users: Users) -> None:

@@ -195,14 +195,17 @@ class Ledger:
                 )
             self._store.append(kind="released", job_id=job_id, round_index=round_index)
 
-    def mark_left(self, job_id: str, round_index: int, at_most: int) -> None:
+    def mark_left(self, job_id: str, round_index: int, at_most: int | None) -> None:
         """Record that an update which no charge covers (a job without privacy) leaves; durable when it returns.
+
+        Args:
+            at_most: how often updates of this round may leave; None: as often as is asked for.
 
         Raises:
             LedgerError: updates of this round left `at_most` times already. Nothing may be sent.
         """
         with self._store.writing():
-            if self._store.book.left[job_id, round_index] >= at_most:
+            if at_most is not None and self._store.book.left[job_id, round_index] >= at_most:
                 raise LedgerError(
                     f"ledger {self._store.path.name}: round {round_index} of job {job_id} left {at_most} times already",
                     remedy="start a new run",
@@ -256,6 +259,12 @@ class Ledger:
     def charges(self) -> list[Charge]:
         """Return all charges, oldest first."""
         return list(self._store.current().charges)
+
+    def has_released(self, job_id: str) -> bool:
+        """Return whether an update of the job left, with a charge or, without privacy, without one."""
+        book = self._store.current()
+        charged = any(charge.released for charge in book.charges if charge.job_id == job_id)
+        return charged or any(left_job == job_id for left_job, _ in book.left)
 
     def accountant_in_use(self) -> Accountant:
         """Return the accountant behind `spent`: the one asked for, or ``rdp`` beyond the first job's plan."""

@@ -6,10 +6,12 @@ from typing import Protocol
 
 from yoriai import wire
 from yoriai.errors import WireError
+from yoriai.terminal import one_line
+
+__all__ = ["STRANGE", "UNEXPECTED", "Messenger", "Transport", "one_line"]
 
 UNEXPECTED = "an unexpected kind of reply"
 STRANGE = "the reply belongs to another site, round or run"
-_LONGEST_REASON = 300
 
 
 class Transport(Protocol):
@@ -77,8 +79,3 @@ class Messenger:
         if not isinstance(reply, wire.Refusal) and reply.ledger_head:
             self.ledger_heads[site] = reply.ledger_head
         return reply
-
-
-def one_line(text: str) -> str:
-    """A site's words as they may stand in a log or on a terminal."""
-    return "".join(c if c.isprintable() else " " for c in text[:_LONGEST_REASON])

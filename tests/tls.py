@@ -66,11 +66,13 @@ class HttpsServer:
         seen: the paths that were asked for, after "POST " where something was brought.
         statuses: by path; 404 for others.
         ahead_s: by how much its clock is ahead of this machine's.
+        endless: whether what it answers has no end.
     """
 
     port: int
     statuses: Mapping[str, int] = field(default_factory=dict)
     ahead_s: float = 0.0
+    endless: bool = False
     seen: list[str] = field(default_factory=list)
 
 
@@ -90,8 +92,11 @@ def https(certificate: Path) -> Iterator[HttpsServer]:
 
         def answer(self) -> None:
             self.send_response(told.statuses.get(self.path, 404))
-            self.send_header("Content-Length", "0")
+            if not told.endless:
+                self.send_header("Content-Length", "0")
             self.end_headers()
+            while told.endless:
+                self.wfile.write(bytes(1024))
 
         def date_time_string(self, timestamp: float | None = None) -> str:
             return formatdate(time.time() + told.ahead_s, usegmt=True)

@@ -4,6 +4,7 @@ Flower reads these when it is first imported, so they belong into the environmen
 """
 
 import os
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,15 +16,34 @@ ENVIRONMENT: Mapping[str, str] = {
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
 }
 
-PROXIES = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"})
+# An operator's way to have further variables passed on: their names, with spaces between them.
+PASS_ON = "YORIAI_PASS_ENV"
+# What a process needs to find its files, its libraries and its language. Nothing here is a secret.
+_PASSED_ON = re.compile(
+    rf"PATH|HOME|USER|LOGNAME|LANG|LANGUAGE|LC_\w+|TZ|TMPDIR|VIRTUAL_ENV|PYTHONPATH|LD_LIBRARY_PATH|"
+    rf"OMP_NUM_THREADS|YORIAI_CACHE|{PASS_ON}"
+)
+_PROXIES = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"})
+
+
+def passed_on() -> dict[str, str]:
+    """What one of Flower's processes, and so every app bundle, gets of this process's environment.
+
+    The rest may be whatever root's session held, such as tokens and the sockets of agents. Proxies are left out even by
+    name: what stays on this machine would go through them, and where one is needed a setting names it.
+    """
+    named = set(os.environ.get(PASS_ON, "").split())
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if (name in named or _PASSED_ON.fullmatch(name)) and name.upper() not in _PROXIES
+    }
 
 
 def environment(home: Path) -> dict[str, str]:
-    """The environment of one of Flower's processes: this process's own, with Flower's files in a folder of their own.
+    """The environment of one of Flower's processes, with Flower's files in a folder of their own.
 
-    Flower starts further commands by name, so the folder of this interpreter comes first on the path. Proxies are left
-    out: what stays on this machine would go through them, and where one is needed a setting names it.
+    Flower starts further commands by name, so the folder of this interpreter comes first on the path.
     """
-    own = {name: value for name, value in os.environ.items() if name.upper() not in PROXIES}
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    return {**own, **ENVIRONMENT, "FLWR_HOME": str(home), "PATH": path}
+    return {**passed_on(), **ENVIRONMENT, "FLWR_HOME": str(home), "PATH": path}

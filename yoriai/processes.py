@@ -3,11 +3,12 @@
 import os
 import select
 import signal
+from collections.abc import Callable
 
 from yoriai.errors import DaemonError
 
 
-def end(pid: int, what: str, *, timeout_s: float, remedy: str) -> None:
+def end(pid: int, what: str, *, timeout_s: float, remedy: str, check: Callable[[], None] = lambda: None) -> None:
     """Ask a process to end, and wait until it has.
 
     Args:
@@ -15,13 +16,15 @@ def end(pid: int, what: str, *, timeout_s: float, remedy: str) -> None:
         what: its name in messages, such as "the site's daemon".
         timeout_s: longest wait, in seconds.
         remedy: what helps when it takes longer.
+        check: called with the process in hand, before anything is sent to it; raises if it is not the one.
 
     Raises:
-        DaemonError: this user may not end it, or it takes longer.
+        DaemonError: this user may not end it, it takes longer, or as `check`.
     """
     try:
         # A descriptor of the process stays with it, should its number be given to another meanwhile.
         with open(os.pidfd_open(pid), "rb", buffering=0) as opened:
+            check()
             signal.pidfd_send_signal(opened.fileno(), signal.SIGTERM)
             ended, _, _ = select.select([opened], [], [], timeout_s)
     except ProcessLookupError:

@@ -206,6 +206,12 @@ def test_a_server_of_another_ca_or_another_name_is_not_the_server(
         assert posing.seen == []
 
 
+@pytest.mark.timeout(60)
+def test_a_server_whose_answer_has_no_end_holds_nothing_up(north: SiteFolder, server: HttpsServer) -> None:
+    server.endless = True
+    assert crosses(rows(north)) == set()
+
+
 def test_an_expired_certificate_of_the_server_is_a_cross(
     north: SiteFolder, server: HttpsServer, ca: Issuer, tmp_path: Path
 ) -> None:

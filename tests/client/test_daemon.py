@@ -289,6 +289,7 @@ def test_a_job_waits_for_its_operator_and_its_last_adapter_is_stored_and_then_me
         book = JobBook(jobs)
         book.decide(book.find("run-1"), "approved", by="hana")
         assert isinstance(offered(daemon.door.handle, job, bench), wire.Acceptance)
+        assert isinstance(wire.decode(daemon.door.handle(request(job, bench, 0))), wire.PlainUpdate)
         receipt = wire.decode(daemon.door.handle(wire.encode(delivery)))
         assert isinstance(receipt, wire.Receipt), receipt
         place = folder_of(adapters, "run-1", adapter.digest())

@@ -1,6 +1,7 @@
 """A site and the last adapter of a job: whose word it takes, what it stores, what it measures, and what it tells."""
 
 import json
+import shutil
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -103,9 +104,14 @@ class Home:
         return self.send(wire.JobOffer(**(values | changes)))
 
     def took_part(self, job: JobConfig) -> AdapterState:
-        """Accept the job; the adapter that might come of it."""
+        """Accept the job and have one update leave; the adapter that might come of it."""
         reply = self.offer(job)
         assert isinstance(reply, wire.Acceptance), reply
+        start = self.bench.initial_adapter(job)
+        request = wire.TrainRequest(
+            run_id=self.run, round_index=0, adapter_digest=start.digest(), payload=start.select(("R",)).to_bytes()
+        )
+        assert isinstance(self.send(request), wire.PlainUpdate)
         return last_adapter(self.bench, job)
 
     def deliver(self, job: JobConfig, adapter: AdapterState, **changes: Any) -> wire.Message:
@@ -197,7 +203,7 @@ def test_an_approved_job_is_taken_and_taken_again_after_a_restart(home: Home, ma
     home.took_part(job)
     home.rebuild()
     home.took_part(job)
-    assert home.ledger.outstanding("run-1") == 4
+    assert home.ledger.outstanding("run-1") == 2
 
 
 def test_an_approved_run_on_other_terms_waits_anew_and_the_policy_still_holds(home: Home, make_job: JobMaker) -> None:
@@ -258,7 +264,7 @@ def test_auto_takes_the_job_at_once_and_keeps_it_in_the_book(home: Home, make_jo
 def test_a_signed_adapter_is_stored_in_pefts_format_with_what_proves_it(home: Home, make_job: JobMaker) -> None:
     job = make_job()
     adapter = home.took_part(job)
-    assert home.ledger.outstanding("run-1") == 4
+    assert home.ledger.outstanding("run-1") == 3
     received(home.deliver(job, adapter), adapter)
     (folder,) = home.stored()
     assert folder.name == f"run-1-{adapter.digest()[:12]}"
@@ -306,6 +312,45 @@ def test_another_adapter_of_the_same_run_is_refused_and_the_first_is_kept(home: 
     refused(home.offer(job), "has ended")
 
 
+def test_another_adapter_is_refused_even_where_the_first_was_moved_away(home: Home, make_job: JobMaker) -> None:
+    job = make_job()
+    adapter = home.took_part(job)
+    home.deliver(job, adapter)
+    home.stored()[0].rename(home.folder / "elsewhere")
+    refused(home.deliver(job, last_adapter(home.bench, job, seed=1)), "has delivered another adapter already")
+    assert home.stored() == []
+    received(home.deliver(job, adapter), adapter)
+
+
+@pytest.mark.parametrize("privacy", ["local", "none"])
+def test_a_run_in_which_no_update_of_the_site_is_brings_it_no_adapter(
+    home: Home, make_job: JobMaker, privacy: str
+) -> None:
+    """Else a coordinator whom the policy alone lets in could fill the disk with ever other runs."""
+    home.policy = home.policy.model_copy(update={"allow_no_privacy": True})
+    home.rebuild()
+    job = make_job(privacy__noise=privacy)
+    assert isinstance(home.offer(job), wire.Acceptance)
+    adapter = last_adapter(home.bench, job)
+    refused(home.deliver(job, adapter), "no update of this site is in run run-1")
+    assert home.stored() == []
+    home.took_part(job)
+    received(home.deliver(job, adapter), adapter)
+
+
+def test_a_disk_that_the_adapter_would_fill_is_spared(
+    home: Home, make_job: JobMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job()
+    adapter = home.took_part(job)
+    free, usage = 4 * len(adapter.to_bytes()), shutil.disk_usage(home.adapters)
+    monkeypatch.setattr("yoriai.client.deliveries.shutil.disk_usage", lambda _: usage._replace(free=free - 1))
+    refused(home.deliver(job, adapter), "its disk has too little room for the adapter")
+    assert home.stored() == []
+    monkeypatch.setattr("yoriai.client.deliveries.shutil.disk_usage", lambda _: usage._replace(free=free))
+    received(home.deliver(job, adapter), adapter)
+
+
 def test_a_delivery_that_a_kill_cut_short_is_stored_the_next_time(
     home: Home, make_job: JobMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -336,7 +381,7 @@ def test_a_full_disk_refuses_the_adapter_and_leaves_nothing_half_made(home: Home
     assert str(home.folder) not in reply.reason
     assert [str(home.adapters) in line and "cannot be written" in line for line in home.log] == [True]
     assert home.stored() == []
-    assert home.ledger.outstanding("run-1") == 4
+    assert home.ledger.outstanding("run-1") == 3
     received(home.deliver(job, adapter), adapter)
 
 
@@ -365,9 +410,10 @@ OTHER = "0a" * 32
         ({"certificate": KNOWN.certificate(valid_for=timedelta(seconds=-1))}, "has expired"),
         ({"run_id": "run-2"}, "has not taken part in run run-2"),
         ({"message_run_id": "run-2"}, "about another run"),
-        ({"job_digest": OTHER}, "of another job, base or length"),
-        ({"base_digest": OTHER}, "of another job, base or length"),
-        ({"rounds": 2}, "of another job, base or length"),
+        ({"job_digest": OTHER}, "of another job, base, length or roster"),
+        ({"base_digest": OTHER}, "of another job, base, length or roster"),
+        ({"rounds": 2}, "of another job, base, length or roster"),
+        ({"roster_digest": OTHER}, "of another job, base, length or roster"),
         ({"adapter_digest": OTHER}, "not the one of the coordinator's statement"),
         ({"payload": b""}, "cannot be read"),
         ({"statement": b"yoriai-delivery-2\n" + b"0" * 128 + b"\n{}"}, "another version or kind"),
@@ -380,7 +426,7 @@ def test_a_delivery_that_is_not_vouched_for_is_refused_and_nothing_is_stored(
     adapter = home.took_part(job)
     refused(home.deliver(job, adapter, **changes), reason)
     assert home.stored() == []
-    assert home.ledger.outstanding("run-1") == 4
+    assert home.ledger.outstanding("run-1") == 3
 
 
 def test_a_swapped_adapter_is_refused(home: Home, make_job: JobMaker) -> None:

@@ -109,6 +109,15 @@ def test_a_roster_that_was_signed_again_with_the_same_sites_changes_nothing(book
     assert book.consider(terms(roster_serial=2)).state == "approved"
 
 
+def test_a_resumed_runs_newest_roster_is_the_one_that_is_kept(book: JobBook) -> None:
+    approved(book, terms(roster_digest="1a" * 32))
+    for digest in ("1a" * 32, "2b" * 32):
+        book.accept(terms(roster_serial=2, roster_digest=digest))
+        entry = book.entry("run-1")
+        assert entry is not None
+        assert (entry.state, entry.decided_by, entry.terms.roster_digest) == ("accepted", "hana", digest)
+
+
 def test_an_approval_of_one_run_says_nothing_of_another(book: JobBook) -> None:
     approved(book, terms())
     assert book.consider(terms("run-2")).state == "waiting"

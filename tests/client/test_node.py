@@ -1,8 +1,10 @@
 """A site's SuperNode: how it is started, as whom, and what is refused before it is."""
 
+import io
 import os
 import pwd
 import socket
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from yoriai.client.site_folder import SiteFolder
 from yoriai.client.starting import Users, refuse_same, users_of
 from yoriai.config import SiteConfig, load_site
 from yoriai.errors import EXIT_BAD_INPUT, EXIT_REFUSED, ConfigError
+from yoriai.log import EventLog
 
 ROOT = os.geteuid() == 0
 
@@ -79,6 +82,24 @@ def test_the_proxy_is_the_settings_whatever_the_environment_says(
     assert {key: value for key, value in found.items() if key.lower().endswith("_proxy")} == {
         "HTTPS_PROXY": "http://proxy:8080"
     }
+
+
+def test_what_roots_session_holds_reaches_no_bundle(
+    north: SiteFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the SuperNode's own environment nor that of its keeper, which the SuperNode's user may read."""
+    for name in ("GITHUB_TOKEN", "SSH_AUTH_SOCK", "LD_PRELOAD", "HTTPS_PROXY", "ANYTHING"):
+        monkeypatch.setenv(name, "secret")
+    kept: dict[str, Mapping[str, str]] = {}
+    monkeypatch.setattr(starting, "Supervisor", lambda name, _, environment, **__: kept.update({name: environment}))
+    monkeypatch.setattr(starting, "wake_up_call", None)
+    with pytest.raises(TypeError):
+        starting.keep_both(north, Users(os.geteuid(), os.geteuid()), EventLog(io.StringIO()))
+    for found in (node_environment(north, north.config()), kept["node"]):
+        assert "secret" not in found.values()
+        assert found["HOME"] == os.environ["HOME"]
+    monkeypatch.setenv("YORIAI_PASS_ENV", "LD_PRELOAD HTTPS_PROXY")
+    assert {k for k, v in node_environment(north, north.config()).items() if v == "secret"} == {"LD_PRELOAD"}
 
 
 def test_flowers_own_files_lie_in_the_nodes_folder(north: SiteFolder) -> None:

@@ -1,11 +1,16 @@
 """`site start` with a server: daemon and Flower's real SuperNode live and crash apart, and end together."""
 
+import fcntl
 import json
 import os
+import pwd
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +23,10 @@ from tests.tls import Issuer, https
 from tests.world import write_records
 from yoriai.client.daemon_config import socket_in
 from yoriai.client.door import SocketDoor
+from yoriai.client.frames import Kind, Line
+from yoriai.client.listener import lock_of
 from yoriai.client.node import node_socket_in, node_state
-from yoriai.client.stopping import Running, running
+from yoriai.client.stopping import running
 from yoriai.errors import EXIT_PARTIAL, YoriaiError
 
 YORIAI = Path(sys.executable).with_name("yoriai")
@@ -58,6 +65,11 @@ def answering(socket: Path) -> int | None:
         return SocketDoor(socket).pid()
     except YoriaiError:
         return None
+
+
+def told(folder: Path) -> list[tuple[int, str]]:
+    """Which processes `site stop` would tell to end."""
+    return [(process.holder.pid, process.what) for process in running(folder)]
 
 
 def is_alive(pid: int) -> bool:
@@ -117,7 +129,7 @@ def test_what_crashes_comes_back_without_the_other_and_one_stop_ends_all(
     wait_for(lambda: both.node()["pid"] not in (None, supernode))
     assert (both.daemon(), both.keeper(), both.node()["restarts"]) == (daemon, keeper, 1)
 
-    assert running(both.folder) == [Running(both.process.pid, "`site start`")]
+    assert told(both.folder) == [(both.process.pid, "`site start`")]
     below = children_of(both.process.pid)
     assert len(below) >= 3
     assert run_command("site", "stop", str(both.folder)) == 0
@@ -146,7 +158,7 @@ def test_parts_that_were_started_alone_are_stopped_one_by_one(north: Path, tmp_p
     node = Started(north, tmp_path / "log", "--only", "node")
     try:
         wait_for(lambda: node.node().get("running"))
-        assert running(north) == [Running(node.process.pid, "the SuperNode's keeper")]
+        assert told(north) == [(node.process.pid, "the SuperNode's keeper")]
         assert (north / "node" / "supernode.log").stat().st_mode & 0o777 == 0o600
         assert run_command("site", "stop", str(north)) == 0
         assert node.process.wait(10) == 0
@@ -174,12 +186,84 @@ def test_the_real_supernode_takes_the_proxy_of_the_settings_and_the_installed_ca
             assert node.process.wait(WAIT_S) == 0
 
 
-def test_nobody_can_have_somebody_elses_process_ended(north: Path, tmp_path: Path) -> None:
-    """A process at the socket that claims to be kept by another, which is not its parent, is ended itself."""
-    node = Started(north, tmp_path / "log", "--only", "node", "--under", str(os.getppid()))
+@pytest.fixture
+def bystander() -> Iterator["subprocess.Popen[bytes]"]:
+    process = subprocess.Popen(["sleep", "60"])
     try:
-        wait_for(lambda: node.node().get("running"))
-        assert running(north) == [Running(node.process.pid, "the SuperNode's keeper")]
+        yield process
     finally:
-        node.process.kill()
-        node.process.wait()
+        process.kill()
+        process.wait()
+
+
+def test_what_somebody_says_at_the_nodes_socket_ends_no_process(
+    north: Path, bystander: "subprocess.Popen[bytes]", capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An orphan of a bundle listens in the keeper's stead, and names its keeper: nobody is told to end."""
+    said = {"site": "\x1b[2Jnorth", "running": True, "pid": bystander.pid, "supervisor": bystander.pid}
+    with listening(node_socket_in(north), said):
+        assert run_command("site", "stop", str(north)) == EXIT_PARTIAL
+        assert bystander.poll() is None
+        assert "does not answer as Yoriai does" in node_state(north)["reason"]
+    whole = {**said, "server": "s", "version": "1", "restarts": 0, "since": "\x1b]0;x\x07"}
+    with listening(node_socket_in(north), whole):
+        capsys.readouterr()
+        assert run_command("site", "status", str(north)) == EXIT_PARTIAL
+        shown = capsys.readouterr().out
+        assert ("running as process" in shown, "\x1b" in shown) == (True, False)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can have another user's process")
+@pytest.mark.parametrize("lie", ["another user's", "another moment", "the first process", "a link"])
+def test_root_ends_no_process_that_the_nodes_user_has_chosen(
+    north: Path, bystander: "subprocess.Popen[bytes]", lie: str
+) -> None:
+    """The lock in node/ is its user's word: it is held, and says what that user likes."""
+    nobody = pwd.getpwnam("nobody")
+    lock = lock_of(node_socket_in(north))
+    os.chown(north / "node", nobody.pw_uid, nobody.pw_gid)
+    with subprocess.Popen(["sleep", "60"], user=nobody.pw_uid) as own:
+        try:
+            victim = {"another user's": bystander.pid, "the first process": 1}.get(lie, own.pid)
+            target = north / "elsewhere" if lie == "a link" else lock
+            target.write_text(f"{victim} {1 if lie == 'another moment' else started(victim)}")
+            os.chown(target, nobody.pw_uid, nobody.pw_gid)
+            if lie == "a link":
+                lock.symlink_to(target)
+            with target.open() as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                assert run_command("site", "stop", str(north), "--timeout", "1") == EXIT_PARTIAL
+                assert (bystander.poll(), own.poll()) == (None, None)
+                if lie == "another moment":
+                    target.write_text(f"{own.pid} {started(own.pid)}")
+                    assert run_command("site", "stop", str(north), "--timeout", "10") == 0
+                    assert own.wait(10) == -signal.SIGTERM
+        finally:
+            own.kill()
+
+
+def started(pid: int) -> int:
+    """When a process was started, as locks have it."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+
+
+@contextmanager
+def listening(path: Path, said: Mapping[str, object]) -> Iterator[None]:
+    """Somebody else than Yoriai at a socket, who answers every question so."""
+    path.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        threading.Thread(target=_answer_all, args=(listener, dict(said)), daemon=True).start()
+        try:
+            yield
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+
+
+def _answer_all(listener: socket.socket, said: dict[str, object]) -> None:
+    with suppress(OSError):
+        while True:
+            with listener.accept()[0] as connection, suppress(OSError, YoriaiError):
+                Line(connection).preamble()
+                Line(connection).send_note(Kind.ANSWER, said)

@@ -145,6 +145,52 @@ def test_a_link_that_the_nodes_user_has_put_there_is_given_to_nobody(
     assert north.server_ca.stat().st_uid == pwd.getpwnam(users.node).pw_uid
 
 
+@pytest.mark.parametrize("name", ["keys", "trust", "node"])
+def test_a_folder_that_was_replaced_by_a_link_gives_nobody_what_lies_there(
+    users: Pair, north: SiteFolder, tmp_path: Path, name: str
+) -> None:
+    """As the daemon's user could, while root enrols the site."""
+    from yoriai.client.owners import settle
+
+    roots = tmp_path / "roots"
+    roots.mkdir()
+    for file in ("identity.key", "roster", "node.key"):
+        (roots / file).write_text("root's")
+    place, aside = north.path / name, north.path / "aside"
+    place.rename(aside)
+    try:
+        place.symlink_to(roots)
+        with pytest.raises(YoriaiError):
+            settle(north)
+        place.unlink()
+        if name != "node":
+            roots.rename(place)
+            with pytest.raises(YoriaiError, match="is not the site's own"):
+                settle(north)
+            place.rename(roots)
+        assert {path.stat().st_uid for path in roots.iterdir()} == {0}
+    finally:
+        place.unlink(missing_ok=True)
+        aside.rename(place)
+
+
+def test_a_new_site_gives_away_no_file_that_has_another_name_elsewhere(users: Pair, tmp_path: Path) -> None:
+    from yoriai.client.owners import Names, give, owners_of
+
+    site, secret = SiteFolder(tmp_path / "s"), tmp_path / "shadow"
+    owners = owners_of(Names(users.site, users.node), asked_for=True)
+    assert owners is not None
+    site.node.mkdir(parents=True)
+    secret.write_text("root's")
+    site.settings.hardlink_to(secret)
+    (site.path / "keys").symlink_to(tmp_path)
+    with pytest.raises(YoriaiError):
+        give(site, tmp_path / "witness", owners)
+    (site.path / "keys").unlink()
+    give(site, tmp_path / "witness", owners)
+    assert (secret.stat().st_uid, tmp_path.stat().st_uid, site.path.stat().st_uid) == (0, 0, owners.site.pw_uid)
+
+
 def test_users_that_are_not_there_are_refused_before_anything_is_made(tmp_path: Path) -> None:
     done = yoriai("site", "init", tmp_path / "s", "--name", "n", "--yes", "--user", "no-such-user-here")
     assert (done.code, "no such user" in done.screen, (tmp_path / "s").exists()) == (EXIT_BAD_INPUT, True, False)

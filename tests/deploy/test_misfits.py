@@ -14,6 +14,7 @@ from tests.deploy.world import SIZES, Deployment, Site, events_of
 from tests.system import needed_library
 from tests.world import save_tiny_base
 from yoriai import federation_cli
+from yoriai.flower import PASS_ON
 from yoriai.server.job_store import StoredJob
 
 pytestmark = pytest.mark.deploy
@@ -36,6 +37,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
             "LD_PRELOAD": needed_library("libfaketime.so.1", "libfaketime"),
             "FAKETIME": "+1h",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            PASS_ON: "LD_PRELOAD FAKETIME FAKETIME_DONT_FAKE_MONOTONIC",
         }
         ends = _let_expire(world, "expired")
         world.start_server()

@@ -1,5 +1,6 @@
 """Keys, certificates, revocations and rosters."""
 
+import os
 import pickle
 import stat
 from dataclasses import replace
@@ -14,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from tests.privacy.secagg.cohort import NOW, YEAR, authority, certificate, roster, signing_key, trust
 from yoriai.errors import IdentityError
 from yoriai.privacy.identity import Authority, SigningKey, Trust, fingerprint, make_request, read_key, verify, write_key
+from yoriai.privacy.key_file import read_private
 from yoriai.privacy.roster import Directory, Roster, RosterEntry, RosterMemory, read_roster, sign_roster
 
 NAME = "site-0000"
@@ -41,6 +43,21 @@ def test_a_key_under_a_passphrase_needs_it(tmp_path: Path) -> None:
     for wrong in (None, b"wrong"):
         with pytest.raises(IdentityError, match="passphrase"):
             read_key(path, wrong)
+
+
+@pytest.mark.parametrize("kind", ["a pipe", "a folder", "a huge file"])
+def test_what_is_no_key_file_is_not_read(tmp_path: Path, kind: str) -> None:
+    """A pipe would keep whoever opens it waiting, for good."""
+    path = tmp_path / "identity.key"
+    if kind == "a pipe":
+        os.mkfifo(path, 0o600)
+    elif kind == "a folder":
+        path.mkdir(mode=0o700)
+    else:
+        path.touch(mode=0o600)
+        os.truncate(path, 1024**4)
+    with pytest.raises(IdentityError, match="is no key file"):
+        read_private(path)
 
 
 def test_a_key_file_is_never_overwritten(tmp_path: Path) -> None:

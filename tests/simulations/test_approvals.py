@@ -99,6 +99,26 @@ def village(tmp_path: Path) -> Iterator[Village]:
         yield Village(tmp_path, save_tiny_base(tmp_path / "base"), closing)
 
 
+def test_the_operator_is_shown_the_signed_rosters_ranks_and_not_the_offers(village: Village, tmp_path: Path) -> None:
+    labels = {"task.kind": "classify", "task.labels": ("cabin", "engine", "pump")}
+    job = override(JobConfig(name="tiny"), job_settings(tmp_path / "base", **labels))
+    offer = wire.JobOffer(
+        run_id=RUN,
+        job=job.model_dump(mode="json", by_alias=True),
+        roster=wire.Roster(serial=9, weights=dict.fromkeys(NAMES, 1), ranks={"south": 1}),
+        signed_roster=village.roster.file.decode(),
+        base_digest=village.bench.base.digest,
+        noise_multiplier=noise_multiplier(job, 0, len(NAMES)),
+        payload=village.bench.initial_adapter(job).to_bytes(),
+    )
+    reply = wire.decode(village.sites["north"].handle(wire.encode(offer)))
+    assert isinstance(reply, wire.Refusal)
+    assert reply.waiting, reply.reason
+    terms = village.books["north"].entries()[0].terms
+    signed = village.roster.directory.roster
+    assert (terms.ranks, terms.roster_serial, terms.roster_digest) == ({}, 1, signed.digest.hex())
+
+
 def test_a_secure_job_waits_for_operators_goes_on_and_leaves_the_adapter_at_every_site_that_took_part(
     village: Village, tmp_path: Path
 ) -> None:
