@@ -48,11 +48,14 @@ def at(tmp_path: Path) -> Iterator[Callable[[Script], SocketDoor]]:
     listening.close()
 
 
+HELLO = {"site": "north", "socket": 1, "protocol": 3, "version": "0"}
+
+
 def honest(line: Line) -> None:
     """Give every message back, and the site's name to who asks."""
     asked = line.preamble()
     if asked.kind == Kind.HELLO:
-        line.send_note(Kind.ANSWER, {"site": "north"})
+        line.send_note(Kind.ANSWER, HELLO)
     else:
         line.announce(Kind.PROCEED)
         line.send(Kind.ANSWER, line.bytes_of(asked.size_bytes))
@@ -63,7 +66,7 @@ def after_hello(script: Script) -> Script:
 
     def play(line: Line) -> None:
         if line.preamble().kind == Kind.HELLO:
-            line.send_note(Kind.ANSWER, {"site": "north"})
+            line.send_note(Kind.ANSWER, HELLO)
         else:
             script(line)
 

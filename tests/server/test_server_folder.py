@@ -268,9 +268,13 @@ def test_systemd_takes_the_unit_without_a_word(tmp_path: Path) -> None:
 def test_the_unit_starts_this_yoriai_as_the_servers_user_and_writes_nowhere_else(tmp_path: Path) -> None:
     unit = rendered(Path("/srv/yoriai"), CONFIG, brought=False)["systemd/yoriai-server.service"].splitlines()
     assert f"ExecStart={Path(sys.executable).parent}/yoriai server start /srv/yoriai --log-json" in unit
-    for line in ("User=yoriai-server", "ReadWritePaths=/srv/yoriai", "ProtectSystem=strict", "NoNewPrivileges=yes",
+    for line in ("User=yoriai-server", "ProtectSystem=strict", "NoNewPrivileges=yes",
                  "CapabilityBoundingSet=", "Restart=always", "UMask=0077", "IPAddressDeny=any"):  # fmt: skip
         assert line in unit
+    (written,) = [line for line in unit if line.startswith("ReadWritePaths=")]
+    assert written.removeprefix("ReadWritePaths=").split() == [
+        f"/srv/yoriai/{n}" for n in ("flower", "jobs", "run", "log")
+    ]
 
 
 def test_a_unit_still_finds_its_folder_at_home_and_in_tmp(monkeypatch: pytest.MonkeyPatch) -> None:
