@@ -37,6 +37,8 @@ from yoriai.client.policy import (
 from yoriai.client.records import SiteRecords
 from yoriai.client.secure import SiteIdentity
 from yoriai.client.secure_round import Duties, SecureRounds
+from yoriai.client.shared_round import SharedSum
+from yoriai.client.train import LocalUpdate
 from yoriai.client.units import unit_count
 from yoriai.client.workbench import PrefixProgress, Workbench
 from yoriai.config import JobConfig, SiteConfig
@@ -66,12 +68,16 @@ class SiteHooks:
         on_step: called after each local step.
         on_fault: called with a line for the site's own eyes when a message is refused for a fault of the records or
             of the code.
+        train: makes the update of a round that is charged, as `local_update`.
+        share: the same where the noise is distributed, as `shared_sum`.
     """
 
     randomness: Callable[[str, int], RandomSource] = lambda _run, _round: SystemSource()
     on_prefix: PrefixProgress | None = None
     on_step: Callable[[int], None] | None = None
     on_fault: Callable[[str], None] = _log.warning
+    train: Callable[..., LocalUpdate] = local_update
+    share: Callable[..., SharedSum] = shared_sum
 
 
 class Site:
@@ -286,7 +292,7 @@ class Site:
         """Train a round that is charged. The update may leave only after it is marked as released."""
         head, source = self._workbench.head(this.job.job), self._hooks.randomness(this.job.run_id, this.index)
         return paid(
-            this, lambda: local_update(this, head, source, self._hooks.on_step), self._charging.mark_released
+            this, lambda: self._hooks.train(this, head, source, self._hooks.on_step), self._charging.mark_released
         ).update
 
     def _shared(self, this: Round, rotation_seed: bytes) -> np.ndarray:
@@ -294,6 +300,6 @@ class Site:
         head, source = self._workbench.head(this.job.job), self._hooks.randomness(this.job.run_id, this.index)
         return paid(
             this,
-            lambda: shared_sum(this, head, source, self._hooks.on_step, rotation_seed=rotation_seed),
+            lambda: self._hooks.share(this, head, source, self._hooks.on_step, rotation_seed=rotation_seed),
             self._charging.mark_released,
         ).residues

@@ -4,6 +4,7 @@ import datetime
 import json
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
@@ -106,6 +107,42 @@ def rules(
     console = Console()
     console.print(printed)
     console.print(tables.NOT_COVERED, highlight=False)
+
+
+@bench.command()
+def deploy(
+    sites: Annotated[int, typer.Option(min=2, help="Sites, each with a SuperNode of about 300 MB.")] = 4,
+    params: Annotated[int, typer.Option(min=1, help="Trained parameters of the adapter, at least.")] = 1_000_000,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of the job.")] = 3,
+    noise: Annotated[str, typer.Option("--noise", help="local, or distributed.")] = "local",
+    large: Annotated[bool, typer.Option("--large", help="50 million parameters: 200 MB in fp32.")] = False,
+    folder: Annotated[
+        Path | None, typer.Option("--folder", help="Where to make the deployment and keep it, with its logs.")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there.")] = None,
+) -> None:
+    """A deployment on this machine, without training: nginx, SuperLink, SuperNodes, daemons, ledgers, masks are real.
+
+    Up to four sites' daemons have a process each, more share one.
+    """
+    from yoriai.server.registry import write_atomically
+    from yoriai.simulations.bench_deploy.plan import LARGE_PARAMS, Asked
+    from yoriai.simulations.bench_deploy.run import bench_deploy
+    from yoriai.simulations.bench_deploy.table import rows
+    from yoriai.simulations.options import mode_of
+
+    asked = Asked(sites, LARGE_PARAMS if large else params, rounds, mode_of(noise))
+    with TemporaryDirectory(prefix="yoriai-") as temporary:
+        place = folder or Path(temporary)
+        place.mkdir(parents=True, exist_ok=True)
+        found = bench_deploy(asked, place.resolve(), lambda line: typer.echo(line, err=True))
+    document = {"command": " ".join(["yoriai", *sys.argv[1:]]), **found}
+    if json_file is not None:
+        write_atomically(json_file, json.dumps(document, indent=1).encode())
+    table = Table("", "", box=None, pad_edge=False, show_header=False)
+    for what, figure in rows(document):
+        table.add_row(what, figure)
+    Console().print(table)
 
 
 def _goes(rule: str, shared: bool) -> bool:
