@@ -72,15 +72,15 @@ def _print(rows: "list[Row]") -> None:
 def _load(name: str) -> "LoadedBase":
     """Load the base as the daemon would, and let it go."""
     import torch
-    from transformers.utils import logging as notices
 
     from yoriai.client.base_model import choose_device, load_base
     from yoriai.client.check import LoadedBase
+    from yoriai.client.quiet import quiet_libraries
 
-    notices.disable_progress_bar()  # type: ignore[no-untyped-call]
     device = choose_device("auto")
     free_bytes = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _free_memory()
-    base = load_base(name, device=device)
+    with quiet_libraries():
+        base = load_base(name, device=device)
     size_bytes = sum(weight.numel() * weight.element_size() for weight in base.model.state_dict().values())
     return LoadedBase(base.digest, size_bytes, str(device), free_bytes)
 

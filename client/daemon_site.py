@@ -4,13 +4,12 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 
-from transformers.utils import logging as notices
-
 from yoriai.client.base_model import choose_device, load_base
 from yoriai.client.daemon_config import DaemonConfig
 from yoriai.client.deliveries import Deliveries
 from yoriai.client.job_book import JobBook
 from yoriai.client.own_evaluation import Measuring
+from yoriai.client.quiet import quiet_libraries
 from yoriai.client.records import fingerprint, read_site
 from yoriai.client.secure import SiteIdentity
 from yoriai.client.site import Site, SiteHooks
@@ -63,12 +62,12 @@ def open_site(
     Raises:
         YoriaiError: records, base, keys or ledger are not as they should be.
     """
-    notices.disable_progress_bar()  # type: ignore[no-untyped-call]
     take_over_libraries(log)
     records = read_site(config.site.name, config.data)
     identity = config.identity() if config.identity is not None else None
     hooks = _watched(hooks or SiteHooks(), log, checkpoint)
-    base = load_base(config.base, device=choose_device(config.speed.device))
+    with quiet_libraries():
+        base = load_base(config.base, device=choose_device(config.speed.device))
     site_policy = config.site.policy
     policy = Policy(site_policy.epsilon_budget, site_policy.delta, unit=site_policy.unit)
     with ExitStack() as undone_on_error:

@@ -1,10 +1,7 @@
 """Makes a job complete where the base model is: its digest, and the first adapter with its fixed factors."""
 
-import warnings
-
-from transformers.utils import logging as notices
-
 from yoriai.client.base_model import choose_device, load_base
+from yoriai.client.quiet import quiet_libraries
 from yoriai.client.workbench import Workbench
 from yoriai.config import JobConfig
 from yoriai.errors import ConfigError
@@ -22,9 +19,7 @@ def prepare(job: JobConfig) -> PreparedJob:
     """
     check_complete(job)
     check_fit(job)
-    notices.disable_progress_bar()  # type: ignore[no-untyped-call]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # Of libraries, about each other.
+    with quiet_libraries():
         base = load_base(job.base.model, device=choose_device(job.speed.device), expected_digest=job.base.digest)
         adapter = Workbench(base, job.speed).initial_adapter(job)
     return PreparedJob(job, base.digest, adapter.to_bytes())

@@ -37,12 +37,12 @@ def audit(
     """
     console = Console(stderr=as_json)
     with console.status("loading libraries"):
+        from yoriai.client.quiet import quiet_libraries
         from yoriai.config import load_job
         from yoriai.simulations.audit import TINY, TINY_SETTINGS, Asked, base_for
         from yoriai.simulations.audit import audit as run
         from yoriai.simulations.experiment import DataSource, resolve
         from yoriai.simulations.progress import screen
-        from yoriai.simulations.quiet import quiet_libraries
 
     settings = overrides(rule=None, epsilon=epsilon, rounds=None, noise=noise)
     if base is not None:

@@ -95,10 +95,10 @@ def simulate(
     if resume is not None:
         _refuse_beside_resume(ctx)
     with _console.status("loading libraries"):
+        from yoriai.client.quiet import quiet_libraries
         from yoriai.simulations import api
         from yoriai.simulations.experiment import DataSource
         from yoriai.simulations.progress import screen
-        from yoriai.simulations.quiet import quiet_libraries
         from yoriai.simulations.report_table import print_report
 
     ready = _scenario(scenario, data)
@@ -204,10 +204,10 @@ def job_check(
 
     loaded = load_job(job)
     with _console.status("loading libraries"):
+        from yoriai.client.quiet import quiet_libraries
         from yoriai.simulations.check import check, print_check
         from yoriai.simulations.experiment import DataSource
         from yoriai.simulations.progress import screen
-        from yoriai.simulations.quiet import quiet_libraries
 
     ready = _scenario(scenario, data)
     source = DataSource(data, sites, partition, prompt_field, response_field, seed, ready)

@@ -67,13 +67,12 @@ def shape_for(params: int) -> Shape:
 
 def save_base(folder: Path, hidden: int) -> Path:
     """Write a random base in Hugging Face's layout."""
-    from transformers.utils import logging as notices
-
+    from yoriai.client.quiet import quiet_libraries
     from yoriai.simulations.tiny import tiny_llama, tiny_tokenizer
 
-    notices.disable_progress_bar()  # type: ignore[no-untyped-call]
     tokenizer = tiny_tokenizer()
-    tiny_llama(tokenizer, layers=LAYERS, hidden=hidden).save_pretrained(folder)
+    with quiet_libraries():
+        tiny_llama(tokenizer, layers=LAYERS, hidden=hidden).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from yoriai import wire
 from yoriai.client.base_model import choose_device, load_base
 from yoriai.client.data import partition
+from yoriai.client.quiet import quiet_libraries
 from yoriai.client.records import SiteRecords
 from yoriai.client.workbench import Workbench
 from yoriai.config import JobConfig
@@ -22,7 +23,6 @@ from yoriai.simulations.experiment import Experiment
 from yoriai.simulations.federation import Federation, run_federation
 from yoriai.simulations.measuring import SiteTallies, TestBench
 from yoriai.simulations.progress import Silent
-from yoriai.simulations.quiet import quiet_libraries
 from yoriai.simulations.report import Data
 from yoriai.simulations.scenarios import get_scenario
 from yoriai.strategies.adapter import AdapterState

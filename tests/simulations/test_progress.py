@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 
 from tests.world import Notebook
+from yoriai.client.quiet import quiet_libraries
 from yoriai.simulations.progress import Bars, Lines, screen
-from yoriai.simulations.quiet import quiet_libraries
 from yoriai.simulations.timing import Stopwatch
 
 
@@ -109,7 +109,7 @@ def test_time_is_booked_on_sites_and_parts_and_goes_on(tmp_path: Path, monkeypat
 def test_only_the_known_warnings_are_hidden() -> None:
     from transformers.utils import logging
 
-    before = logging.get_verbosity()
+    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         with quiet_libraries():
@@ -119,4 +119,4 @@ def test_only_the_known_warnings_are_hidden() -> None:
         warnings.warn("`is_gradient_checkpointing` is deprecated and will be removed", FutureWarning, stacklevel=1)
     assert [str(warning.message)[:11] for warning in caught] == ["another one", "`is_gradien"]
     assert logging.get_verbosity() == before
-    assert logging.is_progress_bar_enabled()
+    assert logging.is_progress_bar_enabled() == bars
