@@ -13,6 +13,7 @@ import os
 import secrets
 import selectors
 import socket
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -34,7 +35,7 @@ from yoriai.errors import ConfigError, DaemonError, WireError
 from yoriai.files import make_private_folder
 from yoriai.log import EventLog
 from yoriai.metrics import served
-from yoriai.supervisor import Supervisor, installed
+from yoriai.supervisor import Supervisor
 
 # Long enough for a SuperNode to tell the server that it leaves; one that does not must wait a minute to come back.
 GRACE_S = 15.0
@@ -55,14 +56,13 @@ def node_command(site: SiteFolder, config: SiteConfig) -> list[str]:
     """The SuperNode's command line, with a port on loopback that is free now.
 
     Raises:
-        ConfigError: Flower is not installed, no port is free, or the site's path has a character that Flower's
-            settings cannot hold.
+        ConfigError: no port is free, or the site's path has a character that Flower's settings cannot hold.
     """
     door = socket_in(site.path)
     if set(str(door)) & set('"\\\n'):
         raise ConfigError("the path of the site's folder has a quotation mark or a backslash", remedy="rename it")
     return [
-        installed("flower-supernode"),
+        *(sys.executable, "-P", str(Path(__file__).with_name("supernode.py"))),
         *("--superlink", config.server.address),
         *("--root-certificates", str(site.server_ca)),
         *("--auth-supernode-private-key", str(site.node_key)),

@@ -3,7 +3,7 @@
     yoriai site start DIR                     keeps the two below; holds nothing itself
       yoriai site start DIR --only daemon     the daemon, as the owner of DIR
       yoriai site start DIR --only node       keeps the SuperNode, as the owner of DIR/node
-        flower-supernode                      and what it starts in turn
+        supernode.py                          Flower's, and what it starts in turn
 
 The end of either is no reason for the other's. If the first is killed, the kernel kills the others, each with its
 parent. Under systemd the second and the third are units of their own, and the first does not run.

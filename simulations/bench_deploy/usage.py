@@ -23,7 +23,7 @@ _LEAST_LEFT_BYTES = 2**30
 WORDS = {
     "ClientApp": "flwr-clientapp",
     "ServerApp": "flwr-serverapp",
-    "SuperNode": "flower-supernode",
+    "SuperNode": "supernode.py",
     "SuperLink": "flower-superlink",
     "executor": "flower-superexec",
     "flwr command": "bin/flwr ",

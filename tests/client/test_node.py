@@ -4,6 +4,7 @@ import io
 import os
 import pwd
 import socket
+import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -48,8 +49,8 @@ def through(north: SiteFolder, proxy: str) -> SiteConfig:
 
 def test_the_supernode_knows_server_ca_key_and_socket_and_listens_on_loopback_alone(north: SiteFolder) -> None:
     line = node_command(north, north.config())
-    options = dict(zip(line[1::2], line[2::2], strict=True))
-    assert Path(line[0]).name == "flower-supernode"
+    options = dict(zip(line[3::2], line[4::2], strict=True))
+    assert (line[0], Path(line[2]).name) == (sys.executable, "supernode.py")
     assert options.pop("--port").isdigit()
     assert options == {
         "--superlink": "example.org:9092",

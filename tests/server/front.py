@@ -46,7 +46,7 @@ def free_port() -> int:
 class Upstream:
     """Stands where Flower's SuperLink would: answers every request with the SHA-256 of its body.
 
-    Requests for a path that ends in `held` wait until `gate` is set.
+    Requests for a path that ends in `held` wait until `gate` is set; one that ends in `says-NUMBER` gets that status.
     """
 
     def __init__(self, port: int, certificate: Path, key: Path) -> None:
@@ -87,7 +87,7 @@ class Upstream:
                 answer = sha256(self.rfile.read(int(self.headers["Content-Length"]))).digest()
                 if self.path.endswith("held"):
                     upstream.gate.wait(WAIT_S)
-                self.send_response(200)
+                self.send_response(int(self.path.rpartition("says-")[2]) if "says-" in self.path else 200)
                 self.send_header("Content-Length", str(len(answer)))
                 self.end_headers()
                 self.wfile.write(answer)

@@ -166,6 +166,15 @@ def test_the_superlink_gets_what_a_node_proves_itself_with(front: Front) -> None
     assert lower["flwr-timestamp"] == "2026-01-01T00:00:00+00:00"
 
 
+@pytest.mark.parametrize(("said", "heard"), [(500, 503), (401, 401), (403, 403), (404, 404)])
+def test_an_error_that_would_end_a_supernode_makes_it_wait_and_the_others_reach_it(
+    front: Front, said: int, heard: int
+) -> None:
+    status, answer, _ = front.ask(f"/v1/fleet/says-{said}", b"body")
+    assert status == heard
+    assert (answer == sha256(b"body").digest()) == (said == heard)
+
+
 @pytest.mark.parametrize("target", ["/v1/fleet/x", "/v1/control/x"])
 def test_no_version_is_shown(front: Front, target: str) -> None:
     _, page, headers = front.ask(target)

@@ -1,0 +1,69 @@
+"""Flower's SuperNode ends as a whole when a part of it has ended: otherwise nobody would start another."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from tests.commands import site, yoriai
+from tests.deploy.processes import children_of, wait_until
+from tests.tls import Issuer, https
+from yoriai.client.node import node_command, node_environment
+from yoriai.client.site_folder import SiteFolder
+
+
+@pytest.fixture
+def north(tmp_path: Path) -> SiteFolder:
+    """A site that is to be told where its server is."""
+    folder = site(tmp_path / "north", "north")
+    (tmp_path / "ca.crt").write_bytes((issuer := Issuer.make()).pem)
+    issuer.server(tmp_path / "server.pem")
+    assert yoriai("site", "enrol", folder, "--server-ca", tmp_path / "ca.crt").code == 0
+    return SiteFolder(folder)
+
+
+@contextmanager
+def supernode(north: SiteFolder, address: str) -> Iterator["subprocess.Popen[str]"]:
+    """The site's SuperNode, with this server."""
+    text = north.settings.read_text().replace('address = ""', f'address = "{address}"')
+    north.settings.write_text(text)
+    config = north.config()
+    environment = node_environment(north, config)
+    with subprocess.Popen(
+        node_command(north, config), env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
+    ) as process:  # fmt: skip
+        try:
+            yield process
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("fails", ["pull-messages", "send-node-heartbeat"])
+def test_it_ends_with_any_of_its_threads(north: SiteFolder, tmp_path: Path, fails: str) -> None:
+    with https(tmp_path / "server.pem") as server, supernode(north, f"localhost:{server.port}") as process:
+        calls = ("activate-node", "pull-messages", "send-node-heartbeat")
+        server.statuses = {f"/v1/fleet/{call}": 500 if call == fails else 200 for call in calls}
+        process.wait(60)
+        assert f"POST /v1/fleet/{fails}" in server.seen
+
+
+def test_it_ends_with_the_process_that_starts_its_apps(north: SiteFolder) -> None:
+    with supernode(north, "localhost:1") as process:
+        wait_until(lambda: bool(children_of(process.pid, "flower-superexec")), 60, "it starts no apps")
+        assert process.poll() is None
+        os.kill(children_of(process.pid, "flower-superexec")[0], signal.SIGKILL)
+        process.wait(60)
+        assert "the process that starts the SuperNode's apps has ended" in process.stdout.read()
+
+
+def test_it_ends_well_when_it_is_told_to(north: SiteFolder) -> None:
+    with supernode(north, "localhost:1") as process:
+        wait_until(lambda: bool(children_of(process.pid, "flower-superexec")), 60, "it starts no apps")
+        process.terminate()
+        assert process.wait(60) == 0
