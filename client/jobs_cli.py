@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from yoriai.asking import agree
+from yoriai.terminal import say
 
 if TYPE_CHECKING:
     from yoriai.client.job_book import JobBook
@@ -54,11 +55,11 @@ def approve(
     entry = book.find(run)
     print_terms(entry, budget_of(site), _console)
     if entry.state in ("approved", "accepted"):
-        _say(f"run {entry.run_id} was approved before; nothing was changed")
+        say(f"run {entry.run_id} was approved before; nothing was changed")
         return
     agree("Shall this site take part on these terms?", yes=yes, otherwise="nothing was changed; the job waits")
     book.decide(entry, "approved", by=operator_name())
-    _say(f"approved run {entry.run_id}; the site answers so when the coordinator offers it again")
+    say(f"approved run {entry.run_id}; the site answers so when the coordinator offers it again")
 
 
 def refuse(folder: _Folder, run: _Run) -> None:
@@ -67,7 +68,7 @@ def refuse(folder: _Folder, run: _Run) -> None:
 
     _, book = _opened(folder)
     entry = book.decide(book.find(run), "refused", by=operator_name())
-    _say(f"refused run {entry.run_id}; `yoriai site approve {folder} {entry.run_id}` takes it back")
+    say(f"refused run {entry.run_id}; `yoriai site approve {folder} {entry.run_id}` takes it back")
 
 
 def _opened(folder: Path) -> "tuple[SiteFolder, JobBook]":
@@ -77,7 +78,3 @@ def _opened(folder: Path) -> "tuple[SiteFolder, JobBook]":
     site = SiteFolder(folder.resolve())
     site.config()
     return site, JobBook(site.jobs)
-
-
-def _say(text: str) -> None:
-    _console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -6,17 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from yoriai.asking import Question, agree, ask_settings, number
 from yoriai.errors import ConfigError
+from yoriai.terminal import count_of_sites, say, say_rows
 
 if TYPE_CHECKING:
     from yoriai.client.enrol import Papers
     from yoriai.client.site_folder import SiteFolder
     from yoriai.config import SiteConfig
-
-_console = Console()
 
 
 def _truth(text: str) -> object:
@@ -109,12 +107,12 @@ def init(
     config = _checked(answers) if yes else _asked(answers)
     units = write_units(SiteFolder(folder), config, names)  # The settings come last: with them the site is made.
     made = make_site(folder, config)
-    _say(f"wrote {made.settings}, with more settings, each explained")
+    say(f"wrote {made.settings}, with more settings, each explained")
     if owners is not None:
         give(made, made.place(config.ledger.witness), owners)
     for line in (*of_users(made, config, names, owners, units), *warnings(made, config)):
-        _say(line)
-    _say(f"next: yoriai site enrol {folder}")
+        say(line)
+    say(f"next: yoriai site enrol {folder}")
 
 
 def enrol(
@@ -159,12 +157,12 @@ def _request(site: "SiteFolder") -> None:
     from yoriai.client.enrol import write_request
 
     request = write_request(site)
-    _say(f"wrote {site.request(request.name)}; take it to the consortium")
-    _say("fingerprint of your key, to read out when they ask:")
-    _say_rows(request.fingerprint)
-    _say("next, with the files that they give you:")
-    _say(f"  yoriai site enrol {site.path} --certificate {request.name}.cert \\")
-    _say("    --authority authority.der --roster roster --revocations revocations.der")
+    say(f"wrote {site.request(request.name)}; take it to the consortium")
+    say("fingerprint of your key, to read out when they ask:")
+    say_rows(request.fingerprint)
+    say("next, with the files that they give you:")
+    say(f"  yoriai site enrol {site.path} --certificate {request.name}.cert \\")
+    say("    --authority authority.der --roster roster --revocations revocations.der")
 
 
 def _install_server_ca(site: "SiteFolder", path: Path) -> None:
@@ -174,10 +172,10 @@ def _install_server_ca(site: "SiteFolder", path: Path) -> None:
 
     ca = read_server_ca(read_carried(path, "the CA of the server's certificate"), now=_now())
     install_ca(site, ca)
-    _say("installed the CA of the server's TLS; its fingerprint, which the coordinator can read out:")
+    say("installed the CA of the server's TLS; its fingerprint, which the coordinator can read out:")
     for each in ca.fingerprints:
-        _say_rows(grouped(each))
-    _say(f"it holds until {ca.expires:%Y-%m-%d}")
+        say_rows(grouped(each))
+    say(f"it holds until {ca.expires:%Y-%m-%d}")
 
 
 def _install(site: "SiteFolder", papers: "Papers", *, yes: bool) -> None:
@@ -186,15 +184,15 @@ def _install(site: "SiteFolder", papers: "Papers", *, yes: bool) -> None:
 
     membership = check_papers(site, papers, now=_now())
     if membership.first:
-        _say("fingerprint of the CA, which this site will trust from now on:")
-        _say_rows(grouped(membership.authority_fingerprint))
+        say("fingerprint of the CA, which this site will trust from now on:")
+        say_rows(grouped(membership.authority_fingerprint))
         agree("Has the consortium read out this fingerprint to you?", yes=yes, otherwise="nothing was installed")
     install(site, membership)
     roster, enrolment = membership.roster, membership.enrolment
-    _say(
+    say(
         f"{enrolment.name} is a member of {roster.federation}; its certificate holds until {enrolment.expires:%Y-%m-%d}"
     )
-    _say(f"roster {roster.serial} names {_count(len(roster.sites))} and holds until {roster.expires:%Y-%m-%d}")
+    say(f"roster {roster.serial} names {count_of_sites(len(roster.sites))} and holds until {roster.expires:%Y-%m-%d}")
 
 
 def _asked(answers: Mapping[str, object]) -> "SiteConfig":
@@ -217,19 +215,6 @@ def _checked(settings: Mapping[str, object]) -> "SiteConfig":
     from yoriai.config import site_of
 
     return site_of(settings, {key: question.option for key, question in _QUESTIONS.items()})
-
-
-def _count(sites: int) -> str:
-    return "one site" if sites == 1 else f"{sites} sites"
-
-
-def _say_rows(rows: str) -> None:
-    for row in rows.splitlines():
-        _say(f"  {row}")
-
-
-def _say(text: str) -> None:
-    _console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _now() -> datetime:

@@ -4,7 +4,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from yoriai import wire
-from yoriai.server.messenger import UNEXPECTED, Messenger, one_line
+from yoriai.server.messenger import UNEXPECTED, Messenger
+from yoriai.terminal import one_line
 
 
 class Attendance:

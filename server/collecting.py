@@ -8,11 +8,12 @@ from yoriai import wire
 from yoriai.errors import AdapterError, ConfigError, RoundError, WireError
 from yoriai.privacy.secagg import Opened, WindowTerms
 from yoriai.privacy.secagg.summing import Masking
-from yoriai.server.messenger import STRANGE, UNEXPECTED, one_line
+from yoriai.server.messenger import STRANGE, UNEXPECTED
 from yoriai.server.round_sums import RoundSum
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.held import check_held, held_mean
 from yoriai.strategies.robust import Updates, norm_bounded
+from yoriai.terminal import one_line
 
 Replies = Mapping[str, wire.Reply]
 

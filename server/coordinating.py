@@ -5,7 +5,6 @@ the server knows what to do: begin again after a crash, wait after a round with 
 only a person can mend.
 """
 
-import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from yoriai.server.coordinator import Coordinator
 from yoriai.server.job_store import StoredJob
 from yoriai.server.messenger import Transport
 from yoriai.server.progress import WatchedTransport
-from yoriai.server.registry import Checkpoint, Registry
+from yoriai.server.registry import Checkpoint, Registry, summary_of
 from yoriai.server.rosters import SignedRoster
 from yoriai.server.server_folder import ServerFolder
 from yoriai.strategies.adapter import AdapterState
@@ -84,7 +83,6 @@ def _coordinate(
         job.progress_file,
         rounds=config.federation.rounds,
     )
-    registry = Registry(job.folder)
     coordinator = Coordinator(
         config,
         roster,
@@ -92,13 +90,12 @@ def _coordinate(
         noise_multiplier=prepared.noise_multiplier,
         rule=get_rule(config.federation.rule),
         transport=transport,
-        registry=registry,
+        registry=Registry(job.folder),
         run_id=job.run_id,
         signed_roster=signed,
         signing=folder.signing(datetime.now(UTC)),
     )
-    stored = registry.load()
-    done = stored.next_round if stored is not None else 0
+    done = summary_of(job.folder).rounds
     for site, reason in sorted(folder.barred(datetime.now(UTC)).items()):
         log.event("barred", site=site, reason=reason)
     log.event("started", rounds_done=done, rounds=config.federation.rounds, sites=len(roster.weights))
@@ -130,15 +127,15 @@ def _signed_roster(folder: ServerFolder, job: StoredJob, now: datetime) -> Signe
     trust = folder.trust(now)
     data = job.roster_file.read_bytes()
     newest = folder.signed_roster(now)
-    if newest.file != data and _terms(newest.file) == _terms(data):
+    submitted = read_roster(data, trust, may_be_expired=True)
+    if newest.file != data and _terms(newest.directory.roster) == _terms(submitted):
         return newest
     return SignedRoster(data, Directory(read_roster(data, trust), trust))
 
 
-def _terms(roster_file: bytes) -> dict[str, tuple[int, int | None]]:
-    """Weight and rank by member, of a roster that was verified before and may have expired since."""
-    entries = json.loads(roster_file.split(b"\n", 2)[2])["sites"]
-    return {entry["name"]: (entry["weight"], entry.get("rank")) for entry in entries}
+def _terms(roster: Roster) -> dict[str, tuple[int, int | None]]:
+    """Weight and rank by member."""
+    return {entry.name: (entry.weight, entry.rank) for entry in roster.sites}
 
 
 def _give_up(job: StoredJob, log: EventLog, error: str, *, again: bool) -> None:

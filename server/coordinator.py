@@ -28,8 +28,6 @@ from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.fit import check_fit
 from yoriai.strategies.rule import EachRule, SumRule
 
-__all__ = ["Coordinator", "Deadlines", "Transport", "last_checkpoint"]
-
 # How often a void round of secure aggregation is begun afresh before the run stops.
 _FRESH_STARTS = 2
 

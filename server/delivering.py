@@ -13,8 +13,9 @@ from yoriai.errors import RoundError
 from yoriai.privacy.coordinator_identity import certified_federation
 from yoriai.privacy.delivery import Delivery, sign_delivery
 from yoriai.privacy.identity import SigningKey
-from yoriai.server.messenger import UNEXPECTED, Messenger, one_line
+from yoriai.server.messenger import UNEXPECTED, Messenger
 from yoriai.server.registry import Checkpoint, Registry
+from yoriai.terminal import one_line
 
 Signing = tuple[SigningKey, bytes]
 """The coordinator's key, and the file of its certificate."""

@@ -6,18 +6,16 @@
     jobs/RUN/progress.json     what the coordinator is at, written by it alone
     jobs/RUN/log.jsonl         its events
     jobs/RUN/checkpoint.json   and adapters/, state/: the registry, see registry.py
-    jobs/RUN/coordinator.lock  held by the process that coordinates the job; there is never a second one
+    jobs/RUN/coordinator.lock  names the process that coordinates the job; there is never a second one
 
 RUN names the job in ledgers and messages. It outlives Flower's runs: one that is begun again is a new run of Flower's
 and the same RUN.
 """
 
 import contextlib
-import fcntl
-import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from yoriai import wire
 from yoriai.errors import CheckpointError, ConfigError, StorageError
 from yoriai.files import PRIVATE, locked_folder, make_private_folder, sync_folder, write_atomically
+from yoriai.held import Holder, hold, holder_of, let_go
 from yoriai.prepared_job import PreparedJob, read_prepared
 
 # A job in one of these states is to be run, or is being run.
@@ -123,15 +122,7 @@ class StoredJob:
         Returns:
             The state after it.
         """
-        with locked_folder(self.folder):
-            before = self.state()
-            if only_from and before.phase not in only_from:
-                return before
-            if changes.get("phase", before.phase) != before.phase:
-                changes["since"] = time.time()
-            after = JobState.model_validate({**before.model_dump(by_alias=True), **changes})
-            self._write(after)
-            return after
+        return self._changed(lambda _: changes, only_from)
 
     def begin_again(self, why: str, *, only_from: tuple[Phase, ...]) -> JobState:
         """Put the job into the queue once more; for a person to look at, once too many starts stored no round.
@@ -140,23 +131,17 @@ class StoredJob:
             why: what ended the last start.
             only_from: as in `change`.
         """
-        with locked_folder(self.folder):
-            before = self.state()
-            if before.phase not in only_from:
-                return before
+
+        def changes(before: JobState) -> dict[str, Any]:
             fruitless = before.fruitless + 1
-            pause_s = min(_FIRST_PAUSE_S * 2**before.fruitless, _LONGEST_PAUSE_S)
-            after = before.model_copy(
-                update={
-                    "phase": "queued" if fruitless < _MOST_FRUITLESS else "failed",
-                    "fruitless": fruitless,
-                    "since": time.time(),
-                    "not_before": time.time() + pause_s,
-                    "error": why,
-                }
-            )
-            self._write(after)
-            return after
+            return {
+                "phase": "queued" if fruitless < _MOST_FRUITLESS else "failed",
+                "fruitless": fruitless,
+                "not_before": time.time() + min(_FIRST_PAUSE_S * 2**before.fruitless, _LONGEST_PAUSE_S),
+                "error": why,
+            }
+
+        return self._changed(changes, only_from)
 
     @contextlib.contextmanager
     def coordinated(self, wait_s: float) -> Iterator[None]:
@@ -168,27 +153,41 @@ class StoredJob:
         Raises:
             StorageError: another one still does.
         """
-        lock = os.open(self.folder / "coordinator.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, PRIVATE)
         deadline = time.monotonic() + wait_s
-        try:
-            while not _locked(lock):
+        while True:
+            try:
+                lock = hold(self._lock)
+                break
+            except BlockingIOError:
                 if time.monotonic() >= deadline:
-                    raise StorageError(f"job {self.run_id} is coordinated by another process", remedy="stop that one")
+                    raise StorageError(
+                        f"job {self.run_id} is coordinated by another process", remedy="stop that one"
+                    ) from None
                 time.sleep(_LOCK_POLL_S)
+        try:
             yield
         finally:
-            os.close(lock)
+            let_go(lock)
 
-    def is_coordinated(self) -> bool:
-        """Whether some process coordinates the job now."""
-        try:
-            lock = os.open(self.folder / "coordinator.lock", os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
-        try:
-            return not _locked(lock, fcntl.LOCK_SH)  # Two who look at once do not take each other for a holder.
-        finally:
-            os.close(lock)
+    def coordinator(self) -> Holder | None:
+        """The process that coordinates the job now; None if there is none."""
+        return holder_of(self._lock)
+
+    @property
+    def _lock(self) -> Path:
+        return self.folder / "coordinator.lock"
+
+    def _changed(self, changes: Callable[[JobState], dict[str, Any]], only_from: tuple[Phase, ...]) -> JobState:
+        """Read, change and write the state while nobody else does."""
+        with locked_folder(self.folder):
+            before = self.state()
+            if only_from and before.phase not in only_from:
+                return before
+            after = JobState.model_validate({**before.model_dump(by_alias=True), **changes(before)})
+            if after.phase != before.phase:
+                after = after.model_copy(update={"since": time.time()})
+            self._write(after)
+            return after
 
     def _write(self, state: JobState) -> None:
         write_atomically(
@@ -222,16 +221,24 @@ class JobStore:
         sync_folder(self._folder)
         return StoredJob(self._folder / run_id)
 
-    def jobs(self) -> list[StoredJob]:
-        """All jobs, in the order in which they were submitted.
+    def states(self) -> dict[StoredJob, JobState]:
+        """All jobs, in the order in which they were submitted, and where each stands.
 
         One whose state cannot be read is left out, or it would keep the others from running; `find` has it.
         """
         found = []
         for job in self._folders():
             with contextlib.suppress(CheckpointError):
-                found.append((job.state().submitted, job.run_id, job))
-        return [job for _, _, job in sorted(found, key=lambda entry: entry[:2])]
+                found.append((job, job.state()))
+        return dict(sorted(found, key=lambda entry: (entry[1].submitted, entry[0].run_id)))
+
+    def jobs(self) -> list[StoredJob]:
+        """All jobs, as `states` has them."""
+        return list(self.states())
+
+    def live(self) -> list[StoredJob]:
+        """Those that are to be run, or are being run, in the order of their turn."""
+        return [job for job, state in self.states().items() if state.phase in LIVE]
 
     def _folders(self) -> list[StoredJob]:
         return [StoredJob(path) for path in self._folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
@@ -254,11 +261,3 @@ class JobStore:
             expected=", ".join(job.run_id for job in (found or jobs)[-5:]) or "a job that was submitted",
             remedy="name the job by its run; without a name the last one is meant",
         )
-
-
-def _locked(descriptor: int, kind: int = fcntl.LOCK_EX) -> bool:
-    try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -8,9 +8,7 @@ nothing yet.
     tick   bring the nodes up to the members -> look at the first live job -> start it, wait, or begin it again
 """
 
-import contextlib
 import os
-import signal
 import threading
 import time
 from datetime import UTC, datetime
@@ -18,10 +16,10 @@ from datetime import UTC, datetime
 from yoriai.errors import RoundError, YoriaiError
 from yoriai.flower import environment
 from yoriai.log import EventLog
-from yoriai.server.flower_control import SERVER_VARIABLE, FlowerControl
-from yoriai.server.job_store import LIVE, JobStore, StoredJob
-from yoriai.server.nodes import KeyInUse, NodeBook
-from yoriai.server.progress import read_progress
+from yoriai.processes import kill
+from yoriai.server.flower_control import SERVER_VARIABLE, FlowerControl, KeyInUse
+from yoriai.server.job_store import JobStore, StoredJob
+from yoriai.server.nodes import NodeBook
 from yoriai.server.server_folder import ServerFolder
 from yoriai.supervisor import Supervisor, installed
 
@@ -32,7 +30,6 @@ _AGAIN_S = 10.0
 _START_S = 90.0
 # A coordinator that is cancelled looks up every second, but for one that waits within Flower.
 _CANCEL_S = 15.0
-_COORDINATOR = b"flwr-serverapp"
 
 
 class Keeper:
@@ -73,9 +70,9 @@ class Keeper:
                 return
             self._log.event("superlink_up")
         self._register()
-        job = next((job for job in self._jobs.jobs() if job.state().phase in LIVE), None)
-        if job is not None:
-            self._look_after(job)
+        live = self._jobs.live()
+        if live:
+            self._look_after(live[0])
 
     def _register(self) -> None:
         """Bring Flower's nodes up to the members, every now and then: certificates are verified anew each time."""
@@ -88,12 +85,13 @@ class Keeper:
         try:
             self._nodes.bring_up_to(wanted, self._flower, self._log)
         except KeyInUse:
-            self._begin_anew()
+            self._log.event("database_begun_anew")
+            self._restart_superlink(forgetful=True)
 
     def _look_after(self, job: StoredJob) -> None:
         """Do what the first live job needs; nothing while a coordinator is at work on it."""
         state = job.state()
-        if job.is_coordinated():
+        if job.coordinator() is not None:
             if state.phase == "cancelling" and time.time() - state.since > _CANCEL_S:
                 self._end_coordinators()  # It hangs in an exchange, or in a wait that nobody can end.
         elif state.phase == "cancelling":
@@ -154,37 +152,27 @@ class Keeper:
         except (YoriaiError, OSError) as error:  # Nothing may keep the SuperLink from being started again.
             self._say_once(error)
 
-    def _restart_superlink(self) -> None:
+    def _restart_superlink(self, *, forgetful: bool = False) -> None:
+        """Stop Flower's SuperLink and start another.
+
+        Args:
+            forgetful: without its database and the book of nodes, which then do not belong together. Neither holds
+                anything but nodes and runs.
+        """
         self._superlink.stop(grace_s=10.0)
         self._superlink_restarts()
-        self._superlink = self._supervised()
-        self._superlink.start()
-
-    def _begin_anew(self) -> None:
-        """Flower's database and the book of nodes do not belong together. Neither holds anything but nodes and runs."""
-        self._log.event("database_begun_anew")
-        self._superlink.stop(grace_s=10.0)
-        self._end_coordinators()
-        for path in (self._nodes.path, *self._folder.database.parent.glob(self._folder.database.name + "*")):
-            path.unlink(missing_ok=True)
-        self._up = False
+        if forgetful:
+            for path in (self._nodes.path, *self._folder.database.parent.glob(self._folder.database.name + "*")):
+                path.unlink(missing_ok=True)
         self._superlink = self._supervised()
         self._superlink.start()
 
     def _end_coordinators(self) -> None:
         """Kill coordinators that are at work; their jobs lose nothing that was stored."""
         for job in self._jobs.jobs():
-            if not job.is_coordinated():
-                continue
-            pid = read_progress(job.progress_file).pid
-            with contextlib.suppress(OSError):
-                descriptor = os.pidfd_open(pid)
-                try:
-                    with open(f"/proc/{pid}/cmdline", "rb") as command:
-                        if _COORDINATOR in command.read():
-                            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-                finally:
-                    os.close(descriptor)
+            holder = job.coordinator()
+            if holder is not None:
+                kill(holder.pid, check=lambda holder=holder: holder.check(os.geteuid()))  # type: ignore[misc]
 
     def _say_once(self, error: Exception) -> None:
         """A fault that lasts is one line, not one a second."""

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from yoriai.errors import DaemonError
-from yoriai.held import hold, holder_of, let_go
+from yoriai.held import Holder, hold, holder_of, let_go
 
 _FILE = "keeper.lock"
 
@@ -28,7 +28,6 @@ def kept(run: Path) -> Iterator[None]:
         let_go(lock)
 
 
-def keeper_of(run: Path) -> int | None:
+def keeper_of(run: Path) -> Holder | None:
     """The keeper's process; None if there is none."""
-    holder = holder_of(run / _FILE)
-    return None if holder is None else holder.pid
+    return holder_of(run / _FILE)

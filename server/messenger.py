@@ -6,9 +6,6 @@ from typing import Protocol
 
 from yoriai import wire
 from yoriai.errors import WireError
-from yoriai.terminal import one_line
-
-__all__ = ["STRANGE", "UNEXPECTED", "Messenger", "Transport", "one_line"]
 
 UNEXPECTED = "an unexpected kind of reply"
 STRANGE = "the reply belongs to another site, round or run"

@@ -15,14 +15,15 @@ _RUN = ("run",)
 
 def readings(folder: ServerFolder) -> Iterator[Reading]:
     """All metrics of a server as they stand; a job whose files cannot be read is left out."""
-    jobs = {job.run_id: (job, read_progress(job.progress_file)) for job in JobStore(folder.jobs).jobs()}
+    stored = JobStore(folder.jobs).states()
+    states = {job.run_id: state for job, state in stored.items()}
+    jobs = {job.run_id: (job, read_progress(job.progress_file)) for job in stored}
     stages = {run: progress.stages for run, (_, progress) in jobs.items()}
-    phases = {run: job.state().phase for run, (job, _) in jobs.items()}
     yield Reading(
         "job_phase",
         "1 for the phase that a job is in.",
         "gauge",
-        {(run, phase): float(phase == found) for run, found in phases.items() for phase in _PHASES},
+        {(run, phase): float(phase == state.phase) for run, state in states.items() for phase in _PHASES},
         ("run", "phase"),
     )
     yield Reading(
@@ -36,7 +37,7 @@ def readings(folder: ServerFolder) -> Iterator[Reading]:
         "job_starts",
         "How often a job was given to Flower.",
         "counter",
-        {(run,): float(job.state().starts) for run, (job, _) in jobs.items()},
+        {(run,): float(state.starts) for run, state in states.items()},
         _RUN,
     )
     for name, meaning in (
@@ -74,4 +75,4 @@ def _rounds_done(job: StoredJob) -> int:
 
 
 def _connected(job: StoredJob, progress: Progress) -> list[str]:
-    return progress.connected if job.is_coordinated() else []
+    return progress.connected if job.coordinator() is not None else []

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from yoriai.files import PRIVATE, write_atomically
 from yoriai.log import EventLog
-from yoriai.server.flower_control import FlowerControl, KeyInUse
+from yoriai.server.flower_control import FlowerControl
 
 
 class Node(BaseModel):
@@ -95,6 +95,3 @@ class NodeBook:
     def _write(self, nodes: Mapping[str, Node]) -> None:
         data = _File(nodes=dict(nodes)).model_dump_json(by_alias=True, indent=1).encode()
         write_atomically(self.path, data, mode=PRIVATE)
-
-
-__all__ = ["KeyInUse", "Node", "NodeBook"]

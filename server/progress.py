@@ -4,7 +4,6 @@ Counters go on from run to run of Flower's; a coordinator that is begun again re
 """
 
 import contextlib
-import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from yoriai.errors import StorageError
 from yoriai.files import PRIVATE, write_atomically
 from yoriai.log import EventLog
-from yoriai.server.messenger import Transport, one_line
+from yoriai.server.messenger import Transport
+from yoriai.terminal import one_line
 
 
 class StageCount(BaseModel):
@@ -34,7 +34,6 @@ class Progress(BaseModel):
     """A coordinator's state as of its last exchange.
 
     Attributes:
-        pid: of its process.
         round: the one in work, counted from 1; 0 before the first offer was answered.
         rounds: in the job.
         stage: the exchange in work, or the last one.
@@ -46,7 +45,6 @@ class Progress(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
     schema_: Literal[1] = Field(default=1, alias="schema")
-    pid: int = 0
     round: int = 0
     rounds: int = 0
     stage: str = ""
@@ -77,7 +75,7 @@ class WatchedTransport:
     def __init__(self, transport: Transport, log: EventLog, place: Path, *, rounds: int) -> None:
         self._transport, self._log, self._place = transport, log, place
         self._progress = read_progress(place)
-        self._progress.pid, self._progress.rounds = os.getpid(), rounds
+        self._progress.rounds = rounds
 
     def sites(self) -> Sequence[str]:
         """As the transport."""

@@ -6,18 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from yoriai.asking import Question, agree, ask_settings, number
 from yoriai.errors import ConfigError
+from yoriai.terminal import count_of_sites, say, say_rows
 
 if TYPE_CHECKING:
     from yoriai.config import ServerConfig
     from yoriai.server.enrol import Papers
     from yoriai.server.making import PublicSide
     from yoriai.server.server_folder import ServerFolder
-
-_console = Console()
 
 
 def _hosts(text: str) -> object:
@@ -84,9 +82,9 @@ def init(
         )
     config = _checked(answers) if yes else _asked(answers)
     made = make_server(folder, config, public, now=_now())
-    _say(f"wrote {made.settings}, with more settings, each explained")
+    say(f"wrote {made.settings}, with more settings, each explained")
     _say_of_system(made, config)
-    _say(f"next: yoriai server enrol {folder}")
+    say(f"next: yoriai server enrol {folder}")
 
 
 def enrol(
@@ -133,12 +131,12 @@ def _renew(server: "ServerFolder", answers: Mapping[str, object], public: "Publi
         )
     issued = renew(server, public, now=_now())
     config = server.config()
-    _say(
+    say(
         f"renewed {server.tls_certificate}, valid until {issued.expires:%Y-%m-%d}, and the files from {server.settings}"
     )
     _hand_over(server, config)
-    _say("next, as root: nginx -t && systemctl reload nginx")
-    _say(f"  systemctl daemon-reload && systemctl restart {server.unit.name}")
+    say("next, as root: nginx -t && systemctl reload nginx")
+    say(f"  systemctl daemon-reload && systemctl restart {server.unit.name}")
 
 
 def _request(server: "ServerFolder") -> None:
@@ -146,13 +144,13 @@ def _request(server: "ServerFolder") -> None:
 
     request = write_request(server)
     _hand_over(server, server.config())
-    _say(f"wrote {server.request(request.name)}; take it to the consortium")
-    _say("fingerprint of the coordinator's key, to read out when they ask:")
-    _say_rows(request.fingerprint)
-    _say("next, with the files that they give you:")
-    _say(f"  yoriai server enrol {server.path} --coordinator coordinator.cert \\")
-    _say("    --authority authority.der --roster roster --revocations revocations.der \\")
-    _say("    --member members/")
+    say(f"wrote {server.request(request.name)}; take it to the consortium")
+    say("fingerprint of the coordinator's key, to read out when they ask:")
+    say_rows(request.fingerprint)
+    say("next, with the files that they give you:")
+    say(f"  yoriai server enrol {server.path} --coordinator coordinator.cert \\")
+    say("    --authority authority.der --roster roster --revocations revocations.der \\")
+    say("    --member members/")
 
 
 def _install(server: "ServerFolder", papers: "Papers", *, yes: bool) -> None:
@@ -162,21 +160,21 @@ def _install(server: "ServerFolder", papers: "Papers", *, yes: bool) -> None:
     now = _now()
     standing = check_papers(server, papers, now=now)
     if standing.first:
-        _say("fingerprint of the CA, which this server will trust from now on:")
-        _say_rows(grouped(standing.authority_fingerprint))
+        say("fingerprint of the CA, which this server will trust from now on:")
+        say_rows(grouped(standing.authority_fingerprint))
         agree("Has the consortium read out this fingerprint to you?", yes=yes, otherwise="nothing was installed")
     install(server, standing)
     config = server.config()
     _hand_over(server, config)
     own, roster = standing.certificate, standing.roster
-    _say(f"{own.name} is the coordinator of {own.federation}; its certificate holds until {own.expires:%Y-%m-%d}")
-    _say(f"roster {roster.serial} names {_count(len(roster.sites))} and holds until {roster.expires:%Y-%m-%d}")
+    say(f"{own.name} is the coordinator of {own.federation}; its certificate holds until {own.expires:%Y-%m-%d}")
+    say(f"roster {roster.serial} names {count_of_sites(len(roster.sites))} and holds until {roster.expires:%Y-%m-%d}")
     missing = missing_members(server, now=now)
     if missing:
-        _say(f"missing: the certificate file of {', '.join(missing)};")
-        _say("  until it is here the site cannot connect")
-    _say("a server that runs takes the members up by itself")
-    _say(f"give to every site: {server.public_ca}, and the address {_address(config)}")
+        say(f"missing: the certificate file of {', '.join(missing)};")
+        say("  until it is here the site cannot connect")
+    say("a server that runs takes the members up by itself")
+    say(f"give to every site: {server.public_ca}, and the address {_address(config)}")
 
 
 def _public_side(certificate: Path | None, key: Path | None, ca: Path | None) -> "PublicSide | None":
@@ -208,36 +206,23 @@ def _hand_over(server: "ServerFolder", config: "ServerConfig") -> None:
     """Leave nothing in the folder that its user could not read; say so where only root can see to that."""
     if not server.hand_over():
         place, users = server.path.absolute(), server.sysusers.absolute()
-        _say(f"note: {place} is to belong to the user {config.user}; as root:")
-        _say(f"  install -m 644 {users} /etc/sysusers.d/yoriai-server.conf && systemd-sysusers")
-        _say(f"  chown -R {config.user}: {place}")
+        say(f"note: {place} is to belong to the user {config.user}; as root:")
+        say(f"  install -m 644 {users} /etc/sysusers.d/yoriai-server.conf && systemd-sysusers")
+        say(f"  chown -R {config.user}: {place}")
 
 
 def _say_of_system(server: "ServerFolder", config: "ServerConfig") -> None:
     """What root has to do on the machine, once."""
     _hand_over(server, config)
-    _say("then, as root, nginx of the distribution, and the service; copies, for the originals are not root's own:")
-    _say(f"  install -m 644 {server.nginx_site.absolute()} /etc/nginx/conf.d/ && nginx -t && systemctl reload nginx")
-    _say(f"  install -m 644 {server.unit.absolute()} /etc/systemd/system/")
-    _say(f"  systemctl daemon-reload && systemctl enable --now {server.unit.name}")
+    say("then, as root, nginx of the distribution, and the service; copies, for the originals are not root's own:")
+    say(f"  install -m 644 {server.nginx_site.absolute()} /etc/nginx/conf.d/ && nginx -t && systemctl reload nginx")
+    say(f"  install -m 644 {server.unit.absolute()} /etc/systemd/system/")
+    say(f"  systemctl daemon-reload && systemctl enable --now {server.unit.name}")
 
 
 def _address(config: "ServerConfig") -> str:
     host = config.hosts[0]
     return f"[{host}]:{config.port}" if ":" in host else f"{host}:{config.port}"
-
-
-def _count(sites: int) -> str:
-    return "one site" if sites == 1 else f"{sites} sites"
-
-
-def _say_rows(rows: str) -> None:
-    for row in rows.splitlines():
-        _say(f"  {row}")
-
-
-def _say(text: str) -> None:
-    _console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _now() -> datetime:

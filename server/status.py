@@ -6,7 +6,7 @@ from typing import Any
 
 from yoriai.errors import RoundError, YoriaiError
 from yoriai.server.flower_control import FlowerControl
-from yoriai.server.job_store import LIVE, JobStore, StoredJob
+from yoriai.server.job_store import JobStore, StoredJob
 from yoriai.server.nodes import NodeBook
 from yoriai.server.progress import read_progress
 from yoriai.server.registry import summary_of
@@ -42,8 +42,8 @@ def server_view(folder: ServerFolder, *, is_kept: bool) -> dict[str, Any]:
     Args:
         is_kept: whether a keeper runs.
     """
-    jobs = JobStore(folder.jobs).jobs()
-    live = [job for job in jobs if job.state().phase in LIVE]
+    store = JobStore(folder.jobs)
+    jobs, live = store.jobs(), store.live()
     shown = live[0] if live else jobs[-1] if jobs else None
     return {
         "running": is_kept,

@@ -10,8 +10,9 @@ from yoriai.client.records import SiteRecords
 from yoriai.client.site import SiteHooks
 from yoriai.client.workbench import Workbench
 from yoriai.config import JobConfig, job_digest
-from yoriai.server.coordinator import Coordinator, Transport, last_checkpoint
-from yoriai.server.registry import Checkpoint, Registry
+from yoriai.server.coordinator import Coordinator
+from yoriai.server.messenger import Transport
+from yoriai.server.registry import Checkpoint, Registry, last_checkpoint
 from yoriai.simulations.consortium import Consortium
 from yoriai.simulations.engines import InProcessTransport, SiteSpec
 from yoriai.simulations.experiment import event_of, noise_multiplier

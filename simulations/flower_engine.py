@@ -17,7 +17,7 @@ from yoriai.client.base_model import choose_device, load_base
 from yoriai.client.workbench import Workbench
 from yoriai.errors import RoundError
 from yoriai.flower import ENVIRONMENT
-from yoriai.server.coordinator import Transport
+from yoriai.server.messenger import Transport
 from yoriai.simulations.engines import SiteSpec
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from yoriai.asking import agree, passphrase
 from yoriai.errors import ConfigError
+from yoriai.terminal import say
 
 if TYPE_CHECKING:
     from yoriai.privacy.coordinator_identity import CoordinatorRequest
@@ -55,10 +56,10 @@ def init(
     check_name(name)
     secret = passphrase(passphrase_file, new=True)
     authority = found_federation(folder, name, secret, now=_now(), valid_for=timedelta(days=valid_days))
-    _say(f"made federation {name} in {folder}; keep it, and a backup, off the network")
+    say(f"made federation {name} in {folder}; keep it, and a backup, off the network")
     _show_fingerprint("fingerprint of the CA", fingerprint(authority.certificate.public_bytes(Encoding.DER)))
-    _say(f"give {folder / AUTHORITY} to every site and to the server;")
-    _say("each compares this fingerprint with you, by telephone or face to face")
+    say(f"give {folder / AUTHORITY} to every site and to the server;")
+    say("each compares this fingerprint with you, by telephone or face to face")
 
 
 def sign(
@@ -118,9 +119,9 @@ def roster(
     with unlocked(folder, passphrase(passphrase_file), now=now) as opened:
         listed = opened.federation.with_roster(opened.authority, now=now, valid_for=valid_for, serial=serial)
         opened.save(listed)
-    _say(f"roster {listed.number} of {listed.name}, valid until {now + valid_for:%Y-%m-%d}")
+    say(f"roster {listed.number} of {listed.name}, valid until {now + valid_for:%Y-%m-%d}")
     _console.print(_members(listed), highlight=False)
-    _say(f"give {folder / ROSTER} and {folder / REVOCATIONS} to all sites and the server")
+    say(f"give {folder / ROSTER} and {folder / REVOCATIONS} to all sites and the server")
 
 
 def revoke(
@@ -138,8 +139,8 @@ def revoke(
     with unlocked(folder, passphrase(passphrase_file), now=now) as opened:
         listed = opened.federation.without(opened.authority, name, now=now)
         opened.save(listed)
-    _say(f"revoked {name}; revocation list {listed.number} is {folder / REVOCATIONS}, for all")
-    _say(f"the last roster still names {name}; next: yoriai federation roster --folder {folder}")
+    say(f"revoked {name}; revocation list {listed.number} is {folder / REVOCATIONS}, for all")
+    say(f"the last roster still names {name}; next: yoriai federation roster --folder {folder}")
 
 
 def _sign_site(
@@ -171,8 +172,8 @@ def _sign_site(
         opened.save(
             opened.federation.admitted(opened.authority, asked, terms, now=now, valid_for=valid_for, renew=renew)
         )
-    _say(f"signed {certificate_file(folder, asked.name)}, for the site and for the server")
-    _say(f"next: yoriai federation roster --folder {folder}")
+    say(f"signed {certificate_file(folder, asked.name)}, for the site and for the server")
+    say(f"next: yoriai federation roster --folder {folder}")
 
 
 def _sign_coordinator(
@@ -192,7 +193,7 @@ def _sign_coordinator(
     agree(f"Has {asked.name} read out this fingerprint to you? Sign it?", yes=yes, otherwise="nothing was signed")
     with unlocked(folder, passphrase(passphrase_file), now=now) as opened:
         written = opened.certify(asked, now=now, valid_for=valid_for)
-    _say(f"signed {written}, for the server")
+    say(f"signed {written}, for the server")
 
 
 def _show_terms(terms: Mapping[str, str]) -> None:
@@ -216,13 +217,9 @@ def _members(federation: "Federation") -> Table:
 def _show_fingerprint(what: str, digest: bytes) -> None:
     from yoriai.privacy.enrolment import grouped
 
-    _say(f"{what}:")
+    say(f"{what}:")
     for row in grouped(digest).splitlines():
-        _say(f"  {row}")
-
-
-def _say(text: str) -> None:
-    _console.print(text, highlight=False, markup=False, soft_wrap=True)
+        say(f"  {row}")
 
 
 def _now() -> datetime:

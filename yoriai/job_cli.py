@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from yoriai.errors import ConfigError
+from yoriai.terminal import say
 
 if TYPE_CHECKING:
     from yoriai.prepared_job import PreparedJob
@@ -42,8 +43,8 @@ def prepare(
     path = out or job.with_suffix(".prepared")
     prepared = _prepared(job)
     write_atomically(path, wire.encode(prepared.as_message()))
-    _say(f"wrote {path}, {path.stat().st_size / 1e6:.2f} MB; base model {prepared.base_digest[:16]}…")
-    _say(f"next, at the server: yoriai job submit {path.name} --server DIR")
+    say(f"wrote {path}, {path.stat().st_size / 1e6:.2f} MB; base model {prepared.base_digest[:16]}…")
+    say(f"next, at the server: yoriai job submit {path.name} --server DIR")
 
 
 def submit(
@@ -60,9 +61,9 @@ def submit(
     if as_json:
         typer.echo(json.dumps({"schema": 1, "run": stored.run_id}))
         return
-    _say(f"submitted {stored.run_id}")
-    _say(f"a site whose policy is to ask waits for its operator: yoriai site approve DIR {stored.run_id}")
-    _say(f"next: yoriai job status --server {server}")
+    say(f"submitted {stored.run_id}")
+    say(f"a site whose policy is to ask waits for its operator: yoriai site approve DIR {stored.run_id}")
+    say(f"next: yoriai job status --server {server}")
 
 
 def status(
@@ -91,7 +92,7 @@ def resume(server: Server, run: Run = "") -> None:
             expected="failed, cancelled or finished",
             remedy=f"the server begins a job again by itself; look at: yoriai job status --server {server}",
         )
-    _say(f"{stored.run_id} goes on when its turn comes")
+    say(f"{stored.run_id} goes on when its turn comes")
 
 
 def cancel(server: Server, run: Run = "") -> None:
@@ -101,9 +102,9 @@ def cancel(server: Server, run: Run = "") -> None:
     after = stored.state().phase
     if after not in ("cancelling", "cancelled"):
         raise ConfigError(f"job {stored.run_id} is {after} already")
-    if after == "cancelling" and not stored.is_coordinated():
+    if after == "cancelling" and stored.coordinator() is None:
         after = stored.change(only_from=("cancelling",), phase="cancelled").phase
-    _say(f"{stored.run_id} is {'cancelled' if after == 'cancelled' else 'being cancelled'}")
+    say(f"{stored.run_id} is {'cancelled' if after == 'cancelled' else 'being cancelled'}")
 
 
 def _prepared(path: Path) -> "PreparedJob":
@@ -132,7 +133,3 @@ def _store(server: Path, *, to_write: bool = False) -> "JobStore":
     if to_write:
         folder.check_user()
     return JobStore(folder.jobs)
-
-
-def _say(text: str) -> None:
-    _console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -33,3 +33,20 @@ def end(pid: int, what: str, *, timeout_s: float, remedy: str, check: Callable[[
         raise DaemonError(f"this user may not stop {what}, process {pid}", remedy="use its own user, or root") from None
     if not ended:
         raise DaemonError(f"{what}, process {pid}, has not ended after {timeout_s:g} s", remedy=remedy)
+
+
+def kill(pid: int, *, check: Callable[[], None]) -> None:
+    """Kill a process, if it is still there.
+
+    Args:
+        check: as for `end`.
+
+    Raises:
+        DaemonError: as `check`.
+    """
+    try:
+        with open(os.pidfd_open(pid), "rb", buffering=0) as opened:
+            check()
+            signal.pidfd_send_signal(opened.fileno(), signal.SIGKILL)
+    except ProcessLookupError:
+        return

@@ -8,7 +8,6 @@ import pytest
 from tests.deploy.processes import wait_until
 from tests.deploy.world import Deployment, deployed, events_of
 from yoriai.server.job_store import StoredJob
-from yoriai.server.progress import read_progress
 
 pytestmark = pytest.mark.deploy
 
@@ -62,7 +61,9 @@ def test_serverapp_killed(world: Deployment, stage: str) -> None:
     job = world.submit()
     number = 1 if stage == "share" else 2
     world.wait_for_stage(job, stage, round_number=number)
-    world.kill(read_progress(job.progress_file).pid)
+    coordinator = job.coordinator()
+    assert coordinator is not None
+    world.kill(coordinator.pid)
     world.wait_for(job)
     resumed_after(job, number - 1)
     ended_well(world, job)

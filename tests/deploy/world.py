@@ -105,8 +105,8 @@ class Site:
 
     def supernode(self) -> int:
         """The SuperNode's process."""
-        wait_until(lambda: bool(children_of(self.node.pid, "flower-supernode")), 60, "there is no SuperNode")
-        return children_of(self.node.pid, "flower-supernode")[0]
+        wait_until(lambda: bool(children_of(self.node.pid, "supernode.py")), 60, "there is no SuperNode")
+        return children_of(self.node.pid, "supernode.py")[0]
 
     def stop(self) -> None:
         """Stop both."""
@@ -291,7 +291,7 @@ class Deployment:
 
         def there() -> bool:
             progress = read_progress(job.progress_file)
-            return (progress.stage, progress.round) == (stage, round_number) and job.is_coordinated()
+            return (progress.stage, progress.round) == (stage, round_number) and job.coordinator() is not None
 
         wait_until(there, seconds, lambda: self.tell(job))
 

@@ -1,6 +1,7 @@
 """The jobs of a server: whole in the queue or not there, one coordinator each, and states that nobody loses."""
 
 import multiprocessing
+import os
 import threading
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -90,20 +91,22 @@ def test_a_second_coordinator_waits_for_the_first_and_a_killed_one_holds_nothing
     job, made = submit(store), multiprocessing.get_context("spawn")
     begun, over = made.Event(), made.Event()
     process = made.Process(target=_coordinate, args=(job.folder, begun, over))
-    assert not job.is_coordinated()
+    assert job.coordinator() is None
     process.start()
     try:
         assert begun.wait(30)
-        assert job.is_coordinated()
+        assert (holder := job.coordinator()) is not None
+        assert holder.pid == process.pid
         with pytest.raises(StorageError, match="coordinated by another process"), job.coordinated(0):
             pass
         process.kill()
         with job.coordinated(10):
-            assert job.is_coordinated()
+            assert (holder := job.coordinator()) is not None
+            assert holder.pid == os.getpid()
     finally:
         process.kill()
         process.join()
-    assert not job.is_coordinated()
+    assert job.coordinator() is None
 
 
 def test_a_job_that_keeps_failing_waits_longer_each_time_and_then_for_a_person(store: JobStore) -> None:

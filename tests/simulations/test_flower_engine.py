@@ -19,7 +19,7 @@ from tests.simulations.miniature import SIZES, Miniature, StubSpec
 from yoriai import wire
 from yoriai.client.records import SiteRecords
 from yoriai.errors import RoundError
-from yoriai.server.coordinator import Transport
+from yoriai.server.messenger import Transport
 from yoriai.simulations.federation import Federation, run_federation
 from yoriai.simulations.flower_engine import run_in_flower
 
