@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import httpx
 from flwr.app import Context, Message, MessageType, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
@@ -168,11 +169,17 @@ def _fetch(
 ) -> None:
     """Wait for one node's reply, in a thread of its own: one that announces a reply and never sends it holds up nobody.
 
-    Flower fetches a reply as soon as it is announced, tries for hours, and raises whatever the bytes lead to.
+    Flower fetches a reply as soon as it is announced, tries for hours, and raises whatever the bytes lead to. It does
+    not try again when the SuperLink has an error of its own, such as a database that was locked for five seconds.
     """
     while not over.wait(poll_s):
         try:
             found = list(grid.pull_messages([identity]))
+        except httpx.HTTPStatusError as error:
+            if error.response.is_server_error:
+                continue
+            inbox.put((node, f"the SuperLink refuses to give its reply ({error.response.status_code})"))
+            return
         except Exception as error:  # The type alone: the bytes are a stranger's.
             inbox.put((node, f"a reply that Flower cannot read ({type(error).__name__})"))
             return

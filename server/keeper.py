@@ -9,9 +9,11 @@ nothing yet.
 """
 
 import os
+import sys
 import threading
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 
 from yoriai.errors import RoundError, YoriaiError
 from yoriai.flower import environment
@@ -21,7 +23,7 @@ from yoriai.server.flower_control import SERVER_VARIABLE, FlowerControl, KeyInUs
 from yoriai.server.job_store import JobStore, StoredJob
 from yoriai.server.nodes import NodeBook
 from yoriai.server.server_folder import ServerFolder
-from yoriai.supervisor import Supervisor, installed
+from yoriai.supervisor import Supervisor
 
 _TICK_S = 1.0
 _NODES_S = 5.0
@@ -30,6 +32,19 @@ _AGAIN_S = 10.0
 _START_S = 90.0
 # A coordinator that is cancelled looks up every second, but for one that waits within Flower.
 _CANCEL_S = 15.0
+
+
+def superlink_command(folder: ServerFolder) -> list[str]:
+    """The command line of Flower's SuperLink; it serves nodes and control on one port of loopback."""
+    return [
+        *(sys.executable, "-P", str(Path(__file__).with_name("superlink.py"))),
+        *("--host", "127.0.0.1", "--port", str(folder.config().control_port)),
+        *("--ssl-ca-certfile", str(folder.tls_ca)),
+        *("--ssl-certfile", str(folder.tls_certificate), "--ssl-keyfile", str(folder.tls_key)),
+        *("--database", str(folder.database)),
+        "--enable-supernode-auth",
+        "--disable-runtime-dependency-installation",
+    ]
 
 
 class Keeper:
@@ -124,20 +139,10 @@ class Keeper:
         self._log.event("job_started", job=job.run_id, flower_run=flower_run, starts=starts)
 
     def _supervised(self) -> Supervisor:
-        """Flower's SuperLink; it serves nodes and control on one port of loopback."""
-        folder, config = self._folder, self._folder.config()
-        command = [
-            installed("flower-superlink"),
-            *("--host", "127.0.0.1", "--port", str(config.control_port)),
-            *("--ssl-ca-certfile", str(folder.tls_ca)),
-            *("--ssl-certfile", str(folder.tls_certificate), "--ssl-keyfile", str(folder.tls_key)),
-            *("--database", str(folder.database)),
-            "--enable-supernode-auth",
-            "--disable-runtime-dependency-installation",
-        ]
+        folder = self._folder
         return Supervisor(
             "superlink",
-            command,
+            superlink_command(folder),
             environment={**environment(folder.flower_home), SERVER_VARIABLE: str(folder.path.resolve())},
             log=self._log,
             output=folder.log / "superlink.log",

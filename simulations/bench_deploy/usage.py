@@ -24,7 +24,7 @@ WORDS = {
     "ClientApp": "flwr-clientapp",
     "ServerApp": "flwr-serverapp",
     "SuperNode": "supernode.py",
-    "SuperLink": "flower-superlink",
+    "SuperLink": "superlink.py",
     "executor": "flower-superexec",
     "flwr command": "bin/flwr ",
     "nginx": "nginx",

@@ -204,7 +204,7 @@ class Deployment:
 
     def superlink(self) -> int:
         """The SuperLink's process."""
-        return children_of(self.keeper.pid, "flower-superlink")[0]
+        return children_of(self.keeper.pid, "superlink.py")[0]
 
     def start_nginx(self) -> None:
         """Start the distribution's nginx with the server's site."""

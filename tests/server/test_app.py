@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+import httpx
 import numpy as np
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, RecordDict
@@ -211,6 +212,25 @@ def test_a_reply_that_is_announced_and_never_sent_holds_up_neither_deadline_nor_
         assert time.monotonic() - started < 10.0
     finally:
         held.set()
+
+
+@pytest.mark.parametrize(("status", "answered"), [(500, True), (503, True), (404, False)])
+def test_an_error_of_the_superlinks_own_loses_no_reply(status: int, answered: bool) -> None:
+    request = httpx.Request("POST", "https://localhost/x")
+    error = httpx.HTTPStatusError("locked", request=request, response=httpx.Response(status, request=request))
+    sites = transport({1: site("a")})
+    grid = sites._grid
+    pull, asked = grid.pull_messages, []
+
+    def failing(ids: Iterable[str]) -> Iterable[Message]:
+        asked.append(ids)
+        if len(asked) == 1:
+            raise error
+        return pull(ids)
+
+    grid.pull_messages = failing  # type: ignore[method-assign]
+    assert sites.exchange("train", {"a": b"1"}, 5.0) == ({"a": b"1a"} if answered else {})
+    assert len(asked) == 1 + answered
 
 
 def test_a_reply_of_another_node_is_no_reply() -> None:
