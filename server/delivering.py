@@ -41,6 +41,8 @@ def deliver(
 ) -> Checkpoint:
     """Send the last adapter to every site of the roster that took part and has not confirmed it.
 
+    One that cannot be reached, or does not answer, is tried again for a while; one that refuses is not.
+
     Args:
         checkpoint: of the finished run.
         registry: where each confirmation is stored.
@@ -66,8 +68,9 @@ def deliver(
             break
         if attempt:
             time.sleep(min(again_s * 2 ** (attempt - 1), left))
-        reasons = _attempt(messenger, data, sorted(missing), digest, timeout_s=max(left, 1.0))
-        confirmed, missing = missing - reasons.keys(), set(reasons)
+        refused, reasons = _attempt(messenger, data, sorted(missing), digest, timeout_s=max(left, 1.0))
+        # Who refuses would a minute later, too, and the next job waits for this one's end.
+        confirmed, missing = missing - reasons.keys(), reasons.keys() - refused
         if confirmed:
             delivered = {**checkpoint.delivered, **dict.fromkeys(confirmed, digest)}
             checkpoint = replace(checkpoint, delivered=delivered, ledger_heads=dict(messenger.ledger_heads))
@@ -98,20 +101,22 @@ def _message(checkpoint: Checkpoint, roster_digest: str, signing: Signing) -> wi
 
 def _attempt(
     messenger: Messenger, data: bytes, sites: Collection[str], digest: str, *, timeout_s: float
-) -> dict[str, str]:
-    """Why some of the sites have not confirmed; who is not in it has."""
+) -> tuple[set[str], dict[str, str]]:
+    """Who has refused; and why some of the sites have not confirmed: who is not in it has."""
     try:
         reachable = messenger.reachable()
     except RoundError as error:  # Two nodes by one name, say: the run is finished, and nothing can be lost by it.
-        return dict.fromkeys(sites, one_line(str(error)))
+        return set(), dict.fromkeys(sites, one_line(str(error)))
     asked = [site for site in sites if site in reachable]
     replies, faults = messenger.ask(wire.DELIVERY_STAGE, dict.fromkeys(asked, data), timeout_s)
     reasons = {site: "not connected" for site in sites if site not in reachable} | faults
+    refused = set()
     for site, reply in replies.items():
         if isinstance(reply, wire.Refusal):
+            refused.add(site)
             reasons[site] = one_line(reply.reason)
         elif not isinstance(reply, wire.Receipt):
             reasons[site] = UNEXPECTED
         elif reply.adapter_digest != digest:
             reasons[site] = "confirms another adapter"
-    return reasons
+    return refused, reasons

@@ -75,25 +75,25 @@ def _receipt(**changes: str) -> Callable[[bytes], bytes]:
 
 
 @pytest.mark.parametrize(
-    ("change", "reason"),
+    ("change", "reason", "asked"),
     [
-        (lambda reply: None, "no reply in time"),
-        (lambda reply: reply[:-1], "cut short"),
-        (lambda reply: wire.encode(wire.Refusal(run_id=RUN_ID, site="b", reason="disk\x1b full")), "disk  full"),
-        (lambda reply: wire.encode(wire.Acceptance(run_id=RUN_ID, site="b")), "unexpected kind"),
-        (_receipt(adapter_digest="0" * 64), "confirms another adapter"),
-        (_receipt(run_id="run-2"), "another site, round or run"),
-        (_receipt(site="a"), "another site, round or run"),
+        (lambda reply: None, "no reply in time", 4),
+        (lambda reply: reply[:-1], "cut short", 4),
+        (lambda reply: wire.encode(wire.Refusal(run_id=RUN_ID, site="b", reason="disk\x1b full")), "disk  full", 1),
+        (lambda reply: wire.encode(wire.Acceptance(run_id=RUN_ID, site="b")), "unexpected kind", 4),
+        (_receipt(adapter_digest="0" * 64), "confirms another adapter", 4),
+        (_receipt(run_id="run-2"), "another site, round or run", 4),
+        (_receipt(site="a"), "another site, round or run", 4),
     ],
 )
-def test_what_is_no_confirmation_is_named_and_not_noted(
-    tmp_path: Path, change: Callable[[bytes], bytes | None], reason: str
+def test_what_is_no_confirmation_is_named_and_not_noted_and_a_refusal_is_final(
+    tmp_path: Path, change: Callable[[bytes], bytes | None], reason: str, asked: int
 ) -> None:
     seen: list[dict[str, str]] = []
     transport = FaultyTransport(keepers("ab"), {"b": at_delivery(change)})
     result = coordinator(transport, tmp_path).run(INITIAL, on_delivery=lambda missing: seen.append(dict(missing)))
     assert sorted(result.delivered) == ["a"]
-    assert len(seen) == 4
+    assert len(seen) == asked
     assert all(reason in missing["b"] for missing in seen)
 
 
