@@ -49,7 +49,8 @@ test-deploy: $(STAMP)
 	$(PY) -m pytest -q -m "deploy and not deploy_full" $(DEPLOY_ARGS) tests
 
 test-deploy-full: $(STAMP)
-	$(PY) -m pytest -m deploy -v -rA --durations=0 $(DEPLOY_ARGS) tests 2>&1 | tee $(DEPLOY_LOG); exit $${PIPESTATUS[0]}
+	$(PY) -m pytest -m deploy -v --no-header --disable-warnings --durations=0 --durations-min=1 $(DEPLOY_ARGS) tests 2>&1 \
+	  | sed 's|$(CURDIR)|.|g' | tee $(DEPLOY_LOG); exit $${PIPESTATUS[0]}
 
 test-fast: $(STAMP)
 	$(PY) -m pytest -q -m "not slow and not deploy" $(PYTEST_ARGS)

@@ -11,7 +11,7 @@ from yoriai.server.job_store import StoredJob
 
 pytestmark = pytest.mark.deploy
 
-ROUNDS = 3
+ROUNDS = 2
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def resumed_after(job: StoredJob, rounds_done: int) -> None:
 
 
 def test_superlink_killed_while_sites_train(world: Deployment) -> None:
-    job = world.submit()
+    job = world.submit(federation__rounds=ROUNDS)
     world.wait_for_stage(job, "mask", round_number=2)
     sites = world.sites.values()
     wait_until(lambda: any(1 in site.charged(job.run_id) for site in sites), 120, "nobody trains round 2")
@@ -58,7 +58,7 @@ def test_superlink_killed_while_sites_train(world: Deployment) -> None:
     ],
 )
 def test_serverapp_killed(world: Deployment, stage: str) -> None:
-    job = world.submit()
+    job = world.submit(federation__rounds=ROUNDS)
     number = 1 if stage == "share" else 2
     world.wait_for_stage(job, stage, round_number=number)
     coordinator = job.coordinator()
@@ -70,7 +70,7 @@ def test_serverapp_killed(world: Deployment, stage: str) -> None:
 
 
 def test_nginx_killed_and_started_again(world: Deployment) -> None:
-    job = world.submit()
+    job = world.submit(federation__rounds=ROUNDS)
     world.wait_for_stage(job, "mask", round_number=1)
     world.nginx.stop(0)
     time.sleep(15)
@@ -81,7 +81,7 @@ def test_nginx_killed_and_started_again(world: Deployment) -> None:
 
 @pytest.mark.deploy_full
 def test_the_whole_server_stopped_and_started_again(world: Deployment) -> None:
-    job = world.submit()
+    job = world.submit(federation__rounds=ROUNDS)
     world.wait_for_stage(job, "mask", round_number=2)
     world.keeper.stop()
     world.start_keeper()
