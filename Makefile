@@ -50,7 +50,7 @@ test-deploy: $(STAMP)
 
 test-deploy-full: $(STAMP)
 	$(PY) -m pytest -m deploy -v --no-header --disable-warnings --durations=0 --durations-min=1 $(DEPLOY_ARGS) tests 2>&1 \
-	  | sed 's|$(CURDIR)|.|g' | tee $(DEPLOY_LOG); exit $${PIPESTATUS[0]}
+	  | sed -u 's|$(CURDIR)|.|g' | tee $(DEPLOY_LOG); exit $${PIPESTATUS[0]}
 
 test-fast: $(STAMP)
 	$(PY) -m pytest -q -m "not slow and not deploy" $(PYTEST_ARGS)

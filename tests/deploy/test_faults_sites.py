@@ -7,7 +7,8 @@ from contextlib import contextmanager
 import pytest
 
 from tests.deploy.processes import wait_until
-from tests.deploy.world import Deployment, Site, deployed, events_of
+from tests.deploy.site import Site
+from tests.deploy.world import Deployment, deployed, events_of
 from yoriai.server.job_store import StoredJob
 
 pytestmark = pytest.mark.deploy

@@ -10,7 +10,8 @@ import pytest
 
 from tests.commands import yoriai
 from tests.deploy.processes import wait_until
-from tests.deploy.world import SIZES, Deployment, Site, events_of
+from tests.deploy.site import Site
+from tests.deploy.world import SIZES, Deployment, events_of
 from tests.system import needed_library
 from tests.world import save_tiny_base
 from yoriai import federation_cli
