@@ -52,8 +52,8 @@ def test_superlink_killed_while_sites_train(world: Deployment) -> None:
 @pytest.mark.parametrize(
     "stage",
     [
-        pytest.param("share", marks=pytest.mark.deploy_full),
-        "agree",
+        "share",
+        pytest.param("agree", marks=pytest.mark.deploy_full),
         pytest.param("unmask", marks=pytest.mark.deploy_full),
     ],
 )
@@ -69,6 +69,7 @@ def test_serverapp_killed(world: Deployment, stage: str) -> None:
     ended_well(world, job)
 
 
+@pytest.mark.deploy_full
 def test_nginx_killed_and_started_again(world: Deployment) -> None:
     job = world.submit(federation__rounds=ROUNDS)
     world.wait_for_stage(job, "mask", round_number=1)
