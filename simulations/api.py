@@ -32,7 +32,8 @@ from yoriai.simulations.fitted import Fitted, fit
 from yoriai.simulations.measuring import Measurements, TestBench
 from yoriai.simulations.personal import Personal, PersonalRun, personal_adapters
 from yoriai.simulations.progress import Observer, Silent
-from yoriai.simulations.report import REPORT_FILE, Report, load_report, write_report
+from yoriai.simulations.report import Report
+from yoriai.simulations.report_file import REPORT_FILE, load_report, write_report
 from yoriai.simulations.reporting import Measured, build_report, describe
 from yoriai.simulations.run_folder import StoredRun
 from yoriai.simulations.spent import budget_used_up

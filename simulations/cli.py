@@ -151,7 +151,7 @@ def fetch(
 
 def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or its report.json.")]) -> None:
     """Show the report of a run again, and write its page and figures anew."""
-    from yoriai.simulations.report import load_report, write_report
+    from yoriai.simulations.report_file import load_report, write_report
     from yoriai.simulations.report_table import print_report
 
     loaded = load_report(run)

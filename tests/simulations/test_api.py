@@ -16,7 +16,7 @@ from yoriai.errors import BudgetError, CheckpointError, ConfigError, RecordError
 from yoriai.privacy.ledger import Charge, Ledger
 from yoriai.simulations.api import Options, resume, simulate
 from yoriai.simulations.experiment import DataSource
-from yoriai.simulations.report import load_report, report_schema
+from yoriai.simulations.report_file import load_report, report_schema
 
 SEEDED = Options(noise_seed=b"seed")
 

@@ -16,7 +16,7 @@ from yoriai import cli
 from yoriai.config import load_job
 from yoriai.errors import ConfigError
 from yoriai.simulations.cli import overrides
-from yoriai.simulations.report import load_report
+from yoriai.simulations.report_file import load_report
 
 ROOT = Path(__file__).resolve().parents[2]
 

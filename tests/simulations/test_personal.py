@@ -17,7 +17,8 @@ from yoriai.privacy.ledger import Ledger
 from yoriai.simulations import personal as module
 from yoriai.simulations.api import Options, resume, simulate
 from yoriai.simulations.engines import InProcessTransport, SiteSpec
-from yoriai.simulations.report import Report, load_report, report_json
+from yoriai.simulations.report import Report
+from yoriai.simulations.report_file import load_report, report_json
 from yoriai.strategies.adapter import AdapterState
 
 SEEDED = Options(noise_seed=b"seed")

@@ -17,15 +17,8 @@ from tests.simulations.report_fixture import (
     personal_report,
 )
 from yoriai.errors import ConfigError
-from yoriai.simulations.report import (
-    Report,
-    Score,
-    load_report,
-    report_json,
-    report_schema,
-    wilson_interval,
-    write_report,
-)
+from yoriai.simulations.report import Report, Score, wilson_interval
+from yoriai.simulations.report_file import load_report, report_json, report_schema, write_report
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "report-schema.md"
 

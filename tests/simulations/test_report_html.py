@@ -14,8 +14,9 @@ from tests.simulations.report_fixture import (
     example_report,
     personal_report,
 )
-from yoriai.simulations.report import Report, report_json
+from yoriai.simulations.report import Report
 from yoriai.simulations.report_figures import Drawing, draw
+from yoriai.simulations.report_file import report_json
 from yoriai.simulations.report_html import headline, render_html, size_text, time_text
 
 

@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 
 from tests.simulations.report_fixture import ALL_KINDS, KIND_NAMES, changed, example_report, personal_report
-from yoriai.simulations.report import Report, report_json
+from yoriai.simulations.report import Report
+from yoriai.simulations.report_file import report_json
 from yoriai.simulations.report_table import print_report
 
 
