@@ -43,6 +43,17 @@ class Tally:
             target_bytes=self.target_bytes + other.target_bytes,
         )
 
+    def counts(self) -> dict[str, float | None]:
+        """The counts that are plain numbers, by name."""
+        return {
+            "records": self.records,
+            "loss_sum": self.loss_sum,
+            "loss_units": self.loss_units,
+            "correct": self.correct,
+            "answered": self.answered,
+            "target_bytes": self.target_bytes,
+        }
+
     @property
     def loss(self) -> float:
         """Nats a record (classify) or a token."""

@@ -105,12 +105,7 @@ def evaluate_stored(
 def _counts(tally: Tally) -> dict[str, Any]:
     """The counts and the scores that they give; None where there is none."""
     return {
-        "records": tally.records,
-        "loss_sum": tally.loss_sum,
-        "loss_units": tally.loss_units,
-        "correct": tally.correct,
-        "answered": tally.answered,
-        "target_bytes": tally.target_bytes,
+        **tally.counts(),
         "loss": None if math.isnan(tally.loss) else tally.loss,
         "accuracy": tally.accuracy,
         "bits_per_byte": tally.bits_per_byte,

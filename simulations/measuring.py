@@ -147,12 +147,7 @@ class Measurements:
 
 def _tally_to(tally: Tally) -> dict[str, Any]:
     return {
-        "records": tally.records,
-        "loss_sum": tally.loss_sum,
-        "loss_units": tally.loss_units,
-        "correct": tally.correct,
-        "answered": tally.answered,
-        "target_bytes": tally.target_bytes,
+        **tally.counts(),
         "confusion": None if tally.confusion is None else tally.confusion.tolist(),
         "hits": None if tally.hits is None else tally.hits.astype(int).tolist(),
     }
