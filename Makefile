@@ -17,7 +17,7 @@ help:
 	@echo "make demo       install, then five machines adapt one base model together"
 	@echo "make test       install, then run every test but those of deployments"
 	@echo "make test-fast  the same without the tests marked slow"
-	@echo "make test-deploy       install, then real servers and sites on this machine, and six of their failures"
+	@echo "make test-deploy       install, then real servers and sites on this machine, a hostile bundle, and eight failures"
 	@echo "make test-deploy-full  the same with every failure of the matrix; its log goes to $(DEPLOY_LOG)"
 	@echo "make check      ruff, mypy and the import contracts"
 	@echo "make setup      install only"
@@ -49,7 +49,8 @@ test-deploy: $(STAMP)
 	$(PY) -m pytest -q -m "deploy and not deploy_full" $(DEPLOY_ARGS) tests
 
 test-deploy-full: $(STAMP)
-	$(PY) -m pytest -m deploy -v --no-header --disable-warnings --durations=0 --durations-min=1 $(DEPLOY_ARGS) tests 2>&1 \
+	{ echo "$$(date -u +%F), commit $$(git rev-parse --short HEAD), $$(nproc) cores"; \
+	  $(PY) -m pytest -m deploy -v --no-header --disable-warnings --durations=0 --durations-min=1 $(DEPLOY_ARGS) tests 2>&1; } \
 	  | sed -u 's|$(CURDIR)|.|g' | tee $(DEPLOY_LOG); exit $${PIPESTATUS[0]}
 
 test-fast: $(STAMP)

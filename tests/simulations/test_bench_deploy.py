@@ -184,6 +184,7 @@ def test_other_lines_in_a_log_are_passed_over(tmp_path: Path) -> None:
 
 
 @pytest.mark.deploy
+@pytest.mark.deploy_full
 @pytest.mark.parametrize("noise", ["local", "distributed"])
 def test_a_small_deployment_carries_every_figure(noise: str, tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
