@@ -156,8 +156,10 @@ def _nginx_command(folder: Path, server: ServerFolder) -> list[str]:
     place = folder / "nginx"
     place.mkdir(exist_ok=True)
     temporary = "".join(f"  {kind}_temp_path {place}/{kind};\n" for kind in _TEMPORARY)
+    # Started by root, its workers would be another user's, who may not write into a private temporary folder.
+    user = "user root;\n" if os.geteuid() == 0 else ""
     (place / "nginx.conf").write_text(
-        f"daemon off;\npid {place}/nginx.pid;\nerror_log {place}/error.log;\n"
+        f"{user}daemon off;\npid {place}/nginx.pid;\nerror_log {place}/error.log;\n"
         "events { worker_connections 2048; }\n"
         "http {\n  log_format bytes '$request_length $bytes_sent';\n"
         f"  access_log {traffic_file(folder)} bytes;\n{temporary}  include {server.nginx_site};\n}}\n"

@@ -120,8 +120,9 @@ class Deployment:
         """Start the distribution's nginx with the server's site."""
         place = self.folder / "nginx"
         place.mkdir(exist_ok=True)
+        user = "user root;" if os.geteuid() == 0 else ""  # Another user may not write into a test's folder.
         (place / "nginx.conf").write_text(
-            f"daemon off;\npid {place}/nginx.pid;\nerror_log {place}/error.log;\nevents {{}}\n"
+            f"{user}\ndaemon off;\npid {place}/nginx.pid;\nerror_log {place}/error.log;\nevents {{}}\n"
             f"http {{\n  access_log {place}/access.log;\n"
             + "".join(
                 f"  {kind}_temp_path {place}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
