@@ -132,7 +132,7 @@ def deploy(
     from yoriai.simulations.options import mode_of
 
     asked = Asked(sites, LARGE_PARAMS if large else params, rounds, mode_of(noise))
-    with TemporaryDirectory(prefix="yoriai-") as temporary:
+    with TemporaryDirectory(prefix="yoriai-", ignore_cleanup_errors=True) as temporary:  # A process may end late.
         place = folder or Path(temporary)
         place.mkdir(parents=True, exist_ok=True)
         found = bench_deploy(asked, place.resolve(), lambda line: typer.echo(line, err=True))
