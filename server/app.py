@@ -23,8 +23,10 @@ from yoriai.server.server_folder import ServerFolder
 
 _HELLO_TIMEOUT_S = 120.0
 _POLL_S = 0.2
-# Each thread that waits asks for itself; fifty of them ask every second.
-_POLL_PER_SITE_S = 0.02
+# Each reply is waited for by a thread that asks for itself, and a question costs the SuperLink about 10 ms of a core.
+# So: ten a second all together, until the wait for a single reply would be felt.
+_POLL_PER_SITE_S = 0.1
+_LONGEST_POLL_S = 2.0
 
 Reply = Message | str
 """What came of a message: a reply of Flower's, or why none can be read."""
@@ -131,7 +133,7 @@ class GridTransport:
         del messages, contents
         inbox: queue.SimpleQueue[tuple[int, Reply]] = queue.SimpleQueue()
         over = threading.Event()
-        waited = max(_POLL_S, _POLL_PER_SITE_S * len(pushed))
+        waited = min(max(_POLL_S, _POLL_PER_SITE_S * len(pushed)), _LONGEST_POLL_S)
         for node, identity in pushed.items():
             fetching = (self._grid, node, identity, inbox, over, waited)
             threading.Thread(target=_fetch, args=fetching, name=f"reply to {stage}", daemon=True).start()
