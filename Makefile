@@ -17,7 +17,7 @@ help:
 	@echo "make demo       install, then five machines adapt one base model together"
 	@echo "make test       install, then run every test but those of deployments"
 	@echo "make test-fast  the same without the tests marked slow"
-	@echo "make test-deploy       install, then real servers and sites on this machine, a hostile bundle, and eight failures"
+	@echo "make test-deploy       install, then real servers and sites on this machine, a hostile bundle, and seven failures"
 	@echo "make test-deploy-full  the same with every failure of the matrix; its log goes to $(DEPLOY_LOG)"
 	@echo "make check      ruff, mypy and the import contracts"
 	@echo "make setup      install only"

@@ -49,14 +49,8 @@ def test_superlink_killed_while_sites_train(world: Deployment) -> None:
     assert max(site.charged(job.run_id).count(1) for site in sites) == 2
 
 
-@pytest.mark.parametrize(
-    "stage",
-    [
-        "share",
-        pytest.param("agree", marks=pytest.mark.deploy_full),
-        pytest.param("unmask", marks=pytest.mark.deploy_full),
-    ],
-)
+@pytest.mark.deploy_full
+@pytest.mark.parametrize("stage", ["share", "agree", "unmask"])
 def test_serverapp_killed(world: Deployment, stage: str) -> None:
     job = world.submit(federation__rounds=ROUNDS)
     number = 1 if stage == "share" else 2
