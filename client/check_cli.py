@@ -1,7 +1,6 @@
 """The command `site check`: everything that can be tried without training, as a table of ticks and crosses."""
 
 import json
-import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -76,18 +75,11 @@ def _load(name: str) -> "LoadedBase":
     from yoriai.client.base_model import choose_device, load_base
     from yoriai.client.check import LoadedBase
     from yoriai.client.quiet import quiet_libraries
+    from yoriai.memory import available_bytes
 
     device = choose_device("auto")
-    free_bytes = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _free_memory()
+    free_bytes = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_bytes()
     with quiet_libraries():
         base = load_base(name, device=device)
     size_bytes = sum(weight.numel() * weight.element_size() for weight in base.model.state_dict().values())
     return LoadedBase(base.digest, size_bytes, str(device), free_bytes)
-
-
-def _free_memory() -> int:
-    """Bytes that processes can still get without swapping, by the kernel's own estimate."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -72,9 +72,8 @@ def stop(process: Running, timeout_s: float) -> None:
     Raises:
         DaemonError: this user may not end it, it takes longer, or it is another process than the lock means.
     """
-    pid, owner = process.holder.pid, process.owner
-    remedy = f"wait longer, or kill it: the ledger stays intact (kill -9 {pid})"
-    end(pid, process.what, timeout_s=timeout_s, remedy=remedy, check=lambda: process.holder.check(owner))
+    remedy = f"wait longer, or kill it: the ledger stays intact (kill -9 {process.holder.pid})"
+    end(process.holder, process.owner, process.what, timeout_s=timeout_s, remedy=remedy)
 
 
 def _seen(lock: Path, owner: int, what: str) -> list[Running]:

@@ -177,7 +177,7 @@ class Keeper:
         for job in self._jobs.jobs():
             holder = job.coordinator()
             if holder is not None:
-                kill(holder.pid, check=lambda holder=holder: holder.check(os.geteuid()))  # type: ignore[misc]
+                kill(holder, os.geteuid())
 
     def _say_once(self, error: Exception) -> None:
         """A fault that lasts is one line, not one a second."""

@@ -67,7 +67,7 @@ def stop(
         raise DaemonError("no server is running in this folder")
     remedy = f"wait longer, or kill it: what was stored stays (kill -9 {keeper.pid})"
     owner = place.path.stat().st_uid  # Root may stop it too, but nobody else's process in its stead.
-    end(keeper.pid, "the server", timeout_s=timeout_s, remedy=remedy, check=lambda: keeper.check(owner))
+    end(keeper, owner, "the server", timeout_s=timeout_s, remedy=remedy)
 
 
 def status(folder: _Folder, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:

@@ -43,8 +43,8 @@ def server_view(folder: ServerFolder, *, is_kept: bool) -> dict[str, Any]:
         is_kept: whether a keeper runs.
     """
     store = JobStore(folder.jobs)
-    jobs, live = store.jobs(), store.live()
-    shown = live[0] if live else jobs[-1] if jobs else None
+    live = store.live()
+    shown = next(iter(live or reversed(store.jobs())), None)
     return {
         "running": is_kept,
         "sites": _sites(folder),

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
 from yoriai.config_faults import Expected
-from yoriai.config_types import Count, Name, Table, Version, distinct, tuple_from_list
+from yoriai.config_types import Count, MetricsPort, Name, Table, Version, distinct, tuple_from_list
 
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _DNS_NAME = re.compile(rf"(?=.{{1,253}}\Z)({_LABEL}\.)*(?![0-9]+\Z){_LABEL}")
@@ -68,10 +68,8 @@ class ServerConfig(Table):
         description="Most requests at once from one IP address. A site has up to four under way; sites behind one "
         "proxy share an address. nginx's own worker_connections must be at least twice as many.",
     )
-    metrics_port: int = Field(
+    metrics_port: MetricsPort = Field(
         default=0,
-        ge=0,
-        le=65535,
         description="The port of Prometheus' metrics, on 127.0.0.1 only. 0: none.",
     )
 

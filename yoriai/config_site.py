@@ -3,13 +3,11 @@
 A simulated site needs the policy alone. Paths that are not absolute are taken from the folder of the site's file.
 """
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from yoriai.config_types import Address, Count, Digests, Name, NonEmpty, Proxy, Table, Texts, Version
-
-MetricsPort = Annotated[int, Field(ge=0, le=65535)]
+from yoriai.config_types import Address, Count, Digests, MetricsPort, Name, NonEmpty, Proxy, Table, Texts, Version
 
 
 class RecordsSection(Table):

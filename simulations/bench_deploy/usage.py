@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from yoriai.errors import StorageError
+from yoriai.memory import available_bytes
 
 _TICK_S = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -225,8 +226,7 @@ def _line_of(process: Process, file: str, name: str) -> int:
 
 def check_memory() -> None:
     """Raise StorageError when the machine has hardly any memory left: better to stop than to have others killed."""
-    lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-    left_bytes = int(lines["MemAvailable"].split()[0]) * 1024
+    left_bytes = available_bytes()
     if left_bytes < _LEAST_LEFT_BYTES:
         raise StorageError(
             "this machine runs out of memory",
