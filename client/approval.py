@@ -66,6 +66,8 @@ class Approval:
                 f"site {self._site}: run {run_id[:80]} has ended, and its last adapter is here",
                 remedy="start a new run",
             )
+        if state == "ended":
+            raise PolicyError(f"site {self._site}: run {run_id[:80]} is over here", remedy="start a new run")
 
 
 def terms_of(offer: wire.JobOffer, job: JobConfig, event: Event | None, roster_digest: str = "") -> Terms:

@@ -47,9 +47,11 @@ from yoriai.errors import (
     PolicyError,
     RecordError,
     StorageError,
+    UsedUpError,
     WireError,
     YoriaiError,
 )
+from yoriai.privacy.accounting import Event
 from yoriai.privacy.ledger import Ledger
 from yoriai.privacy.randomness import RandomSource, SystemSource
 from yoriai.privacy.secagg import Member
@@ -141,7 +143,8 @@ class Site:
             reason = f"the {what} of site {self.name} {does}; its own log says where"
             reply = wire.Refusal(run_id=run_id, site=self.name, reason=reason)
         except YoriaiError as error:
-            reply = wire.Refusal(run_id=run_id, site=self.name, reason=str(error))
+            used_up = isinstance(error, UsedUpError)
+            reply = wire.Refusal(run_id=run_id, site=self.name, reason=str(error), used_up=used_up)
         except Exception as error:  # The type alone: an unexpected message might quote a record.
             reason = f"internal error: {type(error).__name__}"
             place = traceback.extract_tb(error.__traceback__)[-1]
@@ -196,9 +199,7 @@ class Site:
         model.check(start)
         # Records that do not fit are found before the ledger holds anything for the job; the costly prefix comes after.
         self._workbench.encode(self._records.train, job.task)
-        if event is not None:
-            self._charging.approve(offer.run_id, event, job)
-        self._approval.accepted(terms)
+        self._take_part(terms, event, job)
         self._accepted = AcceptedJob(
             run_id=offer.run_id,
             job=job,
@@ -212,6 +213,16 @@ class Site:
             shares=shares,
         )
         return wire.Acceptance(run_id=offer.run_id, site=self.name)
+
+    def _take_part(self, terms: Terms, event: Event | None, job: JobConfig) -> None:
+        """Have the ledger promise the rounds, and enter the job. Who gives it up meanwhile finds nothing held."""
+        if event is not None:
+            self._charging.approve(terms.run_id, event, job)
+        try:
+            self._approval.accepted(terms)
+        except PolicyError:
+            self._charging.give_back(terms.run_id)
+            raise
 
     def _asked_for(self, terms: Terms) -> bool:
         """Whether the job waits for the operator; one that they have refused holds none of the budget any longer."""
@@ -264,7 +275,7 @@ class Site:
         return self._secure.open_window(accepted, message)
 
     def _receive(self, message: wire.Delivery) -> wire.Message:
-        """Store the last adapter of a job; the job is over then."""
+        """Take a job's end, and its last adapter."""
         if self._deliveries is None:
             raise PolicyError(f"site {self.name} takes no adapters", remedy="enrol the site, and start its daemon anew")
         receipt = self._deliveries.receive(message)
@@ -282,6 +293,9 @@ class Site:
         if accepted is None or accepted.run_id != run_id:
             return None
         self._approval.check_still(run_id)
+        if not self._charging.holds(accepted):  # Given back, and wanted again: what an offer promises is missing.
+            self._accepted = None
+            return None
         # Another job may have taken the workbench meanwhile; what was prepared for this one is then of no use.
         if self._workbench.model(accepted.job) is not accepted.model:
             self._accepted = None

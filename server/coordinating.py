@@ -16,7 +16,7 @@ from yoriai.files import PRIVATE
 from yoriai.log import EventLog
 from yoriai.privacy.roster import Directory, Roster, read_roster
 from yoriai.server.coordinator import Coordinator
-from yoriai.server.job_store import StoredJob
+from yoriai.server.job_store import Phase, StoredJob
 from yoriai.server.messenger import Transport
 from yoriai.server.progress import WatchedTransport
 from yoriai.server.registry import Checkpoint, Registry, summary_of
@@ -47,7 +47,7 @@ def run_job(folder: ServerFolder, job: StoredJob, connect: Connect) -> None:
         stop = threading.Event()
         with _cancelled_by(job, stop):
             try:
-                _coordinate(folder, job, log, connect=connect, stop=stop)
+                ended = _coordinate(folder, job, log, connect=connect, stop=stop)
             except (RoundError, IdentityError) as error:
                 _give_up(job, log, str(error), again=True)
                 raise
@@ -57,8 +57,9 @@ def run_job(folder: ServerFolder, job: StoredJob, connect: Connect) -> None:
             except Exception as error:  # What a site sent may be at the bottom of it, so its text is not logged.
                 _give_up(job, log, type(error).__name__, again=True)
                 raise
-        job.change(phase="finished", error="", fruitless=0)
-        log.event("finished")
+        phase: Phase = "ended" if ended.ended_early else "finished"
+        job.change(phase=phase, error="", fruitless=0, ending=False)
+        log.event(phase, rounds=ended.next_round, reason=ended.ended_early or None)
 
 
 def plain_roster(roster: Roster, full_rank: int) -> wire.Roster:
@@ -72,7 +73,7 @@ def plain_roster(roster: Roster, full_rank: int) -> wire.Roster:
 
 def _coordinate(
     folder: ServerFolder, job: StoredJob, log: EventLog, *, connect: Connect, stop: threading.Event
-) -> None:
+) -> Checkpoint:
     prepared = job.prepared()
     config = prepared.job
     signed = _signed_roster(folder, job, datetime.now(UTC))
@@ -113,9 +114,11 @@ def _coordinate(
         on_offer=transport.note_absent,
         on_void=lambda error: log.event("void", reason=str(error)),
         on_delivery=lambda missing: _log_missing(log, missing),
+        end_asked=lambda: job.state().ending,
     )
     for site, digest in sorted(ended.delivered.items()):
-        log.event("delivered", site=site, adapter=digest)
+        log.event("delivered" if digest else "told", site=site, adapter=digest or None)
+    return ended
 
 
 def _signed_roster(folder: ServerFolder, job: StoredJob, now: datetime) -> SignedRoster:

@@ -307,7 +307,7 @@ def test_another_adapter_of_the_same_run_is_refused_and_the_first_is_kept(home: 
     adapter = home.took_part(job)
     home.deliver(job, adapter)
     before = home.stored()
-    refused(home.deliver(job, last_adapter(home.bench, job, seed=1)), "has delivered another adapter already")
+    refused(home.deliver(job, last_adapter(home.bench, job, seed=1)), "has come to another end already")
     assert home.stored() == before
     refused(home.offer(job), "has ended")
 
@@ -317,7 +317,7 @@ def test_another_adapter_is_refused_even_where_the_first_was_moved_away(home: Ho
     adapter = home.took_part(job)
     home.deliver(job, adapter)
     home.stored()[0].rename(home.folder / "elsewhere")
-    refused(home.deliver(job, last_adapter(home.bench, job, seed=1)), "has delivered another adapter already")
+    refused(home.deliver(job, last_adapter(home.bench, job, seed=1)), "has come to another end already")
     assert home.stored() == []
     received(home.deliver(job, adapter), adapter)
 
@@ -412,7 +412,7 @@ OTHER = "0a" * 32
         ({"message_run_id": "run-2"}, "about another run"),
         ({"job_digest": OTHER}, "of another job, base, length or roster"),
         ({"base_digest": OTHER}, "of another job, base, length or roster"),
-        ({"rounds": 2}, "of another job, base, length or roster"),
+        ({"rounds": 4}, "of another job, base, length or roster"),
         ({"roster_digest": OTHER}, "of another job, base, length or roster"),
         ({"adapter_digest": OTHER}, "not the one of the coordinator's statement"),
         ({"payload": b""}, "cannot be read"),

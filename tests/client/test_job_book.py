@@ -133,7 +133,7 @@ def test_a_job_refused_meanwhile_is_not_accepted_and_its_refusal_stays(book: Job
 def test_nothing_changes_for_a_run_that_has_ended(book: JobBook) -> None:
     approved(book, terms())
     book.accept(terms())
-    book.finish("run-1", "2c" * 32)
+    book.finish("run-1", "2c" * 32, 3)
     other = terms(noise_multiplier=9.0)
     assert book.consider(other).state == "delivered"
     with pytest.raises(PolicyError):
