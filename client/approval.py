@@ -1,7 +1,7 @@
 """Whether a job that keeps to the site's policy may begin: by its operator's word, or by the policy's."""
 
 from yoriai import wire
-from yoriai.client.job_book import JobBook, Terms
+from yoriai.client.job_book import OVER, JobBook, Terms
 from yoriai.config import JobConfig, PolicySection, job_digest
 from yoriai.errors import PolicyError
 from yoriai.privacy.accounting import Event, answering, epsilon
@@ -48,10 +48,10 @@ class Approval:
         if entry is not None:
             self._check_open(run_id, entry.state)
 
-    def refused(self, run_id: str) -> bool:
-        """Whether the operator has refused the run."""
+    def is_over(self, run_id: str) -> bool:
+        """Whether the operator has refused the run, or it has ended here."""
         entry = self._book.entry(run_id) if self._book is not None else None
-        return entry is not None and entry.state == "refused"
+        return entry is not None and entry.state in ("refused", *OVER)
 
     def waiting(self, run_id: str) -> wire.Refusal:
         """The answer to an offer that waits."""

@@ -79,6 +79,10 @@ class Charging:
         """Whether the ledger still has the run's plan; its operator may have given it back meanwhile."""
         return accepted.noise_multiplier is None or accepted.run_id in self._ledger.open_plans()
 
+    def open_runs(self) -> list[str]:
+        """The runs for which the ledger holds rounds, or may."""
+        return list(self._ledger.open_plans())
+
     def give_back(self, run_id: str) -> None:
         """Free what the ledger holds for the run's further rounds. Charges stay."""
         self._ledger.finish(run_id)

@@ -93,17 +93,17 @@ class Deliveries:
         """
         statement = self._verified(message)
         job = self._job_of(statement)
+        place = folder_of(self._folder, statement.run_id, statement.adapter_digest)
+        self._refuse_second(statement, place)
         if statement.adapter_digest:
-            self._take(message, statement, job)
+            self._take(message, statement, job, place)
         else:
             self._close(statement)
         return wire.Receipt(run_id=message.run_id, site=self._name, adapter_digest=statement.adapter_digest)
 
-    def _take(self, message: wire.Delivery, statement: Delivery, job: JobConfig) -> None:
+    def _take(self, message: wire.Delivery, statement: Delivery, job: JobConfig, place: Path) -> None:
         """Store the adapter of a run that this site took part in."""
         self._check_fits(statement)
-        place = folder_of(self._folder, statement.run_id, statement.adapter_digest)
-        self._refuse_second(statement, place)
         if not place.is_dir():
             self._check_room(len(message.payload))
             self._store(message, statement, job, place)
@@ -151,6 +151,7 @@ class Deliveries:
             raise PolicyError(f"site {self._name} has another base model by now", remedy=f"load that of {run} again")
 
     def _refuse_second(self, statement: Delivery, place: Path) -> None:
+        """The folder is the record of an adapter: a kill may have come before the book knew of it."""
         if any(other != place for other in folders_of(self._folder, statement.run_id)):
             raise self._second(statement)
 

@@ -225,9 +225,10 @@ class Site:
             raise
 
     def _asked_for(self, terms: Terms) -> bool:
-        """Whether the job waits for the operator; one that they have refused holds none of the budget any longer."""
-        if self._approval.refused(terms.run_id):
-            self._charging.give_back(terms.run_id)
+        """Whether the job waits for the operator. Runs that are refused or over hold none of the budget any longer."""
+        for run_id in self._charging.open_runs():
+            if self._approval.is_over(run_id):  # A kill, here or of a command, may have come before it was freed.
+                self._charging.give_back(run_id)
         return self._approval.waits(terms)
 
     def _forget(self) -> None:
