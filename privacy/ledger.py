@@ -249,10 +249,10 @@ class Ledger:
         return sum(of_job(self._store.current().held(), job_id).values())
 
     def held_for(self, job_id: str) -> float:
-        """Return the epsilon that the unused rounds of one job's plan hold: what `finish` would free."""
+        """Return the epsilon that one job's plan holds: by how much `promised` would fall if it were finished."""
         rule, book = self._rule(), self._store.book
-        spent = book.spent()
-        return rule.cost(book, spent + book.held()) - rule.cost(book, spent + book.held(without=job_id))
+        without = replace(book, plans={job: plan for job, plan in book.plans.items() if job != job_id})
+        return rule.cost(book, book.spent() + book.held()) - rule.cost(without, book.spent() + without.held())
 
     def rounds_that_fit(self, job_id: str) -> int:
         """Return how many more rounds of an open plan's event the budget has room for; 0 without an open plan."""
