@@ -16,7 +16,7 @@ from yoriai.files import PRIVATE
 from yoriai.log import EventLog
 from yoriai.privacy.roster import Directory, Roster, read_roster
 from yoriai.server.coordinator import Coordinator
-from yoriai.server.job_store import Phase, StoredJob
+from yoriai.server.job_store import StoredJob
 from yoriai.server.messenger import Transport
 from yoriai.server.progress import WatchedTransport
 from yoriai.server.registry import Checkpoint, Registry, summary_of
@@ -57,9 +57,12 @@ def run_job(folder: ServerFolder, job: StoredJob, connect: Connect) -> None:
             except Exception as error:  # What a site sent may be at the bottom of it, so its text is not logged.
                 _give_up(job, log, type(error).__name__, again=True)
                 raise
-        phase: Phase = "ended" if ended.ended_early else "finished"
-        job.change(phase=phase, error="", fruitless=0, ending=False)
-        log.event(phase, rounds=ended.next_round, reason=ended.ended_early or None)
+        early = ended.ended_early
+        job.change(phase="ended" if early else "finished", error="", fruitless=0, ending=False)
+        if early:
+            log.event("ended", rounds=ended.next_round, reason=early)
+        else:
+            log.event("finished")
 
 
 def plain_roster(roster: Roster, full_rank: int) -> wire.Roster:
@@ -117,7 +120,10 @@ def _coordinate(
         end_asked=lambda: job.state().ending,
     )
     for site, digest in sorted(ended.delivered.items()):
-        log.event("delivered" if digest else "told", site=site, adapter=digest or None)
+        if digest:
+            log.event("delivered", site=site, adapter=digest)
+        else:
+            log.event("told", site=site)
     return ended
 
 
