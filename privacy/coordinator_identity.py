@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from yoriai.errors import IdentityError
 from yoriai.privacy.enrolment import key_fingerprint
 from yoriai.privacy.identity import Authority, SigningKey, Trust, check_name
+from yoriai.privacy.public_keys import check_ed25519, ed25519_key
 from yoriai.privacy.signed_file import SignedFormat, canonical_json
 
 _REQUEST = SignedFormat(
@@ -63,13 +64,14 @@ class CoordinatorCertificate:
     def __post_init__(self) -> None:
         check_name(self.federation)
         check_name(self.name)
-        if len(self.identity) != 32 or self.expires.utcoffset() != timedelta(0) or self.expires.microsecond:
+        check_ed25519(self.identity)
+        if self.expires.utcoffset() != timedelta(0) or self.expires.microsecond:
             raise _malformed(_CERTIFICATE)
 
     @property
     def public_key(self) -> Ed25519PublicKey:
         """The identity key."""
-        return Ed25519PublicKey.from_public_bytes(self.identity)
+        return ed25519_key(self.identity)
 
     @property
     def payload(self) -> bytes:
@@ -104,7 +106,7 @@ def read_coordinator_request(data: bytes) -> CoordinatorRequest:
     try:
         fields = json.loads(payload)
         request = CoordinatorRequest(check_name(fields["name"]), bytes.fromhex(fields["identity"]))
-        key = Ed25519PublicKey.from_public_bytes(request.identity)
+        key = ed25519_key(request.identity)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
         raise _malformed(_REQUEST) from None
     if payload != canonical_json({"name": request.name, "identity": request.identity.hex()}):

@@ -29,6 +29,7 @@ from cryptography.x509.oid import NameOID
 
 from yoriai.errors import IdentityError
 from yoriai.privacy.key_file import read_private, write_private
+from yoriai.privacy.public_keys import check_ed25519
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SKEW = timedelta(minutes=5)
@@ -168,8 +169,9 @@ class Authority:
         """Issue a site's certificate, DER, for a key that has proved itself.
 
         Raises:
-            IdentityError: if the name is not a plain one.
+            IdentityError: if the name is not a plain one, or the key is not canonical or of small order.
         """
+        check_ed25519(public_key.public_bytes_raw())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, check_name(name))])
         builder = _builder(subject, self.certificate.subject, public_key, now, valid_for)
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
@@ -277,7 +279,8 @@ class Trust:
         """Return the public key of the site `name`.
 
         Raises:
-            IdentityError: unless the certificate is a valid, unexpired, unrevoked end certificate of the CA for it.
+            IdentityError: unless the certificate is a valid, unexpired, unrevoked end certificate of the CA for it,
+                with a canonical key.
         """
         try:
             certificate = x509.load_der_x509_certificate(certificate_der)
@@ -289,6 +292,7 @@ class Trust:
         key = certificate.public_key()
         if constraints.ca or not usage.digital_signature or not isinstance(key, Ed25519PublicKey):
             raise IdentityError(f"certificate of {name} is not a site's signing certificate")
+        check_ed25519(key.public_bytes_raw())
         if _common_name(certificate.subject) != name:
             raise IdentityError(f"certificate offered for {name} belongs to another site")
         _check_window(f"certificate of {name}", certificate, self.now)
