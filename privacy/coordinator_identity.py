@@ -2,14 +2,16 @@
 
     NAME.request        coordinator -> consortium    name and identity key; signed by that key
     coordinator.cert    consortium -> coordinator    federation, name, key and expiry; signed by the federation CA
-                        coordinator -> sites         with every statement that it signs
+                        coordinator -> sites         with every message and every statement that it signs
 
 Both are laid out as in `signed_file.py`, each under a format of its own: a coordinator's certificate names no site, is
 in no roster, and cannot be shown as a member's. The consortium compares the key's fingerprint over a channel of its
 own, as it does with a site's.
 
-Not covered: a coordinator's certificate cannot be revoked before it expires. Whoever stole its key, and stands where
-the server does, can have sites store an adapter of theirs as a final one; no privacy hangs on it.
+A coordinator's key is revoked by the list that revokes sites' certificates, and is never certified again.
+
+Not covered: a site that has not installed the newest revocation list. Whoever stole the key, and stands where the
+server does, may ask there for all that the coordinator may, until the list comes or the certificate expires.
 """
 
 import json
@@ -128,7 +130,7 @@ def read_coordinator_certificate(data: bytes, trust: Trust, *, now: datetime) ->
     """Verify and parse a coordinator's certificate.
 
     Raises:
-        IdentityError: the pinned CA did not sign it, it is malformed, or it has expired.
+        IdentityError: the pinned CA did not sign it, it is malformed, it has expired, or its key was revoked.
     """
     payload = _CERTIFICATE.open(data, trust.authority_key)
     try:
@@ -149,6 +151,7 @@ def read_coordinator_certificate(data: bytes, trust: Trust, *, now: datetime) ->
             found=f"{certificate.expires:%Y-%m-%d}",
             remedy="have the consortium sign the server's request again",
         )
+    trust.check_coordinator_key(certificate.identity)
     return certificate
 
 

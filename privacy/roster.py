@@ -18,7 +18,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from yoriai.errors import IdentityError
+from yoriai.errors import IdentityError, StorageError
 from yoriai.files import PRIVATE, locked_beside, read_carried, write_atomically
 from yoriai.privacy.identity import Authority, Trust, check_name, fingerprint
 from yoriai.privacy.signed_file import SignedFormat, canonical_json
@@ -143,8 +143,8 @@ class RosterMemory:
         """Remember the roster durably, or refuse it. Of several processes at once, each sees what the others wrote.
 
         Raises:
-            IdentityError: if a higher serial was seen, the same serial with other content, or the memory is damaged.
-            StorageError: it cannot be read or written.
+            IdentityError: if a higher serial was seen, or the same serial with other content.
+            StorageError: the memory is damaged, or cannot be read or written.
         """
         with locked_beside(self._path):
             seen = self._seen()
@@ -160,7 +160,7 @@ class RosterMemory:
             return None
         found = _SEEN.fullmatch(read_carried(self._path, "the memory of rosters"))
         if found is None:
-            raise IdentityError(
+            raise StorageError(
                 f"{self._path}, which remembers the newest roster, is damaged",
                 expected="a serial number and a digest",
                 remedy="move the file away, and install the newest roster at once; the consortium knows its serial",

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from tests.privacy.secagg.cohort import NOW, YEAR, authority, certificate, roster, signing_key, trust
-from yoriai.errors import IdentityError
+from yoriai.errors import IdentityError, StorageError
 from yoriai.privacy.identity import Authority, SigningKey, Trust, fingerprint, make_request, read_key, verify, write_key
 from yoriai.privacy.key_file import read_private
 from yoriai.privacy.roster import Directory, Roster, RosterEntry, RosterMemory, read_roster, sign_roster
@@ -299,7 +299,7 @@ def test_of_two_processes_that_accept_at_once_the_higher_serial_stays(tmp_path: 
 def test_a_damaged_memory_of_rosters_is_an_error_with_a_remedy(tmp_path: Path, content: str) -> None:
     path = tmp_path / "roster.seen"
     path.write_text(content)
-    with pytest.raises(IdentityError, match=r"roster\.seen, which remembers .* is damaged; .* install the newest"):
+    with pytest.raises(StorageError, match=r"roster\.seen, which remembers .* is damaged; .* install the newest"):
         RosterMemory(path).accept(roster((1, 2), serial=9))
     assert path.read_text() == content
 

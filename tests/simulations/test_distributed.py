@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.coordinators import asked
 from tests.simulations.miniature import Miniature, interrupt_after
 from tests.simulations.secure_world import Cheat, Dropping, World, masked_request, reason
 from tests.world import job_settings
@@ -141,13 +142,13 @@ class Flattering(Dropping):
 
     def __init__(self, here: World, site: str, noise_multiplier: float) -> None:
         super().__init__(here.sites)
-        self._site, self._noise_multiplier = site, noise_multiplier
+        self._here, self._site, self._noise_multiplier = here, site, noise_multiplier
 
     def exchange(self, stage: str, payloads: Mapping[str, bytes], timeout_s: float) -> Mapping[str, bytes]:
         if stage == "offer":
-            honest = wire.decode(payloads[self._site])
+            honest = asked(payloads[self._site])
             offer = honest.model_copy(update={"noise_multiplier": self._noise_multiplier})
-            payloads = {**payloads, self._site: wire.encode(offer)}
+            payloads = {**payloads, self._site: self._here.sealed(self._site, offer)}
         return super().exchange(stage, payloads, timeout_s)
 
 
@@ -178,5 +179,5 @@ def test_a_share_of_the_noise_leaves_neither_in_the_clear_nor_on_a_grid_that_the
         request = masked_request(here, run_id="run-1", **change)
         assert "its round does without" in reason(here, request)
         assert here.ledgers["north"].charges() == []
-        served = here.sites["north"].handle(wire.encode(masked_request(here, value_range=None)))
+        served = here.ask("north", masked_request(here, value_range=None))
         assert isinstance(wire.decode(served), wire.SecureReply)
