@@ -19,89 +19,22 @@ import json
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from yoriai.errors import IdentityError
 from yoriai.privacy.coordinator_identity import CoordinatorRequest
-from yoriai.privacy.enrolment import Enrolment, Request, identity_of, key_fingerprint
-from yoriai.privacy.identity import Authority, Trust, check_name, fingerprint
-from yoriai.privacy.public_keys import check_ed25519
-from yoriai.privacy.roster import Roster, RosterEntry, sign_roster
+from yoriai.privacy.enrolment import Enrolment, Request
+from yoriai.privacy.identity import Authority, Trust, check_name
+from yoriai.privacy.membership import Coordinator, Member, Revoked, Terms, read_coordinator, read_member
+from yoriai.privacy.roster import Roster, sign_roster
 from yoriai.privacy.signed_file import SignedFormat, canonical_json
 
 # A revocation list tells nothing once it has expired, so that a site cannot be kept on an old one for good.
 LISTS_VALID_FOR = timedelta(days=90)
 LARGEST_NUMBER = 2**53
 _FORMAT = SignedFormat("the federation's state", "federation", 1, remedy="restore the folder from its newest backup")
-
-
-@dataclass(frozen=True)
-class Terms:
-    """How a member counts: its weight, 1 to 255, and the largest rank that it trains; None takes any job's."""
-
-    weight: int = 1
-    rank: int | None = None
-
-    def check(self, name: str) -> None:
-        """Raise IdentityError unless a roster may give these terms to the site of this name."""
-        RosterEntry(name, "0" * 64, self.weight, self.rank)
-
-
-@dataclass(frozen=True)
-class Member:
-    """A member and the terms that the next roster gives it."""
-
-    enrolment: Enrolment
-    terms: Terms
-
-    def __post_init__(self) -> None:
-        self.terms.check(self.name)
-
-    @property
-    def name(self) -> str:
-        """Its name in the roster."""
-        return self.enrolment.name
-
-    @property
-    def keys(self) -> frozenset[bytes | str]:
-        """Identity key and node key."""
-        return frozenset({self.enrolment.identity, self.enrolment.node_key})
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 of the identity key, in rows for reading aloud."""
-        return key_fingerprint(self.enrolment.identity)
-
-    @property
-    def entry(self) -> RosterEntry:
-        """Its line in the roster."""
-        certificate = fingerprint(self.enrolment.certificate).hex()
-        return RosterEntry(self.name, certificate, self.terms.weight, self.terms.rank)
-
-
-@dataclass(frozen=True)
-class Revoked:
-    """A certificate (DER) that no longer holds, with the node key that went with it."""
-
-    certificate: bytes
-    node_key: str
-
-    @property
-    def keys(self) -> frozenset[bytes | str]:
-        """Identity key and node key."""
-        return frozenset({identity_of(self.certificate), self.node_key})
-
-
-@dataclass(frozen=True)
-class Coordinator:
-    """A coordinator's key (raw Ed25519, 32 bytes) that was certified under a name, and whether it was revoked since."""
-
-    name: str
-    identity: bytes
-    revoked: bool = False
 
 
 @dataclass(frozen=True)
@@ -343,23 +276,14 @@ def read_federation(data: bytes, key: Ed25519PublicKey) -> Federation:
         federation = Federation(
             name=check_name(document["name"]),
             number=int(document["number"]),
-            members=tuple(_member(document["name"], fields) for fields in document["members"]),
+            members=tuple(read_member(document["name"], fields) for fields in document["members"]),
             revoked=tuple(Revoked(bytes.fromhex(old["certificate"]), old["node_key"]) for old in document["revoked"]),
             revocations=bytes.fromhex(document["revocations"]),
             roster=document["roster"].encode("ascii"),
-            coordinators=tuple(map(_coordinator, document.get("coordinators", ()))),
+            coordinators=tuple(map(read_coordinator, document.get("coordinators", ()))),
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         raise IdentityError("the signed state of the federation is malformed", remedy=_FORMAT.remedy) from None
     if federation.payload != payload:
         raise IdentityError("the signed state of the federation is not in canonical form", remedy=_FORMAT.remedy)
     return federation
-
-
-def _coordinator(fields: dict[str, Any]) -> Coordinator:
-    return Coordinator(check_name(fields["name"]), check_ed25519(bytes.fromhex(fields["identity"])), fields["revoked"])
-
-
-def _member(federation: str, fields: dict[str, Any]) -> Member:
-    enrolment = Enrolment(federation, fields["name"], bytes.fromhex(fields["certificate"]), fields["node_key"])
-    return Member(enrolment, Terms(fields["weight"], fields["rank"]))

@@ -17,7 +17,8 @@ from yoriai.terminal import say
 if TYPE_CHECKING:
     from yoriai.privacy.coordinator_identity import CoordinatorRequest
     from yoriai.privacy.enrolment import Request
-    from yoriai.privacy.federation import Federation, Terms
+    from yoriai.privacy.federation import Federation
+    from yoriai.privacy.membership import Terms
 
 _console = Console()
 _LONGEST_DAYS = 36_500
@@ -86,7 +87,7 @@ def sign(
     from yoriai.files import read_carried
     from yoriai.privacy.coordinator_identity import is_coordinator_request, read_coordinator_request
     from yoriai.privacy.enrolment import read_request
-    from yoriai.privacy.federation import Terms
+    from yoriai.privacy.membership import Terms
 
     data, valid_for = read_carried(request, "the request"), timedelta(days=valid_days)
     if is_coordinator_request(data):
