@@ -8,20 +8,23 @@ nobody: a unit whose loss or gradient is not finite counts as zero. Whether the 
 beforehand, on public tokens (`AdaptedModel.check_output`).
 """
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Protocol, Self
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from yoriai.client.lora import AdaptedModel
+from yoriai.client.pieces import Rows as PieceRows
+from yoriai.client.pieces import Shape, public_ids, rows_for
 from yoriai.client.plan import TrainingPlan
 from yoriai.client.prepared import Batch, PreparedRecords
 from yoriai.client.tasks import TaskHead
 from yoriai.errors import TrainingError
-from yoriai.privacy.dpsgd import Block, ClippedGradientSum, Rows, held_gradients
+from yoriai.privacy.dpsgd import Block, ClippedGradientSum, Rows, held_gradients, take_gradients
 from yoriai.privacy.mechanisms import poisson_sample
 from yoriai.privacy.randomness import RandomSource
 from yoriai.strategies.adapter import AdapterState
@@ -86,14 +89,43 @@ class RoundGradients:
         drawn, further = np.split(drawn, [np.searchsorted(drawn, own)])
         clip_norm = plan.clip_norm if plan.noise_multiplier is not None else None
         total = ClippedGradientSum(list(self.trained.values()), clip_norm, list(self.blocks.values()), rows=rows)
-        for piece, units in self.records.batches_of_units(drawn, plan.physical_batch_size):
-            self._backward(piece)
-            total.add_piece(units)
+        for piece in self.records.pieces(drawn, self._rows):
+            self._backward(piece.batch)
+            total.add_piece(piece.units)
         if canaries is not None:
             for first in range(0, len(further), plan.physical_batch_size):
                 total.add_rows(canaries.rows(further[first : first + plan.physical_batch_size] - own))
         total.end_unit()
         return total
+
+    def _rows(self, shape: Shape) -> PieceRows:
+        """How many records of a shape may pass at once, so that no gradient depends on the others."""
+        most = self.plan.physical_batch_size
+        key = ("gradients", shape, most, self.head, self.plan.factors, self.plan.rank)
+        return self.model.rows(key, lambda: self._find_out(shape, most))
+
+    def _find_out(self, shape: Shape, most: int) -> PieceRows:
+        batch, trained = self._public_batch(shape, most), list(self.trained.values())
+
+        def run(rows: Sequence[int]) -> Tensor:
+            self._backward(batch.take(rows))
+            return take_gradients(trained, list(self.blocks.values()))
+
+        with self.model.stirred():
+            return rows_for(run, shape.tokens, most, self.model.base.device)
+
+    def _public_batch(self, shape: Shape, rows: int) -> Batch:
+        """Records of random numbers, as far as the layers that train are concerned."""
+        config, device = self.model.base.model.config, self.model.base.device
+        states = torch.randn(rows, shape.tokens, config.hidden_size, generator=torch.Generator().manual_seed(1))
+        ends = torch.arange(shape.tokens - shape.targets, shape.tokens)
+        return Batch(
+            entering=states.to(device),
+            token_ids=public_ids(rows, shape.tokens, config.vocab_size).to(device),
+            targets=ends.expand(rows, -1).to(device),
+            last=torch.full((rows,), shape.tokens - 1, device=device),
+            labels=torch.zeros(rows, dtype=torch.int64, device=device),
+        )
 
     def _backward(self, piece: Batch) -> None:
         """Leave the per-record gradients of a physical piece behind."""

@@ -6,7 +6,7 @@ there; training repeats only the tail.
 """
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from yoriai.client.base_model import BaseModel
 from yoriai.client.layers import backbone_of, check_rank, chosen_layers, find_maps, slice_backbone, uniform_layers
 from yoriai.client.lora_parts import CoreB, Remainder
+from yoriai.client.pieces import Rows, public_ids, rows_for
 from yoriai.client.tail import Tail
 from yoriai.config import LoraSection
 from yoriai.errors import AdapterError, BaseModelError, TrainingError
@@ -68,6 +69,7 @@ class AdaptedModel:
             scale = lora.alpha / lora.rank
             self._remainders = {path: Remainder(m.get_base_layer(), scale) for path, m in self._layers.items()}
         self._hooked: tuple[str, ...] | None = None
+        self._rows: dict[Hashable, Rows] = {}
         self.first_layer = min(chosen) if uniform_layers(base.model.config) else 0
         self.prefix_module = slice_backbone(backbone, 0, self.first_layer, keep_norm=False)
         self.tail = GradSampleModule(
@@ -198,6 +200,35 @@ class AdaptedModel:
     def state(self) -> AdapterState:
         """All factors as they stand, in fp32 on the CPU."""
         return AdapterState({n: p.detach().cpu().numpy().copy() for n, p in self.factor_parameters().items()})
+
+    def prefix_rows(self, tokens: int, most: int) -> Rows:
+        """How many records of that many tokens, `most` at most, may pass through the prefix at once."""
+        ids = public_ids(most, tokens, int(self.base.model.config.vocab_size)).to(self.base.device)
+        return self.rows(
+            ("prefix", tokens, most),
+            lambda: rows_for(lambda chosen: self.prefix(ids[list(chosen)]).flatten(1), tokens, most, self.base.device),
+        )
+
+    def rows(self, key: Hashable, find_out: Callable[[], Rows]) -> Rows:
+        """What `find_out` found for the key; it is asked once."""
+        if key not in self._rows:
+            self._rows[key] = find_out()
+        return self._rows[key]
+
+    @contextmanager
+    def stirred(self) -> Iterator[None]:
+        """Public random factors, for as long as the context lasts: with some of them zero, gradients would be."""
+        generator, kept = torch.Generator().manual_seed(0), {}
+        with torch.no_grad():
+            for name, parameter in self.factor_parameters().items():
+                kept[name] = parameter.clone()
+                parameter.copy_(0.02 * torch.randn(parameter.shape, generator=generator))
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, parameter in self.factor_parameters().items():
+                    parameter.copy_(kept[name])
 
     @torch.no_grad()
     def prefix(self, token_ids: Tensor) -> Tensor:

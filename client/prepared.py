@@ -7,7 +7,10 @@ the site's memory, or in an unlinked temporary file where they are large.
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import reduce
+from operator import or_
+from typing import Self
 
 import numpy as np
 import torch
@@ -15,6 +18,7 @@ from torch import Tensor
 
 from yoriai.client.encoding import Example
 from yoriai.client.lora import AdaptedModel
+from yoriai.client.pieces import Rows, Shape, shape_of
 
 _MEMORY_LIMIT_BYTES = 512 * 1024 * 1024
 _PREFIX_BATCH = 64
@@ -22,21 +26,38 @@ _PREFIX_BATCH = 64
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """A piece of a batch, right-padded to its longest record.
+    """Records that pass through the model at once, right-padded to one shape.
 
     Attributes:
         entering: (B, T, H) hidden states at the first adapted layer.
         token_ids: (B, T) int64, padded with 0.
-        loss_mask: (B, T) bool, True where the token is a target.
+        targets: (B, K) int64 positions of the target tokens, padded with 0, which is never one.
         last: (B,) index of each record's last token.
         labels: (B,) int64, -1 without a label.
     """
 
     entering: Tensor
     token_ids: Tensor
-    loss_mask: Tensor
+    targets: Tensor
     last: Tensor
     labels: Tensor
+
+    def take(self, rows: Sequence[int]) -> Self:
+        """Some of the rows, in this order."""
+        chosen = torch.tensor(rows, device=self.last.device)
+        return type(self)(*(getattr(self, field.name)[chosen] for field in fields(self)))
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """A part of a sampled batch.
+
+    Attributes:
+        units: the unit of each of the batch's first rows; those after them are there to fill it up, and do not count.
+    """
+
+    batch: Batch
+    units: list[int]
 
 
 class PreparedRecords:
@@ -62,7 +83,8 @@ class PreparedRecords:
     ) -> None:
         self._model = model
         self.examples = tuple(examples)
-        self._units = None if units is None else [self._by_length(unit) for unit in units]
+        self._units = None if units is None else [list(unit) for unit in units]
+        self._shapes = [self._shape(example) for example in self.examples]
         self._states: list[Tensor] | None = None
         if known is not None:
             self._compute(known, progress)
@@ -76,58 +98,55 @@ class PreparedRecords:
         """The number of units of privacy, which is what is drawn from. It must not leave the site."""
         return len(self.examples) if self._units is None else len(self._units)
 
-    def batches_of_units(
-        self, drawn: Sequence[int] | np.ndarray, physical_batch_size: int
-    ) -> Iterator[tuple[Batch, list[int] | None]]:
-        """Cut all records of the drawn units into pieces of at most `physical_batch_size`.
+    def pieces(self, drawn: Sequence[int] | np.ndarray, rows: Callable[[Shape], Rows]) -> Iterator[Piece]:
+        """Cut all records of the drawn units into pieces, each of units of one shape; see `yoriai.client.pieces`.
 
-        Each unit's records come one after another, over as many pieces as they need; units with like-sized longest
-        records share a piece.
+        A unit's shape is that of all its records together, and they come one after another, over as many pieces as they
+        need.
 
-        Yields:
-            A piece, and the unit of each of its rows; None for the latter where each record is a unit.
+        Args:
+            rows: how many records of a shape make a piece.
         """
-        units = self._units
-        if units is None:
-            for batch in self.batches(drawn, physical_batch_size):
-                yield batch, None
-            return
-        ordered = sorted((int(unit) for unit in drawn), key=lambda unit: (self._length(units[unit][-1]), unit))
-        rows = [(index, unit) for unit in ordered for index in units[unit]]
-        for start in range(0, len(rows), physical_batch_size):
-            piece = rows[start : start + physical_batch_size]
-            yield self._batch([index for index, _ in piece]), [unit for _, unit in piece]
+        groups: dict[Shape, list[tuple[int, int]]] = {}  # (record, unit)
+        for unit in sorted(int(unit) for unit in drawn):
+            records = [unit] if self._units is None else self._units[unit]
+            shape = reduce(or_, (self._shapes[record] for record in records))
+            groups.setdefault(shape, []).extend((record, unit) for record in records)
+        for shape, members in sorted(groups.items()):
+            for piece, count in rows(shape).cut(members):
+                batch = self._batch([record for record, _ in piece], shape)
+                yield Piece(batch, [unit for _, unit in piece[:count]])
 
     def batches(self, indices: Sequence[int] | np.ndarray, physical_batch_size: int) -> Iterator[Batch]:
-        """Cut the chosen records into pieces of at most `physical_batch_size`; like-sized ones share a piece."""
-        for piece in self._pieces(indices, physical_batch_size):
-            yield self._batch(piece)
+        """Cut the chosen records into batches of at most `physical_batch_size`; like-sized ones share one.
 
-    def _pieces(self, indices: Sequence[int] | np.ndarray, size: int) -> Iterator[list[int]]:
-        by_length = self._by_length(indices)
-        for start in range(0, len(by_length), size):
-            yield by_length[start : start + size]
+        For measuring: they are padded to the largest of each batch, whose neighbours move its last bits.
+        """
+        by_length = sorted((int(i) for i in indices), key=lambda i: (len(self.examples[i].token_ids), i))
+        for start in range(0, len(by_length), physical_batch_size):
+            some = by_length[start : start + physical_batch_size]
+            longest = max(len(self.examples[i].token_ids) for i in some)
+            shape = reduce(or_, (self._shapes[i] for i in some))
+            yield self._batch(some, Shape(longest, min(longest, shape.targets)))
 
-    def _by_length(self, indices: Sequence[int] | np.ndarray) -> list[int]:
-        return sorted((int(i) for i in indices), key=lambda i: (self._length(i), i))
+    def _shape(self, example: Example) -> Shape:
+        longest = self._model.base.context_tokens
+        return shape_of(len(example.token_ids), int(example.loss_mask.sum()), longest=longest)
 
-    def _length(self, index: int) -> int:
-        return len(self.examples[index].token_ids)
-
-    def _batch(self, piece: list[int]) -> Batch:
+    def _batch(self, records: list[int], shape: Shape) -> Batch:
         device = self._model.base.device
-        chosen = [self.examples[i] for i in piece]
-        longest = max(len(example.token_ids) for example in chosen)
-        token_ids = np.zeros((len(piece), longest), np.int64)
-        loss_mask = np.zeros((len(piece), longest), np.bool_)
+        chosen = [self.examples[i] for i in records]
+        token_ids = np.zeros((len(records), shape.tokens), np.int64)
+        targets = np.zeros((len(records), shape.targets), np.int64)
         for row, example in enumerate(chosen):
             token_ids[row, : len(example.token_ids)] = example.token_ids
-            loss_mask[row, : len(example.loss_mask)] = example.loss_mask
+            positions = np.flatnonzero(example.loss_mask)
+            targets[row, : len(positions)] = positions
         ids = torch.from_numpy(token_ids).to(device)
         return Batch(
-            entering=self._entering(piece, ids),
+            entering=self._entering(records, ids),
             token_ids=ids,
-            loss_mask=torch.from_numpy(loss_mask).to(device),
+            targets=torch.from_numpy(targets).to(device),
             last=torch.tensor([len(example.token_ids) - 1 for example in chosen], device=device),
             labels=torch.tensor([example.label for example in chosen], device=device),
         )
@@ -147,18 +166,22 @@ class PreparedRecords:
         lengths = {i: len(self.examples[i].token_ids) for i in missing.values()}
         block = _allocate(sum(lengths.values()), int(self._model.base.model.config.hidden_size))
         start = done = 0
-        for piece in self._pieces(list(lengths), _PREFIX_BATCH):
-            ids = np.zeros((len(piece), max(lengths[i] for i in piece)), np.int64)
-            for row, i in enumerate(piece):
-                ids[row, : lengths[i]] = self.examples[i].token_ids
-            states = self._model.prefix(torch.from_numpy(ids).to(self._model.base.device)).float().cpu()
-            for row, i in enumerate(piece):
-                view = block[start : start + lengths[i]]
-                known[self.examples[i].token_ids.tobytes()] = view.copy_(states[row, : lengths[i]])
-                start += lengths[i]
-            done += len(piece)
-            if progress is not None:
-                progress(done, len(lengths))
+        by_tokens: dict[int, list[int]] = {}
+        for i in lengths:
+            by_tokens.setdefault(self._shapes[i].tokens, []).append(i)
+        for tokens, records in sorted(by_tokens.items()):
+            for piece, count in self._model.prefix_rows(tokens, _PREFIX_BATCH).cut(records):
+                ids = np.zeros((len(piece), tokens), np.int64)
+                for row, i in enumerate(piece):
+                    ids[row, : lengths[i]] = self.examples[i].token_ids
+                states = self._model.prefix(torch.from_numpy(ids).to(self._model.base.device)).float().cpu()
+                for row, i in enumerate(piece[:count]):
+                    view = block[start : start + lengths[i]]
+                    known[self.examples[i].token_ids.tobytes()] = view.copy_(states[row, : lengths[i]])
+                    start += lengths[i]
+                done += count
+                if progress is not None:
+                    progress(done, len(lengths))
 
 
 def _allocate(tokens: int, hidden: int) -> Tensor:

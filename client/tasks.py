@@ -88,26 +88,31 @@ class LanguageHead:
 
     def losses(self, hidden: Tensor, batch: Batch) -> Tensor:
         """(B, T, H) -> (B,), zero for a record without targets."""
-        rows, token_losses = self._token_losses(hidden, batch)
-        sums = torch.zeros(len(batch.last), device=hidden.device).index_add(0, rows, token_losses)
-        return sums / batch.loss_mask.sum(1).clamp(min=1)
+        return self._token_losses(hidden, batch).sum(1) / (batch.targets > 0).sum(1).clamp(min=1)
 
     def tally(self, hidden: Tensor, batch: Batch) -> Tally:
         """Loss a token, and the bytes that those tokens stand for."""
-        _, token_losses = self._token_losses(hidden, batch)
-        texts = [self._decode(ids[mask].tolist()) for ids, mask in zip(batch.token_ids, batch.loss_mask, strict=True)]
+        token_losses, wanted = self._token_losses(hidden, batch), batch.targets > 0
+        rows = zip(batch.token_ids.gather(1, batch.targets), wanted, strict=True)
+        texts = [self._decode(ids[mask].tolist()) for ids, mask in rows]
         return Tally(
             records=len(batch.last),
             loss_sum=float(token_losses.sum()),
-            loss_units=len(token_losses),
+            loss_units=int(wanted.sum()),
             target_bytes=sum(len(text.encode()) for text in texts),
         )
 
-    def _token_losses(self, hidden: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Row and loss of every target; the state before a token predicts it."""
-        rows, positions = batch.loss_mask[:, 1:].nonzero(as_tuple=True)
-        logits = hidden[rows, positions].float() @ self._output_embedding.T  # (targets, vocabulary)
-        return rows, functional.cross_entropy(logits, batch.token_ids[rows, positions + 1], reduction="none")
+    def _token_losses(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """Loss of every target, (B, K), zero where there is none; the state before a token predicts it.
+
+        As many places a record as the batch has, and not as many rows in all as there are targets: the shape of the
+        product with the vocabulary must not depend on which records are in the batch.
+        """
+        before = (batch.targets - 1).clamp(min=0)[..., None].expand(-1, -1, hidden.shape[-1])
+        logits = hidden.gather(1, before).float() @ self._output_embedding.T  # (B, K, vocabulary)
+        wanted = batch.token_ids.gather(1, batch.targets)
+        losses = functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none").view_as(wanted)
+        return losses.where(batch.targets > 0, 0.0)
 
     def _decode(self, token_ids: Sequence[int]) -> str:
         text: str = self._tokenizer.decode(token_ids, skip_special_tokens=True)  # type: ignore[attr-defined]

@@ -92,25 +92,26 @@ class ClippedGradientSum:
         """Take the per-record gradients that one backward pass left, clip and add those of whole units, clear them.
 
         Args:
-            units: whose record each of the piece's rows is, by any number; None where every row is a unit of its own.
-                The last unit of a piece stays open, because its records may go on in the next one.
+            units: whose record each of the piece's first rows is, by any number; what lies after them does not count.
+                None where every row is a unit of its own. The last unit of a piece stays open, because its records
+                may go on in the next one.
 
         Raises:
             TrainingError: a parameter got no per-record gradients, or those of another number of records, or of
-                several passes; or a unit comes back after another one.
+                several passes; there are more units than rows; or a unit comes back after another one.
         """
         gradients = [_grad_sample(p, block) for p, block in zip(self._parameters, self._held, strict=True)]
         if len({len(gradient) for gradient in gradients}) != 1:
             raise TrainingError("the trained factors hold gradients of different numbers of records")
         self._clear()
-        if units is not None and len(units) != len(gradients[0]):
-            raise TrainingError("a piece's gradients and the units they belong to differ in number")
-        names = iter(units or ())
-        for row in _rows(gradients):
-            if units is None:
+        if units is None:
+            for row in _rows(gradients):
                 self._add(row)
-            else:
-                self._add_record(next(names), row)
+            return
+        if len(units) > len(gradients[0]):
+            raise TrainingError("a piece has fewer gradients than records")
+        for unit, row in zip(units, _rows(gradients), strict=False):
+            self._add_record(unit, row)
 
     def _add_record(self, unit: int, row: Tensor) -> None:
         """Add a record's row (n,) to its unit's, after ending the unit before it."""
@@ -208,9 +209,21 @@ class ClippedGradientSum:
         )
 
     def _clear(self) -> None:
-        for parameter in self._parameters:
-            parameter.grad_sample = None  # type: ignore[attr-defined]
-            parameter.grad = None
+        _clear(self._parameters)
+
+
+@torch.no_grad()
+def take_gradients(parameters: Sequence[nn.Parameter], held: Sequence[Block]) -> Tensor:
+    """The per-record gradients that one backward pass left, (N, n) float32, neither clipped nor safe; clears them."""
+    gradients = [_grad_sample(p, block) for p, block in zip(parameters, held, strict=True)]
+    _clear(parameters)
+    return torch.cat([gradient.flatten(1) for gradient in gradients], dim=1)
+
+
+def _clear(parameters: Sequence[nn.Parameter]) -> None:
+    for parameter in parameters:
+        parameter.grad_sample = None  # type: ignore[attr-defined]
+        parameter.grad = None
 
 
 def split_like(

@@ -38,11 +38,11 @@ def test_pieces_hold_each_chosen_record_once_and_like_sized_ones_together(attach
 def test_a_batch_is_padded_on_the_right_to_its_own_longest(attach: Attach) -> None:
     records = _prepared(attach())
     (batch,) = records.batches([1, 3], 8)
-    assert batch.token_ids.shape == batch.loss_mask.shape == (2, 3)
+    assert batch.token_ids.shape == (2, 3)
     assert batch.entering.shape == (2, 3, 32)
     assert batch.last.tolist() == [1, 2]
     assert batch.token_ids[0].tolist() == [*records.examples[1].token_ids.tolist(), 0]
-    assert batch.loss_mask.tolist() == [[False, True, False], [False, True, True]]
+    assert batch.targets.tolist() == [[1, 0], [1, 2]]
 
 
 def test_cached_states_are_those_of_the_prefix(attach: Attach) -> None:
@@ -68,6 +68,7 @@ def test_padding_changes_no_record_that_stands_beside_a_longer_one(attach: Attac
 
 def test_equal_token_rows_are_computed_once_and_shared(attach: Attach, monkeypatch: pytest.MonkeyPatch) -> None:
     model = attach()
+    _prepared(model, {})  # How many records may share a piece is tried once.
     rows: list[int] = []
     prefix = model.prefix
     monkeypatch.setattr(model, "prefix", lambda ids: (rows.append(len(ids)), prefix(ids))[1])

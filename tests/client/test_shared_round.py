@@ -30,7 +30,10 @@ SITES = 3
 
 
 class Quiet(SeededSource):
-    """Samples and rounds as ever; its noise is zero."""
+    """Rounds as ever; draws everyone, however many there are, and its noise is zero."""
+
+    def uniform(self, n: int) -> np.ndarray:
+        return np.zeros(n)
 
     def skellam(self, table: SkellamTable, n: int) -> np.ndarray:
         return np.zeros(n, np.int64)

@@ -22,7 +22,7 @@ def _batch(hidden: torch.Tensor, last: list[int], labels: list[int]) -> Batch:
     return Batch(
         entering=hidden,
         token_ids=torch.zeros(shape, dtype=torch.int64),
-        loss_mask=torch.zeros(shape, dtype=torch.bool),
+        targets=torch.zeros((len(last), 0), dtype=torch.int64),
         last=torch.tensor(last),
         labels=torch.tensor(labels),
     )
@@ -154,7 +154,7 @@ def test_bits_per_byte_by_hand(base: BaseModel) -> None:
     batch = Batch(
         entering=torch.zeros(1, size, 4),
         token_ids=torch.from_numpy(example.token_ids).long()[None],
-        loss_mask=torch.from_numpy(example.loss_mask)[None],
+        targets=torch.from_numpy(np.flatnonzero(example.loss_mask))[None],
         last=torch.tensor([size - 1]),
         labels=torch.tensor([-1]),
     )

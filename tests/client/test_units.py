@@ -12,6 +12,7 @@ from tests.client.conftest import LABELS, Attach, JobMaker, start_for
 from tests.client.test_train import GRAIN, PLAN, CountingSource, NoLoss, examples, label_head, update
 from yoriai.client.job import training_plan
 from yoriai.client.lora import AdaptedModel
+from yoriai.client.pieces import Rows
 from yoriai.client.plan import TrainingPlan
 from yoriai.client.prepared import PreparedRecords
 from yoriai.client.records import Record
@@ -72,15 +73,17 @@ def test_a_limit_on_records_per_owner_without_owners_is_refused(make_job: JobMak
     check_fit(make_job(privacy__records_per_owner=3, privacy__unit="owner"))
 
 
+@pytest.mark.parametrize("filled", [False, True])
 @pytest.mark.parametrize("size", [1, 2, 3, 64])
-def test_pieces_hold_every_record_of_a_drawn_owner_one_after_another(attach: Attach, size: int) -> None:
+def test_pieces_hold_every_record_of_a_drawn_owner_one_after_another(attach: Attach, size: int, filled: bool) -> None:
     records = by_owner(attach())
-    pieces = list(records.batches_of_units(np.array([0, 2]), size))
-    rows = [unit for _, units in pieces for unit in units or ()]
+    pieces = list(records.pieces(np.array([0, 2]), lambda shape: Rows(size, filled)))
+    rows = [unit for piece in pieces for unit in piece.units]
     assert sorted(rows) == [0, 0, 0, 2]
     assert len([unit for unit, _ in itertools.groupby(rows)]) == 2
-    assert all(len(batch.last) <= size for batch, _ in pieces)
-    lengths = sorted(length for batch, _ in pieces for length in (batch.last + 1).tolist())
+    assert all(len(piece.batch.last) == size if filled else len(piece.units) for piece in pieces)
+    assert all(len(piece.batch.last) <= size for piece in pieces)
+    lengths = sorted(n for piece in pieces for n in (piece.batch.last + 1).tolist()[: len(piece.units)])
     assert lengths == sorted(len(records.examples[i].token_ids) for i in (0, 3, 4, 2))
     assert (records.unit_count, len(records)) == (3, 6)
 

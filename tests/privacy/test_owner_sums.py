@@ -128,11 +128,18 @@ def test_an_owner_that_comes_back_after_the_sum_was_read_is_refused(network: Gra
             total.add_piece([4, 4])
 
 
-def test_a_piece_with_another_number_of_owners_than_rows_is_refused(network: GradSampleModule, records: Tensor) -> None:
+def test_a_piece_with_more_owners_than_rows_is_refused(network: GradSampleModule, records: Tensor) -> None:
     total = ClippedGradientSum(list(network.parameters()), CLIP)
     network(records[:3]).square().sum().backward()
-    with pytest.raises(TrainingError, match="differ in number"):
-        total.add_piece([1, 1])
+    with pytest.raises(TrainingError, match="fewer gradients than records"):
+        total.add_piece([1, 1, 1, 1])
+
+
+def test_rows_that_fill_a_piece_up_do_not_count(network: GradSampleModule, records: Tensor) -> None:
+    total = ClippedGradientSum(list(network.parameters()), CLIP)
+    network(records[[0, 1, 2, 2, 2]]).square().sum().backward()
+    total.add_piece(OWNERS[:3])
+    np.testing.assert_allclose(total.flat(), owner_sum(network, records[:3], OWNERS[:3], 3), rtol=1e-6)
 
 
 def test_an_owner_of_many_pieces_keeps_one_gradient_open_and_no_more(

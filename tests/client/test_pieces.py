@@ -1,0 +1,105 @@
+"""No record moves another's gradient: shapes by the unit alone, and rows that agree to the bit wherever they stand."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.client.conftest import LABELS, Attach, start_for
+from tests.client.test_train import PLAN, label_head
+from yoriai.client.encoding import Example
+from yoriai.client.gradients import RoundGradients
+from yoriai.client.pieces import Rows, Shape, rows_for, shape_of
+from yoriai.client.prepared import PreparedRecords
+from yoriai.client.tasks import LanguageHead
+from yoriai.privacy.randomness import SystemSource
+from yoriai.strategies.adapter import AdapterState
+from yoriai.strategies.rule import get_rule
+
+CPU = torch.device("cpu")
+
+
+def test_a_shape_is_rounded_up_and_never_below_the_record_nor_above_the_model() -> None:
+    shapes = [shape_of(n, 0, longest=100).tokens for n in range(1, 101)]
+    assert all(shape >= n for n, shape in enumerate(shapes, 1))
+    assert sorted(set(shapes)) == [8, 12, 16, 24, 32, 48, 64, 96, 100]
+    assert [shape_of(20, n, longest=100).targets for n in (0, 1, 2, 3, 9, 19)] == [1, 1, 2, 4, 16, 24]
+    assert Shape(8, 4) | Shape(16, 1) == Shape(16, 4)
+
+
+def test_pieces_are_filled_up_with_what_does_not_count() -> None:
+    assert list(Rows(2).cut([1, 2, 3])) == [([1, 2], 2), ([3], 1)]
+    assert list(Rows(2, filled=True).cut([1, 2, 3])) == [([1, 2], 2), ([3, 3], 1)]
+    assert list(Rows(2, filled=True).cut([])) == []
+
+
+def test_rows_share_a_piece_as_far_as_their_bits_agree() -> None:
+    def run(chosen: Sequence[int], *, by_size: bool = False, by_place: bool = False) -> torch.Tensor:
+        rows = torch.tensor(chosen, dtype=torch.float32)
+        rows = rows + len(chosen) * 1e-3 * by_size + torch.arange(len(chosen)) * 1e-3 * by_place
+        return rows[:, None]
+
+    assert rows_for(run, 24, 64, CPU) == Rows(32)
+    assert rows_for(run, 24, 5, CPU) == Rows(5)
+    assert rows_for(run, 100_000, 64, CPU) == Rows(1)
+    assert rows_for(lambda chosen: run(chosen, by_size=True), 24, 64, CPU) == Rows(8, filled=True)
+    assert rows_for(lambda chosen: run(chosen, by_place=True), 24, 64, CPU) == Rows(1)
+
+
+class Kept:
+    """Clipped rows, by their bytes."""
+
+    def __init__(self) -> None:
+        self.rows: list[bytes] = []
+
+    def add(self, rows: np.ndarray) -> None:
+        self.rows += [row.tobytes() for row in rows]
+
+
+def some(lengths: Sequence[int]) -> list[Example]:
+    generator = np.random.default_rng(3)
+    made = []
+    for index, length in enumerate(lengths):
+        mask = np.arange(length) > length // 2
+        made.append(Example(generator.integers(3, 200, length).astype(np.int32), mask, label=index % len(LABELS)))
+    return made
+
+
+def hostile(start: AdapterState, size: float) -> AdapterState:
+    generator = np.random.default_rng(0)
+    return AdapterState(
+        {n: t + np.float32(size) * generator.standard_normal(t.shape, np.float32) for n, t in start.tensors.items()}
+    )
+
+
+@pytest.mark.parametrize("cached", [True, False])
+@pytest.mark.parametrize("size", [0.0, 0.3, 10.0])
+@pytest.mark.parametrize(
+    ("rule", "task"), [("core", "classify"), ("fedavg", "classify"), ("core", "lm"), ("fedavg", "lm")]
+)
+def test_not_a_bit_of_a_records_gradient_depends_on_the_others(
+    attach: Attach, rule: str, task: str, size: float, cached: bool
+) -> None:
+    model = attach(rule)
+    start = hostile(start_for(model, rule), size)
+    head: Any = label_head()
+    if task == "lm":
+        head = LanguageHead(model.base.model.get_output_embeddings().weight, model.base.tokenizer)
+    examples = some([5, 7, 3, 8, 6, 12, 11, 4, 30, 5, 6, 7, 8, 8, 9, 3, 3, 5, 7])
+    plan = replace(PLAN, factors=get_rule(rule).trainable(0), sampling_rate=1.0)
+
+    def rows(chosen: Sequence[Example]) -> set[bytes]:
+        kept, records = Kept(), PreparedRecords(model, chosen, known={} if cached else None)
+        RoundGradients.at(model, start, records, head, plan).batch(SystemSource(), rows=kept)
+        assert len(kept.rows) == len(chosen)
+        return set(kept.rows)
+
+    everyone = rows(examples)
+    assert len(everyone) == len(examples)
+    for left_out in (0, 2, 6, 8, 18):
+        fewer = rows(examples[:left_out] + examples[left_out + 1 :])
+        assert len(fewer - everyone) == 0
+    assert rows(examples[5:6]) < everyone
