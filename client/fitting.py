@@ -46,7 +46,7 @@ class Fitting:
         """The misfits in a sentence for the site's own eyes; empty where every record fits."""
         if not self.misfits:
             return ""
-        reasons = ", ".join(f"{count} {what}" for what, count in self.misfits.items())
+        reasons = "; ".join(f"{what}: {count}" for what, count in self.misfits.items())
         count = sum(self.misfits.values())
         return f"{count} of {self.total} records do not fit and count as zero ({reasons}), the first: {self.first}"
 
