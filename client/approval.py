@@ -1,7 +1,7 @@
 """Whether a job that keeps to the site's policy may begin: by its operator's word, or by the policy's."""
 
 from yoriai import wire
-from yoriai.client.job_book import JobBook, Terms
+from yoriai.client.job_book import OVER, JobBook, Terms
 from yoriai.config import JobConfig, PolicySection, job_digest
 from yoriai.errors import PolicyError
 from yoriai.privacy.accounting import Event, answering, epsilon
@@ -48,10 +48,10 @@ class Approval:
         if entry is not None:
             self._check_open(run_id, entry.state)
 
-    def refused(self, run_id: str) -> bool:
-        """Whether the operator has refused the run."""
+    def is_over(self, run_id: str) -> bool:
+        """Whether the operator has refused the run, or it has ended here."""
         entry = self._book.entry(run_id) if self._book is not None else None
-        return entry is not None and entry.state == "refused"
+        return entry is not None and entry.state in ("refused", *OVER)
 
     def waiting(self, run_id: str) -> wire.Refusal:
         """The answer to an offer that waits."""
@@ -66,6 +66,8 @@ class Approval:
                 f"site {self._site}: run {run_id[:80]} has ended, and its last adapter is here",
                 remedy="start a new run",
             )
+        if state == "ended":
+            raise PolicyError(f"site {self._site}: run {run_id[:80]} is over here", remedy="start a new run")
 
 
 def terms_of(offer: wire.JobOffer, job: JobConfig, event: Event | None, roster_digest: str = "") -> Terms:

@@ -36,13 +36,17 @@ class PlanView:
     """A job that the ledger promised rounds to.
 
     Attributes:
+        since: when the rounds were promised, seconds since the epoch.
         held: rounds that are promised and not charged yet.
+        epsilon: what they hold of the budget.
         fit: further rounds that the budget has room for, the held ones among them.
     """
 
     job: str
     event: Event
+    since: float
     held: int
+    epsilon: float
     fit: int
 
 
@@ -123,6 +127,7 @@ def view_of(ledger: Ledger, path: Path) -> BudgetView:
     """
     policies, spent = tuple(ledger.policies()), ledger.spent()
     budget, promised = policies[-1].policy.epsilon_budget, ledger.promised()
+    since = ledger.open_since()
     accountant, further, filtered = ledger.accountant_in_use(), ledger.further_jobs(), ledger.is_filtered()
     return BudgetView(
         path=path,
@@ -148,7 +153,14 @@ def view_of(ledger: Ledger, path: Path) -> BudgetView:
             for number, charge in enumerate(ledger.charges(), start=1)
         ),
         plans=tuple(
-            PlanView(job, event, held=ledger.outstanding(job), fit=ledger.rounds_that_fit(job))
+            PlanView(
+                job,
+                event,
+                since=since[job],
+                held=ledger.outstanding(job),
+                epsilon=ledger.held_for(job),
+                fit=ledger.rounds_that_fit(job),
+            )
             for job, event in ledger.open_plans().items()
         ),
         fingerprints=tuple(ledger.fingerprints()),

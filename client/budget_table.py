@@ -72,11 +72,15 @@ def _further_jobs(view: BudgetView) -> str:
 def _plans(view: BudgetView) -> Table:
     table = Table("open job", box=None, pad_edge=False, header_style="bold")
     table.columns[0].overflow = "fold"
+    table.add_column("since", no_wrap=True)
     table.add_column("mechanism of a round")
     table.add_column("held", justify="right", no_wrap=True)
+    table.add_column("epsilon", justify="right", no_wrap=True)
     table.add_column("fit", justify="right", no_wrap=True)
     for plan in view.plans:
-        table.add_row(escape(_printable(plan.job)), mechanism_text(plan.event), f"{plan.held}", f"{plan.fit}")
+        name, since = escape(_printable(plan.job)), f"{datetime.fromtimestamp(plan.since, UTC):%Y-%m-%d}"
+        mechanism, held = mechanism_text(plan.event), f"{plan.held}"
+        table.add_row(name, since, mechanism, held, f"{plan.epsilon:.4f}", f"{plan.fit}")
     return table
 
 
@@ -106,7 +110,10 @@ def _notes(view: BudgetView) -> list[str]:
         "they been fixed in advance.",
     ]
     if view.plans:
-        notes.append("held: rounds promised to the job; fit: rounds that the budget has room for, the held ones too.")
+        notes.append(
+            "held: rounds promised to the job, and their epsilon; fit: rounds that the budget has room for, the held "
+            "ones too. A job whose coordinator never comes back is given up with: yoriai site release DIR RUN"
+        )
     if view.filtered:
         notes.append("Beyond the first job's plan epsilon jumps: from there on the Rényi filter counts.")
     for change in view.policies:

@@ -2,7 +2,7 @@
 
 from yoriai.client.job import AcceptedJob, Round
 from yoriai.config import JobConfig
-from yoriai.errors import BudgetError, PolicyError
+from yoriai.errors import PolicyError, UsedUpError
 from yoriai.privacy.accounting import Event
 from yoriai.privacy.ledger import Ledger
 from yoriai.privacy.noise_shares import all_rounds
@@ -37,7 +37,8 @@ class Charging:
         """Charge a round, within what the job may have in all; the ledger alone would let it take the site's whole.
 
         Raises:
-            BudgetError: every round of the run is used.
+            UsedUpError: every round of the run is used.
+            BudgetError: the budget does not cover it any more.
         """
         run_id, event = this.job.run_id, this.plan.event()
         if event is None:
@@ -51,7 +52,7 @@ class Charging:
         self._ledger.reserve(run_id, this.index, event)
 
     def check_rounds_left(self, accepted: AcceptedJob) -> None:
-        """Raise BudgetError if no round of the run is left to charge, and none is charged that has not left."""
+        """Raise UsedUpError if no round of the run is left to charge, and none is charged that has not left."""
         if accepted.noise_multiplier is None or self._ledger.outstanding(accepted.run_id):
             return
         charges = [charge for charge in self._ledger.charges() if charge.job_id == accepted.run_id]
@@ -63,6 +64,9 @@ class Charging:
 
         A charge covers one release. Without privacy there is no charge, and a masked round may leave once and, after
         interruptions, as often again as the job has spare rounds.
+
+        Raises:
+            UsedUpError: without privacy, it left that often already.
         """
         run_id, job = this.job.run_id, this.job.job
         if this.plan.event() is not None:
@@ -71,12 +75,20 @@ class Charging:
             masked = job.secure_aggregation.enabled
             self._ledger.mark_left(run_id, this.index, at_most=1 + job.privacy.spare_rounds if masked else None)
 
+    def holds(self, accepted: AcceptedJob) -> bool:
+        """Whether the ledger still has the run's plan; its operator may have given it back meanwhile."""
+        return accepted.noise_multiplier is None or accepted.run_id in self._ledger.open_plans()
+
+    def open_runs(self) -> list[str]:
+        """The runs for which the ledger holds rounds, or may."""
+        return list(self._ledger.open_plans())
+
     def give_back(self, run_id: str) -> None:
         """Free what the ledger holds for the run's further rounds. Charges stay."""
         self._ledger.finish(run_id)
 
-    def _all_used(self, run_id: str) -> BudgetError:
-        return BudgetError(
+    def _all_used(self, run_id: str) -> UsedUpError:
+        return UsedUpError(
             f"site {self._site}: every round of run {run_id[:80]} is used, the spare ones too",
             remedy="raise privacy.spare_rounds in a new run",
         )

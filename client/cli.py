@@ -1,7 +1,6 @@
 """Commands of a site: `site budget`, and those of its folder (`setup_cli.py`), processes (`daemon_cli.py`) and jobs."""
 
 import json
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -74,13 +73,12 @@ def budget(
 
 
 def _ledger_of(folder: Path, *, to_write: bool) -> tuple[Path, Path]:
-    """The ledger of a site's records, and its second place. A file of root's would be one that the site cannot read."""
+    """The ledger of a site's records, and its second place."""
+    from yoriai.client.own_ledger import check_writer, places_of
     from yoriai.client.site_folder import SiteFolder
-    from yoriai.privacy.ledger_witness import second_place
 
     site = SiteFolder(folder)
-    config = site.config()
-    ledger = site.ledgers / f"{config.records.dataset}.sqlite"
-    if to_write and (owner := site.ledgers.stat().st_uid) != os.geteuid():
-        raise ConfigError(f"{site.ledgers} belongs to user {owner}", remedy="run the command as that user")
-    return ledger, second_place(site.place(config.ledger.witness) / ledger.name)
+    places = places_of(site)
+    if to_write:
+        check_writer(site)
+    return places

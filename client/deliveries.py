@@ -1,4 +1,4 @@
-"""The last adapter of a job, as it arrives at a site: checked against the coordinator's signature, then stored whole.
+"""The end of a job, and its last adapter, as they come to a site: checked by the coordinator's signature, then stored.
 
     adapters/<run>-<digest>/
         adapter_config.json, adapter_model.safetensors    what `PeftModel.from_pretrained` reads
@@ -6,10 +6,12 @@
         statement, coordinator.cert                       who says so
         evaluation.json                                   the site's own, written afterwards (`own_evaluation.py`)
 
-A run has one last adapter: the first that is stored stays, even where its folder was moved away. It takes an update of
-this site that left, by its ledger: a coordinator could otherwise fill the disk with offers and deliveries. A folder is
-written under another name, synced and renamed, so that it is there whole or not at all, and the receipt leaves after
-that. The job is known from the book, so that a site which was started anew meanwhile takes its adapter all the same.
+A run has one end: the first that came stays, even where its adapter's folder was moved away. An adapter takes an update
+of this site that left, by its ledger: a coordinator could otherwise fill the disk with offers and deliveries. A folder
+is written under another name, synced and renamed, so that it is there whole or not at all, and the receipt leaves after
+that. An end without an adapter, for who has no part in it, closes the run in the book and frees what the ledger holds
+for it. Either may come early, after fewer rounds than the job has. The job is known from the book, so that a site which
+was started anew meanwhile takes its end all the same.
 """
 
 import os
@@ -22,7 +24,7 @@ from safetensors import SafetensorError
 
 from yoriai import wire
 from yoriai.client.adapter_place import CERTIFICATE, STATEMENT, VERSION, folder_of, folders_of
-from yoriai.client.job_book import JobBook
+from yoriai.client.job_book import OVER, JobBook
 from yoriai.client.lora import save_peft
 from yoriai.client.policy import job_from
 from yoriai.client.secure import SiteIdentity
@@ -79,12 +81,13 @@ class Deliveries:
         self._book, self._folder, self._on_stored = book, folder, on_stored
 
     def receive(self, message: wire.Delivery) -> wire.Receipt:
-        """Check and store an adapter. One that is here already is confirmed again, and nothing is written.
+        """Check an end, and store its adapter if it has one. What is here already is confirmed, and nothing is written.
 
         Raises:
             IdentityError: certificate or statement is not what the federation stands behind.
-            PolicyError: the statement is about another run, job, base or number of rounds than this site accepted, or
-                the run has another last adapter already, no update of this site is in it, or the disk has no room.
+            PolicyError: the statement is about another run, job, base or roster than this site accepted, or about more
+                rounds than the job has; the run has come to another end already, no update of this site is in the
+                adapter, or the disk has no room.
             AdapterError: the payload is not the adapter of the statement, or does not fit the job's model.
             StorageError: it cannot be written.
         """
@@ -92,13 +95,25 @@ class Deliveries:
         job = self._job_of(statement)
         place = folder_of(self._folder, statement.run_id, statement.adapter_digest)
         self._refuse_second(statement, place)
+        if statement.adapter_digest:
+            self._take(message, statement, job, place)
+        else:
+            self._close(statement)
+        return wire.Receipt(run_id=message.run_id, site=self._name, adapter_digest=statement.adapter_digest)
+
+    def _take(self, message: wire.Delivery, statement: Delivery, job: JobConfig, place: Path) -> None:
+        """Store the adapter of a run that this site took part in."""
+        self._check_fits(statement)
         if not place.is_dir():
             self._check_room(len(message.payload))
             self._store(message, statement, job, place)
-        self._book.finish(statement.run_id, statement.adapter_digest)
-        self._ledger.finish(statement.run_id)
+        self._close(statement)
         self._on_stored(StoredAdapter(statement.run_id, job, place, statement.adapter_digest))
-        return wire.Receipt(run_id=message.run_id, site=self._name, adapter_digest=statement.adapter_digest)
+
+    def _close(self, statement: Delivery) -> None:
+        """The run is over here. Whatever a kill leaves undone, the same message does the next time."""
+        self._book.finish(statement.run_id, statement.adapter_digest, statement.rounds)
+        self._ledger.finish(statement.run_id)
 
     def _verified(self, message: wire.Delivery) -> Delivery:
         """The statement, once the coordinator's key and the CA behind it are seen to be right."""
@@ -112,33 +127,39 @@ class Deliveries:
         return statement
 
     def _job_of(self, statement: Delivery) -> JobConfig:
-        """The job that the adapter is the end of; it must be one that this site took part in, on this base."""
+        """The job that has ended; it must be one that this site accepted, and that has come to no other end."""
         run, entry = f"run {statement.run_id[:80]}", self._book.entry(statement.run_id)
-        if entry is None or entry.state not in ("accepted", "delivered"):
+        if entry is None or entry.state not in ("accepted", *OVER):
             raise PolicyError(f"site {self._name} has not taken part in {run}", found=entry.state if entry else "")
-        if entry.adapter_digest not in ("", statement.adapter_digest):
+        if entry.state in OVER and entry.adapter_digest != statement.adapter_digest:
             raise self._second(statement)
         job, terms = job_from(self._name, self._policy, entry.terms.job), entry.terms
-        known = (terms.job_digest, terms.base_digest, job.federation.rounds, terms.roster_digest)
-        said = (statement.job_digest, statement.base_digest, statement.rounds, statement.roster_digest)
-        if said != known:
+        known = (terms.job_digest, terms.base_digest, terms.roster_digest)
+        said = (statement.job_digest, statement.base_digest, statement.roster_digest)
+        if said != known or statement.rounds > job.federation.rounds:
             raise PolicyError(f"site {self._name}: the statement about {run} is of another job, base, length or roster")
+        return job
+
+    def _check_fits(self, statement: Delivery) -> None:
+        """An update of this site must be in the run of an adapter, and the adapter's base must be here."""
+        run = f"run {statement.run_id[:80]}"
         if not self._ledger.has_released(statement.run_id):
             raise PolicyError(
                 f"site {self._name}: no update of this site is in {run}", remedy="deliver to those that took part"
             )
         if statement.base_digest != self._workbench.base.digest:
             raise PolicyError(f"site {self._name} has another base model by now", remedy=f"load that of {run} again")
-        return job
 
     def _refuse_second(self, statement: Delivery, place: Path) -> None:
+        """The folder is the record of an adapter: a kill may have come before the book knew of it."""
         if any(other != place for other in folders_of(self._folder, statement.run_id)):
             raise self._second(statement)
 
     def _second(self, statement: Delivery) -> PolicyError:
+        digest = statement.adapter_digest
         return PolicyError(
-            f"site {self._name}: run {statement.run_id[:80]} has delivered another adapter already",
-            found=f"digest {statement.adapter_digest[:16]}…",
+            f"site {self._name}: run {statement.run_id[:80]} has come to another end already",
+            found=f"digest {digest[:16]}…" if digest else "an end without an adapter",
             remedy="the first one is kept; a new run brings a new one",
         )
 

@@ -250,6 +250,8 @@ class Desk:
                 self._log.event("accepted", run=run)
             case "refusal", _ if header.get("waiting") is True:
                 self._log.event("waits_for_operator", run=run)
+            case "receipt", _ if not header.get("adapter_digest"):
+                self._log.event("ended", run=run)
             case "receipt", _:
                 self._log.event("stored", run=run)
             case "refusal", _:

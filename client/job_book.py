@@ -27,12 +27,14 @@ from yoriai.config import JobConfig
 from yoriai.errors import ConfigError, PolicyError, StorageError
 from yoriai.files import PRIVATE, locked_folder, make_private_folder, sync_folder, write_atomically
 
-State = Literal["waiting", "approved", "refused", "accepted", "delivered"]
+State = Literal["waiting", "approved", "refused", "accepted", "delivered", "ended"]
 
 LONGEST_RUN_ID = 128
 LARGEST_ENTRY_BYTES = 256 * 1024
 # How many are kept of the states that a coordinator can bring about without the operator; the oldest go.
-MOST: Mapping[State, int] = {"waiting": 100, "accepted": 1000, "delivered": 1000}
+MOST: Mapping[State, int] = {"waiting": 100, "accepted": 1000, "delivered": 1000, "ended": 1000}
+# Of runs that are over here: nothing is asked about them any more.
+OVER: tuple[State, ...] = ("delivered", "ended")
 _VERSION: Final = 1
 
 
@@ -81,9 +83,11 @@ class Entry(_Stored):
 
     Attributes:
         state: waiting for the operator; approved or refused by them; accepted by the site, which then prepared for it;
-            delivered, when its last adapter is here.
+            delivered, when its last adapter is here; ended, when it is over without one: by the coordinator's word, or
+            because its operator gave it up.
         decided_by: the operator's user name, or what else decided.
         adapter_digest: of the last adapter; empty before it came.
+        rounds_done: finished ones, by the coordinator's signed word; None before that.
     """
 
     schema_: Literal[1] = Field(default=_VERSION, alias="schema")
@@ -93,6 +97,7 @@ class Entry(_Stored):
     decided_at: float | None = None
     decided_by: str = ""
     adapter_digest: str = ""
+    rounds_done: int | None = None
 
     @property
     def run_id(self) -> str:
@@ -117,7 +122,7 @@ class JobBook:
     def consider(self, terms: Terms) -> Entry:
         """The entry of an offer: the one that is there for these terms, else a new one, which waits.
 
-        A run whose last adapter was delivered keeps its entry, whatever is offered.
+        A run that is over keeps its entry, whatever is offered.
 
         Raises:
             PolicyError: the run's id, or the job, is too long to be kept, or the id cannot be shown.
@@ -125,7 +130,7 @@ class JobBook:
         check_run_id(terms.run_id)
         with self._writing():
             entry = self.entry(terms.run_id)
-            if entry is None or (entry.terms.digest != terms.digest and entry.state != "delivered"):
+            if entry is None or (entry.terms.digest != terms.digest and entry.state not in OVER):
                 entry = Entry(terms=terms, seen_at=self._clock())
                 self._put(entry)
                 self._forget_the_oldest("waiting")
@@ -142,7 +147,7 @@ class JobBook:
         """
         with self._writing():
             entry = self.entry(terms.run_id) or Entry(terms=terms, seen_at=self._clock())
-            if entry.terms.digest != terms.digest or entry.state in ("refused", "delivered"):
+            if entry.terms.digest != terms.digest or entry.state in ("refused", *OVER):
                 raise PolicyError(f"run {terms.run_id} was decided otherwise meanwhile", remedy="offer it again")
             if entry.state == "accepted" and entry.terms == terms:
                 return
@@ -164,7 +169,7 @@ class JobBook:
                 raise ConfigError(
                     f"run {shown.run_id} was offered with other terms meanwhile", remedy="look at them, and decide anew"
                 )
-            if entry.state == "delivered":
+            if entry.state in OVER:
                 raise ConfigError(f"run {shown.run_id} has ended", remedy="there is nothing left to decide")
             if state == "approved" and entry.state in ("approved", "accepted"):
                 return entry
@@ -172,13 +177,36 @@ class JobBook:
             self._put(entry)
             return entry
 
-    def finish(self, run_id: str, adapter_digest: str) -> None:
-        """Record that the last adapter of an accepted run is here."""
+    def finish(self, run_id: str, adapter_digest: str, rounds_done: int) -> None:
+        """Record the end of an accepted run after so many rounds; without a digest, no adapter comes."""
+        state: State = "delivered" if adapter_digest else "ended"
         with self._writing():
             entry = self.entry(run_id)
-            if entry is not None and entry.state != "delivered":
-                self._put(entry.model_copy(update={"state": "delivered", "adapter_digest": adapter_digest}))
-                self._forget_the_oldest("delivered")
+            if entry is not None and entry.state not in OVER:
+                changes = {"state": state, "adapter_digest": adapter_digest, "rounds_done": rounds_done}
+                self._put(entry.model_copy(update=changes))
+                self._forget_the_oldest(state)
+
+    def release(self, run_id: str, *, by: str) -> Entry:
+        """Record that the operator gives an accepted run up: it is over here. One that is over stays as it is.
+
+        Raises:
+            ConfigError: the site does not take part in it.
+        """
+        with self._writing():
+            entry = self.entry(run_id)
+            if entry is None or entry.state not in ("accepted", *OVER):
+                raise ConfigError(
+                    f"this site does not take part in run {run_id}",
+                    found=entry.state if entry else "",
+                    remedy=f"refuse it: yoriai site refuse DIR {run_id}",
+                )
+            if entry.state == "accepted":
+                changes = {"state": "ended", "decided_at": self._clock(), "decided_by": by}
+                entry = entry.model_copy(update=changes)
+                self._put(entry)
+                self._forget_the_oldest("ended")
+            return entry
 
     def entry(self, run_id: str) -> Entry | None:
         """The entry of a run; None if there is none.

@@ -1,4 +1,4 @@
-"""Commands about the jobs that a site was offered: `site jobs`, `site approve`, `site refuse`."""
+"""Commands about the jobs that a site was offered: `site jobs`, `site approve`, `site refuse`, `site release`."""
 
 import json
 from pathlib import Path
@@ -27,6 +27,7 @@ def mount(site: typer.Typer) -> None:
     site.command("jobs")(jobs)
     site.command("approve")(approve)
     site.command("refuse")(refuse)
+    site.command("release")(release)
 
 
 def jobs(folder: _Folder, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
@@ -63,12 +64,44 @@ def approve(
 
 
 def refuse(folder: _Folder, run: _Run) -> None:
-    """Refuse a job; one that runs already ends here with its next message. What it was charged stays spent."""
+    """Refuse a job, and free its unused rounds; one at work ends here with its next message. Charges stay spent."""
     from yoriai.client.job_book import operator_name
+    from yoriai.client.own_ledger import free
 
-    _, book = _opened(folder)
+    site, book = _opened(folder)
     entry = book.decide(book.find(run), "refused", by=operator_name())
     say(f"refused run {entry.run_id}; `yoriai site approve {folder} {entry.run_id}` takes it back")
+    _say_freed(*free(site, entry.run_id))
+
+
+def release(
+    folder: _Folder,
+    run: _Run,
+    yes: Annotated[bool, typer.Option("--yes", help="Ask nothing; the run will not come back.")] = False,
+) -> None:
+    """Give up a run whose coordinator never came back, for good: free its unused rounds. Charges stay spent."""
+    from yoriai.client.job_book import OVER, operator_name
+    from yoriai.client.own_ledger import check_writer, free, held, opened
+
+    site, book = _opened(folder)
+    check_writer(site)
+    with opened(site) as ledger:
+        only_there = ledger is not None and run in ledger.open_plans() and book.entry(run) is None
+    entry = None if only_there else book.find(run)  # The book forgets the oldest, the ledger nothing.
+    run_id = entry.run_id if entry else run
+    rounds, epsilon = held(site, run_id)
+    say(f"run {run_id}: {rounds} unused rounds hold epsilon {epsilon:.4g}")
+    if entry is None or entry.state not in OVER:
+        say("it ends here for good: whatever its coordinator sends is refused, its last adapter too")
+        agree("Shall it be given up?", yes=yes, otherwise="nothing was changed; the rounds are held")
+    if entry is not None:
+        book.release(run_id, by=operator_name())
+    _say_freed(*free(site, run_id))
+
+
+def _say_freed(rounds: int, epsilon: float) -> None:
+    if rounds:
+        say(f"freed {rounds} unused rounds, epsilon {epsilon:.4g}; what was charged stays spent")
 
 
 def _opened(folder: Path) -> "tuple[SiteFolder, JobBook]":

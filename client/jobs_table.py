@@ -11,7 +11,7 @@ from rich.text import Text
 
 from yoriai.client.adapter_place import folder_of, read_evaluation
 from yoriai.client.job_book import Entry
-from yoriai.client.jobs_terms import Budget, printable
+from yoriai.client.jobs_terms import Budget, early_end, printable
 from yoriai.config import JobConfig
 
 
@@ -57,6 +57,9 @@ def print_jobs(views: Sequence[JobView], budget: Budget, console: Console) -> No
     for view in views:
         table.add_row(*(Text(printable(line) if "\n" not in line else line) for line in _cells(view)))
     console.print(table, highlight=False)
+    for view in views:
+        if early := early_end(view.entry):
+            console.print(Text(printable(f"run {view.entry.run_id} {early}"), style="dim"), highlight=False)
 
 
 def _cells(view: JobView) -> list[str]:
@@ -96,6 +99,7 @@ def _as_json(view: JobView) -> dict[str, Any]:
         "decided_at": entry.decided_at,
         "decided_by": entry.decided_by,
         "rounds": job.federation.rounds,
+        "rounds_done": entry.rounds_done,
         "spare_rounds": job.privacy.spare_rounds,
         "epsilon": terms.epsilon,
         "delta": None if terms.epsilon is None else job.privacy.delta,

@@ -8,10 +8,9 @@ from rich.table import Table
 from rich.text import Text
 
 from yoriai.client.job_book import Entry, Terms
+from yoriai.client.own_ledger import opened
 from yoriai.client.site_folder import SiteFolder
 from yoriai.config import JobConfig
-from yoriai.privacy.ledger import Ledger
-from yoriai.privacy.ledger_witness import second_place
 from yoriai.privacy.wording import terms as wording
 
 _SHOWN_SITES = 32
@@ -40,10 +39,9 @@ def budget_of(site: SiteFolder) -> Budget:
     """
     config = site.config()
     dataset, policy = config.records.dataset, config.policy
-    path = site.ledgers / f"{dataset}.sqlite"
-    if not path.exists():
-        return Budget(dataset, policy.epsilon_budget, policy.delta, policy.unit, policy.epsilon_budget)
-    with Ledger.existing(path, witness=second_place(site.place(config.ledger.witness) / path.name)) as ledger:
+    with opened(site) as ledger:
+        if ledger is None:
+            return Budget(dataset, policy.epsilon_budget, policy.delta, policy.unit, policy.epsilon_budget)
         in_force = ledger.policies()[-1].policy
         left = max(0.0, in_force.epsilon_budget - ledger.promised())
     return Budget(dataset, in_force.epsilon_budget, in_force.delta, in_force.unit, left)
@@ -60,13 +58,13 @@ def print_terms(entry: Entry, budget: Budget, console: Console) -> None:
 def terms_rows(entry: Entry, budget: Budget) -> list[tuple[str, str]]:
     """The terms by name, in the order in which they are read."""
     terms, job = entry.terms, entry.terms.config()
-    secure = job.secure_aggregation.enabled
+    secure, early = job.secure_aggregation.enabled, early_end(entry)
     sites = sorted(terms.weights)
     named = ", ".join(sites[:_SHOWN_SITES]) + (", …" if len(sites) > _SHOWN_SITES else "")
     return [
         ("run", terms.run_id),
         ("job", f"{job.name}: {job.task.kind}, rule {job.federation.rule}"),
-        ("state", f"{entry.state}, first offered {day_of(entry.seen_at)}{_decided(entry)}"),
+        ("state", f"{entry.state}, first offered {day_of(entry.seen_at)}{_decided(entry)}{early and f'; {early}'}"),
         ("privacy", _privacy(terms, job)),
         ("noise", _noise(terms, job)),
         ("budget", f"epsilon {budget.left:.4g} of {budget.epsilon_budget:g} is left at delta {budget.delta:g}"),
@@ -85,6 +83,14 @@ def printable(text: str) -> str:
 def day_of(at: float) -> str:
     """A time in words."""
     return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def early_end(entry: Entry) -> str:
+    """That a run ended early, by its coordinator's signed word; empty if it did not, or has not ended."""
+    rounds = entry.terms.config().federation.rounds
+    if entry.rounds_done is None or entry.rounds_done == rounds:
+        return ""
+    return f"ended early after {entry.rounds_done} of {rounds} rounds"
 
 
 def _decided(entry: Entry) -> str:

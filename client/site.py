@@ -48,9 +48,11 @@ from yoriai.errors import (
     PolicyError,
     RecordError,
     StorageError,
+    UsedUpError,
     WireError,
     YoriaiError,
 )
+from yoriai.privacy.accounting import Event
 from yoriai.privacy.ledger import Ledger
 from yoriai.privacy.randomness import RandomSource, SystemSource
 from yoriai.privacy.secagg import Member
@@ -142,7 +144,8 @@ class Site:
             reason = f"the {what} of site {self.name} {does}; its own log says where"
             reply = wire.Refusal(run_id=run_id, site=self.name, reason=reason)
         except YoriaiError as error:
-            reply = wire.Refusal(run_id=run_id, site=self.name, reason=str(error))
+            used_up = isinstance(error, UsedUpError)
+            reply = wire.Refusal(run_id=run_id, site=self.name, reason=str(error), used_up=used_up)
         except Exception as error:  # The type alone: an unexpected message might quote a record.
             reason = f"internal error: {type(error).__name__}"
             place = traceback.extract_tb(error.__traceback__)[-1]
@@ -196,9 +199,7 @@ class Site:
         model = self._workbench.model(job)
         start = AdapterState.from_bytes(offer.payload)
         model.check(start)
-        if event is not None:
-            self._charging.approve(offer.run_id, event, job)
-        self._approval.accepted(terms)
+        self._take_part(terms, event, job)
         self._accepted = AcceptedJob(
             run_id=offer.run_id,
             job=job,
@@ -222,10 +223,21 @@ class Site:
             progress=self._hooks.on_prefix,
         )
 
-    def _asked_for(self, terms: Terms) -> bool:
-        """Whether the job waits for the operator; one that they have refused holds none of the budget any longer."""
-        if self._approval.refused(terms.run_id):
+    def _take_part(self, terms: Terms, event: Event | None, job: JobConfig) -> None:
+        """Have the ledger promise the rounds, and enter the job. Who gives it up meanwhile finds nothing held."""
+        if event is not None:
+            self._charging.approve(terms.run_id, event, job)
+        try:
+            self._approval.accepted(terms)
+        except PolicyError:
             self._charging.give_back(terms.run_id)
+            raise
+
+    def _asked_for(self, terms: Terms) -> bool:
+        """Whether the job waits for the operator. Runs that are refused or over hold none of the budget any longer."""
+        for run_id in self._charging.open_runs():
+            if self._approval.is_over(run_id):  # A kill, here or of a command, may have come before it was freed.
+                self._charging.give_back(run_id)
         return self._approval.waits(terms)
 
     def _forget(self) -> None:
@@ -273,7 +285,7 @@ class Site:
         return self._secure.open_window(accepted, message)
 
     def _receive(self, message: wire.Delivery) -> wire.Message:
-        """Store the last adapter of a job; the job is over then."""
+        """Take a job's end, and its last adapter."""
         if self._deliveries is None:
             raise PolicyError(f"site {self.name} takes no adapters", remedy="enrol the site, and start its daemon anew")
         receipt = self._deliveries.receive(message)
@@ -291,6 +303,9 @@ class Site:
         if accepted is None or accepted.run_id != run_id:
             return None
         self._approval.check_still(run_id)
+        if not self._charging.holds(accepted):  # Given back, and wanted again: what an offer promises is missing.
+            self._accepted = None
+            return None
         # Another job may have taken the workbench meanwhile; what was prepared for this one is then of no use.
         if self._workbench.model(accepted.job) is not accepted.model:
             self._accepted = None

@@ -23,7 +23,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Self
 
-from yoriai.errors import ConfigError, LedgerError
+from yoriai.errors import ConfigError, LedgerError, UsedUpError
 from yoriai.privacy.accounting import Accountant, Event, event_to_dict
 from yoriai.privacy.ledger_book import Book, Charge, Head, Policy, PolicyChange, Unit, of_job
 from yoriai.privacy.ledger_rule import BudgetRule, FurtherJobs
@@ -202,11 +202,11 @@ class Ledger:
             at_most: how often updates of this round may leave; None: as often as is asked for.
 
         Raises:
-            LedgerError: updates of this round left `at_most` times already. Nothing may be sent.
+            UsedUpError: updates of this round left `at_most` times already. Nothing may be sent.
         """
         with self._store.writing():
             if at_most is not None and self._store.book.left[job_id, round_index] >= at_most:
-                raise LedgerError(
+                raise UsedUpError(
                     f"ledger {self._store.path.name}: round {round_index} of job {job_id} left {at_most} times already",
                     remedy="start a new run",
                 )
@@ -248,6 +248,12 @@ class Ledger:
         """Return how many rounds of the job's plan are not charged yet; 0 without an open plan."""
         return sum(of_job(self._store.current().held(), job_id).values())
 
+    def held_for(self, job_id: str) -> float:
+        """Return the epsilon that one job's plan holds: by how much `promised` would fall if it were finished."""
+        rule, book = self._rule(), self._store.book
+        without = replace(book, plans={job: plan for job, plan in book.plans.items() if job != job_id})
+        return rule.cost(book, book.spent() + book.held()) - rule.cost(without, book.spent() + without.held())
+
     def rounds_that_fit(self, job_id: str) -> int:
         """Return how many more rounds of an open plan's event the budget has room for; 0 without an open plan."""
         return self._rule().rounds_that_fit(self._store.book, job_id)
@@ -255,6 +261,11 @@ class Ledger:
     def open_plans(self) -> dict[str, Event]:
         """Return the jobs whose plans are open, in the order of their approval, and what a round of each costs."""
         return {job_id: event for job_id, (event, _) in self._store.current().plans.items()}
+
+    def open_since(self) -> dict[str, float]:
+        """Return when the open plans were approved first, in seconds since the epoch."""
+        book = self._store.current()
+        return {job_id: book.opened[job_id] for job_id in book.plans}
 
     def charges(self) -> list[Charge]:
         """Return all charges, oldest first."""

@@ -118,6 +118,8 @@ class Book:
     set_back: list[int] = field(default_factory=list)
     # Replaced as a whole, never changed: another thread may be reading it.
     plans: Mapping[str, tuple[Event, int]] = field(default_factory=dict)
+    # When each open plan was approved first, in seconds since the epoch.
+    opened: dict[str, float] = field(default_factory=dict)
     charges: list[Charge] = field(default_factory=list)
     # The last charge of each (job, round), by its place in `charges`.
     latest: dict[tuple[str, int], int] = field(default_factory=dict)
@@ -161,6 +163,7 @@ class Book:
         if self.order is None and kind in ("approved", "reserved"):
             raise ValueError("a plan or a charge before the order was fixed")
         if kind == "approved":
+            self.opened[job_id] = self.opened[job_id] if job_id in self.plans else body["at"]
             self.plans = {**self.plans, job_id: (event_from_dict(body["event"]), body["rounds"])}
         elif kind == "finished":
             self.plans = {job: plan for job, plan in self.plans.items() if job != job_id}

@@ -188,7 +188,9 @@ class BudgetRule:
         others = sorted({key[0] for key in book.held(without=job_id)})
         remedy = "lower local_steps or rounds, or raise noise_multiplier"
         if others:
-            remedy = f"finish {', '.join(others)}, for which unused rounds are held, or {remedy}"
+            run = others[0] if len(others) == 1 else "RUN"
+            held = f"unused rounds are held for {', '.join(others)}: wait for its end, or give it up"
+            remedy = f"{held} (yoriai site release DIR {run}); or {remedy}"
         raise BudgetError(
             f"data set {book.dataset}: {needs} epsilon {after - base:.4g}, "
             f"{max(0.0, self.policy.epsilon_budget - base):.4g} of {self.policy.epsilon_budget:g} is left, "

@@ -7,6 +7,8 @@ from yoriai import wire
 from yoriai.server.messenger import UNEXPECTED, Messenger
 from yoriai.terminal import one_line
 
+_LOOK_S = 1.0
+
 
 class Attendance:
     """The sites of a roster, by their answer to the offer.
@@ -22,6 +24,7 @@ class Attendance:
         accepted: sites that may be asked to train.
         absent: the others that were asked, and why they are not in it.
         declined: those of the absent that said no in words; they are not asked again.
+        used_up: those of the declined that have no round of the run left, by their own word.
         waiting: those of the absent whose operator has not decided yet; they are asked again.
     """
 
@@ -31,6 +34,7 @@ class Attendance:
         self.accepted: set[str] = set()
         self.absent: dict[str, str] = {}
         self.declined: set[str] = set()
+        self.used_up: set[str] = set()
         self.waiting: set[str] = set()
         self._out_of_reach: set[str] = set()
 
@@ -63,6 +67,7 @@ class Attendance:
         within_s: float,
         again_s: float,
         on_offer: Callable[[Mapping[str, str]], None] | None,
+        is_over: Callable[[], bool],
     ) -> None:
         """Invite before a round. As long as nobody has accepted yet, wait for sites that may come.
 
@@ -74,6 +79,7 @@ class Attendance:
             within_s: longest wait in all.
             again_s: wait between two offers.
             on_offer: called after each offer with the sites that do not take part so far, and why.
+            is_over: whether there is nothing to wait for any more.
         """
         begins, until = not self.accepted, time.monotonic() + within_s
         while self.invite(offer):
@@ -82,7 +88,8 @@ class Attendance:
             left = until - time.monotonic()
             if not begins or len(self.accepted) >= least or not self.may_come or left <= 0:
                 return
-            time.sleep(min(again_s, left))
+            if not _waited(min(again_s, left), is_over):
+                return
 
     def doubt(self, sites: Mapping[str, str]) -> None:
         """Offer the job to these sites once more before the next round, whatever they said: they fell silent.
@@ -92,6 +99,21 @@ class Attendance:
         """
         self.accepted -= sites.keys()
         self.absent.update(sites)
+
+    def note_used_up(self, replies: Mapping[str, wire.Reply]) -> None:
+        """Have those of the sites that say so take part no more: they have no round left."""
+        for site, reply in replies.items():
+            if isinstance(reply, wire.Refusal) and reply.used_up:
+                self.accepted.discard(site)
+                self.declined.add(site)
+                self.used_up.add(site)
+                self.absent[site] = one_line(reply.reason)
+
+    def too_few_left(self, least: int) -> str:
+        """Why no further round can be had: fewer than `least` sites have one left. Empty as long as one may be had."""
+        if len(self._sites) - len(self.used_up) >= least:
+            return ""
+        return f"{', '.join(sorted(self.used_up))} have used every round, the spare ones too; {least} sites are needed"
 
     def missing_of(self, chosen: Sequence[str]) -> dict[str, str]:
         """Why some of a round's sites are not in it; those that a round passes over are named in every round."""
@@ -123,3 +145,13 @@ class Attendance:
                 self.absent[site] = one_line(reply.reason)
             else:
                 self.absent[site] = faults.get(site, UNEXPECTED)
+
+
+def _waited(seconds: float, is_over: Callable[[], bool]) -> bool:
+    """Wait so long; False if there was nothing to wait for any more."""
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        if is_over():
+            return False
+        time.sleep(min(_LOOK_S, left))
+    return True

@@ -47,7 +47,7 @@ def run_job(folder: ServerFolder, job: StoredJob, connect: Connect) -> None:
         stop = threading.Event()
         with _cancelled_by(job, stop):
             try:
-                _coordinate(folder, job, log, connect=connect, stop=stop)
+                ended = _coordinate(folder, job, log, connect=connect, stop=stop)
             except (RoundError, IdentityError) as error:
                 _give_up(job, log, str(error), again=True)
                 raise
@@ -57,8 +57,12 @@ def run_job(folder: ServerFolder, job: StoredJob, connect: Connect) -> None:
             except Exception as error:  # What a site sent may be at the bottom of it, so its text is not logged.
                 _give_up(job, log, type(error).__name__, again=True)
                 raise
-        job.change(phase="finished", error="", fruitless=0)
-        log.event("finished")
+        early = ended.ended_early
+        job.change(phase="ended" if early else "finished", error="", fruitless=0, ending=False)
+        if early:
+            log.event("ended", rounds=ended.next_round, reason=early)
+        else:
+            log.event("finished")
 
 
 def plain_roster(roster: Roster, full_rank: int) -> wire.Roster:
@@ -72,7 +76,7 @@ def plain_roster(roster: Roster, full_rank: int) -> wire.Roster:
 
 def _coordinate(
     folder: ServerFolder, job: StoredJob, log: EventLog, *, connect: Connect, stop: threading.Event
-) -> None:
+) -> Checkpoint:
     prepared = job.prepared()
     config = prepared.job
     signed = _signed_roster(folder, job, datetime.now(UTC))
@@ -113,9 +117,14 @@ def _coordinate(
         on_offer=transport.note_absent,
         on_void=lambda error: log.event("void", reason=str(error)),
         on_delivery=lambda missing: _log_missing(log, missing),
+        end_asked=lambda: job.state().ending,
     )
     for site, digest in sorted(ended.delivered.items()):
-        log.event("delivered", site=site, adapter=digest)
+        if digest:
+            log.event("delivered", site=site, adapter=digest)
+        else:
+            log.event("told", site=site)
+    return ended
 
 
 def _signed_roster(folder: ServerFolder, job: StoredJob, now: datetime) -> SignedRoster:

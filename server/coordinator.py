@@ -87,6 +87,7 @@ class Coordinator:
         self._messenger = Messenger(transport, run_id)
         self._signed_roster = signed_roster if job.secure_aggregation.enabled else None
         self._signing, self._offer_again_s = signing, offer_again_s
+        self._end_asked: Callable[[], bool] = lambda: False
         self._roster_digest = self._signed_roster.directory.roster.digest.hex() if self._signed_roster else ""
         self._deadlines = deadlines or Deadlines(**job.deadlines.model_dump())
         self._attendance = Attendance(
@@ -113,8 +114,12 @@ class Coordinator:
         on_offer: Callable[[Mapping[str, str]], None] | None = None,
         on_void: Callable[[RoundError], None] | None = None,
         on_delivery: OnDelivery | None = None,
+        end_asked: Callable[[], bool] | None = None,
     ) -> Checkpoint:
         """Run the job to its end, from the last checkpoint when there is one, and deliver the last adapter.
+
+        It ends early, with the adapter of the last stored round, where that is asked for, and where too few sites have
+        a round left. That is stored before any site learns of it, and no round follows.
 
         A run that is finished, and delivered if it is to be, asks nothing of a site.
 
@@ -124,6 +129,7 @@ class Coordinator:
             on_offer: called after each offer with the sites that do not take part so far, and why.
             on_void: called when a round of secure aggregation is void and begun afresh.
             on_delivery: called after each attempt to deliver with the sites that have not confirmed so far, and why.
+            end_asked: whether the run is to end early; asked before a round, and when one could not be had.
 
         Raises:
             RoundError: fewer than federation.min_sites took part; with secure aggregation, three times in a row. The
@@ -136,17 +142,11 @@ class Coordinator:
             checkpoint = Checkpoint(self._run_id, digest, 0, initial)
         checkpoint = replace(checkpoint, base_digest=self._base_digest)
         self._messenger.ledger_heads.update(checkpoint.ledger_heads)
-        while checkpoint.next_round < self._job.federation.rounds:
-            self._attendance.gather(
-                partial(self._offer, checkpoint),
-                least=self._job.federation.min_sites,
-                within_s=self._deadlines.offer_s,
-                again_s=self._offer_again_s,
-                on_offer=on_offer,
-            )
-            checkpoint = self._round(checkpoint, on_void)
+        self._end_asked = end_asked or self._end_asked
+        while checkpoint.next_round < self._job.federation.rounds and not checkpoint.ended_early:
+            checkpoint = self._advanced(checkpoint, on_offer, on_void)
             self._registry.save(checkpoint)
-            if on_round is not None:
+            if on_round is not None and not checkpoint.ended_early:
                 on_round(checkpoint)
         if self._signing is None:
             return checkpoint
@@ -155,12 +155,47 @@ class Coordinator:
             self._registry,
             self._messenger,
             roster=self._roster.weights,
-            roster_digest=self._roster_digest,
+            roster_digest=self._accepted_roster(checkpoint),
             signing=self._signing,
             within_s=self._deadlines.offer_s,
             again_s=self._offer_again_s,
             on_delivery=on_delivery,
         )
+
+    def _advanced(
+        self,
+        checkpoint: Checkpoint,
+        on_offer: Callable[[Mapping[str, str]], None] | None,
+        on_void: Callable[[RoundError], None] | None,
+    ) -> Checkpoint:
+        """The checkpoint after one more round, or with the reason why none comes any more."""
+        if not (over := self._why_over()):
+            try:
+                self._attendance.gather(
+                    partial(self._offer, checkpoint),
+                    least=self._job.federation.min_sites,
+                    within_s=self._deadlines.offer_s,
+                    again_s=self._offer_again_s,
+                    on_offer=on_offer,
+                    is_over=self._end_asked,
+                )
+                if not (over := self._why_over()):
+                    return self._round(checkpoint, on_void)
+            except RoundError:
+                if not (over := self._why_over()):
+                    raise
+        return replace(checkpoint, ended_early=over)
+
+    def _why_over(self) -> str:
+        """Why no further round comes; empty as long as one may."""
+        if self._end_asked():
+            return "the coordinator's operator ended it"
+        return self._attendance.too_few_left(self._job.federation.min_sites)
+
+    def _accepted_roster(self, checkpoint: Checkpoint) -> str:
+        """Digest of the signed roster under which the sites know the job: of this start's offers, if any were taken."""
+        offered = self._attendance.accepted or self._attendance.used_up
+        return self._roster_digest if offered or not checkpoint.rounds else checkpoint.rounds[-1].roster_digest
 
     def _offer(self, checkpoint: Checkpoint) -> wire.JobOffer:
         return wire.JobOffer(
@@ -233,7 +268,7 @@ class Coordinator:
                 return self._collect_once(checkpoint, chosen), tuple(voided)
             except RoundError as error:
                 named = self._named(checkpoint, error, refused)
-                if not isinstance(error, VoidRound) or len(voided) == _FRESH_STARTS:
+                if not isinstance(error, VoidRound) or len(voided) == _FRESH_STARTS or self._why_over():
                     raise named from None
                 voided.append(VoidRound(str(named), masked=error.masked))
                 if sum(void.masked for void in voided) > spare:
@@ -291,12 +326,14 @@ class Coordinator:
         elif request.slot is not None:
             stage = wire.SLOT_STAGES[0]
         replies, missing = self._messenger.ask(stage, dict.fromkeys(asked, data), timeout_s)
+        self._attendance.note_used_up(replies)
         forgotten = [s for s, r in replies.items() if isinstance(r, wire.Refusal) and r.unknown_job]
         if forgotten:  # A site that was started anew no longer knows the job; it may look at the offer again.
             self._attendance.offer(self._offer(checkpoint), forgotten)
             missing |= {site: self._attendance.absent[site] for site in forgotten if site in self._attendance.absent}
             back = [site for site in forgotten if site in self._attendance.accepted]
             again, faults = self._messenger.ask(stage, dict.fromkeys(back, data), timeout_s)
+            self._attendance.note_used_up(again)
             replies = {site: reply for site, reply in replies.items() if site not in forgotten} | again
             missing |= faults
         return replies, {site: reason for site, reason in missing.items() if site not in replies}

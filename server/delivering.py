@@ -1,7 +1,8 @@
-"""The end of a run: every site that took part gets the last adapter, with the coordinator's signature under it.
+"""The end of a run, signed by the coordinator: who took part gets the last adapter, the others learn of the end.
 
-Who has confirmed stands in the checkpoint, so that a run which is resumed delivers only what is missing. A site that
-cannot be reached fails nothing: the run is finished all the same.
+A run may end early, after any number of rounds. A site that is in none of them frees, upon the end, what it holds for
+the run. Who has confirmed stands in the checkpoint, so that a run which is resumed delivers only what is missing. A
+site that cannot be reached fails nothing: the run is over all the same.
 """
 
 import time
@@ -39,15 +40,17 @@ def deliver(
     again_s: float,
     on_delivery: OnDelivery | None = None,
 ) -> Checkpoint:
-    """Send the last adapter to every site of the roster that took part and has not confirmed it.
+    """Send every site of the roster that has not confirmed it the end: with the last adapter, if it took part.
 
-    One that cannot be reached, or does not answer, is tried again for a while; one that refuses is not.
+    One that cannot be reached, or does not answer, is tried again for a while; one that refuses, or that was never
+    heard of in this run, is not.
 
     Args:
-        checkpoint: of the finished run.
+        checkpoint: of the run, which no further round follows.
         registry: where each confirmation is stored.
         roster: the sites as they are now.
-        roster_digest: of the signed roster (hex); empty without secure aggregation.
+        roster_digest: of the signed roster (hex) under which the sites accepted the job last, as far as is known; empty
+            without secure aggregation.
         within_s: time for all attempts together.
         again_s: wait before the second attempt.
 
@@ -58,21 +61,24 @@ def deliver(
         CheckpointError: a confirmation cannot be stored.
         IdentityError: the certificate is none.
     """
-    digest, until = checkpoint.adapter.digest(), time.monotonic() + within_s
-    took_part = {site for record in checkpoint.rounds for site in record.answered} & set(roster)
-    missing = {site for site in took_part if checkpoint.delivered.get(site) != digest}
-    data = wire.encode(_message(checkpoint, roster_digest, signing)) if missing else b""
+    until = time.monotonic() + within_s
+    took_part = {site for record in checkpoint.rounds for site in record.answered}
+    due = {site: checkpoint.adapter.digest() if site in took_part else "" for site in roster}
+    missing = {site for site, digest in due.items() if checkpoint.delivered.get(site) != digest}
+    data = {digest: wire.encode(_message(checkpoint, digest, roster_digest, signing)) for digest in set(due.values())}
     for attempt in range(_ATTEMPTS):
         left = until - time.monotonic()
         if not missing or left <= 0:
             break
         if attempt:
             time.sleep(min(again_s * 2 ** (attempt - 1), left))
-        refused, reasons = _attempt(messenger, data, sorted(missing), digest, timeout_s=max(left, 1.0))
+        asked = {site: data[due[site]] for site in sorted(missing)}
+        refused, reasons = _attempt(messenger, asked, due, timeout_s=max(left, 1.0))
         # Who refuses would a minute later, too, and the next job waits for this one's end.
-        confirmed, missing = missing - reasons.keys(), reasons.keys() - refused
+        known = took_part | messenger.ledger_heads.keys()
+        confirmed, missing = missing - reasons.keys(), (reasons.keys() - refused) & known
         if confirmed:
-            delivered = {**checkpoint.delivered, **dict.fromkeys(confirmed, digest)}
+            delivered = {**checkpoint.delivered, **{site: due[site] for site in confirmed}}
             checkpoint = replace(checkpoint, delivered=delivered, ledger_heads=dict(messenger.ledger_heads))
             registry.save(checkpoint)
         if on_delivery is not None:
@@ -80,7 +86,8 @@ def deliver(
     return checkpoint
 
 
-def _message(checkpoint: Checkpoint, roster_digest: str, signing: Signing) -> wire.Delivery:
+def _message(checkpoint: Checkpoint, digest: str, roster_digest: str, signing: Signing) -> wire.Delivery:
+    """The end, with the adapter if there is a digest."""
     key, certificate = signing
     statement = Delivery(
         federation=certified_federation(certificate),
@@ -89,27 +96,27 @@ def _message(checkpoint: Checkpoint, roster_digest: str, signing: Signing) -> wi
         base_digest=checkpoint.base_digest,
         roster_digest=roster_digest,
         rounds=checkpoint.next_round,
-        adapter_digest=checkpoint.adapter.digest(),
+        adapter_digest=digest,
     )
     return wire.Delivery(
         run_id=checkpoint.run_id,
         certificate=certificate.decode(),
         statement=sign_delivery(key, statement).decode(),
-        payload=checkpoint.adapter.to_bytes(),
+        payload=checkpoint.adapter.to_bytes() if digest else b"",
     )
 
 
 def _attempt(
-    messenger: Messenger, data: bytes, sites: Collection[str], digest: str, *, timeout_s: float
+    messenger: Messenger, messages: Mapping[str, bytes], due: Mapping[str, str], *, timeout_s: float
 ) -> tuple[set[str], dict[str, str]]:
-    """Who has refused; and why some of the sites have not confirmed: who is not in it has."""
+    """Who has refused; and why some of the sites have not confirmed what is due: who is not in it has."""
     try:
         reachable = messenger.reachable()
     except RoundError as error:  # Two nodes by one name, say: the run is finished, and nothing can be lost by it.
-        return set(), dict.fromkeys(sites, one_line(str(error)))
-    asked = [site for site in sites if site in reachable]
-    replies, faults = messenger.ask(wire.DELIVERY_STAGE, dict.fromkeys(asked, data), timeout_s)
-    reasons = {site: "not connected" for site in sites if site not in reachable} | faults
+        return set(), dict.fromkeys(messages, one_line(str(error)))
+    asked = {site: message for site, message in messages.items() if site in reachable}
+    replies, faults = messenger.ask(wire.DELIVERY_STAGE, asked, timeout_s)
+    reasons = {site: "not connected" for site in messages if site not in reachable} | faults
     refused = set()
     for site, reply in replies.items():
         if isinstance(reply, wire.Refusal):
@@ -117,6 +124,6 @@ def _attempt(
             reasons[site] = one_line(reply.reason)
         elif not isinstance(reply, wire.Receipt):
             reasons[site] = UNEXPECTED
-        elif reply.adapter_digest != digest:
+        elif reply.adapter_digest != due[site]:
             reasons[site] = "confirms another adapter"
     return refused, reasons

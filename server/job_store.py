@@ -31,7 +31,7 @@ from yoriai.prepared_job import PreparedJob, read_prepared
 
 # A job in one of these states is to be run, or is being run.
 LIVE = ("queued", "starting", "running", "cancelling")
-Phase = Literal["queued", "starting", "running", "cancelling", "finished", "failed", "cancelled"]
+Phase = Literal["queued", "starting", "running", "cancelling", "finished", "ended", "failed", "cancelled"]
 _LOCK_POLL_S = 0.5
 # Starts in a row that stored no round, before a person has to look; and the pauses between them.
 _MOST_FRUITLESS = 8
@@ -43,7 +43,8 @@ class JobState(BaseModel):
     """Where a job stands.
 
     Attributes:
-        phase: queued, starting (given to Flower), running, cancelling, finished, failed or cancelled.
+        phase: queued, starting (given to Flower), running, cancelling, finished, ended (early, with what was stored),
+            failed or cancelled.
         submitted: when, UTC, ISO 8601; it orders the queue.
         flower_run: Flower's number of the present, or last, run.
         starts: how often it was given to Flower.
@@ -51,6 +52,7 @@ class JobState(BaseModel):
         since: when it came into its phase, seconds since the epoch.
         not_before: not to be started before then, seconds since the epoch.
         error: the last one, in words.
+        ending: it is to end early; the next coordinator, or the one at work, trains no further round.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
@@ -64,6 +66,7 @@ class JobState(BaseModel):
     since: float = 0.0
     not_before: float = 0.0
     error: str = ""
+    ending: bool = False
 
 
 @dataclass(frozen=True)

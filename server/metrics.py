@@ -9,7 +9,7 @@ from yoriai.server.progress import Progress, read_progress
 from yoriai.server.registry import summary_of
 from yoriai.server.server_folder import ServerFolder
 
-_PHASES = ("queued", "starting", "running", "cancelling", "finished", "failed", "cancelled")
+_PHASES = ("queued", "starting", "running", "cancelling", "finished", "ended", "failed", "cancelled")
 _RUN = ("run",)
 
 

@@ -82,7 +82,8 @@ class Checkpoint:
         lanes: by the factors that train together, such as "B" or "A+B".
         ledger_heads: by site, its newest signed commitment to its ledger, which it gets back with the next offer.
         base_digest: of the base model; empty in a run that an older version began.
-        delivered: sites that confirmed the last adapter, with its digest.
+        delivered: sites that confirmed the end, with the last adapter's digest; empty where they have no part in it.
+        ended_early: why no further round comes, in words; empty as long as one may, and in a run that has them all.
     """
 
     run_id: str
@@ -94,6 +95,7 @@ class Checkpoint:
     ledger_heads: Mapping[str, str] = field(default_factory=dict)
     base_digest: str = ""
     delivered: Mapping[str, str] = field(default_factory=dict)
+    ended_early: str = ""
 
     def lane(self, name: str) -> Lane:
         """A lane as it stands; an empty one before its first round."""
@@ -102,11 +104,21 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Summary:
-    """How far a run has got: finished rounds, digest of the adapter after them, sites that confirmed the last one."""
+    """How far a run has got.
+
+    Attributes:
+        rounds: finished ones.
+        adapter_digest: of the adapter after them.
+        delivered: sites that have confirmed the last one.
+        told: sites that have confirmed the end and have no part in it.
+        ended_early: as in Checkpoint.
+    """
 
     rounds: int = 0
     adapter_digest: str = ""
     delivered: tuple[str, ...] = ()
+    told: tuple[str, ...] = ()
+    ended_early: str = ""
 
 
 class _Stored(BaseModel):
@@ -136,6 +148,7 @@ class _Manifest(_Stored):
     ledger_heads: dict[str, str] = Field(default_factory=dict)
     base_digest: str
     delivered: dict[str, str]
+    ended_early: str = Field(default="", exclude_if=lambda why: not why)
 
 
 class Registry:
@@ -177,6 +190,7 @@ class Registry:
             ledger_heads=dict(checkpoint.ledger_heads),
             base_digest=checkpoint.base_digest,
             delivered=dict(checkpoint.delivered),
+            ended_early=checkpoint.ended_early,
         )
         write_atomically(self._folder / "checkpoint.json", manifest.model_dump_json(by_alias=True, indent=1).encode())
         self._forget_states_but({lane.optimizer_state for lane in lanes.values()})
@@ -205,6 +219,7 @@ class Registry:
                 ledger_heads=manifest.ledger_heads,
                 base_digest=manifest.base_digest,
                 delivered=manifest.delivered,
+                ended_early=manifest.ended_early,
             )
         except (OSError, ValueError, AdapterError) as error:
             raise _damaged(self._folder, error) from error
@@ -278,7 +293,11 @@ def summary_of(folder: Path) -> Summary:
     manifest = _manifest_in(folder)
     if manifest is None:
         return Summary()
-    return Summary(manifest.next_round, manifest.adapter.digest, tuple(sorted(manifest.delivered)))
+    delivered = sorted(site for site, digest in manifest.delivered.items() if digest)
+    told = sorted(manifest.delivered.keys() - set(delivered))
+    return Summary(
+        manifest.next_round, manifest.adapter.digest, tuple(delivered), tuple(told), ended_early=manifest.ended_early
+    )
 
 
 def _manifest_in(folder: Path) -> _Manifest | None:

@@ -27,11 +27,14 @@ def job_view(job: StoredJob) -> dict[str, Any]:
         "since": state.since,
         "starts": state.starts,
         "error": state.error,
+        "ending": state.ending,
+        "ended_early": done.ended_early,
         "flower_run": state.flower_run,
         "rounds": job.prepared().job.federation.rounds,
         "rounds_done": done.rounds,
         "adapter": done.adapter_digest,
         "delivered": list(done.delivered),
+        "told": list(done.told),
         "progress": progress.model_dump(exclude={"schema_"}),
     }
 

@@ -34,7 +34,10 @@ def print_job(view: Mapping[str, Any], console: Console) -> None:
         "connected": ", ".join(progress["connected"]),
         "starts": str(view["starts"]),
         "last error": view["error"],
+        "ending": "no further round; after the one at work" if view["ending"] else "",
+        "ended early": view["ended_early"],
         "delivered": ", ".join(view["delivered"]),
+        "told": ", ".join(view["told"]),
     }
     for key, value in rows.items():
         if value:

@@ -23,7 +23,7 @@ from yoriai.client.lora import save_peft
 from yoriai.client.tasks import LabelHead
 from yoriai.client.workbench import Workbench
 from yoriai.config import JobConfig
-from yoriai.errors import CheckpointError, ConfigError, RoundError
+from yoriai.errors import CheckpointError, ConfigError
 from yoriai.server.registry import Checkpoint, Registry, write_atomically
 from yoriai.simulations import compare, run_folder
 from yoriai.simulations.experiment import DataSource, Experiment, noise_multiplier, resolve
@@ -36,7 +36,6 @@ from yoriai.simulations.report import Report
 from yoriai.simulations.report_file import REPORT_FILE, load_report, write_report
 from yoriai.simulations.reporting import Measured, build_report, describe
 from yoriai.simulations.run_folder import StoredRun
-from yoriai.simulations.spent import budget_used_up
 from yoriai.simulations.timing import Stopwatch
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.rule import get_rule
@@ -161,7 +160,7 @@ def _finished(folder: Path, options: Options) -> Report | None:
     if not (folder / REPORT_FILE).exists():
         return None
     report = load_report(folder)
-    complete = report.status == "done" and (not options.compare or compare.LAST in report.overall)
+    complete = report.status != "interrupted" and (not options.compare or compare.LAST in report.overall)
     return report if complete else None
 
 
@@ -220,8 +219,6 @@ def _run(session: _Session) -> Report:
 def _trained(federation: Federation, session: _Session) -> Outcome:
     try:
         return run_federation(federation, session.workbench)
-    except RoundError as error:
-        raise budget_used_up(federation) or error from None
     except BaseException:
         session.watch.lap("train")
         raise

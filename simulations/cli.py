@@ -129,6 +129,8 @@ def simulate(
                 observer.say(f"the finished rounds are kept; carry on with: yoriai simulate --resume {folder}")
             raise
     print_report(done, _console, api.run_files(folder))
+    if done.status != "done":
+        raise typer.Exit(EXIT_PARTIAL)
 
 
 def fetch(

@@ -14,6 +14,7 @@ from yoriai.client.measure import Tally
 from yoriai.client.records import SiteRecords
 from yoriai.client.workbench import Workbench
 from yoriai.config import JobConfig, override
+from yoriai.errors import BudgetError
 from yoriai.simulations.federation import Federation, run_federation
 from yoriai.simulations.measuring import Measurements, SiteTallies, TestBench
 
@@ -71,9 +72,12 @@ def tallies_of(comparison: Comparison, bench: TestBench, workbench: Workbench) -
     """Run the comparison's trainings and count by site."""
     tallies: dict[str, Tally] = {}
     for federation, tested in comparison.federations:
-        adapter = run_federation(federation, workbench).checkpoint.adapter
+        checkpoint = run_federation(federation, workbench).checkpoint
+        if checkpoint.ended_early:  # Its figure would stand beside a whole training's.
+            remedy = f"remove {federation.folder}, then resume: nothing of it was released"
+            raise BudgetError("a comparison ended early", found=checkpoint.ended_early, remedy=remedy)
         own = replace(bench, sites=tuple(site for site in bench.sites if site.name in tested))
-        tallies |= own.measure(adapter)
+        tallies |= own.measure(checkpoint.adapter)
     return tallies
 
 

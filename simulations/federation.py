@@ -10,6 +10,7 @@ from yoriai.client.records import SiteRecords
 from yoriai.client.site import SiteHooks
 from yoriai.client.workbench import Workbench
 from yoriai.config import JobConfig, job_digest
+from yoriai.errors import BudgetError
 from yoriai.server.coordinator import Coordinator
 from yoriai.server.messenger import Transport
 from yoriai.server.registry import Checkpoint, Registry, last_checkpoint
@@ -83,8 +84,11 @@ class Outcome:
 def run_federation(federation: Federation, workbench: Workbench) -> Outcome:
     """Run to the end of the job, from the last stored round; a run that is finished starts no engine.
 
+    It ends early when too few sites have a round left, with the adapter of the last stored round.
+
     Raises:
         RoundError, CheckpointError: as Coordinator.run.
+        BudgetError: it ended before a round was stored.
     """
     job, registry = federation.job, Registry(federation.folder)
     consortium = _consortium(federation)
@@ -92,7 +96,7 @@ def run_federation(federation: Federation, workbench: Workbench) -> Outcome:
     base_digest = workbench.base.digest
     checkpoint = last_checkpoint(registry, job_digest(job, base_digest), federation.run_id)
     seconds: dict[str, float] = {}
-    if checkpoint is None or checkpoint.next_round < job.federation.rounds:
+    if checkpoint is None or not (checkpoint.ended_early or checkpoint.next_round == job.federation.rounds):
         initial = checkpoint.adapter if checkpoint else workbench.initial_adapter(job)
         said: set[str] = set()
 
@@ -122,6 +126,13 @@ def run_federation(federation: Federation, workbench: Workbench) -> Outcome:
         else:
             checkpoint, seconds = _run_in_process(federation, specs, workbench, coordinate)
     epsilon, spending = _spent(federation, specs)
+    if not checkpoint.next_round:
+        raise BudgetError(
+            "the run ended before a round was stored",
+            found=checkpoint.ended_early,
+            remedy=f"start a new run with more privacy.spare_rounds (now {job.privacy.spare_rounds}); "
+            "on the same records it spends anew",
+        )
     return Outcome(checkpoint, epsilon, spending, seconds, _never_took_part(checkpoint))
 
 

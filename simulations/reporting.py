@@ -84,7 +84,7 @@ def build_report(
         name=job.name,
         created=created.isoformat(),
         yoriai_version=yoriai.__version__,
-        status="done",
+        status="partial" if outcome.checkpoint.ended_early else "done",
         engine=measured.engine,
         task=Task(
             kind=job.task.kind,  # type: ignore[arg-type]
@@ -253,7 +253,10 @@ def _adapter(experiment: Experiment, outcome: Outcome) -> AdapterReport:
 
 
 def _notes(experiment: Experiment, outcome: Outcome, cut: dict[str, int]) -> tuple[str, ...]:
-    notes = []
+    notes, ended = [], outcome.checkpoint
+    if ended.ended_early:
+        rounds = experiment.job.federation.rounds
+        notes.append(f"Ended early after {ended.next_round} of {rounds} rounds: {ended.ended_early}.")
     if experiment.labels_from_records:
         notes.append(
             "The label set was read off all sites' records, which a real federation cannot do: list task.labels."

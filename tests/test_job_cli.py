@@ -26,7 +26,7 @@ def job(place: Path) -> StoredJob:
     return JobStore(ServerFolder(place).jobs).submit(PreparedJob(JobConfig(name="pumps"), "0" * 64, b""), b"")
 
 
-@pytest.mark.parametrize("phase", ["failed", "cancelled", "finished"])
+@pytest.mark.parametrize("phase", ["failed", "cancelled", "finished", "ended"])
 def test_a_job_that_has_ended_can_be_resumed_a_finished_one_to_deliver(
     place: Path, job: StoredJob, phase: Phase
 ) -> None:
@@ -46,7 +46,7 @@ def test_a_job_that_has_not_ended_is_not_resumed(place: Path, job: StoredJob, ph
 def test_root_changes_nothing_in_a_folder_of_the_servers_user_and_may_look(place: Path, job: StoredJob) -> None:
     before = job.state()
     os.chown(place, 4242, -1)
-    for arguments in (("resume",), ("cancel",), ("submit", place / "none.prepared")):
+    for arguments in (("resume",), ("cancel",), ("end",), ("submit", place / "none.prepared")):
         done = yoriai("job", *arguments, "--server", place)
         assert (done.code, "belongs to user 4242" in done.screen) == (EXIT_BAD_INPUT, True), done.screen
     assert job.state() == before

@@ -126,6 +126,10 @@ class BudgetError(RefusedError):
     """The privacy budget of a data set does not cover what the job asks for."""
 
 
+class UsedUpError(BudgetError):
+    """Every round of the run is used at the site, the spare ones too: it will never have another one."""
+
+
 class IdentityError(RefusedError):
     """A certificate, a roster or a revocation list is not one that the pinned federation CA stands behind."""
 

@@ -104,7 +104,8 @@ class Refusal(Message):
     """Site to coordinator: no, with a reason that holds no data.
 
     `unknown_job` asks for the offer again; `unknown_window` says that the site has no keys of that window (any more);
-    `waiting` says that the site's operator has not decided about the job yet, and it may be offered again.
+    `waiting` says that the site's operator has not decided about the job yet, and it may be offered again; `used_up`
+    says that every round of the run is used, the spare ones too, so that the site will never train another one.
     """
 
     kind: ClassVar[str] = "refusal"
@@ -113,6 +114,7 @@ class Refusal(Message):
     unknown_job: bool = False
     unknown_window: bool = False
     waiting: bool = False
+    used_up: bool = False
 
 
 class TrainRequest(_Laden):
@@ -171,10 +173,10 @@ class PlainUpdate(_Laden):
 
 
 class Delivery(_Laden):
-    """Coordinator to site: the job has ended, and this is its last adapter. Payload: the complete adapter.
+    """Coordinator to site: the job has ended. Payload: its last adapter, complete; empty for who gets none.
 
     `certificate` is the coordinator's, as the consortium signed it; `statement` is what the coordinator signs about
-    the adapter (`yoriai.privacy.delivery`). Both are texts of a few lines.
+    end and adapter (`yoriai.privacy.delivery`). Both are texts of a few lines.
     """
 
     kind: ClassVar[str] = "delivery"
@@ -183,7 +185,10 @@ class Delivery(_Laden):
 
 
 class Receipt(Message):
-    """Site to coordinator: the last adapter is stored here, durably. It holds nothing that the site found out by it."""
+    """Site to coordinator: the end is known here, durably, and so is the adapter whose digest it names.
+
+    The digest is empty after an end without an adapter. It holds nothing that the site found out by it.
+    """
 
     kind: ClassVar[str] = "receipt"
     site: str = Field(max_length=64)

@@ -89,6 +89,7 @@ def test_json_names_policy_sums_plans_and_every_charge(
         "steps": 1,
     }
     assert [(p["job"], p["held"]) for p in found["plans"]] == [(LONG, 2)]
+    assert found["plans"][0]["epsilon"] == pytest.approx(found["held"])
     assert found["plans"][0]["fit"] > 2
     assert [p["epsilon_budget"] for p in found["policies"]] == [8.0, 9.0]
     assert found["rows_set_back"] == list(range(2, found["rows"] + 1))
@@ -113,6 +114,29 @@ def test_terminal_shows_sums_and_charges_within_80_columns(path: Path) -> None:
     ):
         assert expected in flat, expected
     assert "\x1b" not in shown
+
+
+def test_each_open_run_is_shown_with_what_it_holds_and_since_when_it_was_first_promised(tmp_path: Path) -> None:
+    day, path = 86_400.0, tmp_path / "ledger.sqlite"
+    now = [20_000 * day]
+    with open_ledger(path, epsilon_budget=20.0, clock=lambda: now[0]) as ledger:
+        for run, rounds in (("old", 3), ("new", 2), ("old", 4)):
+            ledger.approve(run, EVENT, rounds)
+            now[0] += day
+        view = view_of(ledger, path)
+        assert [(plan.job, plan.held, plan.since) for plan in view.plans] == [
+            ("old", 4, 20_000 * day),
+            ("new", 2, 20_001 * day),
+        ]
+        for plan in view.plans:
+            before = ledger.promised()
+            ledger.finish(plan.job)
+            assert before - ledger.promised() == pytest.approx(plan.epsilon)
+            ledger.approve(plan.job, EVENT, plan.held)
+        assert ledger.open_since() == {"old": now[0], "new": now[0]}  # Who was given up and comes back begins anew.
+    shown = " ".join(_shown(path).split())
+    assert "2024-10-07" in shown
+    assert "yoriai site release DIR RUN" in shown
 
 
 def test_a_ledger_that_its_first_job_closed_says_so_and_why(tmp_path: Path) -> None:

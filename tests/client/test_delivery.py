@@ -1,5 +1,6 @@
 """A site and the last adapter of a job: whose word it takes, what it stores, what it measures, and what it tells."""
 
+import itertools
 import json
 import shutil
 import stat
@@ -16,21 +17,27 @@ from safetensors.numpy import load_file
 
 from tests.client.conftest import LABELS, JobMaker
 from tests.client.test_site import MARKER, noise_for, site_records
+from tests.commands import Outcome, yoriai
 from tests.coordinators import Known
+from tests.crashes import survives
 from tests.server.test_registry import full_disk
 from tests.tiny import tiny_llama, tiny_tokenizer
 from yoriai import wire
 from yoriai.client import own_evaluation
 from yoriai.client.deliveries import Deliveries
-from yoriai.client.job_book import JobBook
+from yoriai.client.job_book import Entry, JobBook, operator_name
+from yoriai.client.jobs_terms import early_end
 from yoriai.client.own_evaluation import Measuring
 from yoriai.client.records import Record
 from yoriai.client.site import Site, SiteHooks
+from yoriai.client.site_folder import make_site
 from yoriai.client.workbench import Workbench
 from yoriai.config import JobConfig, PolicySection, SiteConfig, job_digest
+from yoriai.errors import EXIT_BAD_INPUT, EXIT_REFUSED
 from yoriai.privacy.delivery import Delivery, sign_delivery
 from yoriai.privacy.identity import SigningKey
-from yoriai.privacy.ledger import Ledger
+from yoriai.privacy.ledger import Ledger, Policy
+from yoriai.privacy.ledger_folder import open_in_folder
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.rule import get_rule
 
@@ -114,8 +121,8 @@ class Home:
         assert isinstance(self.send(request), wire.PlainUpdate)
         return last_adapter(self.bench, job)
 
-    def deliver(self, job: JobConfig, adapter: AdapterState, **changes: Any) -> wire.Message:
-        """Deliver, with fields of the statement or of the message changed."""
+    def deliver(self, job: JobConfig, adapter: AdapterState | None, **changes: Any) -> wire.Message:
+        """Deliver, or tell the end alone, with fields of the statement or of the message changed."""
         fields: dict[str, Any] = {
             "federation": "miyagi",
             "run_id": self.run,
@@ -123,15 +130,17 @@ class Home:
             "base_digest": self.bench.base.digest,
             "roster_digest": "",
             "rounds": job.federation.rounds,
-            "adapter_digest": adapter.digest(),
+            "adapter_digest": adapter.digest() if adapter else "",
         }
+        if adapter is None:
+            fields["adapter_digest"] = ""
         statement = Delivery(**{key: changes.get(key, value) for key, value in fields.items()})
         return self.send(
             wire.Delivery(
                 run_id=changes.get("message_run_id", statement.run_id),
                 certificate=changes.get("certificate", KNOWN.certificate()).decode(),
                 statement=changes.get("statement", sign_delivery(changes.get("key", KNOWN.key), statement)).decode(),
-                payload=changes.get("payload", adapter.to_bytes()),
+                payload=changes.get("payload", adapter.to_bytes() if adapter else b""),
             )
         )
 
@@ -307,7 +316,7 @@ def test_another_adapter_of_the_same_run_is_refused_and_the_first_is_kept(home: 
     adapter = home.took_part(job)
     home.deliver(job, adapter)
     before = home.stored()
-    refused(home.deliver(job, last_adapter(home.bench, job, seed=1)), "has delivered another adapter already")
+    refused(home.deliver(job, last_adapter(home.bench, job, seed=1)), "has come to another end already")
     assert home.stored() == before
     refused(home.offer(job), "has ended")
 
@@ -317,7 +326,7 @@ def test_another_adapter_is_refused_even_where_the_first_was_moved_away(home: Ho
     adapter = home.took_part(job)
     home.deliver(job, adapter)
     home.stored()[0].rename(home.folder / "elsewhere")
-    refused(home.deliver(job, last_adapter(home.bench, job, seed=1)), "has delivered another adapter already")
+    refused(home.deliver(job, last_adapter(home.bench, job, seed=1)), "has come to another end already")
     assert home.stored() == []
     received(home.deliver(job, adapter), adapter)
 
@@ -412,7 +421,7 @@ OTHER = "0a" * 32
         ({"message_run_id": "run-2"}, "about another run"),
         ({"job_digest": OTHER}, "of another job, base, length or roster"),
         ({"base_digest": OTHER}, "of another job, base, length or roster"),
-        ({"rounds": 2}, "of another job, base, length or roster"),
+        ({"rounds": 4}, "of another job, base, length or roster"),
         ({"roster_digest": OTHER}, "of another job, base, length or roster"),
         ({"adapter_digest": OTHER}, "not the one of the coordinator's statement"),
         ({"payload": b""}, "cannot be read"),
@@ -460,6 +469,271 @@ def test_a_site_without_a_place_for_adapters_says_so(home: Home, make_job: JobMa
     home.site = Site(config, site_records(), workbench=home.bench, ledger=home.ledger)
     job = make_job()
     refused(home.deliver(job, home.took_part(job)), "takes no adapters")
+
+
+# An early end, and one without an adapter
+
+
+def told(reply: wire.Message) -> None:
+    assert isinstance(reply, wire.Receipt), reply
+    assert reply.adapter_digest == ""
+
+
+def entry_of(home: Home) -> Entry:
+    (entry,) = home.book.entries()
+    return entry
+
+
+def test_an_adapter_after_fewer_rounds_is_stored_frees_the_rest_and_is_shown_as_early(
+    home: Home, make_job: JobMaker
+) -> None:
+    job = make_job()
+    adapter = home.took_part(job)
+    received(home.deliver(job, adapter, rounds=1), adapter)
+    assert len(home.stored()) == 1
+    assert home.ledger.open_plans() == {}
+    assert early_end(entry_of(home)) == "ended early after 1 of 3 rounds"
+    assert b'"rounds":1' in (home.stored()[0] / "statement").read_bytes()
+
+
+def test_a_run_that_ended_after_all_its_rounds_is_not_shown_as_early(home: Home, make_job: JobMaker) -> None:
+    job = make_job()
+    adapter = home.took_part(job)
+    assert early_end(entry_of(home)) == ""
+    received(home.deliver(job, adapter), adapter)
+    assert early_end(entry_of(home)) == ""
+
+
+@pytest.mark.parametrize("rounds", [0, 1, 3])
+def test_an_end_alone_frees_what_a_site_without_an_update_holds_and_nothing_more_is_done_for_the_run(
+    home: Home, make_job: JobMaker, rounds: int
+) -> None:
+    job = make_job()
+    assert isinstance(home.offer(job), wire.Acceptance)
+    assert home.ledger.outstanding("run-1") == 4
+    told(home.deliver(job, None, rounds=rounds))
+    assert (home.ledger.open_plans(), home.stored(), entry_of(home).state) == ({}, [], "ended")
+    request = wire.TrainRequest(run_id="run-1", round_index=0, adapter_digest="0" * 64)
+    assert refused(home.send(request), "").unknown_job
+    refused(home.offer(job), "run run-1 is over here")
+    refused(home.offer(make_job(training__learning_rate=0.5)), "run run-1 is over here")
+    assert home.ledger.open_plans() == {}
+
+
+def test_an_end_that_is_told_twice_or_after_a_restart_is_confirmed_again(home: Home, make_job: JobMaker) -> None:
+    job = make_job()
+    home.offer(job)
+    for _ in range(2):
+        told(home.deliver(job, None, rounds=0))
+        home.rebuild()
+        told(home.deliver(job, None, rounds=0))
+
+
+def test_of_an_end_and_an_adapter_the_first_that_came_stays(home: Home, make_job: JobMaker) -> None:
+    job = make_job()
+    adapter = home.took_part(job)
+    told(home.deliver(job, None, rounds=1))
+    refused(home.deliver(job, adapter, rounds=1), "has come to another end already")
+    home.run = "run-2"
+    home.took_part(job)
+    received(home.deliver(job, adapter, rounds=1), adapter)
+    refused(home.deliver(job, None, rounds=1), "has come to another end already")
+    assert len(home.stored()) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"key": SigningKey.generate()}, "does not bear the right signature"),
+        ({"certificate": KNOWN.certificate("sendai")}, "another federation's"),
+        ({"run_id": "run-2"}, "has not taken part in run run-2"),
+        ({"job_digest": OTHER}, "of another job, base, length or roster"),
+        ({"base_digest": OTHER}, "of another job, base, length or roster"),
+        ({"roster_digest": OTHER}, "of another job, base, length or roster"),
+        ({"rounds": 4}, "of another job, base, length or roster"),
+    ],
+)
+def test_an_end_that_is_not_vouched_for_frees_and_ends_nothing(
+    home: Home, make_job: JobMaker, changes: dict[str, Any], reason: str
+) -> None:
+    job = make_job()
+    home.offer(job)
+    refused(home.deliver(job, None, **changes), reason)
+    assert (home.ledger.outstanding("run-1"), entry_of(home).state) == (4, "accepted")
+
+
+def test_an_adapter_that_was_stored_before_a_kill_could_note_it_is_the_runs_end(
+    home: Home, make_job: JobMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder is the record of it, and the book comes later."""
+
+    class Killed(BaseException):
+        pass
+
+    def kill(*_: object) -> None:
+        raise Killed
+
+    job = make_job()
+    adapter = home.took_part(job)
+    with monkeypatch.context() as patched:
+        patched.setattr(home.book, "finish", kill)
+        with pytest.raises(Killed):
+            home.deliver(job, adapter)
+    before = home.stored()
+    assert (len(before), entry_of(home).state) == (1, "accepted")
+    for other in (last_adapter(home.bench, job, seed=1), None):
+        refused(home.deliver(job, other), "has come to another end already")
+    assert (home.stored(), entry_of(home).state) == (before, "accepted")
+    received(home.deliver(job, adapter), adapter)
+    assert entry_of(home).state == "delivered"
+
+
+def test_an_end_that_a_kill_cut_short_anywhere_is_finished_by_the_next(
+    workbench: Workbench, make_job: JobMaker, tmp_path: Path
+) -> None:
+    """The book is written first, the ledger after it: a site that was killed between them frees upon the next word."""
+    job, policy = make_job(), PolicySection(epsilon_budget=20.0, allow_plain_updates=True, approve="auto")
+    for steps in itertools.count():
+        folder = tmp_path / f"{steps}"
+        folder.mkdir()
+        with Ledger.open(folder / "ledger.sqlite", dataset="north", epsilon_budget=20.0, delta=1e-5) as ledger:
+            killed = Home(workbench, ledger, folder, policy)
+            killed.offer(job)
+
+        def end(folder: Path = folder) -> None:
+            with Ledger.open(folder / "ledger.sqlite", dataset="north", epsilon_budget=20.0, delta=1e-5) as ledger:
+                told(Home(workbench, ledger, folder, policy).deliver(job, None, rounds=0))
+
+        done = survives(steps, end)
+        end()
+        with Ledger.existing(folder / "ledger.sqlite") as ledger:
+            assert (ledger.open_plans(), JobBook(folder / "jobs").entries()[0].state) == ({}, "ended"), steps
+        if done:
+            break
+    assert steps > 2
+
+
+# What an operator gives back
+
+
+def by_the_command(home: Home, command: str, *more: str) -> Outcome:
+    """The operator's command on the site's folder, beside the site that is at work."""
+    return yoriai("site", command, home.folder, *more)
+
+
+@pytest.fixture
+def kept(workbench: Workbench, tmp_path: Path) -> Iterator[Home]:
+    """The same site in a folder as the commands know it."""
+    policy = PolicySection(epsilon_budget=20.0, allow_plain_updates=True, approve="auto")
+    site = make_site(tmp_path / "north", SiteConfig(name="north", policy=policy))
+    with open_in_folder(
+        site.ledgers, "records", "a" * 64, Policy(20.0, 1e-5), witnesses=site.path / "witness"
+    ) as ledger:
+        yield Home(workbench, ledger, site.path, policy)
+
+
+def test_refusing_a_run_frees_its_unused_rounds_at_once_and_approving_it_takes_them_again(
+    kept: Home, make_job: JobMaker
+) -> None:
+    job = make_job()
+    adapter = kept.took_part(job)
+    shown = by_the_command(kept, "refuse", "run-1")
+    assert (shown.code, "freed 3 unused rounds, epsilon " in shown.screen) == (0, True), shown.screen
+    assert (kept.ledger.open_plans(), len(kept.ledger.charges())) == ({}, 1)
+    start = kept.bench.initial_adapter(job)
+    request = wire.TrainRequest(
+        run_id="run-1", round_index=1, adapter_digest=start.digest(), payload=start.select(("R",)).to_bytes()
+    )
+    refused(kept.send(request), "its operator has refused run run-1")
+    assert yoriai("site", "approve", kept.folder, "run-1", "--yes").code == 0
+    reply = refused(kept.send(request), "offer it again")
+    assert (reply.unknown_job, reply.used_up) == (True, False)
+    assert isinstance(kept.offer(job), wire.Acceptance)
+    assert kept.ledger.outstanding("run-1") == 3
+    assert isinstance(kept.send(request), wire.PlainUpdate)
+    received(kept.deliver(job, adapter), adapter)
+
+
+def test_a_released_run_frees_its_rounds_and_is_refused_whatever_comes(kept: Home, make_job: JobMaker) -> None:
+    job = make_job()
+    adapter = kept.took_part(job)
+    spent, promised = kept.ledger.spent(), kept.ledger.promised()
+    asked = yoriai("site", "release", kept.folder, "run-1", answers="n\n")
+    assert (asked.code, kept.ledger.outstanding("run-1")) == (EXIT_REFUSED, 3)
+    assert "it ends here for good" in asked.screen
+    shown = by_the_command(kept, "release", "run-1", "--yes")
+    assert shown.code == 0, shown.screen
+    assert f"freed 3 unused rounds, epsilon {promised - spent:.4g}" in shown.screen
+    assert (kept.ledger.open_plans(), kept.ledger.spent(), kept.ledger.promised()) == ({}, spent, spent)
+    assert (entry_of(kept).state, entry_of(kept).decided_by) == ("ended", operator_name())
+    request = wire.TrainRequest(run_id="run-1", round_index=1, adapter_digest=adapter.digest())
+    refused(kept.send(request), "run run-1 is over here")
+    refused(kept.offer(job), "run run-1 is over here")
+    refused(kept.deliver(job, adapter), "has come to another end already")
+    assert (kept.ledger.open_plans(), kept.stored()) == ({}, [])
+    again = by_the_command(kept, "release", "run-1")
+    assert (again.code, "freed" in again.screen) == (0, False)
+
+
+def test_a_release_that_a_kill_cut_short_is_made_good_by_the_command_or_by_any_offer(
+    kept: Home, make_job: JobMaker
+) -> None:
+    for run, mends in (("run-1", lambda: by_the_command(kept, "release", "run-1")), ("run-2", None)):
+        kept.run = run
+        kept.offer(make_job())
+        kept.book.release(run, by="hana")  # And the kill comes before the ledger.
+        assert kept.ledger.outstanding(run) == 4
+        if mends is None:
+            kept.run = "run-3"
+            kept.offer(make_job())
+        else:
+            mends()
+        assert run not in kept.ledger.open_plans()
+
+
+def test_a_run_that_the_book_has_forgotten_can_be_released_by_its_whole_id(kept: Home, make_job: JobMaker) -> None:
+    kept.offer(make_job())
+    for path in (kept.folder / "jobs").glob("*.json"):
+        path.unlink()
+    assert by_the_command(kept, "release", "run", "--yes").code == EXIT_BAD_INPUT
+    assert "freed 4 unused rounds" in by_the_command(kept, "release", "run-1", "--yes").screen
+    assert kept.ledger.open_plans() == {}
+
+
+@pytest.mark.parametrize("state", ["waiting", "refused"])
+def test_a_run_that_the_site_is_not_in_is_refused_not_released(kept: Home, make_job: JobMaker, state: str) -> None:
+    asking(kept).offer(make_job())
+    if state == "refused":
+        decide(kept, "refused")
+    shown = by_the_command(kept, "release", "run-1", "--yes")
+    assert (shown.code, entry_of(kept).state) == (EXIT_BAD_INPUT, state)
+    assert "yoriai site refuse DIR run-1" in shown.screen
+
+
+def test_a_job_that_is_refused_while_it_is_looked_at_holds_nothing(
+    kept: Home, make_job: JobMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    approve = kept.ledger.approve
+
+    def meanwhile(*arguments: Any) -> None:
+        approve(*arguments)
+        assert by_the_command(kept, "refuse", "run-1").code == 0
+        approve(*arguments)  # The site was a moment later than the command.
+
+    monkeypatch.setattr(kept.ledger, "approve", meanwhile)
+    refused(kept.offer(make_job()), "was decided otherwise meanwhile")
+    assert kept.ledger.open_plans() == {}
+
+
+def test_the_remedy_of_a_full_ledger_names_the_command_that_frees_it(kept: Home, make_job: JobMaker) -> None:
+    job = make_job()
+    for number in range(1, 20):
+        kept.run = f"run-{number}"
+        if isinstance(reply := kept.offer(job), wire.Refusal):
+            break
+    assert "yoriai site release DIR" in refused(reply, "").reason
+    assert by_the_command(kept, "release", "run-1", "--yes").code == 0
+    assert isinstance(kept.offer(job), wire.Acceptance)
 
 
 # Evaluation

@@ -130,12 +130,20 @@ def test_a_job_refused_meanwhile_is_not_accepted_and_its_refusal_stays(book: Job
     assert state(book) == "refused"
 
 
-def test_nothing_changes_for_a_run_that_has_ended(book: JobBook) -> None:
+@pytest.mark.parametrize("end", ["delivered", "told", "released"])
+def test_nothing_changes_for_a_run_that_has_ended(book: JobBook, end: str) -> None:
     approved(book, terms())
     book.accept(terms())
-    book.finish("run-1", "2c" * 32)
+    digest = "2c" * 32 if end == "delivered" else ""
+    if end == "released":
+        assert book.release("run-1", by="mio").decided_by == "mio"
+    else:
+        book.finish("run-1", digest, 3)
+    ended = book.entry("run-1")
+    book.finish("run-1", "3d" * 32, 1)
+    assert book.release("run-1", by="hana") == ended
     other = terms(noise_multiplier=9.0)
-    assert book.consider(other).state == "delivered"
+    assert book.consider(other).state == ("delivered" if digest else "ended")
     with pytest.raises(PolicyError):
         book.accept(other)
     entry = book.entry("run-1")
@@ -143,7 +151,17 @@ def test_nothing_changes_for_a_run_that_has_ended(book: JobBook) -> None:
     for verdict in ("approved", "refused"):
         with pytest.raises(ConfigError, match="has ended"):
             book.decide(entry, verdict, by="hana")  # type: ignore[arg-type]
-    assert (entry.adapter_digest, entry.terms) == ("2c" * 32, terms())
+    assert entry == ended
+    assert (entry.adapter_digest, entry.terms) == (digest, terms())
+
+
+def test_a_run_that_the_site_is_not_in_is_not_given_up(book: JobBook) -> None:
+    with pytest.raises(ConfigError, match="does not take part"):
+        book.release("run-1", by="mio")
+    approved(book, terms())
+    with pytest.raises(ConfigError, match="found approved"):
+        book.release("run-1", by="mio")
+    assert state(book) == "approved"
 
 
 def test_thousands_of_run_ids_leave_the_newest_waiting_ones_and_every_decision(book: JobBook, tmp_path: Path) -> None:

@@ -112,9 +112,10 @@ def office(workbench: Workbench, tmp_path: Path) -> Iterator[Office]:
         yield Office(workbench, ledger, policy)
 
 
-def refused(reply: wire.Message, reason: str) -> None:
+def refused(reply: wire.Message, reason: str) -> wire.Refusal:
     assert isinstance(reply, wire.Refusal), reply
     assert reason in reply.reason
+    return reply
 
 
 def accepted(reply: wire.Message) -> None:
@@ -505,7 +506,9 @@ def test_a_released_round_is_charged_anew_with_new_noise_and_only_so_often(offic
     spent = office.ledger.spent()
     assert spent <= job.privacy.epsilon
     for index in (0, 1):
-        refused(office.train(job, index), "every round of run run-1 is used")
+        reply = refused(office.train(job, index), "every round of run run-1 is used")
+        assert reply.used_up
+    assert not refused(office.train(job, 7), "the job has no such round").used_up
     assert office.ledger.spent() == spent
 
 

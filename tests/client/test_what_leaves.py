@@ -11,7 +11,7 @@ from yoriai.client import site
 # protocol's bytes; and it commits to its ledger by a hash, over a chain that begins with random bits, and a signature.
 SENT = {
     "Acceptance": {"run_id", "site", "ledger_head"},
-    "Refusal": {"run_id", "site", "reason", "unknown_job", "unknown_window", "waiting"},
+    "Refusal": {"run_id", "site", "reason", "unknown_job", "unknown_window", "waiting", "used_up"},
     "PlainUpdate": {"run_id", "site", "round_index", "payload", "ledger_head"},
     "Receipt": {"run_id", "site", "adapter_digest", "ledger_head"},
     "SecureReply": {"run_id", "site", "window", "slot", "stage", "payload", "ledger_head"},

@@ -30,9 +30,12 @@ STATEMENT = Delivery(
 )
 
 
-@pytest.mark.parametrize("roster_digest", ["", "3d" * 32])
-def test_a_statement_reads_as_it_was_signed(roster_digest: str) -> None:
-    statement = replace(STATEMENT, roster_digest=roster_digest)
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"roster_digest": "3d" * 32}, {"adapter_digest": ""}, {"adapter_digest": "", "rounds": 0}],
+)
+def test_a_statement_reads_as_it_was_signed(changes: dict[str, Any]) -> None:
+    statement = replace(STATEMENT, **changes)
     assert read_delivery(sign_delivery(KEY, statement), KEY.public_key) == statement
 
 
@@ -84,8 +87,12 @@ def test_a_signature_for_another_kind_of_file_is_none_for_a_statement() -> None:
         ("base_digest", ""),
         ("adapter_digest", "2c" * 31),
         ("adapter_digest", ["2"] * 64),
+        ("adapter_digest", 0),
+        ("adapter_digest", None),
         ("roster_digest", "no"),
+        ("roster_digest", None),
         ("rounds", 0),
+        ("rounds", -1),
         ("rounds", 1.0),
         ("rounds", True),
         ("more", 1),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.privacy.ledgers import EVENT, OTHER, charge, open_ledger
-from yoriai.errors import LedgerError
+from yoriai.errors import LedgerError, UsedUpError
 from yoriai.privacy import ledger_file
 from yoriai.privacy.ledger import Ledger
 from yoriai.privacy.ledger_book import Head
@@ -74,7 +74,7 @@ def _check_nothing_is_lost(path: Path, told: list[str]) -> None:
             assert "approved" not in told or "job" in ledger.open_plans() or "reserved other" in told
             assert ("raised" not in told) or ledger.policies()[-1].reason == "agreed"
             if "left" in told:
-                with pytest.raises(LedgerError, match="left 1 times already"):
+                with pytest.raises(UsedUpError, match="left 1 times already"):
                     ledger.mark_left("free", 0, at_most=1)
 
 

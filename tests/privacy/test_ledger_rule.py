@@ -122,7 +122,7 @@ def test_the_filter_lets_a_history_up_to_the_budget_and_not_a_step_further() -> 
     cost = epsilon_at_order([(EVENT, 3), (OTHER, 4)], DELTA, 4)
     rule = BudgetRule(Policy(cost, DELTA))
     rule.check_plan(_book(), "two", OTHER, 4)
-    with pytest.raises(BudgetError, match=r"is left, per record .*, by RDP at order 4; finish one"):
+    with pytest.raises(BudgetError, match=r"is left, per record .*, by RDP at order 4; unused rounds are held for one"):
         rule.check_plan(_book(), "two", OTHER, 5)
     assert rule.cost(_book(), Counter({("one", EVENT): 3, ("two", OTHER): 4})) == cost
 
@@ -147,7 +147,7 @@ def test_plans_approved_together_before_any_charge_are_held_to_the_filter(tmp_pa
     tight = epsilon([(EVENT, 4), (OTHER, 4)], DELTA)
     with open_ledger(tmp_path / "ledger.sqlite", epsilon_budget=tight * 1.001) as ledger:
         ledger.approve("one", EVENT, 4)
-        with pytest.raises(BudgetError, match="finish one, for which unused rounds are held"):
+        with pytest.raises(BudgetError, match=r"held for one: wait .*\(yoriai site release DIR one\)"):
             ledger.approve("two", OTHER, 4)
 
 

@@ -15,7 +15,7 @@ KNOWN = Known()
 
 
 class Keeper(FakeSite):
-    """Keeps what is delivered to it; until `approved` it waits for its operator."""
+    """Keeps what is delivered to it; an end alone, if it took the job. Until `approved` it waits for its operator."""
 
     def __init__(self, name: str, *, approved: bool = True, patience: int = 10**6) -> None:
         super().__init__(name)
@@ -31,8 +31,10 @@ class Keeper(FakeSite):
                 reason = "waits for its operator"
                 return wire.encode(wire.Refusal(run_id=message.run_id, site=self.name, reason=reason, waiting=True))
         if isinstance(message, wire.Delivery):
+            if not self.offers and not message.payload:
+                return wire.encode(wire.Refusal(run_id=message.run_id, site=self.name, reason="has not taken part"))
             self.deliveries.append(message)
-            digest = AdapterState.from_bytes(message.payload).digest()
+            digest = AdapterState.from_bytes(message.payload).digest() if message.payload else ""
             return wire.encode(wire.Receipt(run_id=message.run_id, site=self.name, adapter_digest=digest))
         return super().handle(data)
 

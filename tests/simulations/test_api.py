@@ -3,6 +3,7 @@
 import fcntl
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ import jsonschema
 import pytest
 import torch
 
+from tests.commands import yoriai
 from tests.simulations.conftest import Run
 from tests.world import Notebook, Stop, job_settings, write_records
-from yoriai.errors import BudgetError, CheckpointError, ConfigError, RecordError, YoriaiError
+from yoriai.errors import EXIT_PARTIAL, BudgetError, CheckpointError, ConfigError, RecordError, YoriaiError
 from yoriai.privacy.ledger import Charge, Ledger
+from yoriai.server.registry import Checkpoint, Registry
 from yoriai.simulations.api import Options, resume, simulate
 from yoriai.simulations.experiment import DataSource
 from yoriai.simulations.report_file import load_report, report_schema
@@ -149,17 +152,60 @@ def test_a_half_done_round_is_charged_again_only_where_an_update_had_left(
     assert epsilon["b"] == epsilon["c"] < epsilon["a"] <= 8.0
 
 
-def test_more_interruptions_than_spare_rounds_end_in_a_budget_refusal(base: Path, sites: Path, tmp_path: Path) -> None:
-    folder, more = tmp_path / "run", {"federation.min_sites": 3}
-    interrupted(base, sites, folder, Stop("steps at site c", 1), **more)
-    with pytest.raises(KeyboardInterrupt):
-        resume(folder, observer=Stop("steps at site c", 1))
-    with pytest.raises(BudgetError, match=r"budget of a, b does not cover round 3.*spare_rounds") as caught:
-        resume(folder)
+@pytest.fixture
+def used_up(base: Path, sites: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Path]:
+    """A run that was killed twice between the release of a round and its checkpoint: its one spare round is gone."""
+
+    def killed(round_number: int) -> Path:
+        save, folder = Registry.save, tmp_path / "run"
+
+        def kill(registry: Registry, checkpoint: Checkpoint) -> None:
+            if checkpoint.next_round == round_number:
+                raise KeyboardInterrupt
+            save(registry, checkpoint)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Registry, "save", kill)
+            interrupted(base, sites, folder, Stop("never", 0))
+            for _ in range(4 - round_number):  # As often as it takes to use three rounds and the spare one.
+                with pytest.raises(KeyboardInterrupt):
+                    resume(folder)
+        return folder
+
+    return killed
+
+
+def test_two_ill_timed_kills_end_a_run_early_with_the_adapter_of_its_last_stored_round(
+    used_up: Callable[[int], Path], sites: Path
+) -> None:
+    folder = used_up(2)
+    report = resume(folder)
+    assert (report.status, len(report.rounds)) == ("partial", 1)
+    (note,) = [note for note in report.notes if note.startswith("Ended early")]
+    assert note.startswith("Ended early after 1 of 3 rounds: a, b, c have used every round, the spare ones too")
+    stored = Registry(folder).load()
+    assert stored is not None
+    assert report.adapter.digest == stored.adapter.digest() == stored.rounds[0].adapter_digest
+    assert (folder / "adapter" / "adapter_model.safetensors").exists()
+    for site in "abc":
+        with Ledger.existing(folder / "ledgers" / f"{site}.sqlite") as ledger:
+            assert ledger.open_plans() == {}
+    assert resume(folder) == report == load_report(folder)
+    shown = yoriai("simulate", "--resume", folder)
+    assert (shown.code, "Ended early after 1 of 3 rounds" in shown.screen) == (EXIT_PARTIAL, True)
+
+
+def test_a_run_whose_rounds_are_used_up_before_one_is_stored_says_so_and_holds_nothing(
+    used_up: Callable[[int], Path],
+) -> None:
+    folder = used_up(1)
+    for _ in range(2):
+        with pytest.raises(BudgetError, match=r"before a round was stored; found a, b, c .*spare_rounds") as caught:
+            resume(folder)
     assert caught.value.exit_code == 3
     assert "\n" not in str(caught.value)
-    assert {site: len(charges(folder, site)) for site in "ab"} == {"a": 4, "b": 4}
-    assert json.loads((folder / "checkpoint.json").read_text())["next_round"] == 2
+    with Ledger.existing(folder / "ledgers" / "a.sqlite") as ledger:
+        assert (len(ledger.charges()), ledger.open_plans()) == (4, {})
 
 
 def test_a_finished_run_is_only_reported_again(run: Run) -> None:

@@ -14,6 +14,7 @@ from yoriai.client.adapter_place import VERSION, folder_of, read_evaluation
 from yoriai.client.base_model import load_base
 from yoriai.client.deliveries import Deliveries
 from yoriai.client.job_book import JobBook
+from yoriai.client.jobs_terms import early_end
 from yoriai.client.own_evaluation import Measuring
 from yoriai.client.records import read_sites
 from yoriai.client.site import Site
@@ -22,7 +23,7 @@ from yoriai.config import JobConfig, PolicySection, SiteConfig, SpeedSection, ov
 from yoriai.privacy.delivery import read_delivery
 from yoriai.privacy.ledger import Ledger
 from yoriai.server.coordinator import Coordinator
-from yoriai.server.registry import Registry
+from yoriai.server.registry import Checkpoint, Registry
 from yoriai.simulations.engines import InProcessTransport
 from yoriai.simulations.experiment import noise_multiplier
 from yoriai.strategies.adapter import AdapterState
@@ -97,6 +98,39 @@ class Village:
 def village(tmp_path: Path) -> Iterator[Village]:
     with ExitStack() as closing:
         yield Village(tmp_path, save_tiny_base(tmp_path / "base"), closing)
+
+
+def test_two_crashes_that_spend_every_round_end_the_job_at_real_sites_with_the_adapter_of_its_one_stored_round(
+    village: Village, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sites, ledgers, books and windows of keys are the real ones; the coordinator is killed before it stores."""
+    labels = {"task.kind": "classify", "task.labels": ("cabin", "engine", "pump"), "federation.min_sites": 2}
+    job = override(JobConfig(name="tiny"), job_settings(tmp_path / "base", **labels))
+    start, save = village.bench.initial_adapter(job), Registry.save
+
+    def approve(_: Mapping[str, str]) -> None:
+        for name in ("east", "north"):
+            village.books[name].decide(village.books[name].find(RUN), "approved", by="hana")
+
+    def kill(registry: Registry, checkpoint: Checkpoint) -> None:
+        if checkpoint.next_round == 2:
+            raise KeyboardInterrupt
+        save(registry, checkpoint)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Registry, "save", kill)
+        for _ in range(3):
+            with pytest.raises(KeyboardInterrupt):
+                village.coordinator(job, tmp_path / "run").run(start, on_offer=approve)
+    result = village.coordinator(job, tmp_path / "run").run(start)
+    assert (result.next_round, "have used every round" in result.ended_early) == (1, True)
+    assert result.delivered == dict.fromkeys(("east", "north"), result.adapter.digest())
+    for name in ("east", "north"):
+        folder = folder_of(tmp_path / name / "adapters", RUN, result.adapter.digest())
+        assert AdapterState.from_bytes((folder / VERSION).read_bytes()) == result.adapter
+        assert village.ledgers[name].open_plans() == {}
+        entry = village.books[name].find(RUN)
+        assert (entry.state, early_end(entry)) == ("delivered", "ended early after 1 of 3 rounds")
 
 
 def test_the_operator_is_shown_the_signed_rosters_ranks_and_not_the_offers(village: Village, tmp_path: Path) -> None:
