@@ -139,8 +139,8 @@ def encode_fitting(
         except RecordError as fault:
             misfits.append(Misfit(index, fault.with_traceback(None)))  # Its frames would keep the text.
         except Exception as error:  # The type alone: what a tokenizer says may quote the record.
-            fault = RecordError("cannot be turned into tokens", found=type(error).__name__, remedy="correct the record")
-            misfits.append(Misfit(index, fault))
+            what, found = "cannot be turned into tokens", type(error).__name__
+            misfits.append(Misfit(index, RecordError(what, found=found, remedy="correct the record")))
     return EncodedRecords(tuple(examples.values()), tuple(examples), tuple(misfits), cut)
 
 
