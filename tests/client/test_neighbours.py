@@ -4,6 +4,7 @@ A conversation holds every kind of message, most of them hostile. Its answers mu
 data sets; of an update, which carries noise and is paid for, only the length is compared.
 """
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,7 +20,7 @@ from yoriai.client.job_book import JobBook
 from yoriai.client.records import Record, SiteRecords
 from yoriai.client.site import Site, SiteHooks
 from yoriai.client.workbench import Workbench
-from yoriai.config import JobConfig, PolicySection, SiteConfig
+from yoriai.config import PolicySection, SiteConfig
 from yoriai.privacy.ledger import Ledger
 
 pytestmark = pytest.mark.filterwarnings(
@@ -29,18 +30,22 @@ pytestmark = pytest.mark.filterwarnings(
 SECRET = "B24"
 USUAL = tuple(Record(prompt=f"order {n}", response=LABELS[n % 3], owner=f"owner {n % 4}") for n in range(8))
 CHAT = (("user", "a"), ("assistant", "b"))
+
+
+def odd(**parts: Any) -> Record:
+    """A record of one more owner."""
+    return Record(**{"owner": "owner 9", **parts})
+
+
+# Some are further apart than neighbours are: what tells nothing of several records tells nothing of one.
 NEIGHBOURS = {
-    "one more": (*USUAL, Record(prompt="order 9", response="pump", owner="owner 9")),
-    "a label of its own": (*USUAL, Record(prompt="order 9", response=SECRET, owner="owner 9")),
-    "longer than any": (*USUAL, Record(prompt="x" * 600, response="pump", owner="owner 9")),
-    "an empty prompt": (*USUAL, Record(prompt="", response="pump", owner="owner 9")),
-    "an empty response": (*USUAL, Record(prompt="order 9", response="", owner="owner 9")),
-    "nothing at all": (*USUAL, Record(text="", owner="owner 9")),
-    "of another kind": (*USUAL, Record(text="order 9", owner="owner 9")),
-    "a conversation": (*USUAL, Record(messages=CHAT, owner="owner 9")),
-    "that no tokenizer takes": (*USUAL, Record(prompt="\ud800", response="pump", owner="owner 9")),
-    "without an owner": (*USUAL, Record(prompt="order 9", response="pump")),
-    "the last one gone": (),
+    "one more": (*USUAL, odd(prompt="order 9", response="pump")),
+    "labels of their own": (*USUAL, odd(prompt="order 9", response=SECRET), odd(prompt="order 9", response="")),
+    "longer and shorter": (*USUAL, odd(prompt="x" * 600, response="pump"), odd(prompt="", response="pump")),
+    "of other kinds": (*USUAL, odd(text="order 9"), odd(text=""), odd(messages=CHAT)),
+    "that no tokenizer takes": (*USUAL, odd(prompt="\ud800", response="pump")),
+    "without an owner": (*USUAL, odd(prompt="order 9", response="pump", owner=None)),
+    "none at all": (),
     "a lone misfit": (Record(text="order 9"),),
 }
 MODES: dict[str, dict[str, Any]] = {
@@ -77,55 +82,66 @@ def alike(reply: wire.Message) -> dict[str, Any]:
     return {"kind": reply.kind, **reply.model_dump(), "size_bytes": len(getattr(reply, "payload", b""))}
 
 
-def offers(make_job: JobMaker, mode: dict[str, Any]) -> Iterator[tuple[JobConfig, dict[str, Any]]]:
-    """Offers that probe records: honest ones, bad ones, and ones that the policy rules out."""
-    for labels in (LABELS, ("cabin",), ("engine", "pump"), (SECRET,), (*LABELS, SECRET), ()):
-        yield make_job(**mode, task__labels=labels), {}
-    for too_long in ("refuse", "cut"):
-        for max_tokens in (8, 14, 15, 16, 64):
-            yield make_job(**mode, task__max_tokens=max_tokens, task__too_long=too_long), {}
+def offers(bench: Workbench, make_job: JobMaker, mode: dict[str, Any]) -> Iterator[wire.JobOffer]:
+    """Offers that probe records, a run each: honest ones, bad ones, and ones that the policy rules out."""
+    start = bench.initial_adapter(make_job()).to_bytes()
+    private = mode.get("privacy__noise") != "none"
+    number = itertools.count()
+
+    def offer(changes: dict[str, Any] | None = None, /, **settings: Any) -> wire.JobOffer:
+        values = {
+            "run_id": f"run-{next(number)}",
+            "job": make_job(**{**mode, **settings}).model_dump(mode="json", by_alias=True),
+            "roster": wire.Roster(serial=1, weights={"north": 2, "south": 1}),
+            "base_digest": bench.base.digest,
+            "noise_multiplier": 50.0 if private else None,
+            "payload": start,
+        }
+        return wire.JobOffer.model_construct(**(values | (changes or {})))  # Unchecked, as a hostile one would.
+
+    yield offer()
+    for labels in (("cabin",), (SECRET,), (*LABELS, SECRET), ()):
+        yield offer(task__labels=labels)
+    for max_tokens, too_long in ((8, "refuse"), (15, "refuse"), (64, "refuse"), (8, "cut")):
+        yield offer(task__max_tokens=max_tokens, task__too_long=too_long)
     for kind in ("auto", "lm", "instruct"):
-        yield make_job(**mode, task__kind=kind, task__labels=()), {}
-    for template in ("{prompt}\nThis is ", "x" * 120 + "{prompt}", "x" * 127 + "{prompt}"):
-        yield make_job(**mode, task__template=template), {}
-    if mode.get("privacy__noise") != "none":
-        for units in (2, 5, 7, 8, 9, 10, 11):
-            yield make_job(**mode, privacy__delta=1 / units), {}
-        yield make_job(**mode), {"noise_multiplier": 1e-3}
-    yield make_job(), {}
-    yield make_job(privacy__unit="owner"), {}
-    yield make_job(**mode), {"base_digest": "0" * 64}
-    yield make_job(**mode), {"payload": b"not an adapter"}
-    yield make_job(**mode), {"roster": wire.Roster(serial=1, weights={"south": 1, "east": 1})}
-    yield make_job(**mode), {"job": {"name": "nonsense"}}
-    yield make_job(**mode, federation__min_sites=1), {}
-    yield make_job(**mode, lora__rank=99), {"payload": b""}
+        yield offer(task__kind=kind, task__labels=())
+    for template in ("{prompt}\nThis is ", "x" * 127 + "{prompt}"):
+        yield offer(task__template=template)
+    if private:
+        for units in (2, 8, 9, 10):
+            yield offer(privacy__delta=1 / units)
+        yield offer({"noise_multiplier": 1e-3})
+    yield offer(privacy__unit="owner" if mode.get("privacy__unit") != "owner" else "record")
+    yield offer({"base_digest": "0" * 64})
+    yield offer({"payload": b"not an adapter"})
+    yield offer({"roster": wire.Roster(serial=1, weights={"south": 1, "east": 1})})
+    yield offer({"job": {"name": "nonsense"}})
+    yield offer({"payload": b""}, lora__rank=99)
 
 
-def conversation(office: Office, make_job: JobMaker, mode: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every offer under a run of its own; then all rounds of an honest one, among requests out of place."""
-    said = []
-    for number, (job, changes) in enumerate(offers(make_job, mode)):
-        office.run = f"run-{number}"
-        noise = {} if job.privacy.noise == "none" else {"noise_multiplier": 50.0}
-        said.append(office.offer(job, **{**noise, **changes}))
-        if said[-1].kind == "acceptance" or number % 8 == 0:
-            said.append(office.train(make_job(**mode)))
-        office.ledger.finish(office.run)
-    office.run, job = "honest", make_job(**mode)
-    said.append(office.offer(job))
-    said += [office.train(job, index) for index in (0, 1, 99, 0, 2, 1)]
-    payload = office.bench.initial_adapter(job).to_bytes()
-    said.append(
-        office.send(wire.TrainRequest(run_id="honest", round_index=0, adapter_digest="0" * 64, payload=payload))
-    )
-    said.append(office.send(wire.WindowRequest(run_id="honest", window=0, slots=8)))
-    said.append(office.send(wire.SecureStage(run_id="honest", window=0, stage="share", payload=b"x")))
-    said.append(office.send(wire.Acceptance(run_id="honest", site="south")))
-    said += [wire.decode(office.site.handle(data)) for data in (b"", b"YORI\x00\x01\x00\x00\x00\x02[]")]
-    office.bench.model(make_job(lora__rank=2))
-    said += [office.train(job), office.offer(job), office.train(job, 2)]
-    return [alike(reply) for reply in said]
+def conversation(bench: Workbench, make_job: JobMaker, mode: dict[str, Any]) -> list[bytes]:
+    """Every offer; then all rounds of an honest run, among requests out of place. The same bytes for every site."""
+    asked: list[wire.Message] = list(offers(bench, make_job, mode))
+    honest, job = "run-0", make_job(**mode)
+    start = bench.initial_adapter(job)
+    first = asked[0]
+
+    def train(index: int, run: str = honest, **changes: Any) -> wire.Message:
+        values = {"adapter_digest": start.digest(), "payload": start.select(("R",)).to_bytes()}
+        return wire.TrainRequest.model_construct(run_id=run, round_index=index, **(values | changes))
+
+    # Of a run that was refused, of one that another took the place of, of one in which nothing fits, and an honest one.
+    asked += [train(0, asked[4].run_id), train(0, asked[1].run_id), asked[2], train(0, asked[2].run_id)]
+    asked += [first, *(train(index) for index in (0, 99, 0)), train(1, adapter_digest="0" * 64)]
+    asked += [
+        wire.WindowRequest(run_id=honest, window=0, slots=8),
+        wire.SecureStage(run_id=honest, window=0, stage="share", payload=b"x"),
+        wire.Delivery(run_id=honest, certificate="", statement=""),
+        wire.Acceptance(run_id=honest, site="south"),
+        *(train(index) for index in (1, 2, 1, 2)),
+    ]
+    return [*(wire.encode(message) for message in asked), b"", b"YORI\x00\x01\x00\x00\x00\x02[]"]
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -133,15 +149,15 @@ def test_no_answer_tells_which_of_two_neighbouring_data_sets_a_site_has(
     workbench: Workbench, make_job: JobMaker, tmp_path: Path, mode: str
 ) -> None:
     settings, heard = MODES[mode], {}
-    whole = mode in ("per record", "per owner")
-    neighbours = NEIGHBOURS if whole else {name: NEIGHBOURS[name] for name in list(NEIGHBOURS)[1::5]}
+    names = list(NEIGHBOURS) if mode == "per record" else ["one more", "longer and shorter", "without an owner"]
     policy = {"unit": settings.get("privacy__unit", "record"), "delta": 0.5, "max_records": 9}
-    for name, records in {"usual": USUAL, **neighbours}.items():
+    asked = conversation(workbench, make_job, settings)
+    for name, records in {"usual": USUAL, **{name: NEIGHBOURS[name] for name in names}}.items():
         with office_of(workbench, tmp_path / name, records, **policy) as office:
-            heard[name] = conversation(office, make_job, settings)
+            heard[name] = [alike(wire.decode(office.site.handle(data))) for data in asked]
     kinds = [answer["kind"] for answer in heard["usual"]]
-    assert kinds.count("acceptance") > 15
-    assert kinds.count("plain_update") > 15
+    assert kinds.count("acceptance") > 10
+    assert kinds.count("plain_update") > 4
     for name, answers in heard.items():
         told = [(a, b) for a, b in zip(heard["usual"], answers, strict=True) if a != b]
         assert told == [], name
@@ -159,17 +175,17 @@ def test_an_operator_who_is_asked_decides_before_anything_looks_at_a_record(
                 raise AssertionError(f"a record was looked at: {name}")
 
         monkeypatch.setattr(office.site, "_records", Unread())
-        waiting = [office.offer(job, **changes) for job, changes in offers(make_job, {})]
+        waiting = [office.send(offer) for offer in offers(workbench, make_job, {})]
     assert not [reply for reply in waiting if not isinstance(reply, wire.Refusal)]
     assert [reply for reply in waiting if isinstance(reply, wire.Refusal) and "internal error" in reply.reason] == []
-    assert sum(reply.waiting for reply in waiting if isinstance(reply, wire.Refusal)) > 15
+    assert sum(reply.waiting for reply in waiting if isinstance(reply, wire.Refusal)) > 10
 
 
 def test_labels_that_occur_cannot_be_found_by_halving_a_dictionary(
     workbench: Workbench, make_job: JobMaker, tmp_path: Path
 ) -> None:
     dictionary = (*(f"{letter}{number:02d}" for letter in "AB" for number in range(40)), *LABELS)
-    for name in ("one more", "a label of its own"):
+    for name in ("one more", "labels of their own"):
         with office_of(workbench, tmp_path / name, NEIGHBOURS[name]) as office:
             part = dictionary
             while len(part) > 1:
