@@ -4,7 +4,7 @@ Each part of a record (prompt, response, turn) is turned into tokens by itself, 
 a model answers: the prompt is there as tokens before the first token of the response exists.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -128,13 +128,13 @@ def encode_fitting(
         ConfigError: as `check_task`.
     """
     check_task(task, tokenizer, context_tokens=context_tokens)
-    labels, limit = {label: index for index, label in enumerate(task.labels)}, min(task.max_tokens, context_tokens)
+    limit = min(task.max_tokens, context_tokens)
     examples: dict[int, Example] = {}
     misfits: list[Misfit] = []
     cut = 0
     for index, record in enumerate(records):
         try:
-            examples[index], was_cut = _example(record, tokenizer, task, limit, labels)
+            examples[index], was_cut = _example(record, tokenizer, task, limit)
             cut += was_cut
         except RecordError as fault:
             misfits.append(Misfit(index, fault.with_traceback(None)))  # Its frames would keep the text.
@@ -167,24 +167,33 @@ def check_task(task: TaskSection, tokenizer: Tokenizer, *, context_tokens: int) 
         )
 
 
-def _example(
-    record: Record, tokenizer: Tokenizer, task: TaskSection, limit: int, labels: Mapping[str, int]
-) -> tuple[Example, bool]:
-    """A record as an example, and whether it had to be cut. Raises RecordError where it does not fit."""
-    if record.shape not in _FITTING[task.kind]:
-        raise RecordError(
+def suits(record: Record, kind: str) -> bool:
+    """Whether a record has a shape that tasks of this kind learn from."""
+    return record.shape in _FITTING[kind]
+
+
+def fault_at_sight(record: Record, task: TaskSection) -> RecordError | None:
+    """Why a record does not fit the task, as far as that shows without its tokens; None if nothing does."""
+    if not suits(record, task.kind):
+        return RecordError(
             f"does not fit task.kind = {task.kind}",
             found=record.shape,
             expected=" or ".join(sorted(_FITTING[task.kind])),
             remedy="choose the other kind, or convert the records",
         )
-    label = labels.get(record.response or "") if task.kind == "classify" else -1
-    if label is None:
-        raise RecordError(
+    if task.kind == "classify" and record.response not in task.labels:
+        return RecordError(
             "a label outside the set",
-            expected=f"one of the {len(labels)} labels of the task",
+            expected=f"one of the {len(task.labels)} labels of the task",
             remedy="add the label to task.labels, or correct the records",
         )
+    return None
+
+
+def _example(record: Record, tokenizer: Tokenizer, task: TaskSection, limit: int) -> tuple[Example, bool]:
+    """A record as an example, and whether it had to be cut. Raises RecordError where it does not fit."""
+    if (fault := fault_at_sight(record, task)) is not None:
+        raise fault
     tokens = _tokens(record, tokenizer, task, limit)
     if not tokens.ids:
         raise RecordError("no token at all", expected="a text that the base model's tokenizer knows")
@@ -195,6 +204,7 @@ def _example(
         )
     loss_mask = np.array(tokens.is_target, dtype=np.bool_)
     loss_mask[:1] = False
+    label = task.labels.index(record.response or "") if task.kind == "classify" else -1
     return Example(np.array(tokens.ids, dtype=np.int32), loss_mask, label), tokens.cut
 
 

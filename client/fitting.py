@@ -16,10 +16,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from yoriai.client.encoding import Example, Tokenizer, encode_fitting
+from yoriai.client.encoding import Example, Tokenizer, encode_fitting, fault_at_sight, suits
 from yoriai.client.records import Record
 from yoriai.client.units import Units, owner_name, owner_units
-from yoriai.config import PrivacySection, TaskSection
+from yoriai.config import PolicySection, PrivacySection, TaskSection
 
 _NO_OWNER = "without an owner"
 
@@ -46,9 +46,7 @@ class Fitting:
         """The misfits in a sentence for the site's own eyes; empty where every record fits."""
         if not self.misfits:
             return ""
-        reasons = "; ".join(f"{what}: {count}" for what, count in self.misfits.items())
-        count = sum(self.misfits.values())
-        return f"{count} of {self.total} records do not fit and count as zero ({reasons}), the first: {self.first}"
+        return f"{_counted(self.misfits, self.total)}, the first: {self.first}"
 
 
 def fitting(
@@ -76,3 +74,26 @@ def fitting(
         (records[min(wrong)].place or "a record") if wrong else "",
         len(records),
     )
+
+
+def fit_at_sight(records: Sequence[Record], task: TaskSection, privacy: PrivacySection) -> str:
+    """How many records fit a job as far as that shows without tokens, in words for the site's own eyes."""
+    wrong: Counter[str] = Counter()
+    for record in records:
+        if privacy.unit == "owner" and not owner_name(record):
+            wrong[_NO_OWNER] += 1
+        elif (fault := fault_at_sight(record, task)) is not None:
+            wrong[fault.what] += 1
+    return _counted(wrong, len(records)) if wrong else f"all {len(records)} records fit, lengths aside"
+
+
+def is_as_said(record: Record, policy: PolicySection) -> bool:
+    """Whether a record is as the policy says in public: of one of its kinds, with one of its labels if it has one."""
+    if policy.kinds and not any(suits(record, kind) for kind in policy.kinds):
+        return False
+    return not policy.labels or record.response is None or record.response in policy.labels
+
+
+def _counted(misfits: Mapping[str, int], total: int) -> str:
+    reasons = "; ".join(f"{what}: {count}" for what, count in misfits.items())
+    return f"{sum(misfits.values())} of {total} records do not fit and count as zero ({reasons})"
