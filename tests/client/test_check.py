@@ -155,7 +155,7 @@ def test_more_records_or_owners_than_the_policy_says_in_public_are_a_cross(
 def test_records_that_are_not_as_the_policy_says_in_public_are_counted_and_one_is_named_by_its_place(
     north: SiteFolder, setting: str, mark: str
 ) -> None:
-    edit(north, f"{setting.split()[0]} = []", setting)
+    edit(north, f"{setting.split(maxsplit=1)[0]} = []", setting)
     row = rows(north)["records"]
     assert row.mark == mark
     if mark == "warn":
