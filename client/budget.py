@@ -6,7 +6,7 @@ from typing import Any
 
 from yoriai.errors import ConfigError
 from yoriai.privacy.accounting import Accountant, Event, event_to_dict
-from yoriai.privacy.ledger import FurtherJobs, Ledger, PolicyChange
+from yoriai.privacy.ledger import FurtherJobs, Ledger, PolicyChange, Renewal
 from yoriai.privacy.ledger_folder import ledgers_in
 from yoriai.privacy.wording import accountant_name
 
@@ -61,6 +61,7 @@ class BudgetView:
         further: whether there can be jobs beside the first one.
         policies: all that ever held; the last is in force.
         fingerprints: of the records, as they changed.
+        renewals: when, and why, the second place was begun anew.
         rows_set_back: rows whose time is before that of the row above.
     """
 
@@ -77,6 +78,7 @@ class BudgetView:
     charges: tuple[ChargeView, ...]
     plans: tuple[PlanView, ...]
     fingerprints: tuple[str, ...]
+    renewals: tuple[Renewal, ...]
     rows_set_back: tuple[int, ...]
     rows: int
 
@@ -103,6 +105,9 @@ class BudgetView:
                 for change in self.policies
             ],
             "fingerprints": list(self.fingerprints),
+            "witness_renewed": [
+                {"row": renewal.number, "at": renewal.at, "reason": renewal.reason} for renewal in self.renewals
+            ],
             "rows_set_back": list(self.rows_set_back),
         }
 
@@ -164,6 +169,7 @@ def view_of(ledger: Ledger, path: Path) -> BudgetView:
             for job, event in ledger.open_plans().items()
         ),
         fingerprints=tuple(ledger.fingerprints()),
+        renewals=tuple(ledger.renewals()),
         rows_set_back=tuple(ledger.rows_set_back()),
         rows=ledger.head().number,
     )

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from yoriai.client.budget import BudgetView
 from yoriai.privacy.accounting import Event, SampledSkellam
+from yoriai.privacy.ledger import Ledger
 from yoriai.privacy.wording import per_unit, terms
 
 
@@ -20,6 +21,17 @@ def print_budget(view: BudgetView, console: Console) -> None:
     parts += [Text(), _charges(view) if view.charges else Text("no charges yet")]
     parts += [Text(line, style="dim") for line in _notes(view)]
     console.print(Group(*parts, Text()), highlight=False)
+
+
+def last_of(ledger: Ledger) -> list[str]:
+    """How far a ledger goes, for an operator who is to say whether it is the newest."""
+    charges, lines = ledger.charges(), [f"data set {ledger.dataset}, {ledger.head().number} rows"]
+    if not charges:
+        return [*lines, "no charges yet"]
+    last = charges[-1]
+    at = f"{datetime.fromtimestamp(last.reserved_at, UTC):%Y-%m-%d %H:%M} UTC"
+    where = f"round {last.round_index + 1} of {_printable(last.job_id)}"
+    return [*lines, f"{len(charges)} charges; the last is {where}, {at}"]
 
 
 def mechanism_text(event: Event) -> str:
@@ -61,7 +73,7 @@ def _further_jobs(view: BudgetView) -> str:
     """What the ledger says to a second job, and why."""
     further, policy = view.further, view.policies[-1].policy
     if further.order is None:
-        return "possible: the first plan will fix the order at which they are added up"
+        return "possible: the first charge will fix the order at which they are added up"
     needs = f"at order {further.order}, at which they are added up, the first job's whole plan needs "
     needs += f"{further.first_plan_epsilon:.4f} of {policy.epsilon_budget:g} ({terms(policy.unit, 'rdp')})"
     if further.possible:
@@ -121,6 +133,10 @@ def _notes(view: BudgetView) -> list[str]:
             day, policy = datetime.fromtimestamp(change.at, UTC), change.policy
             raised = f"the operator raised the budget to epsilon {policy.epsilon_budget:g} at delta {policy.delta:g}"
             notes.append(f"Row {change.number}, {day:%Y-%m-%d}: {raised}: {_printable(change.reason)}")
+    for renewal in view.renewals:
+        day = datetime.fromtimestamp(renewal.at, UTC)
+        renewed = "the operator stated that the ledger is the newest and its second place was lost; it was begun anew"
+        notes.append(f"Row {renewal.number}, {day:%Y-%m-%d}: {renewed}: {_printable(renewal.reason)}")
     if len(view.fingerprints) > 1:
         notes.append(f"The records changed {len(view.fingerprints) - 1} times; the budget went on.")
     if view.rows_set_back:

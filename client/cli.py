@@ -7,8 +7,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from yoriai.asking import agree
 from yoriai.client import check_cli, daemon_cli, jobs_cli, setup_cli
 from yoriai.errors import ConfigError
+from yoriai.terminal import say
 
 _console = Console()
 
@@ -19,6 +21,7 @@ def mount(app: typer.Typer) -> None:
     setup_cli.mount(site)
     check_cli.mount(site)
     site.command("budget")(budget)
+    site.command("witness")(witness)
     daemon_cli.mount(site)
     jobs_cli.mount(site)
     app.add_typer(site, name="site")
@@ -70,6 +73,29 @@ def budget(
         return
     for view in views:
         print_budget(view, _console)
+
+
+def witness(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the site.")],
+    reason: Annotated[str, typer.Option("--reason", help="How its second place was lost; stays in the ledger.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Ask nothing; this ledger is the newest.")] = False,
+) -> None:
+    """Begin anew the second place of the ledger's end, which is lost while the ledger itself is whole and the newest.
+
+    Your word that it is the newest stays in the ledger. An older copy would forget what was spent since.
+    """
+    from yoriai.client.budget_table import last_of
+    from yoriai.privacy.ledger import Ledger
+
+    path, place = _ledger_of(folder, to_write=True)
+    with Ledger.without_witness(path, witness=place) as ledger:
+        say(f"the end of {path} is to be kept in {place} again, from here on:")
+        for line in last_of(ledger):
+            say(f"  {line}")
+        say("the site's log shows whether it went on after that; a backup that was put back is not the newest")
+        agree("Is this ledger certainly the newest there is?", yes=yes, otherwise="nothing was changed")
+        ledger.renew_witness(reason)
+        say(f"begun anew, and recorded as row {ledger.head().number}")
 
 
 def _ledger_of(folder: Path, *, to_write: bool) -> tuple[Path, Path]:

@@ -14,6 +14,7 @@ from yoriai import wire
 from yoriai.config import PolicySection
 from yoriai.errors import PolicyError, ProtocolError
 from yoriai.privacy.identity import SigningKey, Trust
+from yoriai.privacy.instruction import SequenceMemory
 from yoriai.privacy.ledger import Ledger
 from yoriai.privacy.ledger_witness import commit, committed
 from yoriai.privacy.roster import Directory, RosterMemory, read_roster
@@ -32,6 +33,7 @@ class SiteIdentity:
         certificate: its own, DER, issued by the federation's CA.
         trust: the pinned CA and the newest revocation list, as of now.
         memory: the highest roster that it has accepted.
+        taken: the highest sequence number that it has taken from its coordinator.
         entropy: random bytes for a window by its number, or for a round by its index, another stream with every call;
             tests only put in another source than the system's.
     """
@@ -40,6 +42,7 @@ class SiteIdentity:
     certificate: bytes
     trust: Callable[[], Trust]
     memory: RosterMemory
+    taken: SequenceMemory
     entropy: Callable[[int], Entropy] = lambda _: os.urandom
 
     def member(self, name: str, policy: PolicySection, offer: wire.JobOffer, number: int) -> Member:

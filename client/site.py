@@ -19,6 +19,7 @@ from yoriai import wire
 from yoriai.client.approval import Approval, terms_of
 from yoriai.client.charging import Charging
 from yoriai.client.deliveries import Deliveries
+from yoriai.client.instructions import Instructions
 from yoriai.client.job import AcceptedJob, Round, round_of, shares_of
 from yoriai.client.job_book import JobBook, Terms
 from yoriai.client.paid import local_update, paid, shared_sum
@@ -91,7 +92,7 @@ class Site:
         records: only the training records are used here.
         workbench: base model and what is built on it.
         ledger: of this data set, at the policy's budget and delta.
-        identity: key, certificate and trust; None at a site that takes no part in secure aggregation.
+        identity: key, certificate and trust, by which it knows its coordinator; None at a site that is no member.
         hooks: see SiteHooks.
         book: jobs and what the operator decided about them; None in a simulation, in which nobody is asked.
         deliveries: takes the last adapter of a job; None where none is delivered.
@@ -120,7 +121,7 @@ class Site:
         self._policy, self._records = config.policy, records
         self._workbench, self._ledger, self._identity = workbench, ledger, identity
         self._charging, self._approval = Charging(config.name, ledger), Approval(config.name, config.policy, book)
-        self._deliveries = deliveries
+        self._instructions, self._deliveries = Instructions(config.name, identity), deliveries
         self._hooks = hooks or SiteHooks()
         self._accepted: AcceptedJob | None = None
         duties = Duties(self._member, self._charging.charge, self._trained, self._shared, self._charging.mark_released)
@@ -130,7 +131,7 @@ class Site:
         """Answer one message. Never raises on what another party sent, and never lets text of a record out."""
         run_id = ""
         try:
-            message = wire.decode(data)
+            message = self._instructions.opened(data)
             run_id = message.run_id
             with self._workbench.lock:  # Two rounds at once would mix their gradients in the one model.
                 reply = self._answer(message)
@@ -166,8 +167,6 @@ class Site:
 
     def _consider(self, offer: wire.JobOffer) -> wire.Message:
         """Check a job against policy, base, records and budget, and prepare for it."""
-        if self._accepted is not None and self._accepted.run_id == offer.run_id:
-            self._forget()
         if PERSONAL_MARK in offer.run_id:
             raise PolicyError(
                 f"site {self.name}: a run's id holds {PERSONAL_MARK}, which is kept for the site's own runs"
@@ -195,11 +194,11 @@ class Site:
         terms = terms_of(offer, job, event, roster_digest)
         if self._asked_for(terms):
             return self._approval.waiting(offer.run_id)
-        self._forget()  # Not before: an offer that waits, or is refused, leaves the job at hand alone.
         model = self._workbench.model(job)
         start = AdapterState.from_bytes(offer.payload)
         model.check(start)
         self._take_part(terms, event, job)
+        self._forget()  # Not before: an offer that waits, or is refused, leaves the job at hand and its keys alone.
         self._accepted = AcceptedJob(
             run_id=offer.run_id,
             job=job,

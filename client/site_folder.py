@@ -8,7 +8,8 @@ node/              0700: node.key, with which Flower's SuperNode shows itself to
                    (what Flower says) and flower/ (Flower's own files)
 run/               0750: daemon.sock, which the SuperNode's user may reach
 systemd/           units of the daemon and of the SuperNode, and the users that they want
-trust/             0700: authority.der (the pinned CA), roster, revocations.der, site.cert, roster.seen
+trust/             0700: authority.der (the pinned CA), roster, revocations.der, site.cert, roster.seen,
+                   coordinator.seen
 ledgers/           0700: the privacy budget of each data set
 adapters/          0700: what the site has received and trained
 jobs/              0700: the jobs that were offered, and what the operator decided about each
@@ -28,6 +29,7 @@ from yoriai.errors import ConfigError, IdentityError
 from yoriai.files import PRIVATE, cannot_write, make_private_folder, read_carried, write_new
 from yoriai.privacy.enrolment import read_enrolment
 from yoriai.privacy.identity import Trust, read_key
+from yoriai.privacy.instruction import SequenceMemory
 from yoriai.privacy.papers import TrustFolder
 from yoriai.privacy.roster import RosterMemory
 
@@ -139,6 +141,10 @@ class SiteFolder:
         """The highest roster that the site has accepted."""
         return self.trusted.memory()
 
+    def taken(self) -> SequenceMemory:
+        """The highest sequence number that the site has taken from its coordinator."""
+        return SequenceMemory(self.path / "trust" / "coordinator.seen")
+
     def trust(self, now: datetime) -> Trust:
         """The pinned CA and the installed revocation list.
 
@@ -162,7 +168,7 @@ class SiteFolder:
             raise IdentityError(
                 "the installed certificate is for another key", remedy=f"yoriai site enrol {self.path}, once more"
             )
-        return SiteIdentity(key, enrolment.certificate, lambda: self.trust(clock()), self.memory())
+        return SiteIdentity(key, enrolment.certificate, lambda: self.trust(clock()), self.memory(), self.taken())
 
 
 def make_site(path: Path, config: SiteConfig) -> SiteFolder:

@@ -2,14 +2,16 @@
 
     NAME.request        coordinator -> consortium    name and identity key; signed by that key
     coordinator.cert    consortium -> coordinator    federation, name, key and expiry; signed by the federation CA
-                        coordinator -> sites         with every statement that it signs
+                        coordinator -> sites         with every message and every statement that it signs
 
 Both are laid out as in `signed_file.py`, each under a format of its own: a coordinator's certificate names no site, is
 in no roster, and cannot be shown as a member's. The consortium compares the key's fingerprint over a channel of its
 own, as it does with a site's.
 
-Not covered: a coordinator's certificate cannot be revoked before it expires. Whoever stole its key, and stands where
-the server does, can have sites store an adapter of theirs as a final one; no privacy hangs on it.
+A coordinator's key is revoked by the list that revokes sites' certificates, and is never certified again.
+
+Not covered: a site that has not installed the newest revocation list. Whoever stole the key, and stands where the
+server does, may ask there for all that the coordinator may, until the list comes or the certificate expires.
 """
 
 import json
@@ -21,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from yoriai.errors import IdentityError
 from yoriai.privacy.enrolment import key_fingerprint
 from yoriai.privacy.identity import Authority, SigningKey, Trust, check_name
+from yoriai.privacy.public_keys import check_ed25519, ed25519_key
 from yoriai.privacy.signed_file import SignedFormat, canonical_json
 
 _REQUEST = SignedFormat(
@@ -63,13 +66,14 @@ class CoordinatorCertificate:
     def __post_init__(self) -> None:
         check_name(self.federation)
         check_name(self.name)
-        if len(self.identity) != 32 or self.expires.utcoffset() != timedelta(0) or self.expires.microsecond:
+        check_ed25519(self.identity)
+        if self.expires.utcoffset() != timedelta(0) or self.expires.microsecond:
             raise _malformed(_CERTIFICATE)
 
     @property
     def public_key(self) -> Ed25519PublicKey:
         """The identity key."""
-        return Ed25519PublicKey.from_public_bytes(self.identity)
+        return ed25519_key(self.identity)
 
     @property
     def payload(self) -> bytes:
@@ -104,7 +108,7 @@ def read_coordinator_request(data: bytes) -> CoordinatorRequest:
     try:
         fields = json.loads(payload)
         request = CoordinatorRequest(check_name(fields["name"]), bytes.fromhex(fields["identity"]))
-        key = Ed25519PublicKey.from_public_bytes(request.identity)
+        key = ed25519_key(request.identity)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
         raise _malformed(_REQUEST) from None
     if payload != canonical_json({"name": request.name, "identity": request.identity.hex()}):
@@ -126,7 +130,7 @@ def read_coordinator_certificate(data: bytes, trust: Trust, *, now: datetime) ->
     """Verify and parse a coordinator's certificate.
 
     Raises:
-        IdentityError: the pinned CA did not sign it, it is malformed, or it has expired.
+        IdentityError: the pinned CA did not sign it, it is malformed, it has expired, or its key was revoked.
     """
     payload = _CERTIFICATE.open(data, trust.authority_key)
     try:
@@ -147,6 +151,7 @@ def read_coordinator_certificate(data: bytes, trust: Trust, *, now: datetime) ->
             found=f"{certificate.expires:%Y-%m-%d}",
             remedy="have the consortium sign the server's request again",
         )
+    trust.check_coordinator_key(certificate.identity)
     return certificate
 
 

@@ -12,13 +12,11 @@ Not covered: whether the adapter is what the rounds lead to. That is the coordin
 from a site what the others sent. Nor why a run ended early.
 """
 
-import json
 import re
 from dataclasses import asdict, dataclass
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from yoriai.errors import IdentityError
 from yoriai.privacy.identity import SigningKey, check_name
 from yoriai.privacy.signed_file import SignedFormat, canonical_json
 
@@ -59,11 +57,11 @@ class Delivery:
         may_lack = (self.adapter_digest, self.roster_digest)
         digests = (self.job_digest, self.base_digest, *(digest for digest in may_lack if digest != ""))
         if not all(type(digest) is str and _DIGEST.fullmatch(digest) for digest in digests):
-            raise _malformed()
+            raise _FORMAT.malformed()
         if type(self.run_id) is not str or not 1 <= len(self.run_id) <= _LONGEST_RUN_ID:
-            raise _malformed()
+            raise _FORMAT.malformed()
         if type(self.rounds) is not int or self.rounds < (1 if self.adapter_digest else 0):
-            raise _malformed()
+            raise _FORMAT.malformed()
 
     @property
     def payload(self) -> bytes:
@@ -86,15 +84,4 @@ def read_delivery(data: bytes, public_key: Ed25519PublicKey) -> Delivery:
     Raises:
         IdentityError: this key did not sign it, or it is malformed or of another version.
     """
-    payload = _FORMAT.open(data, public_key)
-    try:
-        statement = Delivery(**json.loads(payload))
-    except (TypeError, ValueError, AttributeError, RecursionError):
-        raise _malformed() from None
-    if statement.payload != payload:
-        raise _malformed()
-    return statement
-
-
-def _malformed() -> IdentityError:
-    return IdentityError(f"{_FORMAT.what} is malformed", remedy=_FORMAT.remedy)
+    return _FORMAT.statement(data, public_key, Delivery)

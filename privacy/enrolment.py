@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from yoriai.errors import IdentityError
 from yoriai.privacy.identity import Authority, SigningKey, Trust, check_name
 from yoriai.privacy.node_key import NodeKey, check_node_key, verify_node_proof
+from yoriai.privacy.public_keys import check_ed25519, ed25519_key
 from yoriai.privacy.signed_file import SignedFormat, canonical_json
 
 _REQUEST = SignedFormat("the request", "request", 1, remedy="make it anew at the site: yoriai site enrol DIR")
@@ -50,7 +51,7 @@ class Request:
     @property
     def public_key(self) -> Ed25519PublicKey:
         """The identity key."""
-        return Ed25519PublicKey.from_public_bytes(self.identity)
+        return ed25519_key(self.identity)
 
     @property
     def fingerprint(self) -> str:
@@ -85,7 +86,7 @@ def read_request(data: bytes) -> Request:
     head, _, body = payload.partition(b"\n")
     try:
         identity = bytes.fromhex(head[:_KEY_CHARS].decode("ascii"))
-        key = Ed25519PublicKey.from_public_bytes(identity)
+        key = ed25519_key(identity)
     except ValueError:
         raise _malformed("the request") from None
     _REQUEST.check(signature, payload, key)
@@ -141,7 +142,7 @@ def identity_of(certificate_der: bytes) -> bytes:
     """The Ed25519 key of a certificate, 32 bytes.
 
     Raises:
-        IdentityError: it is no certificate, or of another kind of key.
+        IdentityError: it is no certificate, or of another kind of key, or of one that is not canonical.
     """
     try:
         key = x509.load_der_x509_certificate(certificate_der).public_key()
@@ -149,7 +150,7 @@ def identity_of(certificate_der: bytes) -> bytes:
         raise _malformed("the certificate") from None
     if not isinstance(key, Ed25519PublicKey):
         raise IdentityError("the certificate is for another kind of key", expected="Ed25519")
-    return key.public_bytes_raw()
+    return check_ed25519(key.public_bytes_raw())
 
 
 def sign_enrolment(authority: Authority, enrolment: Enrolment) -> bytes:

@@ -7,8 +7,8 @@ One number counts every list that the CA signs, rosters (as their serial) and re
 grows, also where a step issues a list of one kind only, and a state with the new number is durable before a list that
 bears it is handed out.
 
-A name has one certificate. A key speaks for one name, and never again once it was revoked. A request of a member with
-the same keys is a renewal.
+A name has one certificate. A key speaks for one name, a site's or a coordinator's, and never again once it was revoked.
+A request of a member with the same keys is a renewal.
 
 Not covered: a consortium's folder that is restored from an old backup would count the same numbers again; sites refuse
 lists of theirs, so the next roster must be given a higher serial by hand. Members that were revoked after the
@@ -16,81 +16,25 @@ backup must be revoked anew.
 """
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from yoriai.errors import IdentityError
-from yoriai.privacy.enrolment import Enrolment, Request, identity_of, key_fingerprint
-from yoriai.privacy.identity import Authority, Trust, check_name, fingerprint
-from yoriai.privacy.roster import Roster, RosterEntry, sign_roster
+from yoriai.privacy.coordinator_identity import CoordinatorRequest
+from yoriai.privacy.enrolment import Enrolment, Request
+from yoriai.privacy.identity import Authority, Trust, check_name
+from yoriai.privacy.membership import Coordinator, Member, Revoked, Terms, read_coordinator, read_member
+from yoriai.privacy.roster import Roster, sign_roster
 from yoriai.privacy.signed_file import SignedFormat, canonical_json
 
 # A revocation list tells nothing once it has expired, so that a site cannot be kept on an old one for good.
 LISTS_VALID_FOR = timedelta(days=90)
 LARGEST_NUMBER = 2**53
 _FORMAT = SignedFormat("the federation's state", "federation", 1, remedy="restore the folder from its newest backup")
-
-
-@dataclass(frozen=True)
-class Terms:
-    """How a member counts: its weight, 1 to 255, and the largest rank that it trains; None takes any job's."""
-
-    weight: int = 1
-    rank: int | None = None
-
-    def check(self, name: str) -> None:
-        """Raise IdentityError unless a roster may give these terms to the site of this name."""
-        RosterEntry(name, "0" * 64, self.weight, self.rank)
-
-
-@dataclass(frozen=True)
-class Member:
-    """A member and the terms that the next roster gives it."""
-
-    enrolment: Enrolment
-    terms: Terms
-
-    def __post_init__(self) -> None:
-        self.terms.check(self.name)
-
-    @property
-    def name(self) -> str:
-        """Its name in the roster."""
-        return self.enrolment.name
-
-    @property
-    def keys(self) -> frozenset[bytes | str]:
-        """Identity key and node key."""
-        return frozenset({self.enrolment.identity, self.enrolment.node_key})
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 of the identity key, in rows for reading aloud."""
-        return key_fingerprint(self.enrolment.identity)
-
-    @property
-    def entry(self) -> RosterEntry:
-        """Its line in the roster."""
-        certificate = fingerprint(self.enrolment.certificate).hex()
-        return RosterEntry(self.name, certificate, self.terms.weight, self.terms.rank)
-
-
-@dataclass(frozen=True)
-class Revoked:
-    """A certificate (DER) that no longer holds, with the node key that went with it."""
-
-    certificate: bytes
-    node_key: str
-
-    @property
-    def keys(self) -> frozenset[bytes | str]:
-        """Identity key and node key."""
-        return frozenset({identity_of(self.certificate), self.node_key})
 
 
 @dataclass(frozen=True)
@@ -103,6 +47,7 @@ class Federation:
         revoked: oldest first.
         revocations: the newest revocation list, DER.
         roster: the newest roster's file; empty before the first.
+        coordinators: every key that was certified for one, oldest first.
     """
 
     name: str
@@ -111,6 +56,7 @@ class Federation:
     revoked: tuple[Revoked, ...]
     revocations: bytes
     roster: bytes = b""
+    coordinators: tuple[Coordinator, ...] = ()
 
     @classmethod
     def found(cls, authority: Authority, name: str, *, now: datetime) -> "Federation":
@@ -128,7 +74,8 @@ class Federation:
                 return member
         known = ", ".join(member.name for member in self.members[:8])
         expected = f"one of: {known}" if known else "a member, and it has none yet"
-        raise IdentityError(f"{check_name(name)} is not a member of {self.name}", expected=expected)
+        remedy = "a coordinator that an older Yoriai certified is entered by signing its request once more"
+        raise IdentityError(f"{check_name(name)} is not a member of {self.name}", expected=expected, remedy=remedy)
 
     def check_request(self, request: Request, *, renew: bool) -> None:
         """Refuse a request that must not be signed as things are.
@@ -156,6 +103,12 @@ class Federation:
                     f"the request of {request.name} has a key that {other.name} holds",
                     remedy="have the site make keys of its own",
                 )
+        named = self.coordinator_keys(request.name)
+        if named or any(request.identity == known.identity for known in self.coordinators):
+            raise IdentityError(
+                f"the request of {request.name} has a coordinator's {'name' if named else 'key'}",
+                remedy="have the site made with a name and keys of its own",
+            )
         current = holder.keys if holder else frozenset[bytes | str]()
         if any((asked - current) & old.keys for old in self.revoked):
             raise IdentityError(
@@ -196,6 +149,50 @@ class Federation:
         revoked = Revoked(gone.enrolment.certificate, gone.enrolment.node_key)
         return replace(self, members=rest, revoked=(*self.revoked, revoked))._with_list(authority, now)
 
+    def check_coordinator(self, request: CoordinatorRequest) -> None:
+        """Refuse a coordinator that would pass for a site, in logs by its name or in signatures by its key.
+
+        Raises:
+            IdentityError: the name or the key is a member's, or the key was revoked.
+        """
+        for member in self.members:
+            if member.name == request.name or member.enrolment.identity == request.identity:
+                raise IdentityError(
+                    f"the coordinator's request has the name or the key of the member {member.name}",
+                    remedy="have the server made with a name and a key of its own",
+                )
+        revoked = {known.identity for known in self.coordinators if known.revoked}
+        if request.identity in revoked or any(request.identity in old.keys for old in self.revoked):
+            raise IdentityError(
+                "the coordinator's request has a key that was revoked",
+                remedy="have the server's key file moved away, and a request made with a new one",
+            )
+
+    def with_coordinator(self, request: CoordinatorRequest) -> "Federation":
+        """The federation that remembers whose key it certifies, so that it can be revoked.
+
+        Raises:
+            IdentityError: as `check_coordinator`.
+        """
+        self.check_coordinator(request)
+        coordinator = Coordinator(request.name, request.identity)
+        return replace(self, coordinators=tuple(dict.fromkeys((*self.coordinators, coordinator))))
+
+    def coordinator_keys(self, name: str) -> list[bytes]:
+        """The keys that hold for a coordinator of that name."""
+        return [known.identity for known in self.coordinators if known.name == name and not known.revoked]
+
+    def without_coordinator(self, authority: Authority, name: str, *, now: datetime) -> "Federation":
+        """The federation in which no key of a coordinator holds any longer; all of them are on the next list.
+
+        Raises:
+            IdentityError: there is no such coordinator.
+        """
+        if not self.coordinator_keys(name):
+            raise IdentityError(f"{check_name(name)} is not a coordinator of {self.name}")
+        rest = tuple(replace(known, revoked=known.revoked or known.name == name) for known in self.coordinators)
+        return replace(self, coordinators=rest)._with_list(authority, now)
+
     def with_roster(
         self, authority: Authority, *, now: datetime, valid_for: timedelta, serial: int | None = None
     ) -> "Federation":
@@ -224,7 +221,8 @@ class Federation:
     def _with_list(self, authority: Authority, now: datetime, valid_for: timedelta = LISTS_VALID_FOR) -> "Federation":
         number = self.number + 1
         certificates = [old.certificate for old in self.revoked]
-        signed = authority.revocation_list(certificates, number=number, now=now, valid_for=valid_for)
+        keys = [known.identity for known in self.coordinators if known.revoked]
+        signed = authority.revocation_list(certificates, keys, number=number, now=now, valid_for=valid_for)
         return replace(self, number=number, revocations=signed)
 
     @cached_property
@@ -243,7 +241,10 @@ class Federation:
         document = {"name": self.name, "number": self.number, "members": members}
         revoked = [{"certificate": old.certificate.hex(), "node_key": old.node_key} for old in self.revoked]
         lists = {"revocations": self.revocations.hex(), "roster": self.roster.decode("ascii")}
-        return canonical_json(document | {"revoked": revoked} | lists)
+        # Left out where there is none, so that a state of before coordinators were remembered keeps its bytes.
+        known = [{**asdict(one), "identity": one.identity.hex()} for one in self.coordinators]
+        coordinators = {"coordinators": known} if known else {}
+        return canonical_json(document | {"revoked": revoked} | lists | coordinators)
 
 
 def check_ends(authority: Authority, name: str, expires: datetime) -> None:
@@ -275,18 +276,14 @@ def read_federation(data: bytes, key: Ed25519PublicKey) -> Federation:
         federation = Federation(
             name=check_name(document["name"]),
             number=int(document["number"]),
-            members=tuple(_member(document["name"], fields) for fields in document["members"]),
+            members=tuple(read_member(document["name"], fields) for fields in document["members"]),
             revoked=tuple(Revoked(bytes.fromhex(old["certificate"]), old["node_key"]) for old in document["revoked"]),
             revocations=bytes.fromhex(document["revocations"]),
             roster=document["roster"].encode("ascii"),
+            coordinators=tuple(map(read_coordinator, document.get("coordinators", ()))),
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         raise IdentityError("the signed state of the federation is malformed", remedy=_FORMAT.remedy) from None
     if federation.payload != payload:
         raise IdentityError("the signed state of the federation is not in canonical form", remedy=_FORMAT.remedy)
     return federation
-
-
-def _member(federation: str, fields: dict[str, Any]) -> Member:
-    enrolment = Enrolment(federation, fields["name"], bytes.fromhex(fields["certificate"]), fields["node_key"])
-    return Member(enrolment, Terms(fields["weight"], fields["rank"]))

@@ -101,25 +101,6 @@ def unlocked(folder: Path, passphrase: bytes, *, now: datetime) -> Iterator["Fed
         yield opened
 
 
-def check_coordinator(federation: Federation, request: CoordinatorRequest) -> None:
-    """Refuse a coordinator that would pass for a site: in logs by its name, or in signatures by its key.
-
-    Raises:
-        IdentityError: the name or the key is a member's, or the key was revoked.
-    """
-    for member in federation.members:
-        if member.name == request.name or member.enrolment.identity == request.identity:
-            raise IdentityError(
-                f"the coordinator's request has the name or the key of the member {member.name}",
-                remedy="have the server made with a name and a key of its own",
-            )
-    if any(request.identity in old.keys for old in federation.revoked):
-        raise IdentityError(
-            "the coordinator's request has a key that was revoked",
-            remedy="have the server's key file moved away, and a request made with a new one",
-        )
-
-
 @dataclass(frozen=True)
 class FederationFolder:
     """A consortium's folder while its CA's key is at hand."""
@@ -141,14 +122,15 @@ class FederationFolder:
         self.hand_out(federation)
 
     def certify(self, request: CoordinatorRequest, *, now: datetime, valid_for: timedelta) -> Path:
-        """Write coordinator.cert; somebody has compared the key's fingerprint. The state stays as it is.
+        """Remember the key, and write coordinator.cert; somebody has compared the key's fingerprint.
 
         Raises:
-            IdentityError: as `check_coordinator`; a certificate that outlives the CA.
+            IdentityError: as `Federation.check_coordinator`; a certificate that outlives the CA.
             StorageError: the file cannot be written.
         """
-        check_coordinator(self.federation, request)
+        federation = self.federation.with_coordinator(request)
         check_ends(self.authority, request.name, now + valid_for)
+        self.save(federation)  # First: a key that is certified can always be revoked.
         data = certify_coordinator(self.authority, self.federation.name, request, now=now, valid_for=valid_for)
         return write_atomically(self.path / COORDINATOR, data, mode=PRIVATE)
 

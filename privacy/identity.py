@@ -8,6 +8,7 @@ Private keys are written once, with mode 0600, optionally under a passphrase (PK
 time as an argument. Only the `read_` and `write_` functions touch files.
 """
 
+import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from cryptography.x509.oid import NameOID
 
 from yoriai.errors import IdentityError
 from yoriai.privacy.key_file import read_private, write_private
+from yoriai.privacy.public_keys import check_ed25519
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SKEW = timedelta(minutes=5)
@@ -168,8 +170,9 @@ class Authority:
         """Issue a site's certificate, DER, for a key that has proved itself.
 
         Raises:
-            IdentityError: if the name is not a plain one.
+            IdentityError: if the name is not a plain one, or the key is not canonical or of small order.
         """
+        check_ed25519(public_key.public_bytes_raw())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, check_name(name))])
         builder = _builder(subject, self.certificate.subject, public_key, now, valid_for)
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
@@ -177,14 +180,27 @@ class Authority:
         return builder.sign(self.key.for_x509(), None).public_bytes(Encoding.DER)
 
     def revocation_list(
-        self, certificates_der: Iterable[bytes], *, number: int, now: datetime, valid_for: timedelta
+        self,
+        certificates_der: Iterable[bytes],
+        keys: Iterable[bytes] = (),
+        *,
+        number: int,
+        now: datetime,
+        valid_for: timedelta,
     ) -> bytes:
-        """Sign the full list of revoked certificates, DER; `number` grows with every list."""
+        """Sign the full list of revoked certificates, and of revoked coordinators' keys, DER.
+
+        Args:
+            certificates_der: of sites.
+            keys: raw Ed25519 keys of coordinators, whose certificates are no X.509 ones and have no serial number.
+            number: grows with every list.
+            now, valid_for: from when, and how long, the list tells something.
+        """
         builder = x509.CertificateRevocationListBuilder().issuer_name(self.certificate.subject)
         builder = builder.last_update(now).next_update(now + valid_for)
         builder = builder.add_extension(x509.CRLNumber(number), critical=False)
-        for der in certificates_der:
-            serial = x509.load_der_x509_certificate(der).serial_number
+        serials = [x509.load_der_x509_certificate(der).serial_number for der in certificates_der]
+        for serial in (*serials, *map(_serial_of, keys)):
             entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now).build()
             builder = builder.add_revoked_certificate(entry)
         return builder.sign(self.key.for_x509(), None).public_bytes(Encoding.DER)
@@ -277,7 +293,8 @@ class Trust:
         """Return the public key of the site `name`.
 
         Raises:
-            IdentityError: unless the certificate is a valid, unexpired, unrevoked end certificate of the CA for it.
+            IdentityError: unless the certificate is a valid, unexpired, unrevoked end certificate of the CA for it,
+                with a canonical key.
         """
         try:
             certificate = x509.load_der_x509_certificate(certificate_der)
@@ -289,12 +306,30 @@ class Trust:
         key = certificate.public_key()
         if constraints.ca or not usage.digital_signature or not isinstance(key, Ed25519PublicKey):
             raise IdentityError(f"certificate of {name} is not a site's signing certificate")
+        check_ed25519(key.public_bytes_raw())
         if _common_name(certificate.subject) != name:
             raise IdentityError(f"certificate offered for {name} belongs to another site")
         _check_window(f"certificate of {name}", certificate, self.now)
         if certificate.serial_number in self._revoked:
             raise IdentityError(f"certificate of {name} is revoked", remedy="ask the consortium for a new one")
         return key
+
+    def check_coordinator_key(self, identity: bytes) -> None:
+        """Raise IdentityError if this coordinator's key (raw Ed25519, 32 bytes) is on the revocation list."""
+        if _serial_of(identity) in self._revoked:
+            raise IdentityError(
+                "the coordinator's key is revoked",
+                remedy="have the server make a request with a new key, and the consortium sign it",
+            )
+
+
+def _serial_of(identity: bytes) -> int:
+    """The number under which a coordinator's key stands in a revocation list: 159 bits of its hash, as X.509 allows.
+
+    A site's certificate has a random number of as many bits, so that neither stands for the other.
+    """
+    digest = hashlib.sha256(b"yoriai/coordinator-key/1\0" + identity).digest()
+    return int.from_bytes(digest[:20], "big") >> 1
 
 
 def revocation_number(der: bytes) -> int:

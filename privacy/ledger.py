@@ -5,8 +5,8 @@ Order of things: `approve` (before anything trains) -> `reserve` (before a gradi
 undercharge. Events are stored, not epsilons: a better accountant or another delta is applied to the same history.
 
 What fits is for `ledger_rule` to say: PLD or PRV within the first job's plan, a Rényi filter over several jobs. The
-filter's order is written right before the first plan, from what is known then, and stays. A plan stays open, and holds
-its unused rounds, until `finish`.
+filter's order is written right before the first charge, from what is known then, and stays. A plan stays open, and
+holds its unused rounds, until `finish`.
 
 Storage. SQLite, one append-only table; each row holds canonical JSON and the SHA-256 over the previous row's hash, its
 number and that JSON. All rows are verified at opening, new ones (of another process) before every use. The end of the
@@ -25,11 +25,11 @@ from typing import Self
 
 from yoriai.errors import ConfigError, LedgerError, UsedUpError
 from yoriai.privacy.accounting import Accountant, Event, event_to_dict
-from yoriai.privacy.ledger_book import Book, Charge, Head, Policy, PolicyChange, Unit, of_job
+from yoriai.privacy.ledger_book import Book, Charge, Head, Policy, PolicyChange, Renewal, Unit, of_job
 from yoriai.privacy.ledger_rule import BudgetRule, FurtherJobs
 from yoriai.privacy.ledger_store import LedgerStore
 
-__all__ = ["Charge", "FurtherJobs", "Ledger", "Policy", "PolicyChange", "Unit"]
+__all__ = ["Charge", "FurtherJobs", "Ledger", "Policy", "PolicyChange", "Renewal", "Unit"]
 
 _SPENDING_POINTS = 20
 _LONGEST_REASON = 500
@@ -122,12 +122,7 @@ class Ledger:
         Raises:
             ConfigError: it widens nothing, or the reason is missing or too long.
         """
-        if not 0 < len(reason.strip()) <= _LONGEST_REASON:
-            raise ConfigError(
-                "raising a budget needs a reason",
-                found=f"{len(reason.strip())} characters",
-                expected=f"1 to {_LONGEST_REASON}",
-            )
+        check_reason("raising a budget", reason)
         with self._store.writing():
             before = self._rule().policy
             new = replace(before, epsilon_budget=float(epsilon_budget), delta=before.delta if delta is None else delta)
@@ -139,6 +134,43 @@ class Ledger:
                     remedy="a lower budget is taken from the site's policy, without a reason",
                 )
             self._append_policy(new, reason.strip())
+
+    @classmethod
+    def without_witness(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        clock: Callable[[], float] = time.time,
+        timeout_s: float = 30.0,
+        witness: str | os.PathLike[str] | None = None,
+    ) -> Self:
+        """Open a ledger whose second place is lost: to look at it, and to `renew_witness`. It cannot be charged on.
+
+        Raises:
+            LedgerError: the second place is there and can be read, and decides as ever; or as `existing`.
+        """
+        store = LedgerStore.open(Path(path), None, clock=clock, timeout_s=timeout_s, witness=witness, is_lost=True)
+        return cls(store)
+
+    def renew_witness(self, reason: str) -> None:
+        """Begin the second place anew where it is lost: the way back after its disk died. Durable when it returns.
+
+        Nothing but the operator's word, and the coordinator's newest commitment, then says that the ledger is the
+        newest copy. So that word is a row of its own, with its reason, for good; it never passes in silence.
+
+        Args:
+            reason: in the operator's words, 1 to 500 characters; whoever checks the ledger reads it.
+
+        Raises:
+            LedgerError: the second place is there and can be read.
+            ConfigError: the reason is missing or too long.
+        """
+        check_reason("beginning a ledger's second place anew", reason)
+        self._store.renew_witness(reason.strip())
+
+    def renewals(self) -> list[Renewal]:
+        """Return when, and why, the second place was begun anew, oldest first."""
+        return list(self._store.current().renewals)
 
     def approve(self, job_id: str, event: Event, rounds: int) -> None:
         """Promise a job its rounds, before anything trains. Replaces an earlier plan of the same job; durable.
@@ -160,7 +192,6 @@ class Ledger:
         with self._store.writing():
             self._rule().check_plan(self._store.book, job_id, event, rounds)
             if self._store.book.plans.get(job_id) != (event, rounds):
-                self._fix_order(event)
                 self._store.append(kind="approved", job_id=job_id, event=event_to_dict(event), rounds=rounds)
 
     def reserve(self, job_id: str, round_index: int, event: Event) -> None:
@@ -356,9 +387,10 @@ class Ledger:
             self._append_policy(policy, "")
 
     def _fix_order(self, event: Event) -> None:
-        """Write the order that the first plan fixes, inside its transaction; from the second plan on there is one."""
-        if self._store.book.order is None:
-            self._store.append(kind="order", order=self._rule().order_for(self._store.book, event))
+        """Write the order that the first charge fixes, inside its transaction; from then on it stays."""
+        book = self._store.book
+        if not book.charges and book.order != (order := self._rule().order_for(book, event)):
+            self._store.append(kind="order", order=order)
 
     def _append_policy(self, policy: Policy, reason: str) -> None:
         self._store.append(kind="policy", **asdict(policy), reason=reason)
@@ -370,6 +402,13 @@ class Ledger:
             what = f"ledger {self._store.path.name} has no policy yet"
             raise LedgerError(what, remedy="open it with the site's own first")
         return BudgetRule(policy)
+
+
+def check_reason(what: str, reason: str) -> None:
+    """Raise ConfigError unless an operator's reason is one that can be kept."""
+    length = len(reason.strip())
+    if not 0 < length <= _LONGEST_REASON:
+        raise ConfigError(f"{what} needs a reason", found=f"{length} characters", expected=f"1 to {_LONGEST_REASON}")
 
 
 def _limits(policy: Policy) -> str:

@@ -76,6 +76,15 @@ class PolicyChange:
 
 
 @dataclass(frozen=True)
+class Renewal:
+    """That the ledger's second place was lost and begun anew with row `number`, on the operator's word."""
+
+    number: int
+    at: float
+    reason: str
+
+
+@dataclass(frozen=True)
 class FirstPlan:
     """What was fixed before anything left: how often the first job to be charged may run its one event."""
 
@@ -102,9 +111,10 @@ class Book:
 
     Attributes:
         policies: all that ever held, oldest first.
-        order: the one at which jobs are added up, fixed with the first plan; None before that.
+        order: the one at which jobs are added up, fixed with the first charge; None before that.
         first_plan: the plan that the first charge was made under; None before that.
         fingerprints: of the records, in the order in which they were first charged on; the last are in use.
+        renewals: of the second place, oldest first.
         set_back: rows whose time is before the row's before them. Times decide nothing; they are shown.
     """
 
@@ -115,6 +125,7 @@ class Book:
     order: int | None = None
     first_plan: FirstPlan | None = None
     fingerprints: list[str] = field(default_factory=list)
+    renewals: list[Renewal] = field(default_factory=list)
     set_back: list[int] = field(default_factory=list)
     # Replaced as a whole, never changed: another thread may be reading it.
     plans: Mapping[str, tuple[Event, int]] = field(default_factory=dict)
@@ -145,6 +156,8 @@ class Book:
             self.policies.append(PolicyChange(number, body["at"], policy, body["reason"]))
         elif kind == "order":
             self._fix_order(body["order"])
+        elif kind == "witness":
+            self._renew_witness(number, body)
         elif kind == "records":
             self.fingerprints.append(body["fingerprint"])
         else:
@@ -154,14 +167,20 @@ class Book:
         self.number, self.hash, self._time = number, row_hash, body["at"]
 
     def _fix_order(self, order: object) -> None:
-        if self.order is not None or type(order) is not int or order < 2:
-            raise ValueError("the order is fixed once, to a whole number of at least 2")
+        # Before the first charge it may be fixed anew: earlier Yoriais wrote it with the first plan, charged or not.
+        if self.charges or type(order) is not int or order < 2:
+            raise ValueError("the order is fixed before the first charge, to a whole number of at least 2")
         self.order = order
+
+    def _renew_witness(self, number: int, body: Mapping[str, Any]) -> None:
+        if type(body["reason"]) is not str or not body["reason"]:
+            raise ValueError("a second place is begun anew for a reason")
+        self.renewals.append(Renewal(number, body["at"], body["reason"]))
 
     def _apply_to_job(self, kind: str, number: int, body: Mapping[str, Any]) -> None:
         job_id = body["job_id"]
-        if self.order is None and kind in ("approved", "reserved"):
-            raise ValueError("a plan or a charge before the order was fixed")
+        if self.order is None and kind == "reserved":
+            raise ValueError("a charge before the order was fixed")
         if kind == "approved":
             self.opened[job_id] = self.opened[job_id] if job_id in self.plans else body["at"]
             self.plans = {**self.plans, job_id: (event_from_dict(body["event"]), body["rounds"])}

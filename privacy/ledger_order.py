@@ -1,16 +1,17 @@
 """The one Rényi order at which a ledger adds up what several jobs cost. Pure.
 
 Choice. A Rényi filter is proved for one order that is fixed before any output is seen (Feldman and Zrnic 2021). Known
-by then are the policy and the first plan. The order taken is the one at which the first plan's event can be repeated
-most often before the budget is full: what comes later tends to be of that kind. Any other order would do as well for
-the proof; a worse one makes the filter stop sooner. The number of rounds has no part in it, so that a first job of a
-few rounds does not fix an order which suits only a few.
+by the first charge are the policy and the plans. The order taken is the one at which the event of the oldest open plan
+can be repeated most often before the budget is full: what comes later tends to be of that kind. Any other order would
+do as well for the proof; a worse one makes the filter stop sooner. The number of rounds has no part in it, so that a
+first job of a few rounds does not fix an order which suits only a few.
 
 Conversion from a divergence to (epsilon, delta): Canonne, Kamath and Steinke 2020, proposition 12, by dp_accounting.
 """
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 from yoriai.privacy.accounting import Event, epsilon
 from yoriai.privacy.renyi import ORDERS, epsilon_at_order, renyi_divergence
@@ -18,6 +19,7 @@ from yoriai.privacy.renyi import ORDERS, epsilon_at_order, renyi_divergence
 _LEAST_DIVERGENCE = 1e-300
 
 
+@lru_cache(maxsize=1024)
 def best_order(epsilon_budget: float, delta: float, event: Event) -> int:
     """Return the order at which `event` fits most often into a budget; the smallest of several.
 

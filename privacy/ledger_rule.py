@@ -14,7 +14,9 @@ PLD composition does not hold in general once parameters may depend on earlier r
 profile can be passed by who chooses them with an eye on the outputs so far (Regehr et al. 2026). At one order that was
 fixed beforehand the sum bounds the divergence of everything together, however the parameters were chosen, if it never
 passes a limit that was fixed as well (Feldman and Zrnic 2021, Lécuyer 2021). The order (`ledger_order`) is a row of its
-own, written before the first plan; neither more jobs nor another budget change it.
+own, written with the first charge and before it; neither more jobs nor another budget change it afterwards. Until then
+nothing that hangs on records has left, so a plan that is given up leaves no order behind: the offer of a job that never
+trains cannot spoil the ledger for those that do.
 
 Rule. Let V say that the first plan, as a whole, fits the budget at the order. A history fits
 
@@ -61,7 +63,7 @@ class FurtherJobs:
 
     Attributes:
         possible: under the budget in force.
-        order: at which jobs are added up; None before the first plan.
+        order: at which jobs are added up; None before the first plan. Until the first charge another may come.
         first_plan_epsilon: what the first job's whole plan needs at that order; 0.0 without a plan.
     """
 
@@ -100,15 +102,23 @@ class BudgetRule:
         return self._filtered(costs, self.order_for(book, several[0])) if len(several) > 1 else self._fixed(costs)
 
     def order_for(self, book: Book, event: Event) -> int:
-        """The ledger's order or, before its first plan, the one that a plan of this event fixes."""
-        return book.order or best_order(self.policy.epsilon_budget, self.policy.delta, event)
+        """The ledger's order or, before its first charge, the one that it would be fixed at now.
+
+        That is the oldest open plan's or, without a plan, the one of this event: as long as nothing was charged, a plan
+        that is given up takes its order with it.
+        """
+        if book.charges and book.order is not None:
+            return book.order
+        oldest = next((planned for planned, _ in book.plans.values()), event)
+        return best_order(self.policy.epsilon_budget, self.policy.delta, oldest)
 
     def further_jobs(self, book: Book) -> FurtherJobs:
         """Whether the ledger can take jobs beside the first one, judged by its plan as it stands."""
         first = _first(book)
         if first is None:
-            return FurtherJobs(True, book.order, 0.0)
-        return FurtherJobs(self._leaves_room(book, first), book.order, self._whole(book, first))
+            return FurtherJobs(True, None, 0.0)
+        order = self.order_for(book, first.event)
+        return FurtherJobs(self._leaves_room(book, first), order, self._whole(book, first))
 
     def check_plan(self, book: Book, job_id: str, event: Event, rounds: int) -> None:
         """Raise BudgetError unless all charges, all other plans and this plan fit together."""

@@ -11,7 +11,7 @@ from typing import Any, Self
 from yoriai.errors import LedgerError
 from yoriai.privacy.ledger_book import Book, Head
 from yoriai.privacy.ledger_file import catch_up, check_format, create, faults, has_hash, hash_of, insert, step
-from yoriai.privacy.ledger_witness import check_head, must_be_new, read_head, second_place, write_head
+from yoriai.privacy.ledger_witness import check_head, must_be_lost, must_be_new, read_head, second_place, write_head
 
 
 class LedgerStore:
@@ -38,14 +38,17 @@ class LedgerStore:
         clock: Callable[[], float],
         timeout_s: float,
         witness: str | os.PathLike[str] | None,
+        is_lost: bool = False,
     ) -> Self:
         """Verify every row of the ledger at `path`, and that none is missing at its end.
 
         Args:
             dataset: whose ledger it must be, or will be if there is none; None takes any, and makes none.
+            is_lost: the second place is lost, and what it would show stays open. Only `renew_witness` writes then.
 
         Raises:
-            LedgerError: not a ledger, of another format, damaged, an old copy, of another data set, gone, or locked.
+            LedgerError: not a ledger, of another format, damaged, an old copy, of another data set, gone, or locked; or
+                the second place is not lost.
         """
         place = second_place(path) if witness is None else Path(witness)
         with faults(path):
@@ -61,7 +64,10 @@ class LedgerStore:
             # a commit could bring the journal back and undo the charge.
             db.execute("PRAGMA synchronous = EXTRA")
             check_format(db, path)
-            if store._check_head() is None and dataset is not None:
+            if is_lost:
+                must_be_lost(place, path)
+                store.current()
+            elif store._check_head() is None and dataset is not None:
                 store._keep_head(None)  # Before the second row: from then on a ledger without it is refused.
             if dataset is not None and store.book.dataset != dataset:
                 raise LedgerError(
@@ -71,6 +77,24 @@ class LedgerStore:
                     remedy="give each data set its own ledger, for good",
                 )
         return store
+
+    def renew_witness(self, reason: str) -> None:
+        """Record that the second place was lost, and write it anew.
+
+        A crash between the two leaves a ledger without a second place, as before, and one row more.
+
+        Raises:
+            LedgerError: it is there and can be read.
+        """
+        with self._lock, faults(self.path):
+            with self._locked():
+                must_be_lost(self._witness, self.path)
+                self.current()
+                self.append(kind="witness", reason=reason)
+                step("rows written")
+                self._db.execute("COMMIT")
+            step("committed")
+            self._keep_head(None)
 
     def current(self) -> Book:
         """Verify and take in the rows that were written since the last look, by whichever process."""

@@ -10,6 +10,10 @@ the second place names, or has another one in its stead, is not the newest.
 A commitment shows the coordinator a hash that tells nothing of the rows, not even how many there are: the first row
 holds random bits. It binds the site to all rows up to there.
 
+A second place that is lost, with its disk say, is begun anew by the operator (`Ledger.renew_witness`): their word, and
+the reason, are a row of the chain. From then on it guards what comes; an older copy that was put in at that moment is
+found out by the commitment alone.
+
 Not covered: who restores ledger and second place together (keep it on another disk), and a coordinator that forgets
 or gives back an old commitment at the same time.
 """
@@ -31,6 +35,7 @@ _DOMAIN = b"yoriai/ledger-head/1"
 _HASH_CHARS = 64
 _COMMITMENT_CHARS = _HASH_CHARS + 128  # Hash and signature, both in hexadecimal.
 _LOST = "; where it is lost, the data set's budget counts as spent and it must not be trained on"
+_AGAIN = "; where it alone is lost, and the ledger is certainly the newest: yoriai site witness DIR --reason TEXT"
 
 
 def second_place(ledger: Path) -> Path:
@@ -55,7 +60,7 @@ def read_head(place: Path) -> Head | None:
     except (ValueError, KeyError, TypeError):
         raise LedgerError(
             f"{place.name}, which keeps the end of a ledger's chain, is damaged",
-            remedy="restore it with the ledger, both from the newest copy" + _LOST,
+            remedy="put the newest copy of this file back" + _AGAIN,
         ) from None
     return head
 
@@ -92,7 +97,7 @@ def check_head(kept: Head | None, found: str | None, last: int, ledger: Path) ->
         raise LedgerError(
             f"ledger {ledger.name} has {last} rows, and its second place is gone",
             expected=f"the end of its chain in {second_place(ledger).name}, or where the operator keeps it",
-            remedy="put that file back" + _LOST,
+            remedy="put that file back" + _AGAIN,
         )
     if kept is not None and found != kept.hash:
         what = f"row {kept.number}: it is not the row that was written there"
@@ -103,6 +108,24 @@ def check_head(kept: Head | None, found: str | None, last: int, ledger: Path) ->
             found=f"{last} rows",
             expected=f"row {kept.number} as its second place remembers it",
             remedy="put the newest file back" + _LOST,
+        )
+
+
+def must_be_lost(place: Path, ledger: Path) -> None:
+    """Refuse to begin a second place anew that is there and tells where the ledger's chain ended.
+
+    Raises:
+        LedgerError: it can be read.
+    """
+    try:
+        kept = read_head(place)
+    except LedgerError:  # Damaged: as good as gone.
+        return
+    if kept is not None:
+        raise LedgerError(
+            f"the second place of ledger {ledger.name} is not lost",
+            found=f"{place.name} with the hash of row {kept.number}",
+            remedy="what it says holds; a ledger that lacks that row is an old copy",
         )
 
 

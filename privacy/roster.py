@@ -10,6 +10,7 @@ In the protocol a site is its position in the roster, which is sorted by name.
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -17,12 +18,14 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from yoriai.errors import IdentityError
-from yoriai.files import PRIVATE, write_atomically
+from yoriai.errors import IdentityError, StorageError
+from yoriai.files import PRIVATE, locked_beside, read_carried, write_atomically
 from yoriai.privacy.identity import Authority, Trust, check_name, fingerprint
 from yoriai.privacy.signed_file import SignedFormat, canonical_json
 
 _FORMAT = SignedFormat("the roster file", "roster", 1, remedy="fetch it from the consortium")
+_SEEN = re.compile(rb"([0-9]{1,16}) ([0-9a-f]{64})\n?")
+_FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 MAX_WEIGHT = 255
 MAX_RANK = 65_535
 
@@ -43,8 +46,8 @@ class RosterEntry:
         check_name(self.name)
         if type(self.weight) is not int or not 1 <= self.weight <= MAX_WEIGHT:
             raise IdentityError(f"weight of site {self.name}", found=repr(self.weight), expected=f"1 to {MAX_WEIGHT}")
-        if type(self.certificate) is not str or len(self.certificate) != 64:
-            raise IdentityError(f"certificate fingerprint of site {self.name}", expected="64 hex digits")
+        if type(self.certificate) is not str or not _FINGERPRINT.fullmatch(self.certificate):
+            raise IdentityError(f"certificate fingerprint of site {self.name}", expected="64 lower-case hex digits")
         if self.rank is not None and (type(self.rank) is not int or not 1 <= self.rank <= MAX_RANK):
             raise IdentityError(f"rank of site {self.name}", found=repr(self.rank), expected=f"1 to {MAX_RANK}")
 
@@ -137,27 +140,43 @@ class RosterMemory:
         self._path = path
 
     def accept(self, roster: Roster) -> None:
-        """Remember the roster durably, or refuse it.
+        """Remember the roster durably, or refuse it. Of several processes at once, each sees what the others wrote.
 
         Raises:
             IdentityError: if a higher serial was seen, or the same serial with other content.
+            StorageError: the memory is damaged, or cannot be read or written.
         """
-        seen = f"{roster.serial} {roster.digest.hex()}"
-        if self._path.exists():
-            serial, digest = self._path.read_text().split()
-            if roster.serial < int(serial):
-                found, least = str(roster.serial), f"{serial} or later"
-                raise IdentityError(
-                    "the roster is older than one seen before",
-                    found=found,
-                    expected=least,
-                    remedy="fetch the newest one from the consortium",
-                )
-            if roster.serial == int(serial) and digest != roster.digest.hex():
-                raise IdentityError("two rosters with one serial number", found=serial, remedy="tell the consortium")
-            if digest == roster.digest.hex():
+        with locked_beside(self._path):
+            seen = self._seen()
+            if seen == (roster.serial, roster.digest.hex()):
                 return
-        write_atomically(self._path, seen.encode(), mode=PRIVATE)
+            if seen is not None:
+                self._check_newer(roster, *seen)
+            write_atomically(self._path, f"{roster.serial} {roster.digest.hex()}".encode(), mode=PRIVATE)
+
+    def _seen(self) -> tuple[int, str] | None:
+        """Serial and digest of the highest roster; None before the first."""
+        if not self._path.exists():
+            return None
+        found = _SEEN.fullmatch(read_carried(self._path, "the memory of rosters"))
+        if found is None:
+            raise StorageError(
+                f"{self._path}, which remembers the newest roster, is damaged",
+                expected="a serial number and a digest",
+                remedy="move the file away, and install the newest roster at once; the consortium knows its serial",
+            )
+        return int(found[1]), found[2].decode()
+
+    def _check_newer(self, roster: Roster, serial: int, digest: str) -> None:
+        if roster.serial < serial:
+            raise IdentityError(
+                "the roster is older than one seen before",
+                found=str(roster.serial),
+                expected=f"{serial} or later",
+                remedy="fetch the newest one from the consortium",
+            )
+        if roster.serial == serial and digest != roster.digest.hex():
+            raise IdentityError("two rosters with one serial number", found=str(serial), remedy="tell the consortium")
 
 
 class Directory:

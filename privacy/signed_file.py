@@ -10,8 +10,9 @@ domain of its own. A file of an unknown version is refused by that version's nam
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -20,6 +21,18 @@ from yoriai.privacy.identity import SigningKey, verify
 
 # What may be quoted of a first line that somebody else wrote.
 _QUOTABLE = re.compile(rb"yoriai-[a-z]{1,20}-[0-9]{1,9}")
+
+
+class Signed(Protocol):
+    """A value that can be signed."""
+
+    @property
+    def payload(self) -> bytes:
+        """Canonical JSON, the bytes that are signed."""
+        ...
+
+
+_Statement = TypeVar("_Statement", bound=Signed)
 
 
 def canonical_json(document: Mapping[str, object]) -> bytes:
@@ -85,6 +98,25 @@ class SignedFormat:
             verify(key, self._domain, payload, signature)
         except IdentityError:
             raise IdentityError(f"{self.what} does not bear the right signature", remedy=self.remedy) from None
+
+    def statement(self, data: bytes, key: Ed25519PublicKey, make: Callable[..., _Statement]) -> _Statement:
+        """The statement in a file that `key` signed, made from the fields of its payload.
+
+        Raises:
+            IdentityError: as `open`; or its fields are not those of such a statement, in their one encoding.
+        """
+        payload = self.open(data, key)
+        try:
+            statement = make(**json.loads(payload))
+        except (TypeError, ValueError, AttributeError, RecursionError):
+            raise self.malformed() from None
+        if statement.payload != payload:
+            raise self.malformed()
+        return statement
+
+    def malformed(self) -> IdentityError:
+        """The error of a file whose content is not what its kind has."""
+        return IdentityError(f"{self.what} is malformed", remedy=self.remedy)
 
     @property
     def _domain(self) -> bytes:

@@ -16,13 +16,14 @@ from yoriai.config import JobConfig, job_digest
 from yoriai.errors import RoundError
 from yoriai.server.attendance import Attendance
 from yoriai.server.collecting import Collected, VoidRound, plain_mean, too_few, with_reasons
-from yoriai.server.delivering import OnDelivery, Signing, deliver
+from yoriai.server.delivering import OnDelivery, deliver
 from yoriai.server.folding import aggregation_of, fold
 from yoriai.server.messenger import Messenger, Transport
 from yoriai.server.registry import Checkpoint, Registry, RoundRecord, factor_digests, lane_of, last_checkpoint
 from yoriai.server.rosters import SignedRoster, check_roster
 from yoriai.server.round_sums import carried_in
 from yoriai.server.schedule import sample_sites
+from yoriai.server.sealing import Sealer, Signing
 from yoriai.server.windows import Windows
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.fit import check_fit
@@ -55,8 +56,9 @@ class Coordinator:
         run_id: names the run in ledgers; the same after a resume.
         signed_roster: needed, and used, by a job with secure aggregation.
         deadlines: None takes the job's.
-        signing: the coordinator's key and the file of its certificate, with which the last adapter is delivered to the
-            sites; None delivers nothing, as in a simulation.
+        signing: the coordinator's key and the file of its certificate, with which it signs all that it asks of sites,
+            and the end; None where sites have no CA, as in a simulation without secure aggregation.
+        delivers: whether the sites are told of the end, and given the last adapter; needs `signing`.
         offer_again_s: how long to wait between two offers to sites that the first round waits for.
 
     Raises:
@@ -77,6 +79,7 @@ class Coordinator:
         signed_roster: SignedRoster | None = None,
         deadlines: Deadlines | None = None,
         signing: Signing | None = None,
+        delivers: bool = True,
         offer_again_s: float = 20.0,
     ) -> None:
         check_fit(job)
@@ -84,9 +87,9 @@ class Coordinator:
         self._job, self._roster, self._rule = job, roster, rule
         self._base_digest, self._noise_multiplier = base_digest, noise_multiplier
         self._registry, self._run_id = registry, run_id
-        self._messenger = Messenger(transport, run_id)
+        self._messenger = Messenger(transport, run_id, Sealer(signing, run_id) if signing is not None else None)
         self._signed_roster = signed_roster if job.secure_aggregation.enabled else None
-        self._signing, self._offer_again_s = signing, offer_again_s
+        self._signing, self._offer_again_s = signing if delivers else None, offer_again_s
         self._end_asked: Callable[[], bool] = lambda: False
         self._roster_digest = self._signed_roster.directory.roster.digest.hex() if self._signed_roster else ""
         self._deadlines = deadlines or Deadlines(**job.deadlines.model_dump())

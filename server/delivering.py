@@ -13,13 +13,10 @@ from yoriai import wire
 from yoriai.errors import RoundError
 from yoriai.privacy.coordinator_identity import certified_federation
 from yoriai.privacy.delivery import Delivery, sign_delivery
-from yoriai.privacy.identity import SigningKey
 from yoriai.server.messenger import UNEXPECTED, Messenger
 from yoriai.server.registry import Checkpoint, Registry
+from yoriai.server.sealing import Signing
 from yoriai.terminal import one_line
-
-Signing = tuple[SigningKey, bytes]
-"""The coordinator's key, and the file of its certificate."""
 
 OnDelivery = Callable[[Mapping[str, str]], None]
 """Told, after an attempt, which sites have not confirmed so far, and why."""

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from yoriai import wire
 from yoriai.errors import WireError
+from yoriai.server.sealing import Sealer
 
 UNEXPECTED = "an unexpected kind of reply"
 STRANGE = "the reply belongs to another site, round or run"
@@ -26,12 +27,17 @@ class Transport(Protocol):
 class Messenger:
     """One run's messages to and from its sites.
 
+    Args:
+        transport: to the sites.
+        run_id: of the run.
+        sealer: signs each message; None where sites have no CA, as in a simulation without secure aggregation.
+
     Attributes:
         ledger_heads: the newest commitment to its ledger that each site sent. It is for the site to check.
     """
 
-    def __init__(self, transport: Transport, run_id: str) -> None:
-        self._transport, self._run_id = transport, run_id
+    def __init__(self, transport: Transport, run_id: str, sealer: Sealer | None = None) -> None:
+        self._transport, self._run_id, self._sealer = transport, run_id, sealer
         self.ledger_heads: dict[str, str] = {}
         self._up: Counter[str] = Counter()
         self._down: Counter[str] = Counter()
@@ -43,7 +49,12 @@ class Messenger:
     def ask(
         self, stage: str, payloads: Mapping[str, bytes], timeout_s: float
     ) -> tuple[dict[str, wire.Reply], dict[str, str]]:
-        """Send each site its encoded message: the replies that can be read, and why the other sites have none."""
+        """Send each site its encoded message: the replies that can be read, and why the other sites have none.
+
+        The same message, asked again, is another instruction: a site takes none twice.
+        """
+        if self._sealer is not None:
+            payloads = {site: self._sealer.sealed(site, data) for site, data in payloads.items()}
         answers = self._transport.exchange(stage, payloads, timeout_s) if payloads else {}
         replies, faults = {}, {}
         for site, data in payloads.items():

@@ -1,4 +1,4 @@
-"""A consortium for a simulation: a CA, a certificate and a key for each simulated site, and the signed roster.
+"""A consortium for a simulation: a CA, certificate and key of coordinator and each simulated site, and the roster.
 
 A real consortium keeps its CA off the network and each site its own key. Here all of them belong to one run and lie in
 its folder, so that a resumed run, or a worker process, finds the same identities again. They are worth nothing outside
@@ -12,10 +12,12 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from yoriai.privacy.coordinator_identity import certify_coordinator, make_coordinator_request, read_coordinator_request
 from yoriai.privacy.identity import Authority, SigningKey, Trust, fingerprint, make_request, read_key, write_key
 from yoriai.privacy.roster import Directory, Roster, RosterEntry, read_roster, sign_roster
 from yoriai.server.registry import write_atomically
 from yoriai.server.rosters import SignedRoster
+from yoriai.server.sealing import Signing
 
 _VALID_FOR = datetime.timedelta(days=3650)
 
@@ -24,7 +26,7 @@ _VALID_FOR = datetime.timedelta(days=3650)
 class Consortium:
     """The identities of one run, in a folder.
 
-    authority.der  roster  sites/NAME.key  sites/NAME.der
+    authority.der  roster  coordinator.key  coordinator.cert  sites/NAME.key  sites/NAME.der
     """
 
     folder: Path
@@ -67,12 +69,17 @@ class Consortium:
         """A site's certificate, DER."""
         return (self.folder / "sites" / f"{site}.der").read_bytes()
 
+    def signing(self) -> Signing:
+        """With what the coordinator signs."""
+        return read_key(self.folder / "coordinator.key"), (self.folder / "coordinator.cert").read_bytes()
+
     def _make(self, weights: Mapping[str, int], federation: str, ranks: Mapping[str, int]) -> None:
         """Create CA, sites and roster; the roster is written last, so that a half-made consortium is made anew."""
         sites = self.folder / "sites"
         sites.mkdir(parents=True, exist_ok=True)
         authority = Authority.create(federation, SigningKey.generate(), now=_now(), valid_for=_VALID_FOR)
         write_atomically(self.folder / "authority.der", authority.certificate.public_bytes(Encoding.DER))
+        self._make_coordinator(authority, federation)
         entries = []
         for name, weight in sorted(weights.items()):
             key = SigningKey.generate()
@@ -83,6 +90,14 @@ class Consortium:
             entries.append(RosterEntry(name, fingerprint(certificate).hex(), weight, ranks.get(name)))
         roster = Roster(federation, 1, _now() + _VALID_FOR, tuple(entries))
         write_atomically(self.folder / "roster", sign_roster(authority, roster))
+
+    def _make_coordinator(self, authority: Authority, federation: str) -> None:
+        (self.folder / "coordinator.key").unlink(missing_ok=True)
+        key = SigningKey.generate()
+        write_key(self.folder / "coordinator.key", key)
+        request = read_coordinator_request(make_coordinator_request("coordinator", key))
+        certificate = certify_coordinator(authority, federation, request, now=_now(), valid_for=_VALID_FOR)
+        write_atomically(self.folder / "coordinator.cert", certificate)
 
 
 def _now() -> datetime.datetime:

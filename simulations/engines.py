@@ -5,7 +5,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from yoriai.client.units import unit_count
 from yoriai.client.workbench import Workbench
 from yoriai.config import JobConfig, PolicySection, SiteConfig
 from yoriai.privacy.accounting import Event
+from yoriai.privacy.instruction import SequenceMemory
 from yoriai.privacy.ledger import Ledger
 from yoriai.privacy.ledger_order import budget_for
 from yoriai.privacy.noise_shares import all_rounds
@@ -100,9 +101,10 @@ class SiteSpec:
         consortium, name = Consortium(self.consortium), self.records.name
         memory = RosterMemory(self.consortium / "sites" / f"{name}.seen")
         key, certificate = consortium.key(name), consortium.certificate(name)
+        identity = SiteIdentity(key, certificate, consortium.trust, memory, SequenceMemory(None))
         if self.noise_seed is None:
-            return SiteIdentity(key, certificate, consortium.trust, memory)
-        return SiteIdentity(key, certificate, consortium.trust, memory, seeded_entropy(self.noise_seed, name))
+            return identity
+        return replace(identity, entropy=seeded_entropy(self.noise_seed, name))
 
     def open_ledger(self) -> Ledger:
         """The site's ledger, made when missing."""

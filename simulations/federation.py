@@ -111,6 +111,8 @@ def run_federation(federation: Federation, workbench: Workbench) -> Outcome:
                 registry=registry,
                 run_id=federation.run_id,
                 signed_roster=consortium.signed_roster() if consortium else None,
+                signing=consortium.signing() if consortium else None,
+                delivers=False,
             )
             return coordinator.run(
                 initial,

@@ -8,15 +8,24 @@ from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from yoriai import wire
 from yoriai.privacy.coordinator_identity import certify_coordinator, make_coordinator_request, read_coordinator_request
 from yoriai.privacy.identity import Authority, SigningKey, Trust, fingerprint, make_request, read_key, write_key
+from yoriai.privacy.instruction import SequenceMemory
 from yoriai.privacy.roster import Directory, Roster, RosterEntry, RosterMemory, read_roster, sign_roster
 from yoriai.server.rosters import SignedRoster
+from yoriai.server.sealing import Sealer
 
 if TYPE_CHECKING:
     from yoriai.client.secure import SiteIdentity
 
 DAY = timedelta(days=1)
+
+
+def asked(data: bytes) -> wire.Message:
+    """What a coordinator asks, signed or not; nothing is verified."""
+    message = wire.decode(data)
+    return wire.decode(message.payload) if isinstance(message, wire.Instruction) else message
 
 
 def save_identity(identity: "SiteIdentity", known: "Known", folder: Path) -> None:
@@ -34,7 +43,8 @@ def saved_identity(folder: Path) -> "SiteIdentity":
         return Trust((folder / "authority.der").read_bytes(), None, now=datetime.now(UTC))
 
     certificate = (folder / "certificate.der").read_bytes()
-    return SiteIdentity(read_key(folder / "key"), certificate, trust, RosterMemory(folder / "seen"))
+    memory, taken = RosterMemory(folder / "seen"), SequenceMemory(folder / "coordinator.seen")
+    return SiteIdentity(read_key(folder / "key"), certificate, trust, memory, taken)
 
 
 def _authority() -> Authority:
@@ -56,8 +66,12 @@ class Known:
         return certify_coordinator(self.authority, federation, request, now=datetime.now(UTC), valid_for=valid_for)
 
     def signing(self) -> tuple[SigningKey, bytes]:
-        """What a coordinator delivers with."""
+        """What a coordinator signs with."""
         return self.key, self.certificate()
+
+    def sealed(self, site: str, message: wire.Message) -> bytes:
+        """The message as this coordinator's instruction to a site; another one each time."""
+        return Sealer(self.signing(), message.run_id).sealed(site, wire.encode(message))
 
     def trust(self) -> Trust:
         """The pinned CA, as a site has it."""
@@ -69,7 +83,8 @@ class Known:
 
         key = SigningKey.generate()
         certificate = self.authority.sign_request(make_request(name, key), now=datetime.now(UTC), valid_for=DAY)
-        return SiteIdentity(key, certificate, self.trust, RosterMemory(folder / f"{name}.seen"))
+        memory, taken = RosterMemory(folder / f"{name}.seen"), SequenceMemory(folder / f"{name}.coordinator.seen")
+        return SiteIdentity(key, certificate, self.trust, memory, taken)
 
     def signed_roster(self, members: "Mapping[str, SiteIdentity]", serial: int = 1) -> SignedRoster:
         """These members in a roster, each with weight 1."""

@@ -11,8 +11,9 @@ import pytest
 
 from tests.commands import PASSPHRASE, Office, found, server, site, yoriai
 from yoriai import asking, federation_cli
-from yoriai.errors import EXIT_BAD_INPUT, EXIT_REFUSED
+from yoriai.errors import EXIT_BAD_INPUT, EXIT_REFUSED, IdentityError
 from yoriai.privacy.coordinator_identity import CoordinatorCertificate, read_coordinator_certificate
+from yoriai.privacy.federation_folder import look_at
 from yoriai.privacy.identity import Trust, read_key
 from yoriai.privacy.roster import read_roster
 
@@ -207,14 +208,14 @@ def test_sign_certifies_a_coordinator_after_a_yes_and_makes_it_no_member(office:
     fingerprint = [row for row in rows if re.fullmatch(r"([0-9a-f]{4} ?){4}", row)]
     assert len(fingerprint) == 4
     assert all(shown in refused.screen for shown in ("coordinator", "office", f"{ends:%Y-%m-%d}", *fingerprint))
-    before = (office.folder / "federation").read_bytes()
     done = office.run("sign", folder / "office.request", "--valid-days", 30, answers="y\n")
     assert (done.code, "coordinator.cert, for the server" in done.screen) == (0, True)
     own = read_key(folder / "keys" / "coordinator.key").public_key
     assert (certified(office).federation, certified(office).name) == ("miyagi", "office")
     assert certified(office).public_key == own
     assert abs(certified(office).expires - ends) < timedelta(minutes=1)
-    assert (office.folder / "federation").read_bytes() == before
+    state = look_at(office.folder, now=datetime.now(UTC))
+    assert (state.members, state.coordinator_keys("office")) == ((), [own.public_bytes_raw()])
 
 
 def test_a_coordinators_certificate_is_renewed_by_signing_again(office: Office, tmp_path: Path) -> None:
@@ -252,6 +253,45 @@ def test_a_coordinator_has_no_members_key_nor_a_revoked_one(office: Office, requ
     office.run("revoke", "north", "--yes")
     done = office.run("sign", folder / "office.request", "--yes")
     assert (done.code, "a key that was revoked" in done.screen) == (EXIT_REFUSED, True)
+
+
+def test_a_revoked_coordinators_key_holds_no_longer_and_is_never_certified_again(
+    office: Office, tmp_path: Path
+) -> None:
+    folder = server(tmp_path / "server")
+    office.run("sign", folder / "office.request", "--yes")
+    now = datetime.now(UTC)
+    kept = office.run("revoke", "office", answers="n\n")
+    assert (kept.code, look_at(office.folder, now=now).coordinator_keys("office") != []) == (EXIT_REFUSED, True)
+    done = office.run("revoke", "office", "--yes")
+    assert (done.code, "--revocations FILE" in done.screen) == (0, True)
+    ca, listed = (office.folder / "authority.der").read_bytes(), (office.folder / "revocations.der").read_bytes()
+    with pytest.raises(IdentityError, match="the coordinator's key is revoked"):
+        read_coordinator_certificate(
+            (office.folder / "coordinator.cert").read_bytes(), Trust(ca, listed, now=now), now=now
+        )
+    again = office.run("sign", folder / "office.request", "--yes")
+    assert (again.code, "a key that was revoked" in again.screen) == (EXIT_REFUSED, True)
+    assert "is not a member" in office.run("revoke", "office", "--yes").screen
+
+
+def test_after_a_revocation_the_same_server_is_certified_with_a_new_key(office: Office, tmp_path: Path) -> None:
+    folder = server(tmp_path / "server")
+    office.run("sign", folder / "office.request", "--yes")
+    office.run("revoke", "office", "--yes")
+    (folder / "keys" / "coordinator.key").unlink()
+    yoriai("server", "enrol", folder)
+    assert office.run("sign", folder / "office.request", "--yes").code == 0
+    now = datetime.now(UTC)
+    ca, listed = (office.folder / "authority.der").read_bytes(), (office.folder / "revocations.der").read_bytes()
+    certificate = (office.folder / "coordinator.cert").read_bytes()
+    assert read_coordinator_certificate(certificate, Trust(ca, listed, now=now), now=now).name == "office"
+
+
+def test_a_site_has_no_coordinators_name(office: Office, request_file: Path, tmp_path: Path) -> None:
+    office.run("sign", server(tmp_path / "server", name="north") / "north.request", "--yes")
+    done = office.run("sign", request_file, "--yes")
+    assert (done.code, "a coordinator's name" in done.screen) == (EXIT_REFUSED, True)
 
 
 def test_a_coordinators_certificate_does_not_outlive_the_ca(office: Office, tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_refusal_and_acceptance_cannot_carry_a_payload() -> None:
 
 def test_another_protocol_version_is_named() -> None:
     data = envelope(b"whatever a later version holds", version=7)
-    with pytest.raises(WireError, match="found 7; expected 3; run the same Yoriai version"):
+    with pytest.raises(WireError, match="found 7; expected 4; run the same Yoriai version"):
         wire.decode(data)
 
 

@@ -17,7 +17,8 @@ from yoriai.terminal import say
 if TYPE_CHECKING:
     from yoriai.privacy.coordinator_identity import CoordinatorRequest
     from yoriai.privacy.enrolment import Request
-    from yoriai.privacy.federation import Federation, Terms
+    from yoriai.privacy.federation import Federation
+    from yoriai.privacy.membership import Terms
 
 _console = Console()
 _LONGEST_DAYS = 36_500
@@ -86,7 +87,7 @@ def sign(
     from yoriai.files import read_carried
     from yoriai.privacy.coordinator_identity import is_coordinator_request, read_coordinator_request
     from yoriai.privacy.enrolment import read_request
-    from yoriai.privacy.federation import Terms
+    from yoriai.privacy.membership import Terms
 
     data, valid_for = read_carried(request, "the request"), timedelta(days=valid_days)
     if is_coordinator_request(data):
@@ -125,21 +126,31 @@ def roster(
 
 
 def revoke(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the member.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the member, or of the coordinator.")],
     folder: Folder,
     yes: Annotated[bool, typer.Option("--yes", help="Ask nothing.")] = False,
     passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Revoke a member's certificate, and leave it out of the next roster. Its keys are never certified again."""
+    """Revoke a member's certificate, and leave it out of the next roster; or a coordinator's keys.
+
+    Keys that were revoked are never certified again.
+    """
     from yoriai.privacy.federation_folder import REVOCATIONS, look_at, unlocked
 
     now = _now()
-    look_at(folder, now=now).member(name)
+    found = look_at(folder, now=now)
+    coordinates = bool(found.coordinator_keys(name))
+    if not coordinates:
+        found.member(name)
     agree(f"Revoke {name}, for good?", yes=yes, otherwise="nothing was revoked")
     with unlocked(folder, passphrase(passphrase_file), now=now) as opened:
-        listed = opened.federation.without(opened.authority, name, now=now)
+        step = opened.federation.without_coordinator if coordinates else opened.federation.without
+        listed = step(opened.authority, name, now=now)
         opened.save(listed)
     say(f"revoked {name}; revocation list {listed.number} is {folder / REVOCATIONS}, for all")
+    if coordinates:
+        say("sites take nothing from it once they have installed that list: yoriai site enrol DIR --revocations FILE")
+        return
     say(f"the last roster still names {name}; next: yoriai federation roster --folder {folder}")
 
 
@@ -179,10 +190,10 @@ def _sign_site(
 def _sign_coordinator(
     folder: Path, asked: "CoordinatorRequest", valid_for: timedelta, passphrase_file: Path | None, *, yes: bool
 ) -> None:
-    from yoriai.privacy.federation_folder import check_coordinator, look_at, unlocked
+    from yoriai.privacy.federation_folder import look_at, unlocked
 
     now = _now()
-    check_coordinator(look_at(folder, now=now), asked)
+    look_at(folder, now=now).check_coordinator(asked)
     _show_terms(
         {
             "coordinator": asked.name,

@@ -148,6 +148,22 @@ def locked_folder(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def locked_beside(path: Path) -> Iterator[None]:
+    """Nobody else who asks so reads and replaces a file of the same folder meanwhile; the folder is made when missing.
+
+    Raises:
+        StorageError: the folder cannot be made or opened.
+    """
+    with contextlib.ExitStack() as held:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            held.enter_context(locked_folder(path.parent))
+        except OSError as error:
+            raise cannot_write(path, error) from error
+        yield
+
+
 def sync_folder(folder: Path) -> None:
     """Make a link, a rename or a removal durable: until the folder itself is synced, a power cut can undo it."""
     descriptor = os.open(folder, os.O_RDONLY)

@@ -4,7 +4,8 @@
 
 All integers are big-endian. The header names the message's kind and holds its fields; the payload is opaque bytes (an
 adapter, a protocol's message). Nothing here knows what a payload means. The checksum finds accidents, not
-attackers: who sent a message is for the layer that signs it to say. Without secure aggregation a site's update travels
+attackers: what a coordinator asks of a site that is a member travels, whole, as the payload of an `Instruction`, which
+it signs. Without secure aggregation a site's update travels
 as a `PlainUpdate`; the coordinator can read it.
 """
 
@@ -17,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from yoriai.errors import WireError
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 # Stages of secure aggregation, in order: those that open a window of keys, then those of a round in one of its slots.
 # The first of each are the answers to a WindowRequest and to a TrainRequest.
 WINDOW_STAGES = ("advertise", "sign", "share", "hold")
@@ -65,6 +66,18 @@ class _Laden(Message):
     """A message with a payload, which travels behind the header, not in it."""
 
     payload: bytes = Field(default=b"", exclude=True, repr=False)
+
+
+class Instruction(_Laden):
+    """Coordinator to site: another message, encoded, as the payload, and the coordinator's signature of it.
+
+    `certificate` is the coordinator's, as the consortium signed it; `statement` is what the coordinator signs about the
+    payload (`yoriai.privacy.instruction`). Both are texts of a few lines.
+    """
+
+    kind: ClassVar[str] = "instruction"
+    certificate: str = Field(max_length=_LARGEST_SIGNED)
+    statement: str = Field(max_length=_LARGEST_SIGNED)
 
 
 class JobOffer(_Laden):
@@ -200,7 +213,10 @@ Reply = Acceptance | Refusal | PlainUpdate | SecureReply | Receipt  # What a sit
 
 _KINDS: dict[str, type[Message]] = {
     message.kind: message
-    for message in (JobOffer, PreparedJobFile, TrainRequest, WindowRequest, SecureStage, Delivery, *get_args(Reply))
+    for message in (
+        *(Instruction, JobOffer, PreparedJobFile, TrainRequest, WindowRequest, SecureStage, Delivery),
+        *get_args(Reply),
+    )
 }
 
 
@@ -233,15 +249,25 @@ def decode(data: bytes) -> Message:
 
 
 def peek(data: bytes) -> dict[str, Any]:
-    """An envelope's header for a log, neither verified nor checked: not to be acted on. Empty if it is unreadable."""
+    """An envelope's header for a log, neither verified nor checked: not to be acted on. Empty if it is unreadable.
+
+    Of an instruction, the header of the message that it carries.
+    """
+    header, end = _glance(data, 0)
+    return _glance(data, end)[0] if header.get("kind") == Instruction.kind else header
+
+
+def _glance(data: bytes, start: int) -> tuple[dict[str, Any], int]:
+    """The header of the envelope that begins at `start`, and where its payload does."""
     try:
-        magic, _version, _crc, header_length = _PREAMBLE.unpack_from(data)
+        magic, _version, _crc, header_length = _PREAMBLE.unpack_from(data, start)
         if magic != _MAGIC or header_length > _LARGEST_HEADER_BYTES:
-            return {}
-        header = json.loads(data[_PREAMBLE.size : _PREAMBLE.size + header_length])
+            return {}, start
+        end = start + _PREAMBLE.size + header_length
+        header = json.loads(data[start + _PREAMBLE.size : end])
     except (struct.error, ValueError, RecursionError):
-        return {}
-    return header if isinstance(header, dict) else {}
+        return {}, start
+    return (header, end) if isinstance(header, dict) else ({}, start)
 
 
 def _open(data: bytes) -> tuple[bytes, bytes]:

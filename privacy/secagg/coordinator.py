@@ -14,8 +14,6 @@ cannot know whether a site masked the update it should have.
 
 from collections.abc import Mapping
 
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-
 from yoriai.errors import ProtocolError, RoundError
 from yoriai.privacy.roster import Directory
 from yoriai.privacy.secagg import messages as wire
@@ -28,7 +26,6 @@ from yoriai.privacy.secagg.keyset import (
     verify_choice,
     verify_key_set,
 )
-from yoriai.privacy.secagg.masks import agree
 from yoriai.privacy.secagg.messages import Buffer, Kind, RelayedShares, SealedShares
 from yoriai.privacy.secagg.ranks import thin_among
 from yoriai.privacy.secagg.replies import Keyed, Payloads, Replies, Stage
@@ -50,16 +47,12 @@ class Advertising(Stage):
         """
         directory, terms = self._directory, self._terms
         public: set[bytes] = set()
-        probe = X25519PrivateKey.generate()
 
         def read(data: Buffer) -> bytes:
             _, advertised = verify_advertisement(terms, directory, data)
             fresh = {advertised.encryption_key, *advertised.mask_keys}
             if len(fresh) < 1 + terms.slots or fresh & public:
                 raise ProtocolError("a public key that stands elsewhere")
-            for key in fresh:
-                # A key of small order would make every honest neighbour give up; it is kept out here.
-                agree(probe, key)
             public.update(fresh)
             return bytes(data)
 

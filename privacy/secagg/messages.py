@@ -25,7 +25,7 @@ digest, and in a slot the digest of key set, slot and slot terms, so nothing can
 round, run, job, roster or key set. The coordinator's frames carry no signature because it is not trusted: what a site
 believes of them, other sites signed. Integers are big-endian. Sites are positions in the roster. A body is parsed only
 after its signature has been verified; of an advertisement, the certificate is first compared with the fingerprint in
-the signed roster.
+the signed roster. Public keys have one encoding each, so that "no key twice" can be said of bytes.
 """
 
 import hashlib
@@ -40,6 +40,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from yoriai.errors import IdentityError, ProtocolError
 from yoriai.privacy.identity import SigningKey, verify
+from yoriai.privacy.public_keys import check_x25519
 from yoriai.privacy.secagg.graph import MAX_SITES
 from yoriai.privacy.secagg.secret import SecretBytes
 from yoriai.privacy.secagg.shamir import SHARE_BYTES
@@ -193,11 +194,16 @@ class Advertisement:
 
     @classmethod
     def decode(cls, body: memoryview, slots: int) -> "Advertisement":
-        """Split the body of a window of so many slots; its length is checked."""
+        """Split the body of a window of so many slots; its length, and the form of each key, are checked.
+
+        Raises:
+            ProtocolError: it has another length.
+            IdentityError: a key is not in its canonical encoding, or of small order.
+        """
         end = KEY_BYTES * (1 + slots)
         if len(body) <= end:
             _refuse(Kind.ADVERTISEMENT, f"{len(body)} bytes", f"{1 + slots} keys and a certificate")
-        encryption_key, *mask_keys = (bytes(body[at : at + KEY_BYTES]) for at in range(0, end, KEY_BYTES))
+        encryption_key, *mask_keys = (check_x25519(bytes(body[at : at + KEY_BYTES])) for at in range(0, end, KEY_BYTES))
         return cls(encryption_key, tuple(mask_keys), bytes(body[end:]))
 
 

@@ -11,7 +11,6 @@ from yoriai.client import enrol as of_site
 from yoriai.client.server_ca import install_ca, read_server_ca
 from yoriai.client.site_folder import SiteFolder, make_site
 from yoriai.config import server_of, site_of
-from yoriai.privacy.federation import Terms
 from yoriai.privacy.federation_folder import (
     AUTHORITY,
     COORDINATOR,
@@ -21,6 +20,7 @@ from yoriai.privacy.federation_folder import (
     found_federation,
     unlocked,
 )
+from yoriai.privacy.membership import Terms
 from yoriai.server import enrol as of_server
 from yoriai.server.making import make_server
 from yoriai.server.server_folder import ServerFolder

@@ -181,12 +181,14 @@ def refused(config: DaemonConfig, open_site: Callable[..., Any], log: Path) -> s
 def identity_of(consortium: Path, name: str) -> Any:
     """The identity of a consortium's site."""
     from yoriai.client.secure import SiteIdentity
+    from yoriai.privacy.instruction import SequenceMemory
     from yoriai.privacy.roster import RosterMemory
     from yoriai.simulations.consortium import Consortium
 
     found = Consortium(consortium)
     memory = RosterMemory(consortium / "sites" / f"{name}.seen")
-    return SiteIdentity(found.key(name), found.certificate(name), found.trust, memory)
+    taken = SequenceMemory(consortium / "sites" / f"{name}.coordinator.seen")
+    return SiteIdentity(found.key(name), found.certificate(name), found.trust, memory, taken)
 
 
 def command(arguments: list[str], log: Path) -> None:

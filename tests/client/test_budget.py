@@ -142,7 +142,7 @@ def test_each_open_run_is_shown_with_what_it_holds_and_since_when_it_was_first_p
 def test_a_ledger_that_its_first_job_closed_says_so_and_why(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite"
     with open_ledger(path, epsilon_budget=5.2, unit="owner") as ledger:
-        assert "further jobs possible: the first plan will fix" in " ".join(_shown(path).split())
+        assert "further jobs possible: the first charge will fix" in " ".join(_shown(path).split())
         ledger.approve("job", EVENT, 22)
         ledger.reserve("job", 0, EVENT)
         needs = ledger.further_jobs().first_plan_epsilon
@@ -243,7 +243,7 @@ def test_a_tampered_ledger_is_named_with_its_row(
 
     _tamper(path, "UPDATE entries SET body = replace(body, '\"steps\":2', '\"steps\":1')")
     assert _run(monkeypatch, "--ledger", path) == EXIT_BAD_INPUT
-    assert "ledger north.sqlite, row 5: it was changed" in capsys.readouterr().err
+    assert "ledger north.sqlite, row 4: it was changed" in capsys.readouterr().err
 
 
 def test_one_step_is_one_step() -> None:

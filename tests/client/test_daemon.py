@@ -50,6 +50,7 @@ from yoriai.errors import EXIT_PARTIAL, ConfigError, DaemonError
 from yoriai.privacy.delivery import Delivery, sign_delivery
 from yoriai.privacy.ledger import Ledger
 from yoriai.privacy.ledger_witness import committed
+from yoriai.server.sealing import Sealer
 from yoriai.simulations.consortium import Consortium
 
 pytestmark = pytest.mark.filterwarnings(
@@ -222,6 +223,12 @@ def test_stopped_in_a_round_it_gives_the_round_up_and_its_charge_stays_open(
     assert events(daemon)[-3:] == ["stopping", "abandoned", "stopped"]
 
 
+def asking(daemon: Daemon, consortium: Consortium) -> Callable[[bytes], bytes]:
+    """Asks the daemon of site north, each message under the coordinator's signature."""
+    sealer = Sealer(consortium.signing(), "run-1")
+    return lambda data: daemon.door.handle(sealer.sealed("north", data))
+
+
 def test_keys_are_read_and_neither_they_nor_records_show_in_the_log(
     real: DaemonConfig, bench: Workbench, make_job: JobMaker, tmp_path: Path
 ) -> None:
@@ -229,13 +236,14 @@ def test_keys_are_read_and_neither_they_nor_records_show_in_the_log(
     identity = partial(identity_of, consortium.folder, "north")
     write_records(real.data / "train.jsonl", [{"prompt": MARKER, "response": MARKER}])
     with Daemon(replace(real, identity=identity), open_seeded, tmp_path / "log") as daemon:
+        ask = asking(daemon, consortium)
         secure = make_job(secure_aggregation__enabled=True, federation__min_sites=2)
         roster = consortium.roster_file().decode()
         # A label that the job does not have: told to the log by file and line, to the coordinator not at all.
-        reply = offered(daemon.door.handle, secure, bench, signed_roster=roster)
+        reply = offered(ask, secure, bench, signed_roster=roster)
         plain = make_job(task__kind="instruct", task__labels=(), federation__rule="fedavg")
         assert isinstance(reply, wire.Acceptance)
-        offered(daemon.door.handle, plain, bench)
+        offered(ask, plain, bench)
         daemon.door.handle(os.urandom(1000))
         daemon.end()
     log = daemon.log()
@@ -270,7 +278,12 @@ def test_an_enrolled_site_signs_for_its_ledger(
     identity = partial(identity_of, consortium.folder, "north")
     with Daemon(replace(real, identity=identity), open_seeded, tmp_path / "log") as daemon:
         job = make_job(secure_aggregation__enabled=True, federation__min_sites=2)
-        reply = offered(daemon.door.handle, job, bench, signed_roster=consortium.roster_file().decode())
+        reply = offered(
+            asking(daemon, consortium),
+            job,
+            bench,
+            signed_roster=consortium.roster_file().decode(),
+        )
     assert isinstance(reply, wire.Acceptance), reply
     committed(reply.ledger_head, "north", consortium.key("north").public_key)
 
@@ -294,14 +307,18 @@ def test_a_job_waits_for_its_operator_and_its_last_adapter_is_stored_and_then_me
         payload=adapter.to_bytes(),
     )
     with Daemon(config, open_seeded, tmp_path / "log") as daemon:
-        reply = offered(daemon.door.handle, job, bench)
+
+        def ask(data: bytes) -> bytes:
+            return daemon.door.handle(known.sealed("north", wire.decode(data)))
+
+        reply = offered(ask, job, bench)
         assert isinstance(reply, wire.Refusal)
         assert reply.waiting
         book = JobBook(jobs)
         book.decide(book.find("run-1"), "approved", by="hana")
-        assert isinstance(offered(daemon.door.handle, job, bench), wire.Acceptance)
-        assert isinstance(wire.decode(daemon.door.handle(request(job, bench, 0))), wire.PlainUpdate)
-        receipt = wire.decode(daemon.door.handle(wire.encode(delivery)))
+        assert isinstance(offered(ask, job, bench), wire.Acceptance)
+        assert isinstance(wire.decode(ask(request(job, bench, 0))), wire.PlainUpdate)
+        receipt = wire.decode(ask(wire.encode(delivery)))
         assert isinstance(receipt, wire.Receipt), receipt
         place = folder_of(adapters, "run-1", adapter.digest())
         wait_for(lambda: read_evaluation(place) is not None)

@@ -94,7 +94,7 @@ class Home:
 
     def send(self, message: wire.Message) -> wire.Message:
         """Ask, do what comes after the reply, and see that no word of the records is in the answer."""
-        reply = self.site.handle(wire.encode(message))
+        reply = self.site.handle(KNOWN.sealed("north", message))
         self.measuring.work_off()
         assert MARKER.encode() not in reply
         return wire.decode(reply)
@@ -489,7 +489,7 @@ def test_a_run_that_only_waits_takes_no_adapter(home: Home, make_job: JobMaker) 
 
 def test_a_site_without_a_place_for_adapters_says_so(home: Home, make_job: JobMaker) -> None:
     config = SiteConfig(name="north", policy=home.policy)
-    home.site = Site(config, site_records(), workbench=home.bench, ledger=home.ledger)
+    home.site = Site(config, site_records(), workbench=home.bench, ledger=home.ledger, identity=home.identity)
     job = make_job()
     refused(home.deliver(job, home.took_part(job)), "takes no adapters")
 

@@ -16,7 +16,7 @@ SENT = {
     "Receipt": {"run_id", "site", "adapter_digest", "ledger_head"},
     "SecureReply": {"run_id", "site", "window", "slot", "stage", "payload", "ledger_head"},
 }
-EXPECTED_BY_SITES = {"JobOffer", "TrainRequest", "WindowRequest", "SecureStage", "Delivery"}
+EXPECTED_BY_SITES = {"Instruction", "JobOffer", "TrainRequest", "WindowRequest", "SecureStage", "Delivery"}
 FILES = {"PreparedJobFile"}  # In the same envelope, and never sent.
 
 

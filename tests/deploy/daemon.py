@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from tests.coordinators import asked
 from yoriai import wire
 from yoriai.client.daemon import run
 from yoriai.client.daemon_config import DaemonConfig, config_in
@@ -43,7 +44,7 @@ def main() -> None:
 
 def stage_of(data: bytes) -> str:
     """The stage that a message belongs to, by the names of the coordinator's log."""
-    message = wire.decode(data)
+    message = asked(data)
     if isinstance(message, wire.JobOffer):
         return "offer"
     if isinstance(message, wire.WindowRequest):

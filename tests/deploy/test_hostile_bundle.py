@@ -15,6 +15,7 @@ from yoriai.config import JobConfig, override
 from yoriai.server.coordinating import plain_roster
 from yoriai.server.flower_control import FlowerControl
 from yoriai.server.job_store import StoredJob
+from yoriai.server.sealing import Sealer
 
 pytestmark = pytest.mark.deploy
 
@@ -37,8 +38,18 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
         yield world
 
 
+def questions(world: Deployment) -> dict[str, bytes]:
+    """What a hostile bundle puts to every daemon: each offer bare, and as the coordinator's instruction to each site.
+
+    The server's operator, whose bundle it is, has the coordinator's key.
+    """
+    sealer, asked = Sealer(world.server.signing(_now()), "hostile"), offers(world)
+    signed = {f"{site}/{name}": sealer.sealed(site, message) for site in world.sites for name, message in asked.items()}
+    return {**{f"/{name}": message for name, message in asked.items()}, **signed}
+
+
 def offers(world: Deployment) -> dict[str, bytes]:
-    """What a hostile bundle asks for: the honest job, each time with one thing that it should not get."""
+    """The honest job, each time with one thing that nobody should get."""
     job = world.submit()
     prepared, signed = job.prepared(), job.roster_file.read_text()
     cancelled(world, job)
@@ -83,15 +94,17 @@ def cancelled(world: Deployment, job: StoredJob) -> None:
 def test_a_hostile_bundle_gets_no_more_than_the_policy_allows(
     world: Deployment, shadowing: bool, tmp_path: Path
 ) -> None:
-    bundle = write_bundle(tmp_path / "bundle", offers(world), shadowing=shadowing)
+    bundle = write_bundle(tmp_path / "bundle", questions(world), shadowing=shadowing)
     found = run_bundle(world, bundle, tmp_path / "told.json")
     assert len(found) == len(world.sites)
     for told in found.values():
-        assert told.keys() == REFUSALS.keys(), told
-        for name, reason in REFUSALS.items():
-            message = wire.decode(told[name].encode("latin-1"))
-            assert isinstance(message, wire.Refusal), name
-            assert reason in message.reason, name
+        assert len(told) == len(REFUSALS) * (1 + len(world.sites)), told
+        for question, answer in told.items():
+            message = wire.decode(answer.encode("latin-1"))
+            assert isinstance(message, wire.Refusal), question
+            site, _, name = question.partition("/")
+            reason = REFUSALS[name] if site == message.site else "addressed to another site"
+            assert (reason if site else "not signed by the coordinator") in message.reason, question
     for site in world.sites.values():
         assert not list(site.places.ledgers.rglob("*.sqlite")) or site.charged("hostile") == []
 

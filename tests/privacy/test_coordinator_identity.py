@@ -90,7 +90,7 @@ def test_hostile_names_are_refused_at_both_ends(name: str) -> None:
     [{"note": "x"}, {"name": 3}, {"identity": "zz"}, {"identity": "00"}, {"identity": REQUEST.identity.hex().upper()}],
 )
 def test_a_request_with_other_fields_is_refused(change: dict[str, object]) -> None:
-    with pytest.raises(IdentityError, match="malformed"):
+    with pytest.raises(IdentityError, match=r"malformed|32 bytes"):
         read_coordinator_request(forged_request(**change))
 
 
@@ -165,7 +165,7 @@ def test_a_certificate_ends_at_its_very_second() -> None:
     ],
 )
 def test_a_certificate_with_other_fields_is_refused(change: dict[str, object]) -> None:
-    with pytest.raises(IdentityError, match="malformed"):
+    with pytest.raises(IdentityError, match=r"malformed|32 bytes"):
         read_coordinator_certificate(forged_certificate(**change), trust(), now=NOW)
 
 

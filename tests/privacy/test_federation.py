@@ -13,9 +13,10 @@ from tests.crashes import survives
 from tests.privacy.secagg.cohort import NOW, YEAR, authority, signing_key
 from yoriai.errors import IdentityError, StorageError
 from yoriai.privacy.enrolment import Request, make_request, read_enrolment, read_request
-from yoriai.privacy.federation import Federation, Terms, read_federation, sign_federation
+from yoriai.privacy.federation import Federation, read_federation, sign_federation
 from yoriai.privacy.federation_folder import certificate_file, found_federation, look_at, unlocked
 from yoriai.privacy.identity import Trust, revocation_number
+from yoriai.privacy.membership import Terms
 from yoriai.privacy.node_key import NodeKey
 from yoriai.privacy.roster import read_roster
 

@@ -1,10 +1,13 @@
 """Keys, certificates, revocations and rosters."""
 
+import multiprocessing
 import os
 import pickle
 import stat
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from tests.privacy.secagg.cohort import NOW, YEAR, authority, certificate, roster, signing_key, trust
-from yoriai.errors import IdentityError
+from yoriai.errors import IdentityError, StorageError
 from yoriai.privacy.identity import Authority, SigningKey, Trust, fingerprint, make_request, read_key, verify, write_key
 from yoriai.privacy.key_file import read_private
 from yoriai.privacy.roster import Directory, Roster, RosterEntry, RosterMemory, read_roster, sign_roster
@@ -268,6 +271,43 @@ def test_two_rosters_with_one_serial_are_refused(tmp_path: Path) -> None:
     memory.accept(roster((1, 2), serial=5))
     with pytest.raises(IdentityError, match="one serial"):
         memory.accept(roster((1, 3), serial=5))
+
+
+def _accept_at(path: Path, serial: int, barrier: Barrier) -> None:
+    listed = roster((1, 2), serial=serial)
+    barrier.wait()
+    with suppress(IdentityError):  # The other process may have been first with the higher one.
+        RosterMemory(path).accept(listed)
+
+
+def test_of_two_processes_that_accept_at_once_the_higher_serial_stays(tmp_path: Path) -> None:
+    """Read, compared and written without a lock, the lower one won in every second try."""
+    made = multiprocessing.get_context("fork")
+    for number in range(30):
+        path = tmp_path / f"{number}" / "roster.seen"
+        RosterMemory(path).accept(roster((1, 2), serial=4))
+        barrier = made.Barrier(2)
+        two = [made.Process(target=_accept_at, args=(path, serial, barrier)) for serial in (5, 6)]
+        for process in two:
+            process.start()
+        for process in two:
+            process.join()
+        assert path.read_text().split()[0] == "6"
+
+
+@pytest.mark.parametrize("content", ["", "5", "5 zz", "five " + "0" * 64, "-1 " + "0" * 64, "5 " + "0" * 64 + " x"])
+def test_a_damaged_memory_of_rosters_is_an_error_with_a_remedy(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "roster.seen"
+    path.write_text(content)
+    with pytest.raises(StorageError, match=r"roster\.seen, which remembers .* is damaged; .* install the newest"):
+        RosterMemory(path).accept(roster((1, 2), serial=9))
+    assert path.read_text() == content
+
+
+@pytest.mark.parametrize("digest", ["0" * 63, "A" * 64, "g" * 64, "0" * 65])
+def test_a_roster_names_a_certificate_in_one_way_only(digest: str) -> None:
+    with pytest.raises(IdentityError, match="64 lower-case hex digits"):
+        RosterEntry(NAME, digest)
 
 
 @pytest.mark.parametrize("weight", [0, 256, -1, 1.5, True])

@@ -77,12 +77,60 @@ def test_a_budget_for_some_plans_takes_them_at_the_order_that_it_fixes(path: Pat
                 ledger.reserve(f"job-{number}", index, event)
 
 
-def test_the_order_is_written_once_right_before_the_first_plan(path: Path) -> None:
+def test_the_order_is_written_once_right_before_the_first_charge(path: Path) -> None:
     with open_ledger(path) as ledger:
         ledger.approve("job", EVENT, 3)
         ledger.approve("other", OTHER, 3)
-    assert [row["kind"] for row in _rows(path)] == ["opened", "policy", "order", "approved", "approved"]
-    assert _rows(path)[2]["order"] == best_order(8.0, DELTA, EVENT)
+        ledger.reserve("job", 0, EVENT)
+        ledger.reserve("other", 0, OTHER)
+    kinds = [row["kind"] for row in _rows(path)]
+    assert kinds == ["opened", "policy", "approved", "approved", "order", "reserved", "reserved"]
+    assert _rows(path)[4]["order"] == best_order(8.0, DELTA, EVENT)
+
+
+# Of little cost a round, so that it is repeated most often at a high order, which suits few other jobs.
+SPOILER = SampledGaussian(1e-4, 30.0)
+
+
+def test_a_first_offer_that_never_trains_leaves_no_order_behind(tmp_path: Path) -> None:
+    """Before, the first plan fixed the order for good: one offer, and the ledger took next to nothing afterwards."""
+    fit: list[int] = []
+    for spoilt in (False, True):
+        with open_ledger(tmp_path / f"{spoilt}.sqlite") as ledger:
+            if spoilt:
+                ledger.approve("nonsense", SPOILER, 1)
+                assert order_of(ledger) == best_order(8.0, DELTA, SPOILER) != best_order(8.0, DELTA, EVENT)
+                ledger.finish("nonsense")
+            ledger.approve("job", EVENT, 2)
+            ledger.reserve("job", 0, EVENT)
+            assert order_of(ledger) == best_order(8.0, DELTA, EVENT)
+            ledger.finish("job")
+            ledger.approve("next", EVENT, 1)
+            fit.append(ledger.rounds_that_fit("next"))
+    assert fit[0] == fit[1] > 0
+
+
+def test_an_order_that_an_earlier_yoriai_wrote_with_a_plan_gives_way_until_something_is_charged(path: Path) -> None:
+    bad = best_order(8.0, DELTA, SPOILER)
+    with open_ledger(path) as ledger:
+        with ledger._store.writing():
+            ledger._store.append(kind="order", order=bad)
+            ledger._store.append(kind="approved", job_id="old", event=event_to_dict(SPOILER), rounds=1)
+        ledger.finish("old")
+        ledger.reserve("job", 0, EVENT)
+        assert order_of(ledger) == best_order(8.0, DELTA, EVENT) != bad
+    with Ledger.existing(path) as again:
+        assert order_of(again) == best_order(8.0, DELTA, EVENT)
+
+
+def test_jobs_that_wait_together_meet_at_the_order_of_the_oldest(path: Path) -> None:
+    with open_ledger(path) as ledger:
+        ledger.approve("job", EVENT, 2)
+        ledger.approve("spoiler", SPOILER, 2)
+        ledger.reserve("spoiler", 0, SPOILER)  # The first to charge; what was promised together still fits.
+        assert order_of(ledger) == best_order(8.0, DELTA, EVENT)
+        for index in range(2):
+            ledger.reserve("job", index, EVENT)
 
 
 def test_the_order_hangs_on_the_first_plans_event_and_not_on_its_rounds(tmp_path: Path) -> None:
@@ -94,9 +142,10 @@ def test_the_order_hangs_on_the_first_plans_event_and_not_on_its_rounds(tmp_path
     assert orders[0] == orders[1] != orders[2]
 
 
-def test_neither_more_jobs_nor_a_raise_nor_another_opening_change_the_order(path: Path) -> None:
+def test_neither_more_jobs_nor_a_raise_nor_another_opening_change_an_order_that_was_charged_at(path: Path) -> None:
     with open_ledger(path) as ledger:
         ledger.approve("job", EVENT, 1)
+        ledger.reserve("job", 0, EVENT)
         before = order_of(ledger)
         ledger.approve("fine", SampledGaussian(0.01, 20.0), 3)
         ledger.raise_budget(80.0, "agreed", delta=1e-3)
@@ -105,7 +154,6 @@ def test_neither_more_jobs_nor_a_raise_nor_another_opening_change_the_order(path
         ledger.approve("late", EVENT, 2)
         assert order_of(ledger) == before
         ledger.reserve("late", 0, EVENT)
-        ledger.reserve("job", 0, EVENT)
         assert ledger.spent() == epsilon_at_order([(EVENT, 2)], 1e-3, before)
 
 
@@ -181,7 +229,7 @@ def test_a_plan_that_was_never_charged_closes_nothing(path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", range(8))
-def test_killed_while_order_and_first_plan_are_written_there_are_both_or_neither(path: Path, number: int) -> None:
+def test_killed_while_order_and_first_charge_are_written_there_are_both_or_neither(path: Path, number: int) -> None:
     open_ledger(path).close()
     best_order(8.0, DELTA, EVENT)
     child = os.fork()
@@ -192,14 +240,14 @@ def test_killed_while_order_and_first_plan_are_written_there_are_both_or_neither
                 ledger_file.on_step = lambda _: (
                     os.kill(os.getpid(), signal.SIGKILL) if next(steps, None) is None else None
                 )
-                ledger.approve("job", EVENT, 3)
+                ledger.reserve("job", 0, EVENT)
         finally:
             os._exit(0)
     os.waitpid(child, 0)
     with Ledger.existing(path) as ledger:
-        assert (ledger.further_jobs().order is None) == (ledger.open_plans() == {})
+        assert (ledger._store.book.order is None) == (ledger.charges() == [])
     with open_ledger(path) as ledger:
-        ledger.approve("job", EVENT, 3)
+        ledger.reserve("job", 0, EVENT)
         assert order_of(ledger) == best_order(8.0, DELTA, EVENT)
 
 
@@ -209,14 +257,16 @@ def test_killed_while_order_and_first_plan_are_written_there_are_both_or_neither
         {"kind": "order", "order": 5},
         {"kind": "order", "order": 1},
         {"kind": "order", "order": True},
-        {"kind": "approved", "job_id": "job", "rounds": 1},
+        {"kind": "reserved", "job_id": "job", "round_index": 0},
+        {"kind": "witness", "reason": ""},
+        {"kind": "witness", "reason": 3},
     ],
 )
 def test_a_row_that_no_ledger_writes_at_its_place_is_refused(path: Path, row: dict[str, object]) -> None:
-    """The order a second time, no order at all, and a plan before there is one; each with a hash that fits."""
+    """The order after a charge, no order, a charge before there is one, no reason; each with a hash that fits."""
     with open_ledger(path) as ledger:
         if row.get("order") == 5:
-            ledger.approve("job", EVENT, 1)
-        event = {"event": event_to_dict(EVENT)} if row["kind"] == "approved" else {}
+            ledger.reserve("job", 0, EVENT)
+        event = {"event": event_to_dict(EVENT)} if row["kind"] == "reserved" else {}
         with pytest.raises(LedgerError, match=r"row \d: it was changed or is damaged"), ledger._store.writing():
             ledger._store.append(**row, **event)

@@ -12,7 +12,7 @@ from tests.privacy.ledgers import DELTA, EVENT, OTHER, open_ledger, order_of
 from yoriai.errors import BudgetError
 from yoriai.privacy.accounting import SampledGaussian, SampledSkellam, epsilon
 from yoriai.privacy.ledger import Ledger
-from yoriai.privacy.ledger_book import Book, FirstPlan, Policy
+from yoriai.privacy.ledger_book import Book, Charge, FirstPlan, Policy
 from yoriai.privacy.ledger_rule import BudgetRule
 from yoriai.privacy.renyi import epsilon_at_order
 
@@ -114,8 +114,10 @@ def _order_under(folder: Path, budget: float) -> int:
 
 
 def _book(order: int = 4) -> Book:
-    plans = {"one": (EVENT, 3)}
-    return Book(dataset="north", order=order, plans=plans)
+    """A plan of three rounds, of which one is charged, so that the order is fixed."""
+    plans, charge = {"one": (EVENT, 3)}, Charge(5, "one", 0, EVENT, 0.0)
+    first = FirstPlan("one", EVENT, 3)
+    return Book(dataset="north", order=order, plans=plans, first_plan=first, charges=[charge])
 
 
 def test_the_filter_lets_a_history_up_to_the_budget_and_not_a_step_further() -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from tests.privacy.ledgers import EVENT, charge, open_ledger
 from tests.privacy.test_ledger import _tamper
-from yoriai.errors import IdentityError, LedgerError
+from yoriai.errors import ConfigError, IdentityError, LedgerError
+from yoriai.privacy import ledger_file
 from yoriai.privacy.identity import SigningKey
 from yoriai.privacy.ledger import Ledger
 from yoriai.privacy.ledger_witness import commit, committed, read_head, second_place
@@ -106,6 +107,115 @@ def test_a_second_place_left_behind_by_a_crash_is_brought_up_at_the_next_opening
     second_place(path).write_bytes(behind)
     with open_ledger(path) as again:
         assert read_head(second_place(path)) == again.head()
+
+
+# The way back after the second place's disk died.
+
+
+def test_a_lost_second_place_is_begun_anew_on_the_operators_word_which_stays_in_the_chain(path: Path) -> None:
+    with open_ledger(path) as ledger:
+        charge(ledger, "job", 2)
+        spent = ledger.spent()
+    second_place(path).unlink()
+    with pytest.raises(LedgerError, match="yoriai site witness DIR --reason TEXT"):
+        open_ledger(path)
+    with Ledger.without_witness(path) as lost:
+        lost.renew_witness("its disk died")
+    with open_ledger(path) as again:
+        assert [(renewal.number, renewal.reason) for renewal in again.renewals()] == [(8, "its disk died")]
+        assert again.spent() == spent
+        assert read_head(second_place(path)) == again.head()
+        again.reserve("more", 0, EVENT)
+
+
+def test_a_damaged_second_place_counts_as_lost(path: Path) -> None:
+    open_ledger(path).close()
+    second_place(path).write_text("{")
+    with Ledger.without_witness(path) as lost:
+        lost.renew_witness("half of its disk died")
+    open_ledger(path).close()
+
+
+def test_a_second_place_that_can_be_read_is_never_begun_anew(path: Path) -> None:
+    """Else an old copy of the ledger would be made the newest by one command."""
+    with open_ledger(path) as ledger:
+        charge(ledger, "job", 1)
+        shutil.copy(path, path.with_name("backup"))
+        charge(ledger, "late", 1)
+    shutil.move(path.with_name("backup"), path)
+    before = path.read_bytes(), second_place(path).read_bytes()
+    with pytest.raises(LedgerError, match=r"is not lost; found .* with the hash of row 7"):
+        Ledger.without_witness(path)
+    assert (path.read_bytes(), second_place(path).read_bytes()) == before
+
+
+def test_a_second_place_that_comes_back_meanwhile_decides(path: Path) -> None:
+    open_ledger(path).close()
+    kept = second_place(path).read_bytes()
+    second_place(path).unlink()
+    with Ledger.without_witness(path) as lost:
+        second_place(path).write_bytes(kept)
+        with pytest.raises(LedgerError, match="is not lost"):
+            lost.renew_witness("it was only unplugged")
+    with open_ledger(path) as ledger:
+        assert ledger.renewals() == []
+
+
+def test_a_ledger_opened_without_its_second_place_cannot_be_charged_on(path: Path) -> None:
+    open_ledger(path).close()
+    second_place(path).unlink()
+    with Ledger.without_witness(path) as lost, pytest.raises(LedgerError, match="its second place is gone"):
+        lost.reserve("job", 0, EVENT)
+
+
+@pytest.mark.parametrize("reason", ["", "  ", "x" * 501])
+def test_a_second_place_is_not_begun_anew_without_a_reason(path: Path, reason: str) -> None:
+    open_ledger(path).close()
+    second_place(path).unlink()
+    with Ledger.without_witness(path) as lost, pytest.raises(ConfigError, match="needs a reason"):
+        lost.renew_witness(reason)
+    assert not second_place(path).exists()
+
+
+def test_a_rolled_back_ledger_whose_second_place_was_begun_anew_is_found_out_by_the_sites_commitment(
+    path: Path,
+) -> None:
+    """What the operator's word cannot mend: whoever lies about the newest copy is told so with the next offer."""
+    key = SigningKey.generate()
+    with open_ledger(path) as ledger:
+        charge(ledger, "job", 1)
+        shutil.copy(path, path.with_name("backup"))
+        charge(ledger, "late", 1)
+        signed = commit(ledger.head().hash, "north", key)
+    shutil.move(path.with_name("backup"), path)
+    second_place(path).unlink()
+    with Ledger.without_witness(path) as lost:
+        lost.renew_witness("so they say")
+        with pytest.raises(LedgerError, match="is behind what this site has signed for it"):
+            lost.must_hold(committed(signed, "north", key.public_key))
+        assert [renewal.reason for renewal in lost.renewals()] == ["so they say"]
+
+
+def test_killed_while_the_second_place_is_begun_anew_the_command_works_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_ledger(path).close()
+    second_place(path).unlink()
+
+    def die(name: str) -> None:
+        if name == "committed":
+            raise KeyboardInterrupt
+
+    with Ledger.without_witness(path) as lost, monkeypatch.context() as patched:
+        patched.setattr(ledger_file, "on_step", die)
+        with pytest.raises(KeyboardInterrupt):
+            lost.renew_witness("its disk died")
+    with pytest.raises(LedgerError, match="its second place is gone"):
+        open_ledger(path)
+    with Ledger.without_witness(path) as lost:
+        lost.renew_witness("its disk died, and the power too")
+    with open_ledger(path) as ledger:
+        assert len(ledger.renewals()) == 2
 
 
 def test_a_commitment_is_to_every_row_and_holds_while_the_ledger_grows(path: Path) -> None:

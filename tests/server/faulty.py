@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tests.coordinators import asked
 from yoriai import wire
 from yoriai.config import JobConfig, override
 from yoriai.server.coordinator import Coordinator, Deadlines
@@ -44,7 +45,7 @@ class FakeSite:
         self.trained: list[int] = []
 
     def handle(self, data: bytes) -> bytes:
-        message = wire.decode(data)
+        message = asked(data)
         if isinstance(message, wire.JobOffer):
             self.offers.append(message)
             return wire.encode(wire.Acceptance(run_id=message.run_id, site=self.name))
@@ -94,7 +95,7 @@ class FaultyTransport:
             self.sent[name] = self.sent.get(name, 0) + len(request)
             reply: bytes | None = self.fakes[name].handle(request)
             if name in self.faults and reply is not None:
-                reply = self.faults[name](wire.decode(request), reply)
+                reply = self.faults[name](asked(request), reply)
             if reply is not None:
                 self.received[name] = self.received.get(name, 0) + len(reply)
                 replies[name] = reply

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.coordinators import Known
+from tests.coordinators import Known, asked
 from tests.server.faulty import BASE_DIGEST, RUN_ID, FakeSite, FaultyTransport, small_job
 from yoriai import wire
 from yoriai.config import JobConfig
@@ -24,7 +24,7 @@ class Keeper(FakeSite):
 
     def handle(self, data: bytes) -> bytes:
         """Wait, confirm, or be a fake site."""
-        message = wire.decode(data)
+        message = asked(data)
         if isinstance(message, wire.JobOffer):
             self.asked += 1
             if not self.approved and self.asked <= self.patience:

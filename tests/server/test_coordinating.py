@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import found, server, site, yoriai
+from tests.coordinators import asked
 from tests.server.faulty import BASE_DIGEST, Fault, FaultyTransport, initial_adapter, small_job
 from tests.server.keepers import Keeper
 from tests.server.test_enrol import NAMES, enrolled
@@ -50,7 +51,7 @@ class AtRound(FaultyTransport):
 
     def exchange(self, stage: str, payloads: Mapping[str, bytes], timeout_s: float) -> Mapping[str, bytes]:
         """As the transport."""
-        message = wire.decode(next(iter(payloads.values()))) if payloads else None
+        message = asked(next(iter(payloads.values()))) if payloads else None
         if isinstance(message, wire.TrainRequest) and message.round_index == self._round:
             self._does()
         return super().exchange(stage, payloads, timeout_s)

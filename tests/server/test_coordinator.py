@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.coordinators import asked
 from tests.server.faulty import (
     BASE_DIGEST,
     RUN_ID,
@@ -155,7 +156,7 @@ class Forgetful(FakeSite):
     forgot = False
 
     def handle(self, data: bytes) -> bytes:
-        message = wire.decode(data)
+        message = asked(data)
         if isinstance(message, wire.TrainRequest) and message.round_index == 1 and not self.forgot:
             self.offers.clear()
             self.forgot = True

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tests.coordinators import asked
 from tests.simulations.miniature import Miniature
 from yoriai import wire
 from yoriai.client.site import Site
@@ -14,6 +15,7 @@ from yoriai.errors import RoundError
 from yoriai.privacy.round_terms import first_range
 from yoriai.server.coordinator import Coordinator
 from yoriai.server.registry import Checkpoint, Registry
+from yoriai.server.sealing import Sealer
 from yoriai.simulations.consortium import Consortium
 from yoriai.simulations.engines import InProcessTransport
 from yoriai.simulations.experiment import noise_multiplier
@@ -60,7 +62,17 @@ class World:
             registry=Registry(self.folder),
             run_id="run-1",
             signed_roster=self.consortium.signed_roster() if self.secure else None,
+            signing=self.consortium.signing(),
+            delivers=False,
         )
+
+    def sealed(self, site: str, message: wire.Message) -> bytes:
+        """The message as the coordinator's instruction to a site; another one each time."""
+        return Sealer(self.consortium.signing(), message.run_id).sealed(site, wire.encode(message))
+
+    def ask(self, site: str, message: wire.Message) -> bytes:
+        """What a site answers to the coordinator."""
+        return self.sites[site].handle(self.sealed(site, message))
 
     def run(self, transport: "Dropping | None" = None, **callbacks: Callable[..., None]) -> Checkpoint:
         transport = transport or Dropping(self.sites)
@@ -111,8 +123,8 @@ class Cheat:
             self.world.run(transport)
 
     def again(self, site: str, stage: str) -> wire.Message:
-        """Send a site the same request once more."""
-        return wire.decode(self.world.sites[site].handle(self.asked[stage][site]))
+        """Send a site the same request once more, signed anew."""
+        return wire.decode(self.world.ask(site, asked(self.asked[stage][site])))
 
 
 class _Recorder(Dropping):
@@ -144,7 +156,7 @@ def offer(secure: World, **changes: object) -> wire.JobOffer:
 
 
 def reason(secure: World, message: wire.Message) -> str:
-    reply = wire.decode(secure.sites["north"].handle(wire.encode(message)))
+    reply = wire.decode(secure.ask("north", message))
     assert isinstance(reply, wire.Refusal)
     return reply.reason
 

@@ -148,7 +148,7 @@ def test_the_operator_is_shown_the_signed_rosters_ranks_and_not_the_offers(villa
         noise_multiplier=noise_multiplier(job, 0, len(NAMES)),
         payload=village.bench.initial_adapter(job).to_bytes(),
     )
-    reply = wire.decode(village.sites["north"].handle(wire.encode(offer)))
+    reply = wire.decode(village.sites["north"].handle(KNOWN.sealed("north", offer)))
     assert isinstance(reply, wire.Refusal)
     assert reply.waiting, reply.reason
     terms = village.books["north"].entries()[0].terms

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.coordinators import asked
 from tests.simulations.miniature import Miniature, interrupt_after
 from tests.simulations.secure_world import Cheat, Dropping, World, masked_request, offer, reason
 from tests.world import job_settings
@@ -162,7 +163,7 @@ def test_a_site_shares_noise_only_if_its_operator_allows_it_and_counts_on_as_man
             ledger=here.ledgers["north"],
             identity=spec.identity(),
         )
-        reply = wire.decode(here.sites["north"].handle(wire.encode(offer(here))))
+        reply = wire.decode(here.ask("north", offer(here)))
         if not reason_given:
             assert isinstance(reply, wire.Acceptance)
         else:
@@ -192,13 +193,13 @@ class Flattering(Dropping):
 
     def __init__(self, here: World, site: str, noise_multiplier: float) -> None:
         super().__init__(here.sites)
-        self._site, self._noise_multiplier = site, noise_multiplier
+        self._here, self._site, self._noise_multiplier = here, site, noise_multiplier
 
     def exchange(self, stage: str, payloads: Mapping[str, bytes], timeout_s: float) -> Mapping[str, bytes]:
         if stage == "offer":
-            honest = wire.decode(payloads[self._site])
+            honest = asked(payloads[self._site])
             offer = honest.model_copy(update={"noise_multiplier": self._noise_multiplier})
-            payloads = {**payloads, self._site: wire.encode(offer)}
+            payloads = {**payloads, self._site: self._here.sealed(self._site, offer)}
         return super().exchange(stage, payloads, timeout_s)
 
 
@@ -229,5 +230,5 @@ def test_a_share_of_the_noise_leaves_neither_in_the_clear_nor_on_a_grid_that_the
         request = masked_request(here, run_id="run-1", **change)
         assert "its round does without" in reason(here, request)
         assert here.ledgers["north"].charges() == []
-        served = here.sites["north"].handle(wire.encode(masked_request(here, value_range=None)))
+        served = here.ask("north", masked_request(here, value_range=None))
         assert isinstance(wire.decode(served), wire.SecureReply)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 
+from tests.coordinators import asked
 from tests.simulations.secure_world import Cheat, Dropping, World, masked_request, reason
 from yoriai import wire
 from yoriai.errors import RoundError
@@ -184,11 +185,13 @@ def test_the_same_request_gets_the_same_bytes_and_costs_nothing(
     said: dict[bytes, bytes] = {}
     handle = cheat.world.sites["north"].handle
     with monkeypatch.context() as listening:
-        listening.setattr(cheat.world.sites["north"], "handle", lambda data: said.setdefault(data, handle(data)))
+        listening.setattr(
+            cheat.world.sites["north"], "handle", lambda data: said.setdefault(wire.encode(asked(data)), handle(data))
+        )
         cheat.run_to(stage)
     monkeypatch.setattr("yoriai.client.paid.train_round", lambda *_, **__: pytest.fail("trained again"))
-    asked = cheat.asked[stage]["north"]
-    assert cheat.world.sites["north"].handle(asked) == said[asked]
+    request = asked(cheat.asked[stage]["north"])
+    assert cheat.world.ask("north", request) == said[wire.encode(request)]
     assert [c.released for c in cheat.world.ledgers["north"].charges()] == [True]
 
 
@@ -198,7 +201,7 @@ def test_another_request_for_a_used_slot_is_refused_and_the_slot_goes_on(
 ) -> None:
     cheat = Cheat(world(**THREE))
     cheat.run_to("agree")
-    refusal = wire.decode(cheat.world.sites["north"].handle(wire.encode(masked_request(cheat.world, **change))))
+    refusal = wire.decode(cheat.world.ask("north", masked_request(cheat.world, **change)))
     assert ("not known here" if "window" in change else "used or passed over") in reason_of(refusal)
     assert len(cheat.world.ledgers["north"].charges()) == 1
     assert isinstance(cheat.again("north", "agree"), wire.SecureReply)
@@ -208,9 +211,9 @@ def test_another_request_for_a_used_slot_is_refused_and_the_slot_goes_on(
 def test_a_second_survivor_set_or_unmask_request_of_a_slot_is_refused(stage: str, world: Callable[..., World]) -> None:
     cheat = Cheat(world())
     cheat.run_to(stage)
-    asked = wire.decode(cheat.asked[stage]["north"])
-    assert isinstance(asked, wire.SecureStage)
-    other = asked.model_copy(update={"payload": asked.payload[:-2]})  # One survivor fewer, or half a signature.
+    first = asked(cheat.asked[stage]["north"])
+    assert isinstance(first, wire.SecureStage)
+    other = first.model_copy(update={"payload": first.payload[:-2]})  # One survivor fewer, or half a signature.
     assert "out of order" in reason(cheat.world, other)
 
 
@@ -220,10 +223,10 @@ def test_sites_that_were_sent_other_ranges_open_nothing(world: Callable[..., Wor
     class Two(Dropping):
         def exchange(self, stage: str, payloads: Mapping[str, bytes], timeout_s: float) -> Mapping[str, bytes]:
             if stage == "mask":
-                changed = {site: wire.decode(payloads[site]) for site in ("north", "south")}
+                changed = {site: asked(payloads[site]) for site in ("north", "south")}
                 payloads = {
                     **payloads,
-                    **{s: wire.encode(m.model_copy(update={"value_range": 7.0})) for s, m in changed.items()},
+                    **{s: secure.sealed(s, m.model_copy(update={"value_range": 7.0})) for s, m in changed.items()},
                 }
             return super().exchange(stage, payloads, timeout_s)
 
@@ -241,7 +244,7 @@ def test_a_restarted_site_has_dropped_out_of_its_window(world: Callable[..., Wor
     reply = cheat.again("north", "mask")
     assert isinstance(reply, wire.Refusal)
     assert reply.unknown_job
-    cheat.world.sites["north"].handle(cheat.asked["offer"]["north"])
+    cheat.again("north", "offer")
     for stage in ("mask", "sign"):
         again = cheat.again("north", stage)
         assert isinstance(again, wire.Refusal)
@@ -262,10 +265,9 @@ def test_a_window_that_the_job_does_not_promise_or_that_cannot_be_paid_is_refuse
 def test_a_round_repeated_in_the_next_slot_is_trained_anew_and_charged_again(world: Callable[..., World]) -> None:
     cheat = Cheat(world(**THREE))
     cheat.run_to("mask")
-    first = wire.decode(cheat.asked["mask"]["north"])
+    first = asked(cheat.asked["mask"]["north"])
     assert isinstance(first, wire.TrainRequest)
-    north = cheat.world.sites["north"]
-    replies = [wire.decode(north.handle(wire.encode(first.model_copy(update={"slot": slot})))) for slot in (1, 2)]
+    replies = [wire.decode(cheat.world.ask("north", first.model_copy(update={"slot": slot}))) for slot in (1, 2)]
     payloads = [reply.payload for reply in replies if isinstance(reply, wire.SecureReply)]
     assert len(payloads) == len(set(payloads)) == 2
     assert [c.released for c in cheat.world.ledgers["north"].charges()] == [True] * 3
