@@ -4,7 +4,7 @@ Each part of a record (prompt, response, turn) is turned into tokens by itself, 
 a model answers: the prompt is there as tokens before the first token of the response exists.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -128,13 +128,13 @@ def encode_fitting(
         ConfigError: as `check_task`.
     """
     check_task(task, tokenizer, context_tokens=context_tokens)
-    limit = min(task.max_tokens, context_tokens)
+    labels, limit = label_indices(task), min(task.max_tokens, context_tokens)
     examples: dict[int, Example] = {}
     misfits: list[Misfit] = []
     cut = 0
     for index, record in enumerate(records):
         try:
-            examples[index], was_cut = _example(record, tokenizer, task, limit)
+            examples[index], was_cut = _example(record, tokenizer, task, limit, labels)
             cut += was_cut
         except RecordError as fault:
             misfits.append(Misfit(index, fault.with_traceback(None)))  # Its frames would keep the text.
@@ -172,8 +172,17 @@ def suits(record: Record, kind: str) -> bool:
     return record.shape in _FITTING[kind]
 
 
-def fault_at_sight(record: Record, task: TaskSection) -> RecordError | None:
-    """Why a record does not fit the task, as far as that shows without its tokens; None if nothing does."""
+def label_indices(task: TaskSection) -> dict[str, int]:
+    """The index of each label of a task: a job may have very many, and each record is looked up."""
+    return {label: index for index, label in enumerate(task.labels)}
+
+
+def fault_at_sight(record: Record, task: TaskSection, labels: Mapping[str, int]) -> RecordError | None:
+    """Why a record does not fit the task, as far as that shows without its tokens; None if nothing does.
+
+    Args:
+        labels: the task's, as `label_indices`.
+    """
     if not suits(record, task.kind):
         return RecordError(
             f"does not fit task.kind = {task.kind}",
@@ -181,18 +190,20 @@ def fault_at_sight(record: Record, task: TaskSection) -> RecordError | None:
             expected=" or ".join(sorted(_FITTING[task.kind])),
             remedy="choose the other kind, or convert the records",
         )
-    if task.kind == "classify" and record.response not in task.labels:
+    if task.kind == "classify" and record.response not in labels:
         return RecordError(
             "a label outside the set",
-            expected=f"one of the {len(task.labels)} labels of the task",
+            expected=f"one of the {len(labels)} labels of the task",
             remedy="add the label to task.labels, or correct the records",
         )
     return None
 
 
-def _example(record: Record, tokenizer: Tokenizer, task: TaskSection, limit: int) -> tuple[Example, bool]:
+def _example(
+    record: Record, tokenizer: Tokenizer, task: TaskSection, limit: int, labels: Mapping[str, int]
+) -> tuple[Example, bool]:
     """A record as an example, and whether it had to be cut. Raises RecordError where it does not fit."""
-    if (fault := fault_at_sight(record, task)) is not None:
+    if (fault := fault_at_sight(record, task, labels)) is not None:
         raise fault
     tokens = _tokens(record, tokenizer, task, limit)
     if not tokens.ids:
@@ -204,7 +215,7 @@ def _example(record: Record, tokenizer: Tokenizer, task: TaskSection, limit: int
         )
     loss_mask = np.array(tokens.is_target, dtype=np.bool_)
     loss_mask[:1] = False
-    label = task.labels.index(record.response or "") if task.kind == "classify" else -1
+    label = labels[record.response or ""] if task.kind == "classify" else -1
     return Example(np.array(tokens.ids, dtype=np.int32), loss_mask, label), tokens.cut
 
 

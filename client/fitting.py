@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from yoriai.client.encoding import Example, Tokenizer, encode_fitting, fault_at_sight, suits
+from yoriai.client.encoding import Example, Tokenizer, encode_fitting, fault_at_sight, label_indices, suits
 from yoriai.client.records import Record
 from yoriai.client.units import Units, owner_name, owner_units
 from yoriai.config import PolicySection, PrivacySection, TaskSection
@@ -78,11 +78,11 @@ def fitting(
 
 def fit_at_sight(records: Sequence[Record], task: TaskSection, privacy: PrivacySection) -> str:
     """How many records fit a job as far as that shows without tokens, in words for the site's own eyes."""
-    wrong: Counter[str] = Counter()
+    wrong, labels = Counter[str](), label_indices(task)
     for record in records:
         if privacy.unit == "owner" and not owner_name(record):
             wrong[_NO_OWNER] += 1
-        elif (fault := fault_at_sight(record, task)) is not None:
+        elif (fault := fault_at_sight(record, task, labels)) is not None:
             wrong[fault.what] += 1
     return _counted(wrong, len(records)) if wrong else f"all {len(records)} records fit, lengths aside"
 
