@@ -10,6 +10,7 @@ noise and the public divisor are done here, because the noise must come from a c
 not be the live batch size, and a release must return the event that it costs.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Protocol
@@ -28,15 +29,19 @@ Block = tuple[slice, ...]
 """A part of a parameter, one slice an axis; () is all of it."""
 
 
-# Entries of clipped gradients that are handed on at a time, so that the copy stays small beside Opacus' own.
-_ROWS_AT_A_TIME = 1 << 22
+# Entries of gradients that are laid out as flat rows at a time, so that the copy stays small beside Opacus' own.
+_ENTRIES_AT_A_TIME = 1 << 22
+_CHUNK = 1 << 16
+# A finished row may be longer than the clip norm by this share: far above what rounding does in float64, and far below
+# what would matter beside the noise.
+_ROUNDING = 1e-9
 
 
 class Rows(Protocol):
     """What takes units' clipped gradients one by one, where their sum in floating point is not what is wanted."""
 
     def add(self, rows: np.ndarray) -> None:
-        """Take in clipped gradients of whole units, (U, n), in the order of `ClippedGradientSum.flat`."""
+        """Take in clipped gradients of whole units, (U, n) float64, in the order of `ClippedGradientSum.flat`."""
 
 
 class ClippedGradientSum:
@@ -46,11 +51,14 @@ class ClippedGradientSum:
     Sensitivity: one unit moves the sum by at most `clip_norm` in L2 norm over all parameters together.
     Assumes: each unit's records come one after another, in one batch once. A unit that comes back is refused, since
         it would have been clipped twice.
-    Does not cover: a change of one record among an owner's, which moves the sum by up to twice `clip_norm`.
+    Precision: norm, factor, product and sum are taken in float64, where no float32 overflows or vanishes when it is
+        squared; each finished row's norm is taken once more, and a row that is too long counts as zero. Each row is
+        worked on by itself, so that not a bit of it depends on which others are there.
+    Does not cover: a change of one record among an owner's, which moves the sum by up to twice `clip_norm`; gradients
+        that differ with the other records of their batch before they come here. See `yoriai.client.pieces`.
     Edge cases: a unit whose gradient is not finite counts as zero; an empty batch sums to zero and is noised like any
         other.
-    Memory: beyond what Opacus fills, the summed gradients of one piece's units for one parameter at a time, and one
-        unit's gradient, however many pieces that unit's records take.
+    Memory: beyond what Opacus fills, some units' rows at a time, and two vectors of float64.
 
     Args:
         parameters: trainable tensors, whose `grad_sample` (N, *shape) Opacus fills.
@@ -72,12 +80,11 @@ class ClippedGradientSum:
         self._rows = rows
         self._held = [() for _ in self._parameters] if held is None else list(held)
         self._clip_norm = clip_norm
-        self._sums = [
-            parameter.new_zeros(parameter[block].shape, dtype=torch.float64)
-            for parameter, block in zip(self._parameters, self._held, strict=True)
-        ]
+        self._shapes = [p[block].shape for p, block in zip(self._parameters, self._held, strict=True)]
+        self._sum = torch.zeros(sum(map(math.prod, self._shapes)), dtype=torch.float64, device=parameters[0].device)
+        self._wide = torch.empty_like(self._sum)
         self._begun: set[int] = set()
-        self._open: tuple[int, list[Tensor]] | None = None
+        self._open: tuple[int, Tensor] | None = None
         self._clear()  # What a round that broke off left behind belongs to no record of this batch.
 
     @torch.no_grad()
@@ -96,67 +103,67 @@ class ClippedGradientSum:
         if len({len(gradient) for gradient in gradients}) != 1:
             raise TrainingError("the trained factors hold gradients of different numbers of records")
         self._clear()
-        if units is None:
-            self._add(gradients)
-            return
-        if len(units) != len(gradients[0]):
+        if units is not None and len(units) != len(gradients[0]):
             raise TrainingError("a piece's gradients and the units they belong to differ in number")
-        self._add_units(gradients, units)
+        names = iter(units or ())
+        for row in _rows(gradients):
+            if units is None:
+                self._add(row)
+            else:
+                self._add_record(next(names), row)
 
-    def _add_units(self, gradients: list[Tensor], units: Sequence[int]) -> None:
-        """Add each unit's rows up, continue the open unit, and hold the last one back."""
-        runs, rows = torch.unique_consecutive(torch.as_tensor(units), return_inverse=True)
-        names = runs.tolist()
-        goes_on = self._open is not None and self._open[0] == names[0]
-        self._check_new(names[1:] if goes_on else names)
-        if not goes_on:
-            self.end_unit()
-        last = []
-        for position, gradient in enumerate(gradients):
-            sums = gradient.new_zeros(len(names), *gradient.shape[1:])  # (units, *shape)
-            sums.index_add_(0, rows.to(gradient.device), gradient)
-            if self._open is not None:
-                sums[0] += self._open[1][position]
-            last.append(sums[-1].clone())
-            gradients[position] = sums[:-1]
-        self._open = (names[-1], last)
-        self._add(gradients)
+    def _add_record(self, unit: int, row: Tensor) -> None:
+        """Add a record's row (n,) to its unit's, after ending the unit before it."""
+        if self._open is not None and self._open[0] == unit:
+            self._open[1].add_(row)
+            return
+        self._check_new(unit)
+        self.end_unit()
+        self._open = (unit, row.double())
 
-    def _check_new(self, names: Sequence[int]) -> None:
-        if len(set(names)) != len(names) or not self._begun.isdisjoint(names):
+    def _check_new(self, unit: int) -> None:
+        if unit in self._begun:
             raise TrainingError(
                 "a unit of privacy comes back in a batch, and would be clipped twice",
                 expected="each owner's records one after another",
             )
-        self._begun.update(names)
+        self._begun.add(unit)
 
     def end_unit(self) -> None:
         """Clip and add the open unit: all of its records are there. A batch's last one ends with the batch."""
         if self._open is not None:
-            _, gradient = self._open
+            _, row = self._open
             self._open = None
-            self._add([part[None] for part in gradient])
+            self._add(row)
 
-    def _add(self, gradients: Sequence[Tensor]) -> None:
-        """Clip and add the gradients of whole units, (U, *shape) a parameter."""
-        factors = torch.ones(len(gradients[0]), device=gradients[0].device)
-        if self._clip_norm is not None:
-            squared = torch.stack([g.flatten(1).square().sum(1) for g in gradients]).sum(0)  # (U,)
-            norms = squared.sqrt().double().cpu().numpy()
-            factors = torch.from_numpy(clip_factors(norms, self._clip_norm)).to(gradients[0])
+    def _add(self, row: Tensor) -> None:
+        """Clip and add the gradient of a whole unit, (n,)."""
+        finished = self._finished(row)
         if self._rows is not None:
-            self._hand_on(self._rows, factors, gradients)
+            self._rows.add(finished[None].cpu().numpy())
             return
-        for total, gradient in zip(self._sums, gradients, strict=True):
-            total.add_(torch.einsum("u,u...->...", factors, torch.nan_to_num(gradient, 0.0, 0.0, 0.0)))
+        for total, part in zip(_chunks(self._sum), _chunks(finished), strict=True):
+            total.add_(part)
 
-    def _hand_on(self, rows: Rows, factors: Tensor, gradients: Sequence[Tensor]) -> None:
-        """The clipped gradients as flat rows, some units at a time."""
-        at_a_time = max(1, _ROWS_AT_A_TIME // sum(total.numel() for total in self._sums))
-        for first in range(0, len(factors), at_a_time):
-            some = slice(first, first + at_a_time)
-            flat = torch.cat([torch.nan_to_num(g[some], 0.0, 0.0, 0.0).flatten(1) for g in gradients], dim=1)
-            rows.add((flat * factors[some, None]).cpu().numpy())  # (U, n)
+    def _finished(self, row: Tensor) -> Tensor:
+        """A unit's row (n,), clipped, in float64; zero where it is not finite, or still too long.
+
+        The next call overwrites it.
+        """
+        for wide, part in zip(_chunks(self._wide), _chunks(row), strict=True):
+            wide.copy_(part)
+        norm = self._norm()
+        if self._clip_norm is None:
+            return self._wide if math.isfinite(norm) else self._wide.zero_()
+        factor = float(clip_factors(np.array([norm]), self._clip_norm)[0])
+        if factor == 1.0:
+            return self._wide
+        for wide in _chunks(self._wide):
+            wide.mul_(factor)
+        return self._wide if self._norm() <= self._clip_norm * (1.0 + _ROUNDING) else self._wide.zero_()
+
+    def _norm(self) -> float:
+        return math.sqrt(sum(float(torch.dot(wide, wide)) for wide in _chunks(self._wide)))
 
     @torch.no_grad()
     def add_rows(self, rows: np.ndarray) -> None:
@@ -165,11 +172,11 @@ class ClippedGradientSum:
         For an audit's canaries: from here on they go the way that Opacus' gradients of real records go.
         """
         start = 0
-        for parameter, block, total in zip(self._parameters, self._held, self._sums, strict=True):
+        for parameter, block, shape in zip(self._parameters, self._held, self._shapes, strict=True):
             samples = parameter.new_zeros((len(rows), *parameter.shape))
-            stop = start + total.numel()
+            stop = start + math.prod(shape)
             given = torch.as_tensor(rows[:, start:stop]).to(samples)
-            samples[(slice(None), *block)] = given.view(len(rows), *total.shape)
+            samples[(slice(None), *block)] = given.view(len(rows), *shape)
             parameter.grad_sample = samples  # type: ignore[attr-defined]
             start = stop
         self.add_piece()
@@ -180,7 +187,7 @@ class ClippedGradientSum:
         It ends the batch's last unit.
         """
         self.end_unit()
-        return torch.cat([total.flatten() for total in self._sums]).cpu().numpy()
+        return self._sum.cpu().numpy()
 
     def release(
         self, *, noise_multiplier: float, sampling_rate: float, source: RandomSource
@@ -246,6 +253,19 @@ def held_gradients(network: GradSampleModule, held: Mapping[nn.Parameter, Block]
         yield
     finally:
         del network.GRAD_SAMPLERS
+
+
+def _rows(gradients: Sequence[Tensor]) -> Iterator[Tensor]:
+    """Each record's gradient as one flat row (n,), from what each parameter has of it, (N, *shape)."""
+    entries = sum(gradient[0].numel() for gradient in gradients)
+    at_a_time = max(1, _ENTRIES_AT_A_TIME // entries)
+    for first in range(0, len(gradients[0]), at_a_time):
+        yield from torch.cat([g[first : first + at_a_time].flatten(1) for g in gradients], dim=1)
+
+
+def _chunks(vector: Tensor) -> Sequence[Tensor]:
+    """A vector in pieces that stay in a core's cache while they are worked on; cut by its length alone."""
+    return torch.split(vector, _CHUNK) if vector.device.type == "cpu" else (vector,)
 
 
 def _grad_sample(parameter: nn.Parameter, block: Block) -> Tensor:

@@ -28,8 +28,8 @@ def clip_factors(norms: FloatArray, clip_norm: float) -> npt.NDArray[np.float64]
     Guarantee: none by itself; it bounds the sensitivity that `gaussian_mechanism` relies on.
     Neighbouring relation: add or remove one unit (one row).
     Sensitivity: the sum of the rows times their factors moves by at most `clip_norm` in L2 between neighbours.
-    Assumes: norms[i] is the L2 norm over all trainable coordinates of row i; rounding in the norm and in the product
-        (about 1e-7 relative in float32) is neglected.
+    Assumes: norms[i] is the L2 norm over all trainable coordinates of row i, taken in float64, and the product is too;
+        the rounding of both (about 1e-15 relative) is neglected.
     Does not cover: a norm taken over a part of the coordinates; one unit that owns several rows.
     Event it costs: none.
     Edge cases:

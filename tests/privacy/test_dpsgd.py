@@ -1,5 +1,6 @@
 """The clipped sum of a batch against loops over single records, real neighbours and Opacus' own optimizer."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -140,13 +141,53 @@ def test_a_record_whose_gradient_is_not_finite_counts_as_zero(
     np.testing.assert_allclose(_sum(network, [spoilt]).flat(), without, rtol=1e-5, atol=1e-7)
 
 
-def test_a_gradient_whose_square_overflows_counts_as_zero(network: GradSampleModule, records: Tensor) -> None:
-    total = ClippedGradientSum(list(network.parameters()), CLIP)
-    _backward(network, records)
+@pytest.mark.parametrize("size", [1e-44, 1e-30, 1e-25, 1e25, 1e38])
+@pytest.mark.parametrize("clip_norm", [1e-36, 1e-6, 1.0])
+def test_rows_are_clipped_whose_squares_float32_cannot_hold(
+    network: GradSampleModule, records: Tensor, size: float, clip_norm: float
+) -> None:
+    total = ClippedGradientSum(list(network.parameters()), clip_norm)
+    _backward(network, records[:1])
     for parameter in network.parameters():
-        parameter.grad_sample[0] = 1e25  # type: ignore[index]
+        parameter.grad_sample[0] = size  # type: ignore[index]
     total.add_piece()
-    np.testing.assert_allclose(total.flat(), _sum(network, [records[1:]]).flat(), rtol=1e-5, atol=1e-7)
+    entries = sum(parameter.numel() for parameter in network.parameters())
+    exact = float(torch.tensor(size)) * math.sqrt(entries)
+    assert np.linalg.norm(total.flat()) == pytest.approx(min(exact, clip_norm), rel=1e-9)
+
+
+def test_not_a_bit_of_a_row_depends_on_the_rows_beside_it(network: GradSampleModule, records: Tensor) -> None:
+    class Kept:
+        def __init__(self) -> None:
+            self.rows: list[bytes] = []
+
+        def add(self, rows: np.ndarray) -> None:
+            self.rows += [row.tobytes() for row in rows]
+
+    def rows(chosen: list[int]) -> list[bytes]:
+        kept = Kept()
+        total = ClippedGradientSum(list(network.parameters()), CLIP, rows=kept)
+        for parameter, given in zip(network.parameters(), gradients, strict=True):
+            parameter.grad_sample = given[chosen] * 1e3  # type: ignore[attr-defined]
+        total.add_piece()
+        return kept.rows
+
+    _backward(network, records)
+    gradients = [parameter.grad_sample.clone() for parameter in network.parameters()]  # type: ignore[union-attr,operator]
+    alone = [rows([n])[0] for n in range(len(records))]
+    assert rows(list(range(len(records)))) == alone
+    assert rows([2, 0]) == [alone[2], alone[0]]
+
+
+def test_a_finished_row_that_is_too_long_counts_as_zero(
+    network: GradSampleModule, records: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever makes a factor wrong, nothing longer than the clip norm is added."""
+    monkeypatch.setattr("yoriai.privacy.dpsgd.clip_factors", lambda norms, clip_norm: 0.999 * np.ones(len(norms)))
+    total = ClippedGradientSum(list(network.parameters()), 1e-3)
+    _backward(network, records)
+    total.add_piece()
+    assert not total.flat().any()
 
 
 def test_an_empty_batch_is_zero_and_is_noised_all_the_same(network: GradSampleModule) -> None:

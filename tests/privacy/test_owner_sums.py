@@ -145,7 +145,6 @@ def test_an_owner_of_many_pieces_keeps_one_gradient_open_and_no_more(
         network(records[:3]).square().sum().backward()
         total.add_piece([1, 1, 1])
         assert total._open is not None
-        assert sum(part.numel() for part in total._open[1]) == size
-        assert all(part.untyped_storage().nbytes() == part.numel() * 4 for part in total._open[1])
+        assert total._open[1].untyped_storage().nbytes() == size * 8
         assert all(p.grad_sample is None for p in network.parameters())  # type: ignore[attr-defined]
     assert np.linalg.norm(total.flat()) == pytest.approx(CLIP, rel=1e-5)
