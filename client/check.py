@@ -18,9 +18,11 @@ from yoriai.client.check_rows import Mark, Row, looked_at, until
 from yoriai.client.check_server import server_rows
 from yoriai.client.daemon_config import socket_in
 from yoriai.client.door import SocketDoor
+from yoriai.client.fitting import is_as_said
 from yoriai.client.node import node_state
 from yoriai.client.records import read_site
 from yoriai.client.site_folder import SiteFolder, is_open, same_disk
+from yoriai.client.units import owner_name, policy_units
 from yoriai.config import SiteConfig
 from yoriai.errors import DaemonError
 from yoriai.files import read_carried
@@ -89,20 +91,32 @@ def check_site(site: SiteFolder, *, now: datetime, base_of: BaseOf | None) -> It
 
 
 def check_settings(site: SiteFolder) -> Row:
-    """site.toml parses. It names the site, and whether the operator is asked."""
+    """site.toml parses, and goes together. It names the site, and whether the operator is asked."""
     config = site.config()
-    return Row("settings", "ok", f"site {config.name}, jobs: {config.policy.approve}")
+    policy = config.policy
+    if policy.delta >= 1 / policy.max_records:
+        found = f"policy.delta = {policy.delta:g} is not below 1 / {policy.max_records} (policy.max_records)"
+        return Row("settings", "warn", found, "lower policy.delta: jobs at that delta are refused")
+    return Row("settings", "ok", f"site {config.name}, jobs: {policy.approve}")
 
 
 def check_records(site: SiteFolder, config: SiteConfig) -> Row:
-    """The records parse; their numbers alone are shown. The folder is closed to the machine's other users."""
+    """The records parse, and are as the policy says in public; their numbers alone are shown. The folder is closed to
+    the machine's other users."""
     folder = site.place(config.records.folder)
     records = read_site(config.name, folder)
-    owners = {record.owner for record in records.train if record.owner is not None}
+    policy, owners = config.policy, policy_units(records.train, "owner")
     found = f"{len(records.train)} to train, {len(records.test)} to test"
-    found += f", {len(owners)} owners" if owners else ""
-    if config.policy.unit == "owner" and any(record.owner is None for record in records.train):
+    found += f", {owners} owners" if owners else ""
+    if policy.unit == "owner" and not all(map(owner_name, records.train)):
         return Row("records", "fail", f"{found}; some without an owner", 'name owners, or set policy.unit = "record"')
+    if (units := policy_units(records.train, policy.unit)) > policy.max_records:
+        remedy = f"raise policy.max_records, to a round number well above {units}"
+        return Row("records", "fail", f"{found}; policy.max_records = {policy.max_records} is less", remedy)
+    if unlike := [record for record in records.train if not is_as_said(record, policy)]:
+        remedy = "correct policy.kinds and policy.labels, or the records; jobs count such records as zero"
+        place = unlike[0].place or "a record"
+        return Row("records", "warn", f"{found}; {len(unlike)} not as the policy says, the first: {place}", remedy)
     if is_open(folder):
         return Row("records", "warn", f"{found}; readable to every user of this machine", f"chmod 750 {folder}")
     return Row("records", "ok", found)

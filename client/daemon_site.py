@@ -13,6 +13,7 @@ from yoriai.client.quiet import quiet_libraries
 from yoriai.client.records import fingerprint, read_site
 from yoriai.client.secure import SiteIdentity
 from yoriai.client.site import Site, SiteHooks
+from yoriai.client.units import policy_units
 from yoriai.client.workbench import Workbench
 from yoriai.log import EventLog, take_over_libraries
 from yoriai.privacy.ledger import Ledger, Policy
@@ -66,6 +67,9 @@ def open_site(
     records = read_site(config.site.name, config.data)
     identity = config.identity() if config.identity is not None else None
     hooks = _watched(hooks or SiteHooks(), log, checkpoint)
+    if policy_units(records.train, config.site.policy.unit) > config.site.policy.max_records:
+        # No reason to stop: that the site is gone would be an answer that depends on its records.
+        hooks.on_fault("policy.max_records is less than there are: jobs may have too large a delta; raise it")
     with quiet_libraries():
         base = load_base(config.base, device=choose_device(config.speed.device))
     site_policy = config.site.policy

@@ -2,13 +2,14 @@
 
     jobs/<digest of the run's id>.json    terms, state, when and by whom it was decided
 
-A decision is about terms: run, job, base, noise, and the sites with their weights. The same run offered with other
-terms waits anew; the same terms, in a run that is resumed, need no second yes. The roster's serial is no part of them,
-so that a roster that is signed again with the same sites changes nothing.
+A yes is about terms: run, job, base, noise, and the sites with their weights. The same run offered with other terms
+waits anew; the same terms, in a run that is resumed, need no second yes. The roster's serial is no part of them, so
+that a roster that is signed again with the same sites changes nothing. A no is about the run: whatever is offered under
+its id is refused, until the operator takes the no back.
 
 Run ids and jobs come from a coordinator, which may be hostile: ids are bounded and never part of a path, a job has a
-largest size, and of the jobs that nobody asked for only the newest are kept. The daemon and the commands of the
-operator write under one lock, each time from what the file holds then.
+largest size, and of each state but one only the newest are kept. The daemon and the commands of the operator write
+under one lock, each time from what the file holds then.
 """
 
 import contextlib
@@ -31,8 +32,9 @@ State = Literal["waiting", "approved", "refused", "accepted", "delivered", "ende
 
 LONGEST_RUN_ID = 128
 LARGEST_ENTRY_BYTES = 256 * 1024
-# How many are kept of the states that a coordinator can bring about without the operator; the oldest go.
-MOST: Mapping[State, int] = {"waiting": 100, "accepted": 1000, "delivered": 1000, "ended": 1000}
+# How many are kept of each state; the oldest go. An approved run that is forgotten waits anew. Refused ones stay, one
+# for each command of the operator: forgotten, such a run would be taken where policy.approve is auto.
+MOST: Mapping[State, int] = {"waiting": 100, "approved": 1000, "accepted": 1000, "delivered": 1000, "ended": 1000}
 # Of runs that are over here: nothing is asked about them any more.
 OVER: tuple[State, ...] = ("delivered", "ended")
 _VERSION: Final = 1
@@ -122,7 +124,7 @@ class JobBook:
     def consider(self, terms: Terms) -> Entry:
         """The entry of an offer: the one that is there for these terms, else a new one, which waits.
 
-        A run that is over keeps its entry, whatever is offered.
+        A run that is refused or over keeps its entry, whatever is offered.
 
         Raises:
             PolicyError: the run's id, or the job, is too long to be kept, or the id cannot be shown.
@@ -130,7 +132,7 @@ class JobBook:
         check_run_id(terms.run_id)
         with self._writing():
             entry = self.entry(terms.run_id)
-            if entry is None or (entry.terms.digest != terms.digest and entry.state not in OVER):
+            if entry is None or (entry.terms.digest != terms.digest and entry.state not in ("refused", *OVER)):
                 entry = Entry(terms=terms, seen_at=self._clock())
                 self._put(entry)
                 self._forget_the_oldest("waiting")
@@ -175,6 +177,8 @@ class JobBook:
                 return entry
             entry = entry.model_copy(update={"state": state, "decided_at": self._clock(), "decided_by": by})
             self._put(entry)
+            if state in MOST:
+                self._forget_the_oldest(state)
             return entry
 
     def finish(self, run_id: str, adapter_digest: str, rounds_done: int) -> None:

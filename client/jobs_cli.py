@@ -11,7 +11,7 @@ from yoriai.asking import agree
 from yoriai.terminal import say
 
 if TYPE_CHECKING:
-    from yoriai.client.job_book import JobBook
+    from yoriai.client.job_book import Entry, JobBook
     from yoriai.client.site_folder import SiteFolder
 
 _console = Console()
@@ -30,17 +30,25 @@ def mount(site: typer.Typer) -> None:
     site.command("release")(release)
 
 
-def jobs(folder: _Folder, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def jobs(
+    folder: _Folder,
+    run: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", help="Show all terms of this run.", show_default=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
     """List the jobs that this site was offered: what each asks for, what was decided, and what came of it here."""
     from yoriai.client.jobs_table import job_views, jobs_json, print_jobs
     from yoriai.client.jobs_terms import budget_of
 
     site, book = _opened(folder)
-    views, budget = job_views(book.entries(), site.adapters), budget_of(site)
+    entries = book.entries() if run is None else [book.find(run)]
     if as_json:
-        typer.echo(json.dumps(jobs_json(views, budget), indent=1))
+        typer.echo(json.dumps(jobs_json(job_views(entries, site.adapters), budget_of(site)), indent=1))
+    elif run is None:
+        print_jobs(job_views(entries, site.adapters), budget_of(site), _console)
     else:
-        print_jobs(views, budget, _console)
+        _show(site, entries[0])
 
 
 def approve(
@@ -50,11 +58,10 @@ def approve(
 ) -> None:
     """Let a job begin that waits for you, after a look at its terms. Other terms, of the same run too, wait anew."""
     from yoriai.client.job_book import operator_name
-    from yoriai.client.jobs_terms import budget_of, print_terms
 
     site, book = _opened(folder)
     entry = book.find(run)
-    print_terms(entry, budget_of(site), _console)
+    _show(site, entry)
     if entry.state in ("approved", "accepted"):
         say(f"run {entry.run_id} was approved before; nothing was changed")
         return
@@ -97,6 +104,12 @@ def release(
     if entry is not None:
         book.release(run_id, by=operator_name())
     _say_freed(*free(site, run_id))
+
+
+def _show(site: "SiteFolder", entry: "Entry") -> None:
+    from yoriai.client.jobs_terms import budget_of, print_terms, records_here
+
+    print_terms(entry, budget_of(site), records_here(site, entry.terms.config()), _console)
 
 
 def _say_freed(rounds: int, epsilon: float) -> None:

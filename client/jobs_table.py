@@ -12,6 +12,7 @@ from rich.text import Text
 from yoriai.client.adapter_place import folder_of, read_evaluation
 from yoriai.client.job_book import Entry
 from yoriai.client.jobs_terms import Budget, early_end, printable
+from yoriai.client.usual import unusual
 from yoriai.config import JobConfig
 
 
@@ -60,6 +61,9 @@ def print_jobs(views: Sequence[JobView], budget: Budget, console: Console) -> No
     for view in views:
         if early := early_end(view.entry):
             console.print(Text(printable(f"run {view.entry.run_id} {early}"), style="dim"), highlight=False)
+        if odd := unusual(view.job, view.entry.terms.noise_multiplier):
+            line = f"run {view.entry.run_id}: unusual: {', '.join(odd)}"
+            console.print(Text(printable(line), style="bold yellow"), highlight=False)
 
 
 def _cells(view: JobView) -> list[str]:
@@ -114,6 +118,15 @@ def _as_json(view: JobView) -> dict[str, Any]:
         "sites": sorted(terms.weights),
         "roster_serial": terms.roster_serial,
         "rule": job.federation.rule,
+        "clip_norm": job.privacy.clip_norm,
+        "sampling_rate": job.training.sampling_rate,
+        "local_steps": job.training.local_steps,
+        "learning_rate": job.training.learning_rate,
+        "server_learning_rate": job.federation.server_learning_rate,
+        "rank": job.lora.rank,
+        "alpha": job.lora.alpha,
+        "task": job.task.model_dump(mode="json"),
+        "unusual": unusual(job, terms.noise_multiplier),
         "base": job.base.model,
         "base_digest": terms.base_digest,
         "job_digest": terms.job_digest,

@@ -1,5 +1,6 @@
 """What a job asks of a site, on the terminal, before its operator decides: all that bears on privacy."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -7,13 +8,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from yoriai.client.fitting import fit_at_sight
 from yoriai.client.job_book import Entry, Terms
 from yoriai.client.own_ledger import opened
+from yoriai.client.records import read_site
 from yoriai.client.site_folder import SiteFolder
+from yoriai.client.usual import USUAL, unusual
 from yoriai.config import JobConfig
+from yoriai.errors import RecordError
 from yoriai.privacy.wording import terms as wording
 
-_SHOWN_SITES = 32
+_SHOWN = 32  # Of a list; of labels as many as are usual, for it is a list of them that could look for records.
+_SHOWN_LABELS = int(USUAL["labels"].most)
 
 
 @dataclass(frozen=True)
@@ -47,31 +53,86 @@ def budget_of(site: SiteFolder) -> Budget:
     return Budget(dataset, in_force.epsilon_budget, in_force.delta, in_force.unit, left)
 
 
-def print_terms(entry: Entry, budget: Budget, console: Console) -> None:
-    """Print the terms of one job."""
+@dataclass(frozen=True)
+class Row:
+    """One row of a job's terms.
+
+    Attributes:
+        name: what it is about.
+        text: what the job asks for.
+        unusual: what of it is out of the usual, in words (`client.usual`).
+    """
+
+    name: str
+    text: str
+    unusual: tuple[str, ...] = ()
+
+
+def records_here(site: SiteFolder, job: JobConfig) -> str:
+    """How many of the site's training records a job could be taught by, for its operator alone."""
+    config = site.config()
+    try:
+        records = read_site(config.name, site.place(config.records.folder)).train
+    except RecordError as error:
+        return f"cannot be read: {error.what}"
+    return fit_at_sight(records, job.task, job.privacy)
+
+
+def print_terms(entry: Entry, budget: Budget, fit: str, console: Console) -> None:
+    """Print the terms of one job, what is unusual marked, and with `fit` how they go with the records of the site."""
+    rows = [*terms_rows(entry, budget), Row("records here", fit)]
     table = Table.grid(padding=(0, 2))
-    for name, value in terms_rows(entry, budget):
-        table.add_row(name, Text(printable(value), overflow="fold"))
+    for row in rows:
+        table.add_row(row.name, Text(printable(row.text), overflow="fold"))
+        for words in row.unusual:
+            table.add_row("", Text(f"unusual: {printable(words)}", style="bold yellow", overflow="fold"))
     console.print(table, highlight=False)
+    if count := sum(len(row.unusual) for row in rows):
+        line = f"{count} {'settings are' if count > 1 else 'setting is'} unusual; ask the coordinator why"
+        console.print(Text(line, style="bold yellow"))
 
 
-def terms_rows(entry: Entry, budget: Budget) -> list[tuple[str, str]]:
-    """The terms by name, in the order in which they are read."""
+def terms_rows(entry: Entry, budget: Budget) -> list[Row]:
+    """The terms by name, in the order in which they are read: all that bears on privacy."""
     terms, job = entry.terms, entry.terms.config()
-    secure, early = job.secure_aggregation.enabled, early_end(entry)
+    federation, privacy, task = job.federation, job.privacy, job.task
+    odd, early = unusual(job, terms.noise_multiplier), early_end(entry)
+
+    def row(name: str, text: str, *settings: str) -> Row:
+        return Row(name, text, tuple(odd[setting] for setting in settings if setting in odd))
+
+    rows = [
+        row("run", terms.run_id),
+        row("job", f"{job.name}: {task.kind}, rule {federation.rule}"),
+        row("state", f"{entry.state}, first offered {day_of(entry.seen_at)}{_decided(entry)}{early and f'; {early}'}"),
+        row("privacy", _privacy(terms, job), "privacy.noise", "privacy.epsilon", "privacy.delta"),
+        row("noise", _noise(terms, job), "noise_multiplier"),
+        row("budget", f"epsilon {budget.left:.4g} of {budget.epsilon_budget:g} is left at delta {budget.delta:g}"),
+        row("clipping", _clipping(job), "privacy.clip_norm"),
+        row("drawing", _drawing(job), "training.sampling_rate", "training.local_steps"),
+        row(
+            "rounds",
+            f"{federation.rounds}, and {privacy.spare_rounds} spare, each of which can be charged",
+            "federation.rounds",
+            "privacy.spare_rounds",
+        ),
+        row("learning", _learning(job), "training.learning_rate", "federation.server_learning_rate"),
+        row("adapter", _adapter(job), "lora.rank", "lora.alpha"),
+        row("lengths", _lengths(job), "task.max_tokens"),
+    ]
+    if task.kind == "classify":
+        rows.append(row("labels", f"{len(task.labels)}: {_listed(task.labels, _SHOWN_LABELS)}", "labels"))
+    if task.template is not None:
+        rows.append(row("template", repr(task.template)))
+    secure = job.secure_aggregation.enabled
+    how = "masked: only their sum opens" if secure else "in the clear: the coordinator reads this site's"
     sites = sorted(terms.weights)
-    named = ", ".join(sites[:_SHOWN_SITES]) + (", …" if len(sites) > _SHOWN_SITES else "")
+    who = f"{len(sites)} in roster {terms.roster_serial}, {federation.min_sites} needed: {_listed(sites)}"
     return [
-        ("run", terms.run_id),
-        ("job", f"{job.name}: {job.task.kind}, rule {job.federation.rule}"),
-        ("state", f"{entry.state}, first offered {day_of(entry.seen_at)}{_decided(entry)}{early and f'; {early}'}"),
-        ("privacy", _privacy(terms, job)),
-        ("noise", _noise(terms, job)),
-        ("budget", f"epsilon {budget.left:.4g} of {budget.epsilon_budget:g} is left at delta {budget.delta:g}"),
-        ("rounds", f"{job.federation.rounds}, and {job.privacy.spare_rounds} spare"),
-        ("updates", "masked: only their sum opens" if secure else "in the clear: the coordinator reads this site's"),
-        ("sites", f"{len(sites)} in roster {terms.roster_serial}, {job.federation.min_sites} needed: {named}"),
-        ("base", f"{job.base.model}, digest {terms.base_digest}"),
+        *rows,
+        row("updates", how, "secure_aggregation.enabled"),
+        row("sites", who),
+        row("base", f"{job.base.model}, digest {terms.base_digest}"),
     ]
 
 
@@ -102,7 +163,45 @@ def _privacy(terms: Terms, job: JobConfig) -> str:
         return "none: without noise, what single records say can be read from updates"
     privacy = job.privacy
     cost = f"epsilon {terms.epsilon:.4g} at delta {privacy.delta:g} for all rounds, the spare ones too"
+    cost += f", of {privacy.epsilon:g} that the job may cost"
     return f"{cost}; {wording(privacy.unit, terms.accountant)}"
+
+
+def _clipping(job: JobConfig) -> str:
+    privacy = job.privacy
+    whose = "each record's gradient"
+    if privacy.unit == "owner":
+        most = privacy.records_per_owner
+        whose = f"the summed gradient of each owner's {'records' if most is None else f'first {most} records'}"
+    return f"{whose} to a norm of {privacy.clip_norm:g}" + (", without noise" if privacy.noise == "none" else "")
+
+
+def _drawing(job: JobConfig) -> str:
+    rate, steps = job.training.sampling_rate, job.training.local_steps
+    how = f"each {job.privacy.unit} with probability {rate:g} in each of {steps} step{'s' * (steps > 1)} a round"
+    return f"{how}; a weight of 1 stands for {job.training.records_per_weight} {job.privacy.unit}s"
+
+
+def _learning(job: JobConfig) -> str:
+    training, federation = job.training, job.federation
+    here = f"{training.optimizer} at rate {training.learning_rate:g} here, {training.schedule}"
+    here += f", pulled back by {training.proximal_mu:g}" * (training.proximal_mu > 0) + ", smoothed" * training.lowpass
+    return f"{here}; {federation.server_optimizer} at rate {federation.server_learning_rate:g} at the coordinator"
+
+
+def _adapter(job: JobConfig) -> str:
+    lora = job.lora
+    layers, maps = "all layers" if lora.layers == "all" else f"layers {lora.layers}", _listed(lora.target_modules)
+    return f"rank {lora.rank}, alpha {lora.alpha:g}, {layers}: {maps}"
+
+
+def _lengths(job: JobConfig) -> str:
+    longer = "cut" if job.task.too_long == "cut" else "left out"
+    return f"records of up to {job.task.max_tokens} tokens; longer ones are {longer}"
+
+
+def _listed(names: Sequence[str], most: int = _SHOWN) -> str:
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
 
 
 def _noise(terms: Terms, job: JobConfig) -> str:

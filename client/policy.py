@@ -1,7 +1,7 @@
 """What a site checks of an offered job before it looks at a record: its own policy, and that the offer is honest.
 
 A coordinator may be hostile. Nothing of what it states about privacy is believed; the cost is worked out here anew.
-No refusal depends on the records, except where a job's delta is within the site's policy and still too large for them.
+No refusal depends on the records: what is to be known of them for a check stands in the policy, and is public.
 """
 
 import json
@@ -230,16 +230,36 @@ def _check_cost(site: str, job: JobConfig, event: Event) -> None:
         )
 
 
-def check_delta(site: str, job: JobConfig, units: int) -> None:
-    """Raise PolicyError unless delta is below 1 / units: above it, one unit may be published whole.
+def check_records(site: str, policy: PolicySection, job: JobConfig) -> None:
+    """The job goes with what the policy says of the site's records. They are not looked at.
 
-    Args:
-        units: records, or owners, at this site. `round_event` must have held delta against the site's policy before,
-            so that offers with ever other deltas do not tell this number.
+    Raises:
+        PolicyError: another kind of task, a label of the site's that the job lacks, more tokens than allowed, or a
+            delta at which one unit of so many may be published whole.
     """
-    if job.privacy.noise != "none" and units and job.privacy.delta >= 1 / units:
+    task, privacy = job.task, job.privacy
+    if policy.kinds and task.kind not in policy.kinds:
         raise PolicyError(
-            f"site {site}: privacy.delta is not below 1 / ({job.privacy.unit}s of this site)",
-            found=f"{job.privacy.delta:g}",
+            f"site {site} takes no job of this kind",
+            found=f"task.kind = {task.kind}",
+            expected=f"{' or '.join(policy.kinds)} (policy.kinds)",
+        )
+    if task.kind == "classify" and (missing := [label for label in policy.labels if label not in task.labels]):
+        raise PolicyError(
+            f"site {site}: the job lacks labels that the site's records may have",
+            found=f"{len(missing)} of {len(policy.labels)} missing, the first: {missing[0]!r}",
+            expected="all of policy.labels among task.labels",
+        )
+    if policy.max_tokens is not None and task.max_tokens > policy.max_tokens:
+        raise PolicyError(
+            f"site {site}: the job's records may be longer than the site allows",
+            found=f"task.max_tokens = {task.max_tokens}",
+            expected=f"at most {policy.max_tokens} (policy.max_tokens)",
+        )
+    if privacy.noise != "none" and privacy.delta >= 1 / policy.max_records:
+        raise PolicyError(
+            f"site {site}: privacy.delta is not below 1 / policy.max_records",
+            found=f"{privacy.delta:g}",
+            expected=f"below 1 / {policy.max_records} {privacy.unit}s",
             remedy="lower privacy.delta",
         )

@@ -41,6 +41,11 @@ _QUESTIONS: Mapping[str, Question] = {
     ),
     "policy.delta": Question("--delta", "Largest delta that a job may use; well below 1 / records.", number(float)),
     "policy.unit": Question("--unit", "What the budget protects: record, or owner with all their records."),
+    "policy.max_records": Question(
+        "--max-records",
+        "A round number above the records, or owners, that there will ever be; it is public.",
+        number(int),
+    ),
     "policy.min_sites": Question("--min-sites", "Fewest sites in a round; the others hide yours.", number(int)),
     "policy.approve": Question("--approve", "ask: you approve each job by name. auto: the policy alone decides."),
     "policy.allow_distributed_noise": Question(
@@ -71,6 +76,7 @@ def init(
     epsilon_budget: Annotated[float | None, _option("policy.epsilon_budget")] = None,
     delta: Annotated[float | None, _option("policy.delta")] = None,
     unit: Annotated[str | None, _option("policy.unit")] = None,
+    max_records: Annotated[int | None, _option("policy.max_records")] = None,
     min_sites: Annotated[int | None, _option("policy.min_sites")] = None,
     approve: Annotated[str | None, _option("policy.approve")] = None,
     allow_distributed_noise: Annotated[
@@ -92,7 +98,7 @@ def init(
     from yoriai.client.site_folder import SiteFolder, make_site, refuse_second
     from yoriai.client.systemd import write_units
 
-    of_policy = (epsilon_budget, delta, unit, min_sites, approve, allow_distributed_noise)
+    of_policy = (epsilon_budget, delta, unit, max_records, min_sites, approve, allow_distributed_noise)
     given = (name, data, base, server, proxy, *of_policy, witness)
     answers = {
         key: _QUESTIONS[key].take(value) if isinstance(value, str) else value

@@ -3,8 +3,9 @@
 The same object answers a simulation directly and, behind the site's daemon, a deployment. Whatever goes wrong becomes
 a Refusal whose reason holds no data; nothing that was computed leaves unless the ledger marked it as released first.
 
-What a refusal tells. Faults of the records are named in full to the site's own log and in general terms to the
-coordinator, which could otherwise count labels or lengths by offering jobs. That there was a fault remains visible.
+What an answer tells. Until the ledger has charged for a round, no answer depends on the records: a job is checked
+against what the policy says of them, then shown to the operator, and only then is a record looked at; one that does not
+fit is counted in the site's own log and trains nothing (`client/fitting.py`).
 """
 
 import logging
@@ -27,20 +28,20 @@ from yoriai.client.plan import Shares
 from yoriai.client.policy import (
     as_signed,
     check_base,
-    check_delta,
     check_membership,
+    check_records,
     check_sharing,
     plain_rank,
     read_job,
     round_event,
     signed_rank,
 )
+from yoriai.client.prepared import PreparedRecords
 from yoriai.client.records import SiteRecords
 from yoriai.client.secure import SiteIdentity
 from yoriai.client.secure_round import Duties, SecureRounds
 from yoriai.client.shared_round import SharedSum
 from yoriai.client.train import LocalUpdate
-from yoriai.client.units import unit_count
 from yoriai.client.workbench import PrefixProgress, Workbench
 from yoriai.config import JobConfig, SiteConfig
 from yoriai.errors import (
@@ -188,22 +189,21 @@ class Site:
         check_base(self.name, self._policy, job, offer, self._workbench.base.digest)
         shares = self._shares(job, offer, rank)
         event = round_event(self.name, self._policy, job, offer, shares)
-        check_delta(self.name, job, unit_count(self._records.train, job.privacy))
+        check_records(self.name, self._policy, job)
+        self._workbench.check_task(job.task)
         terms = terms_of(offer, job, event, roster_digest)
         if self._asked_for(terms):
             return self._approval.waiting(offer.run_id)
         model = self._workbench.model(job)
         start = AdapterState.from_bytes(offer.payload)
         model.check(start)
-        # Records that do not fit are found before the ledger holds anything for the job; the costly prefix comes after.
-        self._workbench.encode(self._records.train, job.task)
         self._take_part(terms, event, job)
         self._forget()  # Not before: an offer that waits, or is refused, leaves the job at hand and its keys alone.
         self._accepted = AcceptedJob(
             run_id=offer.run_id,
             job=job,
             model=model,
-            records=self._workbench.prepare(self._records.train, job, progress=self._hooks.on_prefix),
+            records=self._ready(job),
             start=start,
             weight=offer.roster.weights[self.name],
             noise_multiplier=offer.noise_multiplier,
@@ -212,6 +212,15 @@ class Site:
             shares=shares,
         )
         return wire.Acceptance(run_id=offer.run_id, site=self.name)
+
+    def _ready(self, job: JobConfig) -> PreparedRecords:
+        """The records, as far as they fit the job. The site's one look at them before it trains; it raises nothing."""
+        return self._workbench.prepare_fitting(
+            self._records.train,
+            job,
+            tell=lambda line: self._hooks.on_fault(f"site {self.name}: {line}"),
+            progress=self._hooks.on_prefix,
+        )
 
     def _take_part(self, terms: Terms, event: Event | None, job: JobConfig) -> None:
         """Have the ledger promise the rounds, and enter the job. Who gives it up meanwhile finds nothing held."""

@@ -49,6 +49,11 @@ def owner_name(record: Record) -> str:
     return unicodedata.normalize("NFC", record.owner or "").strip()
 
 
+def policy_units(records: Sequence[Record], unit: str) -> int:
+    """How many units a site's policy counts: records, or owners, those without one left out. Private."""
+    return len(records) if unit == "record" else len({name for record in records if (name := owner_name(record))})
+
+
 def unit_count(records: Sequence[Record], privacy: PrivacySection) -> int:
     """How many units the records are. Private, as the number of records is.
 

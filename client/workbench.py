@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 import torch
 
 from yoriai.client.base_model import BaseModel
-from yoriai.client.encoding import DEFAULT_TEMPLATES, EncodedRecords, encode
+from yoriai.client.encoding import DEFAULT_TEMPLATES, EncodedRecords, check_task, encode
+from yoriai.client.fitting import fitting
 from yoriai.client.lora import AdaptedModel, svd_factors
 from yoriai.client.prepared import PreparedRecords
 from yoriai.client.records import Record
@@ -82,6 +83,10 @@ class Workbench:
             self._heads[key] = self._make_head(job)
         return self._heads[key]
 
+    def check_task(self, task: TaskSection) -> None:
+        """Raise ConfigError, as `encoding.check_task`, if no record could be encoded for the task with this base."""
+        check_task(task, self.base.tokenizer, context_tokens=self.base.context_tokens)
+
     def encode(self, records: Sequence[Record], task: TaskSection) -> EncodedRecords:
         """Tokens of the records; see `encoding.encode` for what is refused."""
         if not records:
@@ -109,10 +114,45 @@ class Workbench:
         return PreparedRecords(
             self.model(job),
             self.encode(records, job.task).examples,
-            known=self._states if self.speed.prefix_cache else None,
+            known=self._known,
             units=owner_units(records, job.privacy) if for_training else None,
             progress=progress,
         )
+
+    def prepare_fitting(
+        self,
+        records: Sequence[Record],
+        job: JobConfig,
+        *,
+        tell: Callable[[str], None],
+        progress: PrefixProgress | None = None,
+    ) -> PreparedRecords:
+        """Prepare the records that fit the job for training; there may be none. Why is in `client.fitting`.
+
+        Args:
+            tell: given, for the site's own eyes, a line on the records that do not fit, or on what went wrong.
+
+        Raises:
+            ConfigError: as `check_task`; nothing else, whatever the records are.
+        """
+        self.check_task(job.task)
+        model, tokenizer = self.model(job), self.base.tokenizer
+        try:
+            fits = fitting(records, job.task, job.privacy, tokenizer, context_tokens=self.base.context_tokens)
+        except Exception as error:  # No memory for their tokens, say.
+            tell(f"no record can be used: {type(error).__name__}")
+            return PreparedRecords(model, (), known=None)
+        if told := fits.told():
+            tell(told)
+        try:
+            return PreparedRecords(model, fits.examples, known=self._known, units=fits.units, progress=progress)
+        except Exception as error:  # No memory, or disk, for as many or as long ones. A batch needs less.
+            tell(f"hidden states are computed anew for each batch, for want of room: {type(error).__name__}")
+            return PreparedRecords(model, fits.examples, known=None, units=fits.units)
+
+    @property
+    def _known(self) -> dict[bytes, torch.Tensor] | None:
+        return self._states if self.speed.prefix_cache else None
 
     def _make_head(self, job: JobConfig) -> TaskHead:
         model, task, tokenizer = self.model(job), job.task, self.base.tokenizer

@@ -13,6 +13,7 @@ from yoriai.client.personal import personal_event
 from yoriai.client.records import SiteRecords, fingerprint
 from yoriai.client.secure import SiteIdentity
 from yoriai.client.site import Site, SiteHooks
+from yoriai.client.units import unit_count
 from yoriai.client.workbench import Workbench
 from yoriai.config import JobConfig, PolicySection, SiteConfig
 from yoriai.privacy.accounting import Event
@@ -69,6 +70,7 @@ class SiteSpec:
             epsilon_budget=self.epsilon_budget(),
             delta=privacy.delta,
             unit=privacy.unit,
+            max_records=max(1, unit_count(self.records.train, privacy)),
             min_sites=self.job.federation.min_sites,
             rules=(self.job.federation.rule,),
             allow_plain_updates=not self.job.secure_aggregation.enabled,

@@ -75,7 +75,8 @@ class TaskSection(Table):
     max_tokens: Count = Field(default=128, description="Longest record, in tokens.")
     too_long: Literal["cut", "refuse"] = Field(
         default="cut",
-        description="What happens to a longer record: cut it to max_tokens and count it, or refuse the data set.",
+        description="What happens to a longer record: cut it to max_tokens and count it, or refuse it. A simulation "
+        "then refuses the data set; a site of a deployment leaves the record out.",
     )
 
 

@@ -7,7 +7,19 @@ from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from yoriai.config_types import Address, Count, Digests, MetricsPort, Name, NonEmpty, Proxy, Table, Texts, Version
+from yoriai.config_types import (
+    Address,
+    Count,
+    Digests,
+    Kinds,
+    MetricsPort,
+    Name,
+    NonEmpty,
+    Proxy,
+    Table,
+    Texts,
+    Version,
+)
 
 
 class RecordsSection(Table):
@@ -56,7 +68,9 @@ class ServerSection(Table):
 
 
 class PolicySection(Table):
-    """What this site allows, whatever a job asks for."""
+    """What this site allows, whatever a job asks for. Refusals tell of it: all of it is public, `kinds`, `labels`,
+    `max_tokens` and `max_records` too, which say of the records what jobs are checked against. The records themselves
+    are looked at for no answer that is not paid for."""
 
     epsilon_budget: float = Field(
         default=8.0,
@@ -72,6 +86,30 @@ class PolicySection(Table):
         description="What the budget counts for: one record, or one owner with all of their records. Jobs with "
         "another unit are refused, for charges per record say nothing of owners. Not to be changed for a data set that "
         "was charged already.",
+    )
+    kinds: Kinds = Field(
+        default=(),
+        description="The tasks that this site's records can teach; jobs of another task.kind are refused. Empty: any "
+        "job is taken, and records that do not fit its task count as zero.",
+    )
+    labels: Texts = Field(
+        default=(),
+        description="The labels that this site's records may have; a classify job that lacks one of them is refused. "
+        "Coordinators get to know them. Empty: nothing is said of labels, the job's are taken, and records with "
+        "another label count as zero.",
+    )
+    max_tokens: Count | None = Field(
+        default=None,
+        description="Largest task.max_tokens that a job may ask for; it bounds memory and time. Left out, there is no "
+        "bound.",
+        examples=[512],
+    )
+    max_records: Count = Field(
+        default=10_000,
+        description="More records, or owners where unit is owner, than this site will ever have; a round number, for "
+        "coordinators get to know it. In place of their real number it bounds a job's delta, which has to be below "
+        "1 / max_records. The default is ten times below what a delta of 1e-5 would bear. `yoriai site check` compares "
+        "it with the records.",
     )
     approve: Literal["ask", "auto"] = Field(
         default="ask",

@@ -86,6 +86,11 @@ Texts = Annotated[tuple[NonEmpty, ...], *_LISTED, Expected("a list of texts, non
 SomeTexts = Annotated[
     Texts, Field(min_length=1), Expected("a list of one or more texts, none of them empty, none twice")
 ]
+Kinds = Annotated[
+    tuple[Literal["lm", "instruct", "classify"], ...],
+    *_LISTED,
+    Expected('a list of "lm", "instruct", "classify", none twice'),
+]
 Digests = Annotated[tuple[Digest, ...], *_LISTED, Expected("a list of SHA-256 digests in hexadecimal, none twice")]
 
 

@@ -132,6 +132,42 @@ def test_records_are_counted_and_an_open_folder_is_noticed(north: SiteFolder) ->
     assert rows(north)["records"].mark == "warn"
 
 
+@pytest.mark.parametrize(("unit", "most", "mark"), [("record", 5, "fail"), ("record", 6, "ok"), ("owner", 1, "ok")])
+def test_more_records_or_owners_than_the_policy_says_in_public_are_a_cross(
+    north: SiteFolder, unit: str, most: int, mark: str
+) -> None:
+    edit(north, "max_records = 10000", f"max_records = {most}")
+    edit(north, 'unit = "record"', f'unit = "{unit}"')
+    row = rows(north)["records"]
+    assert row.mark == mark
+    assert ("raise policy.max_records" in row.remedy) is (mark == "fail")
+
+
+@pytest.mark.parametrize(
+    ("setting", "mark"),
+    [
+        ('kinds = ["lm"]', "warn"),
+        ('kinds = ["lm", "classify"]', "ok"),
+        ('labels = ["no", "maybe"]', "warn"),
+        ('labels = ["no", "yes"]', "ok"),
+    ],
+)
+def test_records_that_are_not_as_the_policy_says_in_public_are_counted_and_one_is_named_by_its_place(
+    north: SiteFolder, setting: str, mark: str
+) -> None:
+    edit(north, f"{setting.split(maxsplit=1)[0]} = []", setting)
+    row = rows(north)["records"]
+    assert row.mark == mark
+    if mark == "warn":
+        assert "6 not as the policy says, the first: " in row.found
+        assert ("line 1" in row.found, MARKER in row.found) == (True, False)
+
+
+def test_a_policy_whose_own_delta_no_job_may_have_is_noticed(north: SiteFolder) -> None:
+    edit(north, "max_records = 10000", "max_records = 100000")
+    assert (rows(north)["settings"].mark, "lower policy.delta" in rows(north)["settings"].remedy) == ("warn", True)
+
+
 def test_folders_that_are_open_to_others_are_named(north: SiteFolder) -> None:
     north.ledgers.chmod(0o750)
     assert (rows(north)["keys"].mark, str(north.ledgers) in rows(north)["keys"].remedy) == ("fail", True)

@@ -239,11 +239,10 @@ def test_keys_are_read_and_neither_they_nor_records_show_in_the_log(
         ask = asking(daemon, consortium)
         secure = make_job(secure_aggregation__enabled=True, federation__min_sites=2)
         roster = consortium.roster_file().decode()
-        # A label that the job does not have: told to the log by file and line, to the coordinator by neither.
-        fault = offered(ask, secure, bench, signed_roster=roster)
+        # A label that the job does not have: told to the log by file and line, to the coordinator not at all.
+        reply = offered(ask, secure, bench, signed_roster=roster)
         plain = make_job(task__kind="instruct", task__labels=(), federation__rule="fedavg")
-        assert isinstance(fault, wire.Refusal)
-        assert "do not fit the job" in fault.reason
+        assert isinstance(reply, wire.Acceptance)
         offered(ask, plain, bench)
         daemon.door.handle(os.urandom(1000))
         daemon.end()
@@ -258,6 +257,18 @@ def test_keys_are_read_and_neither_they_nor_records_show_in_the_log(
     ]
     assert secrets
     assert not [line for line in secrets if line in log]
+
+
+def test_more_records_than_the_policy_says_in_public_show_in_the_log_and_in_no_answer(
+    real: DaemonConfig, bench: Workbench, make_job: JobMaker, tmp_path: Path
+) -> None:
+    policy = real.site.policy.model_copy(update={"max_records": 2})
+    site = real.site.model_copy(update={"policy": policy})
+    with Daemon(replace(real, site=site), open_seeded, tmp_path / "log") as daemon:
+        reply = offered(daemon.door.handle, make_job(), bench)
+        daemon.end()
+    assert isinstance(reply, wire.Acceptance)
+    assert "policy.max_records is less than there are" in daemon.log()
 
 
 def test_an_enrolled_site_signs_for_its_ledger(

@@ -247,6 +247,29 @@ def test_an_operators_no_is_one_for_good_and_gives_back_what_was_promised(home: 
     refused(home.deliver(job, adapter), "has not taken part in run run-1; found refused")
 
 
+@pytest.mark.parametrize("approve", ["ask", "auto"])
+def test_an_operators_no_holds_for_the_run_whichever_setting_is_changed(
+    home: Home, make_job: JobMaker, approve: Any
+) -> None:
+    home.policy = home.policy.model_copy(update={"approve": approve})
+    home.rebuild()
+    home.offer(make_job())
+    decide(home, "refused")
+    noise = noise_for(make_job())
+    assert noise is not None
+    for job, changes in (
+        (make_job(), {}),
+        (make_job(training__learning_rate=0.99), {}),
+        (make_job(name="another"), {}),
+        (make_job(), {"noise_multiplier": noise * 2}),
+        (make_job(), {"roster": wire.Roster(serial=2, weights={"north": 1, "east": 1})}),
+    ):
+        assert not refused(home.offer(job, **changes), "its operator has refused run run-1").waiting
+    assert home.ledger.promised() == 0
+    (entry,) = home.book.entries()
+    assert entry.state == "refused"
+
+
 def test_an_offer_that_waits_leaves_the_job_at_hand_alone(home: Home, make_job: JobMaker) -> None:
     job = make_job()
     asking(home).offer(job)

@@ -112,7 +112,7 @@ def test_the_context_of_the_base_is_a_limit_too(tokenizer: Any) -> None:
 
 def test_too_long_can_be_refused_with_place_and_count(tokenizer: Any) -> None:
     task = TaskSection(kind="instruct", max_tokens=5, too_long="refuse")
-    with pytest.raises(RecordError, match=r"a\.jsonl line 1: longer than 5 tokens, as are 1 others") as caught:
+    with pytest.raises(RecordError, match=r"a\.jsonl line 1: longer than 5 tokens, as in 1 other record") as caught:
         encode([PAIR, PAIR], tokenizer, task, context_tokens=256)
     assert "question" not in str(caught.value)
 

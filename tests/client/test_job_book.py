@@ -80,8 +80,7 @@ def test_an_approval_outlasts_a_restart_and_a_second_offer_of_the_same_terms(boo
     assert (entry.state, entry.decided_by, entry.seen_at) == ("accepted", "hana", 1.0)
 
 
-@pytest.mark.parametrize("before", ["approved", "refused", "accepted"])
-@pytest.mark.parametrize(
+OTHER_TERMS = pytest.mark.parametrize(
     "changes",
     [
         {"job_digest": "cd" * 32},
@@ -93,15 +92,33 @@ def test_an_approval_outlasts_a_restart_and_a_second_offer_of_the_same_terms(boo
         {"ranks": {"north": 2}},
     ],
 )
-def test_the_same_run_on_other_terms_waits_anew(book: JobBook, before: str, changes: dict[str, Any]) -> None:
+
+
+@pytest.mark.parametrize("before", ["approved", "accepted"])
+@OTHER_TERMS
+def test_an_approved_run_on_other_terms_waits_anew(book: JobBook, before: str, changes: dict[str, Any]) -> None:
     entry = book.consider(terms())
-    book.decide(entry, "refused" if before == "refused" else "approved", by="hana")
+    book.decide(entry, "approved", by="hana")
     if before == "accepted":
         book.accept(terms())
     assert book.consider(terms(**changes)).state == "waiting"
     with pytest.raises(ConfigError, match="other terms meanwhile"):
         book.decide(entry, "approved", by="hana")
     assert state(book) == "waiting"
+
+
+@OTHER_TERMS
+def test_a_refused_run_stays_refused_on_any_terms_until_its_operator_takes_that_back(
+    book: JobBook, changes: dict[str, Any]
+) -> None:
+    refused = book.decide(book.consider(terms()), "refused", by="hana")
+    other = terms(**changes)
+    assert book.consider(other) == refused
+    with pytest.raises(PolicyError, match="decided otherwise"):
+        book.accept(other)
+    assert book.entry("run-1") == refused
+    book.decide(refused, "approved", by="hana")
+    assert book.consider(other).state == "waiting"
 
 
 def test_a_roster_that_was_signed_again_with_the_same_sites_changes_nothing(book: JobBook) -> None:
@@ -174,6 +191,18 @@ def test_thousands_of_run_ids_leave_the_newest_waiting_ones_and_every_decision(b
     waiting = [entry.run_id for entry in book.entries() if entry.state == "waiting"]
     assert waiting == [f"flood-{number}" for number in range(30, most + 30)]
     assert (state(book, "kept"), state(book, "no")) == ("approved", "refused")
+
+
+def test_approvals_that_no_offer_follows_are_bounded_and_refusals_all_stay(
+    book: JobBook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_book, "MOST", {**MOST, "approved": 3})
+    for number in range(6):
+        approved(book, terms(f"yes-{number}"))
+        book.decide(book.consider(terms(f"no-{number}")), "refused", by="hana")
+    kept = {verdict: [e.run_id for e in book.entries() if e.state == verdict] for verdict in ("approved", "refused")}
+    assert kept == {"approved": ["yes-3", "yes-4", "yes-5"], "refused": [f"no-{number}" for number in range(6)]}
+    assert book.consider(terms("yes-0")).state == "waiting"
 
 
 def test_jobs_that_the_policy_accepts_by_itself_are_bounded_too(

@@ -16,7 +16,7 @@ from yoriai.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_REFUSED, Config
 from yoriai.privacy.identity import read_key
 from yoriai.privacy.node_key import NodeKey
 
-DEFAULTS = "\n" * 12
+DEFAULTS = "\n" * 13
 
 
 @pytest.fixture
@@ -75,6 +75,7 @@ def test_init_writes_what_was_answered_with_every_setting_explained(tmp_path: Pa
         "4",
         "1e-6",
         "owner",
+        "500",
         "3",
         "auto",
         "yes",
@@ -87,7 +88,7 @@ def test_init_writes_what_was_answered_with_every_setting_explained(tmp_path: Pa
     assert (config.name, config.records.folder, config.ledger.witness) == ("north", "data", str(tmp_path / "disk"))
     assert (config.server.address, config.server.proxy) == ("example.org:9092", "")
     assert (policy.epsilon_budget, policy.delta, policy.unit, policy.min_sites) == (4.0, 1e-6, "owner", 3)
-    assert (policy.approve, policy.allow_distributed_noise) == ("auto", True)
+    assert (policy.approve, policy.allow_distributed_noise, policy.max_records) == ("auto", True, 500)
     assert (tmp_path / "disk").is_dir()
     text = (tmp_path / "s" / "site.toml").read_text()
     assert text.count("\n# ") > 20

@@ -240,23 +240,37 @@ def test_settings_out_of_range_are_refused_by_name(
     refused(office.offer(make_job(), job=settings), f"the offered job is malformed; found faults in {table}.{key}")
 
 
-def test_a_delta_too_large_for_the_records_is_refused(office: Office, make_job: JobMaker) -> None:
-    office.policy = PolicySection(epsilon_budget=20.0, allow_plain_updates=True, delta=0.5)
+def test_a_delta_too_large_for_the_public_bound_on_records_is_refused(office: Office, make_job: JobMaker) -> None:
+    office.policy = PolicySection(epsilon_budget=20.0, allow_plain_updates=True, delta=0.5, max_records=8)
     office.rebuild()
-    refused(office.offer(make_job(privacy__delta=1 / 8), noise_multiplier=20.0), "not below 1 / (records of this site)")
+    refused(office.offer(make_job(privacy__delta=1 / 8), noise_multiplier=20.0), "not below 1 / policy.max_records")
     accepted(office.offer(make_job(privacy__delta=1 / 9), noise_multiplier=20.0))
 
 
-@pytest.mark.parametrize("delta", [0.3, 0.15, 0.05])
-def test_offers_with_other_deltas_do_not_tell_the_number_of_records(
-    office: Office, make_job: JobMaker, delta: float
+@pytest.mark.parametrize(
+    ("policy", "settings", "reason"),
+    [
+        ({"kinds": ("lm", "instruct")}, {}, "found task.kind = classify; expected lm or instruct (policy.kinds)"),
+        ({"labels": ("cabin", "brake")}, {}, "found 1 of 2 missing, the first: 'brake'"),
+        ({"max_tokens": 127}, {}, "found task.max_tokens = 128; expected at most 127 (policy.max_tokens)"),
+        ({}, {"task__kind": "auto", "task__labels": ()}, "still auto"),
+        ({}, {"task__template": "x" * 127 + "{prompt}"}, "leaves no room for a prompt"),
+    ],
+)
+def test_a_job_that_the_public_word_on_the_records_rules_out_is_refused(
+    office: Office, make_job: JobMaker, policy: dict[str, Any], settings: dict[str, Any], reason: str
 ) -> None:
-    replies = []
-    for count in (3, 8):
-        office.records = site_records(count)
-        office.rebuild()
-        replies.append(office.offer(make_job(privacy__delta=delta)))
-    assert replies[0] == replies[1]
+    office.policy = office.policy.model_copy(update=policy)
+    office.rebuild()
+    refused(office.offer(make_job(**settings)), reason)
+    assert office.ledger.outstanding(office.run) == 0
+
+
+def test_a_job_that_the_public_word_on_the_records_covers_is_taken(office: Office, make_job: JobMaker) -> None:
+    said = {"kinds": ("classify",), "labels": ("pump", "cabin"), "max_tokens": 128, "max_records": 99_999}
+    office.policy = office.policy.model_copy(update=said)
+    office.rebuild()
+    accepted(office.offer(make_job()))
 
 
 @pytest.mark.parametrize("weight", [0, -3, 256])
@@ -296,23 +310,23 @@ def test_messages_that_a_site_sends_itself_are_refused(office: Office) -> None:
 @pytest.mark.parametrize(
     ("settings", "log"),
     [
-        ({"task__labels": ("cabin",)}, "a label outside the set"),
-        ({"task__max_tokens": 17, "task__too_long": "refuse"}, "longer than 17 tokens"),
-        ({"task__kind": "lm", "task__labels": ()}, "does not fit task.kind"),
+        ({"task__labels": ("cabin",)}, "5 of 8 records do not fit and count as zero (a label outside the set: 5)"),
+        ({"task__max_tokens": 17, "task__too_long": "refuse"}, "longer than 17 tokens: 8"),
+        ({"task__kind": "lm", "task__labels": ()}, "does not fit task.kind = lm: 8"),
     ],
 )
-def test_faults_of_the_records_are_told_in_full_to_the_site_only(
+def test_records_that_do_not_fit_are_counted_in_the_sites_own_log_only(
     office: Office, make_job: JobMaker, settings: dict[str, Any], log: str
 ) -> None:
     """Counts of labels and lengths, and file names, are the site's own; a job could be made to ask for each."""
-    reply = office.offer(make_job(**settings))
-    refused(reply, "do not fit the job; its own log says where")
-    assert isinstance(reply, wire.Refusal)
-    assert not any(character.isdigit() for character in reply.reason)
+    job = make_job(**settings)
+    accepted(office.offer(job))
     assert len(office.log) == 1
     assert log in office.log[0]
     assert "train.jsonl line" in office.log[0]
-    assert office.ledger.outstanding(office.run) == 0
+    assert MARKER not in office.log[0].replace(f"/home/{MARKER}/", "")
+    updated(office.train(job))
+    assert office.charges() == [(0, True)]
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyError, RuntimeError, MemoryError])

@@ -149,7 +149,7 @@ def offer(secure: World, **changes: object) -> wire.JobOffer:
         "roster": secure.federation.roster,
         "signed_roster": secure.consortium.roster_file().decode(),
         "base_digest": secure.workbench.base.digest,
-        "noise_multiplier": noise_multiplier(secure.job),
+        "noise_multiplier": secure.federation.noise_multiplier,
         "payload": secure.workbench.initial_adapter(secure.job).to_bytes(),
     }
     return wire.JobOffer(**{**fields, **changes})

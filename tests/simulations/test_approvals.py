@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,11 +24,12 @@ from yoriai.config import JobConfig, PolicySection, SiteConfig, SpeedSection, ov
 from yoriai.privacy.delivery import read_delivery
 from yoriai.privacy.ledger import Ledger
 from yoriai.server.coordinator import Coordinator
+from yoriai.server.messenger import Transport
 from yoriai.server.registry import Checkpoint, Registry
 from yoriai.simulations.engines import InProcessTransport
 from yoriai.simulations.experiment import noise_multiplier
 from yoriai.strategies.adapter import AdapterState
-from yoriai.strategies.rule import get_rule
+from yoriai.strategies.rule import get_rule, largest_update
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Full backward hook", "ignore:.is_gradient_checkpointing", "ignore:Pydantic serializer"
@@ -40,7 +42,7 @@ RUN = "run-1"
 class Village:
     """Sites with books, ledgers and identities, on one base."""
 
-    def __init__(self, home: Path, base: Path, closing: ExitStack) -> None:
+    def __init__(self, home: Path, base: Path, closing: ExitStack, **policy: Any) -> None:
         self.home = home
         bench = Workbench(load_base(str(base), device=torch.device("cpu")), SpeedSection(threads=1))
         closing.callback(bench.close)
@@ -48,10 +50,10 @@ class Village:
         self.members = {name: KNOWN.identity(name, home) for name in NAMES}
         self.roster = KNOWN.signed_roster(self.members)
         self.measuring: list[Measuring] = []
-        policy = PolicySection(epsilon_budget=20.0)  # Asks, as is the default.
+        section = PolicySection(epsilon_budget=20.0, **policy)  # Asks, as is the default.
         self.sites: dict[str, Site] = {}
         for records in read_sites(write_sites(home / "data", dict.fromkeys(NAMES, 10))):
-            name, config = records.name, SiteConfig(name=records.name, policy=policy)
+            name, config = records.name, SiteConfig(name=records.name, policy=section)
             ledger = Ledger.open(home / f"{name}.sqlite", dataset=name, epsilon_budget=20.0, delta=1e-5)
             self.ledgers[name] = closing.enter_context(ledger)
             self.books[name] = JobBook(home / name / "jobs")
@@ -77,15 +79,16 @@ class Village:
                 deliveries=deliveries,
             )
 
-    def coordinator(self, job: JobConfig, folder: Path) -> Coordinator:
+    def coordinator(self, job: JobConfig, folder: Path, transport: Transport | None = None) -> Coordinator:
         """A coordinator over these sites, who knows that they are asked."""
+        n_params = largest_update(get_rule(job.federation.rule), self.bench.initial_adapter(job))
         return Coordinator(
             job,
             wire.Roster(serial=1, weights=dict.fromkeys(NAMES, 1)),
             base_digest=self.bench.base.digest,
-            noise_multiplier=noise_multiplier(job, 0, len(NAMES)),
+            noise_multiplier=noise_multiplier(job, n_params, len(NAMES)),
             rule=get_rule(job.federation.rule),
-            transport=InProcessTransport({name: site.handle for name, site in self.sites.items()}),
+            transport=transport or InProcessTransport({name: site.handle for name, site in self.sites.items()}),
             registry=Registry(folder),
             run_id=RUN,
             signed_roster=self.roster,

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +11,13 @@ import pytest
 
 from tests.coordinators import asked
 from tests.simulations.miniature import Miniature, interrupt_after
-from tests.simulations.secure_world import Cheat, Dropping, World, masked_request, reason
+from tests.simulations.secure_world import Cheat, Dropping, World, masked_request, offer, reason
 from tests.world import job_settings
 from yoriai import wire
-from yoriai.errors import ConfigError, RoundError
+from yoriai.client.policy import check_sharing
+from yoriai.client.site import Site
+from yoriai.config import JobConfig, PolicySection, override
+from yoriai.errors import ConfigError, PolicyError, RoundError
 from yoriai.privacy.accounting import SampledSkellam
 from yoriai.privacy.ledger import Ledger
 from yoriai.privacy.noise_shares import noise_shares
@@ -135,6 +138,54 @@ def test_a_roster_of_unequal_weights_is_refused_by_coordinator_and_sites(mini: M
     weights = dict(found.roster.weights, north=2)
     with pytest.raises(ConfigError, match="sites that are all alike"):
         mini.run(replace(found, roster=wire.Roster(serial=1, weights=weights)))
+
+
+@pytest.mark.parametrize(
+    ("policy", "reason_given"),
+    [
+        ({"allow_distributed_noise": True, "colluding": 1}, ""),
+        ({"allow_distributed_noise": False}, "policy forbids jobs whose noise is distributed"),
+        ({"allow_distributed_noise": True, "colluding": 2}, "found privacy.colluding = 1; expected at least 2"),
+    ],
+)
+def test_a_site_shares_noise_only_if_its_operator_allows_it_and_counts_on_as_many_sites(
+    mini: Miniature, tmp_path: Path, policy: dict[str, object], reason_given: str
+) -> None:
+    with ExitStack() as stack:
+        here = world(mini, tmp_path, stack)
+        spec = here.specs["north"]
+        config = spec.site_config()
+        changed = config.model_copy(update={"policy": config.policy.model_copy(update=policy)})
+        here.sites["north"] = Site(
+            changed,
+            spec.records,
+            workbench=here.workbench,
+            ledger=here.ledgers["north"],
+            identity=spec.identity(),
+        )
+        reply = wire.decode(here.ask("north", offer(here)))
+        if not reason_given:
+            assert isinstance(reply, wire.Acceptance)
+        else:
+            assert isinstance(reply, wire.Refusal)
+            assert reason_given in reply.reason
+            assert here.ledgers["north"].promised() == 0
+
+
+@pytest.mark.parametrize(("counted", "taken"), [(1, False), (2, True), (3, True)])
+def test_a_job_may_count_on_fewer_sites_than_the_policy_does_and_not_on_more(counted: int, taken: bool) -> None:
+    """`privacy.colluding` sites are those that the job does not count on."""
+    job = override(JobConfig(name="j"), {**SHARED, "federation.min_sites": 9, "privacy.colluding": counted})
+    asked = wire.JobOffer(
+        run_id="run-1",
+        job={},
+        roster=wire.Roster(serial=1, weights={f"site-{n}": 1 for n in range(9)}),
+        base_digest="",
+        noise_multiplier=1.0,
+    )
+    policy = PolicySection(allow_distributed_noise=True, colluding=2)
+    with nullcontext() if taken else pytest.raises(PolicyError, match="counts on the noise of too many sites"):
+        check_sharing("site-1", policy, job, asked, None)
 
 
 class Flattering(Dropping):

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from tests.simulations.miniature import SIZES, Miniature, interrupt_after
-from yoriai.client.records import Record, SiteRecords
 from yoriai.errors import CheckpointError, RoundError
 from yoriai.privacy.ledger import Ledger
 from yoriai.server.registry import Registry
@@ -112,25 +111,26 @@ def test_every_ledger_is_closed_at_the_end_and_after_an_interruption(
             ledger._store._db.execute("SELECT 1")
 
 
-def _with_bad_site(federation: Federation, listener: Listener) -> Federation:
-    """The same, with a site whose records do not fit the task's labels."""
-    bad = SiteRecords("east", (Record(prompt="leaks", response="a label of its own"),) * 12, ())
-    sites = tuple(bad if site.name == "east" else site for site in federation.sites)
-    return replace(federation, sites=sites, observer=listener)
+def _with_spent_site(federation: Federation, listener: Listener) -> Federation:
+    """The same, with a site whose budget is promised to another run."""
+    spec = federation.spec(next(site for site in federation.sites if site.name == "east"))
+    assert spec.event is not None
+    with spec.open_ledger() as ledger:
+        ledger.approve("another-run", spec.event, 4)
+    return replace(federation, observer=listener)
 
 
 def test_site_that_refuses_is_named_once_and_the_others_go_on(world: Miniature, tmp_path: Path) -> None:
     listener = Listener()
-    outcome = world.run(_with_bad_site(world.federation(tmp_path), listener))
+    outcome = world.run(_with_spent_site(world.federation(tmp_path), listener))
     assert set(outcome.refused) == {"east"}
-    assert "a label of its own" not in outcome.refused["east"]
     assert [record.answered for record in outcome.checkpoint.rounds] == [("north", "south", "west")] * 3
     assert len([line for line in listener.lines if "east" in line]) == 1
-    assert world.run(_with_bad_site(world.federation(tmp_path), listener)).refused == outcome.refused
+    assert world.run(_with_spent_site(world.federation(tmp_path), listener)).refused == outcome.refused
 
 
 def test_too_few_sites_end_the_run_before_anybody_is_charged(world: Miniature, tmp_path: Path) -> None:
-    federation = _with_bad_site(world.federation(tmp_path, federation__min_sites=4), Listener())
+    federation = _with_spent_site(world.federation(tmp_path, federation__min_sites=4), Listener())
     with pytest.raises(RoundError, match=r"round 1 has too few sites; found 3 that accepted the job \(east: "):
         world.run(federation)
     assert _charges(federation) == {"north": 0, "east": 0, "south": 0, "west": 0}
