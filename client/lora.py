@@ -8,6 +8,7 @@ there; training repeats only the tail.
 import copy
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from yoriai.client.base_model import BaseModel
 from yoriai.client.layers import backbone_of, check_rank, chosen_layers, find_maps, slice_backbone, uniform_layers
 from yoriai.client.lora_parts import CoreB, Remainder
+from yoriai.client.magnitude import check_magnitude
 from yoriai.client.pieces import Rows, public_ids, rows_for
 from yoriai.client.tail import Tail
 from yoriai.config import LoraSection
@@ -180,13 +182,21 @@ class AdaptedModel:
                     vars(module).pop("max_batch_len", None)
 
     def check(self, state: AdapterState) -> None:
-        """Raise AdapterError unless the state holds every factor of this model, of its shape, in finite numbers."""
+        """Raise AdapterError unless the state holds every factor of this model, of its shape, finite, and in proportion.
+
+        Proportion to the base is `magnitude.check_magnitude`'s.
+        """
         expected = {name: tuple(parameter.shape) for name, parameter in self.factor_parameters().items()}
         if {name: tensor.shape for name, tensor in state.tensors.items()} != expected:
             raise AdapterError(
                 "the adapter's factors are not those of this base and job", remedy="compare rule and lora settings"
             )
         state.check_finite()
+        check_magnitude(state, self._weight_norms, self.alpha / self.rank)
+
+    @cached_property
+    def _weight_norms(self) -> dict[str, float]:
+        return {path: float(torch.linalg.matrix_norm(self.base_weight(path).float())) for path in self.maps}
 
     @torch.no_grad()
     def load(self, state: AdapterState) -> None:

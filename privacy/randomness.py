@@ -139,11 +139,35 @@ class SystemSource(_KeyedSource):
     """The source for real data: a fresh AES-256 key from the operating system's generator.
 
     A process that was forked off draws a new key before its first value, so that parent and child never share noise.
+    Before every sample and all noise, fresh entropy is folded into the key: a process that is taken back to an earlier
+    snapshot of its memory draws others the second time. What remains: a snapshot of the whole machine takes the
+    operating system's generator back too, where that is not told of it, and words for rounding are not drawn afresh.
     """
 
     def __init__(self) -> None:
         self._process = os.getpid()
         super().__init__(os.urandom(32), os.urandom(16))
+
+    def uniform(self, n: int) -> Float64Array:
+        """As every source does, from a fresh key."""
+        self._fold_in()
+        return super().uniform(n)
+
+    def gaussian(self, n: int) -> Float64Array:
+        """As every source does, from a fresh key."""
+        self._fold_in()
+        return super().gaussian(n)
+
+    def skellam(self, table: SkellamTable, n: int) -> Int64Array:
+        """As every source does, from a fresh key."""
+        self._fold_in()
+        return super().skellam(table, n)
+
+    def _fold_in(self) -> None:
+        """Hash the stream's next bytes together with fresh ones: as good as the better of the two."""
+        with self._lock:
+            key = sha256(b"yoriai fresh key\0" + self._encryptor().update(bytes(32)) + os.urandom(32)).digest()
+            self._stream = _keystream(key, os.urandom(16))
 
     def _encryptor(self) -> CipherContext:
         if self._process != os.getpid():

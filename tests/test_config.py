@@ -130,14 +130,14 @@ def test_table_given_as_a_value_is_refused() -> None:
 @pytest.mark.parametrize(
     ("table", "line", "expected"),
     [
-        ("training", "proximal_mu = -0.1", "a number of at least 0"),
+        ("training", "proximal_mu = -0.1", "a number of at least 0 and at most 10000"),
         ("training", 'schedule = "step"', 'one of "constant", "linear", "cosine"'),
         ("training", "lowpass = 1", "true or false"),
         ("federation", 'aggregation = "mode"', 'one of "mean", "median", "trimmed_mean", "krum"'),
         ("federation", "trim_fraction = 0.5", "a number above 0 and below 0.5"),
         ("federation", "trim_fraction = 0", "a number above 0 and below 0.5"),
         ("federation", "byzantine_sites = 0", "a whole number of at least 1 and below 2^63"),
-        ("federation", "update_norm_bound = 0", "a number above 0"),
+        ("federation", "update_norm_bound = 0", "a number of at least 1e-06 and at most 1e+06"),
         ("federation", 'server_optimizer = "yoga"', 'one of "none", "momentum", "adam", "yogi"'),
     ],
 )
@@ -176,9 +176,6 @@ def test_file_that_is_not_utf8_is_placed(tmp_path: Path) -> None:
 
 # Written out and read back -----------------------------
 
-_positive = st.floats(min_value=0, exclude_min=True, allow_infinity=False)
-_open_unit = st.floats(min_value=0, max_value=1, exclude_min=True, exclude_max=True)
-_share = st.floats(min_value=0, max_value=1, exclude_min=True)
 _count = st.integers(min_value=1, max_value=2**62)
 _texts = st.lists(st.text(min_size=1, max_size=8), min_size=1, max_size=4, unique=True).map(tuple)
 _any_settings = st.fixed_dictionaries(
@@ -187,26 +184,26 @@ _any_settings = st.fixed_dictionaries(
         "name": st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True),
         "base.digest": st.none() | st.from_regex(r"[0-9a-f]{64}", fullmatch=True),
         "base.model": st.text(min_size=1),
-        "lora.rank": _count,
-        "lora.alpha": _positive,
+        "lora.rank": st.integers(min_value=1, max_value=8192),
+        "lora.alpha": st.floats(min_value=1e-3, max_value=1e4),
         "lora.target_modules": _texts,
         "lora.layers": st.just("all") | _count.map("last:{}".format),
         "task.template": st.none() | st.text().map(lambda text: text.replace("{prompt}", "") + "{prompt}"),
         "task.labels": _texts,
-        "training.sampling_rate": _share,
+        "training.sampling_rate": st.floats(min_value=1e-6, max_value=1),
         "training.schedule": st.sampled_from(["constant", "linear", "cosine"]),
-        "training.proximal_mu": st.floats(min_value=0, allow_infinity=False),
+        "training.proximal_mu": st.floats(min_value=0, max_value=1e4),
         "training.lowpass": st.booleans(),
         "training.seed": st.integers(min_value=0, max_value=2**63 - 1),
         "privacy.noise": st.sampled_from(["local", "none"]),
-        "privacy.epsilon": _positive,
-        "privacy.delta": _open_unit,
-        "federation.participation": _share,
+        "privacy.epsilon": st.floats(min_value=1e-6, max_value=1e3),
+        "privacy.delta": st.floats(min_value=1e-15, max_value=0.5),
+        "federation.participation": st.floats(min_value=1e-6, max_value=1),
         "federation.rule": st.text(min_size=1),
         "federation.aggregation": st.sampled_from(["mean", "median", "trimmed_mean", "krum"]),
         "federation.trim_fraction": st.floats(min_value=0, max_value=0.5, exclude_min=True, exclude_max=True),
         "federation.byzantine_sites": _count,
-        "federation.update_norm_bound": st.none() | _positive,
+        "federation.update_norm_bound": st.none() | st.floats(min_value=1e-6, max_value=1e6),
         "speed.prefix_cache": st.booleans(),
     },
 )
@@ -284,7 +281,8 @@ def test_override_checks_again_and_names_every_bad_setting() -> None:
 
 def test_override_with_one_bad_setting_says_all_in_its_message() -> None:
     with pytest.raises(
-        ConfigError, match=r"setting privacy\.epsilon is out of range; found -1.0; expected a number ab"
+        ConfigError,
+        match=r"setting privacy\.epsilon is out of range; found -1.0; expected a number of at least 1e-06 and",
     ):
         override(JobConfig(name="trial"), {"privacy.epsilon": -1.0})
 

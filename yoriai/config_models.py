@@ -3,6 +3,9 @@
 Settings that bear on privacy stand in [training] and [privacy]; [speed] holds those that change how fast a result comes
 and never which one. Every model is frozen, strict and refuses unknown keys. The job template, the JSON Schema and the
 texts of faults are all derived from these models.
+
+No number has to be above 0 and nothing else: each has the range that the arithmetic bears. Training computes in float32
+and releases from float64, and a job that asks for 1e-36 or 1e25 asks for something else than training.
 """
 
 from typing import Literal
@@ -16,6 +19,7 @@ from yoriai.config_types import (
     Layers,
     Name,
     NonEmpty,
+    Seconds,
     SomeTexts,
     Table,
     Template,
@@ -42,9 +46,14 @@ class BaseSection(Table):
 class LoraSection(Table):
     """The shape of the adapter."""
 
-    rank: Count = Field(default=16, description="Rank of each low-rank factor pair (a count of directions).")
+    rank: int = Field(
+        default=16, ge=1, le=8192, description="Rank of each low-rank factor pair (a count of directions)."
+    )
     alpha: float = Field(
-        default=16.0, gt=0, description="LoRA's alpha: the adapter's product is scaled by alpha / rank (no unit)."
+        default=16.0,
+        ge=1e-3,
+        le=1e4,
+        description="LoRA's alpha: the adapter's product is scaled by alpha / rank (no unit).",
     )
     target_modules: SomeTexts = Field(
         default=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
@@ -72,7 +81,7 @@ class TaskSection(Table):
         default=(),
         description="The labels of a classify task, in order. Empty: every distinct response in the records is one.",
     )
-    max_tokens: Count = Field(default=128, description="Longest record, in tokens.")
+    max_tokens: int = Field(default=128, ge=1, le=1_000_000, description="Longest record, in tokens.")
     too_long: Literal["cut", "refuse"] = Field(
         default="cut",
         description="What happens to a longer record: cut it to max_tokens and count it, or refuse it. A simulation "
@@ -83,27 +92,32 @@ class TaskSection(Table):
 class TrainingSection(Table):
     """Training at a site. Bears on privacy: sampling_rate and local_steps decide how much noise an epsilon needs."""
 
-    local_steps: Count = Field(default=1, description="Optimiser steps that a site takes in a round.")
+    local_steps: int = Field(default=1, ge=1, le=10_000, description="Optimiser steps that a site takes in a round.")
     sampling_rate: float = Field(
         default=0.12,
-        gt=0,
+        ge=1e-6,
         le=1,
         description="Probability with which each record, or each owner with all of their records, enters a step's "
         "batch (Poisson sampling); which of the two, privacy.unit says.",
     )
-    records_per_weight: Count = Field(
+    records_per_weight: int = Field(
         default=10,
+        ge=1,
+        le=1_000_000,
         description="A public unit, in records: weight w in the roster stands for w * records_per_weight records, so "
         "that the exact size of a site's data set stays at the site. Where privacy.unit is owner, it counts owners.",
     )
     optimizer: Literal["sgd", "adam"] = Field(default="sgd", description="The optimiser of the local steps.")
-    learning_rate: float = Field(default=1.0, gt=0, description="Step size of the local optimiser (no unit).")
+    learning_rate: float = Field(
+        default=1.0, ge=1e-8, le=1e4, description="Step size of the local optimiser (no unit)."
+    )
     schedule: Literal["constant", "linear", "cosine"] = Field(
         default="constant", description="How the local learning rate falls from the first round to the last."
     )
     proximal_mu: float = Field(
         default=0.0,
         ge=0,
+        le=1e4,
         description="FedProx: how strongly later local steps are pulled back to the round's adapter (no unit).",
     )
     lowpass: bool = Field(
@@ -134,18 +148,22 @@ class PrivacySection(Table):
     )
     epsilon: float = Field(
         default=8.0,
-        gt=0,
+        ge=1e-6,
+        le=1e3,
         description="Privacy loss that the whole job may cost one record or owner at a site, as it is added or removed "
         "(no unit; smaller is safer).",
     )
     delta: float = Field(
         default=1e-5,
-        gt=0,
-        lt=1,
+        ge=1e-15,
+        le=0.5,
         description="Probability with which epsilon may not hold; well below 1 / (records, or owners, at a site).",
     )
     clip_norm: float = Field(
-        default=1.0, gt=0, description="Largest L2 norm of the gradient of one unit (L2 norm, unit of the gradient)."
+        default=1.0,
+        ge=1e-6,
+        le=1e6,
+        description="Largest L2 norm of the gradient of one unit (L2 norm, unit of the gradient).",
     )
     unit: Literal["record", "owner"] = Field(
         default="record",
@@ -158,8 +176,10 @@ class PrivacySection(Table):
         "and epsilon does not depend on it. Left out, all do. For privacy.unit = owner only.",
         examples=[10],
     )
-    spare_rounds: Whole = Field(
+    spare_rounds: int = Field(
         default=1,
+        ge=0,
+        le=10_000,
         description="Rounds that may be repeated after an interruption, in all; noise is calibrated for them too.",
     )
     accountant: Literal["pld", "prv", "rdp"] = Field(
@@ -176,9 +196,11 @@ class FederationSection(Table):
         default="core",
         description="The aggregation rule: which factors train in a round, and how a sum becomes the next adapter.",
     )
-    rounds: Count = Field(default=50, description="Rounds in the job.")
+    rounds: int = Field(default=50, ge=1, le=100_000, description="Rounds in the job.")
     min_sites: Count = Field(default=2, description="Fewest sites whose updates make a round count.")
-    participation: float = Field(default=1.0, gt=0, le=1, description="Share of the sites that is asked in each round.")
+    participation: float = Field(
+        default=1.0, ge=1e-6, le=1, description="Share of the sites that is asked in each round."
+    )
     schedule: Literal["constant", "linear", "cosine"] = Field(
         default="linear", description="How the server's learning rate falls from the first round to the last."
     )
@@ -201,7 +223,8 @@ class FederationSection(Table):
     )
     update_norm_bound: float | None = Field(
         default=None,
-        gt=0,
+        ge=1e-6,
+        le=1e6,
         description="Largest L2 norm of one site's update; a longer one is scaled down. With secure aggregation the "
         "sites enforce it, so it holds for honest ones only. Left out, there is none.",
         examples=[1.0],
@@ -210,11 +233,12 @@ class FederationSection(Table):
         default="adam", description="The optimiser that the coordinator applies to the averaged update."
     )
     server_learning_rate: float = Field(
-        default=0.01, gt=0, description="Step size of the server's optimiser (no unit)."
+        default=0.01, ge=1e-8, le=1e4, description="Step size of the server's optimiser (no unit)."
     )
     server_learning_rate_without_noise: float | None = Field(
         default=None,
-        gt=0,
+        ge=1e-8,
+        le=1e4,
         description="Step size where privacy.noise is none; noise averages out over rounds, and so bears longer steps "
         "than plain gradients do. Left out, it is the same.",
         examples=[0.005],
@@ -233,8 +257,9 @@ class SecureAggregationSection(Table):
         description="Whether updates leave a site masked only. false lets the coordinator read single updates; each "
         "site's policy must allow that.",
     )
-    window: Count = Field(
+    window: int = Field(
         default=8,
+        ge=1,
         le=256,
         description="Rounds whose keys are agreed on at once. Each round then takes three exchanges, and four more "
         "open a window; keys are held in memory for as long.",
@@ -253,11 +278,11 @@ class SecureAggregationSection(Table):
 class DeadlinesSection(Table):
     """How long the coordinator waits for replies before it goes on without a site."""
 
-    offer_s: float = Field(default=3600.0, gt=0, description="Seconds to look at a job and prepare for it.")
-    keys_s: float = Field(
-        default=300.0, gt=0, description="Seconds for each stage of secure aggregation that does not train."
+    offer_s: Seconds = Field(default=3600.0, description="Seconds to look at a job and prepare for it.")
+    keys_s: Seconds = Field(
+        default=300.0, description="Seconds for each stage of secure aggregation that does not train."
     )
-    train_s: float = Field(default=3600.0, gt=0, description="Seconds to train a round and answer with the update.")
+    train_s: Seconds = Field(default=3600.0, description="Seconds to train a round and answer with the update.")
 
 
 class EvaluationSection(Table):
@@ -271,16 +296,20 @@ class EvaluationSection(Table):
 class PersonalSection(Table):
     """An adapter of each site's own, trained on from the shared one after the job. It never leaves the site."""
 
-    rounds: Whole = Field(default=0, description="Local rounds after the job; 0 trains no personal adapter.")
+    rounds: int = Field(
+        default=0, ge=0, le=10_000, description="Local rounds after the job; 0 trains no personal adapter."
+    )
     epsilon: float = Field(
         default=2.0,
-        gt=0,
+        ge=1e-6,
+        le=1e3,
         description="Privacy loss that the personal adapter may cost one record or owner, as it is added or removed, "
         "on top of the job's (no unit); ignored where privacy.noise is none.",
     )
     learning_rate: float = Field(
         default=0.01,
-        gt=0,
+        ge=1e-8,
+        le=1e4,
         description="Step size of the site's own Adam, falling linearly to the last round (no unit).",
     )
 

@@ -76,6 +76,7 @@ Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda:[0-9]+)$"), Expected('"a
 # TOML's whole numbers have 64 bits; Python's would go beyond what a file can hold.
 Whole = Annotated[int, Field(ge=0, lt=2**63), Expected("a whole number of at least 0 and below 2^63")]
 Count = Annotated[int, Field(ge=1, lt=2**63), Expected("a whole number of at least 1 and below 2^63")]
+Seconds = Annotated[float, Field(ge=1e-3, le=1e7)]
 MetricsPort = Annotated[int, Field(ge=0, le=65535)]
 NonEmpty = Annotated[str, Field(min_length=1), Expected("a text that is not empty")]
 Address = Annotated[str, AfterValidator(_server_address), Expected("HOST:PORT, or an empty text")]

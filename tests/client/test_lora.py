@@ -13,6 +13,7 @@ from tests.client.conftest import TARGETS, Attach, start_for
 from tests.tiny import tiny_llama, tiny_tokenizer
 from yoriai.client.base_model import BaseModel, base_digest, wrap_base
 from yoriai.client.lora import AdaptedModel, save_peft, svd_factors
+from yoriai.client.magnitude import check_magnitude
 from yoriai.config import LoraSection
 from yoriai.errors import AdapterError, BaseModelError, TrainingError
 from yoriai.strategies.adapter import AdapterState
@@ -205,7 +206,9 @@ def test_a_model_that_computes_no_numbers_is_found_on_public_tokens(attach: Atta
     state = start_for(model, "fedavg")
     model.load(state)
     model.check_output()
-    model.load(AdapterState({name: np.full_like(tensor, 1e30) for name, tensor in state.tensors.items()}))
+    with torch.no_grad():
+        for parameter in model.factor_parameters().values():
+            parameter.fill_(1e30)
     with pytest.raises(TrainingError, match="before any record is looked at"):
         model.check_output()
 
@@ -227,3 +230,25 @@ def test_a_base_whose_parts_do_not_add_up_is_refused_and_left_whole() -> None:
     with pytest.raises(BaseModelError, match=r"does not part.*Gemma2ForCausalLM"):
         AdaptedModel(gemma, LoraSection(rank=2, layers="all"), factors=("A", "B"))
     assert base_digest(gemma.model) == gemma.digest
+
+
+@pytest.mark.parametrize("rule", ["core", "fedavg", "flora"])
+def test_an_adapter_out_of_all_proportion_to_the_base_is_refused(attach: Attach, rule: str) -> None:
+    model = attach(rule)
+    start = start_for(model, rule)
+    model.check(start)
+    last = sorted(start.tensors)[-1]
+    for size, said in ((1e4, "what the adapter adds"), (1e7, "factor .* is too large")):
+        tensors = {**start.tensors, last: np.full_like(start.tensors[last], size)}
+        with pytest.raises(AdapterError, match=said):
+            model.check(AdapterState(tensors))
+
+
+def test_the_norm_of_what_is_added_is_that_of_the_product() -> None:
+    generator = np.random.default_rng(0)
+    shapes = {"m:A": (3, 7), "m:R": (3, 3), "m:U": (9, 3)}
+    state = AdapterState({name: generator.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()})
+    exact = float(np.linalg.norm(state.product("m")))
+    check_magnitude(state, {"m": 2.0 * exact / 99.9}, 2.0)
+    with pytest.raises(AdapterError, match="100 times that of the base's largest"):
+        check_magnitude(state, {"m": 2.0 * exact / 100.1}, 2.0)

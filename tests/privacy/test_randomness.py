@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from yoriai.privacy import randomness
 from yoriai.privacy.randomness import RandomSource, SeededSource, SystemSource
+from yoriai.privacy.skellam import SkellamTable
 
 N = 200_000
 # Far below any false alarm on honest noise: these tests draw from the operating system.
@@ -90,6 +92,19 @@ def test_two_system_sources_share_no_noise() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_process_taken_back_to_a_snapshot_does_not_repeat_its_noise() -> None:
+    """What a snapshot of its memory holds is the stream: set back to where it was, it goes on otherwise."""
+    table = SkellamTable(1000)
+    for draw in (lambda source: source.gaussian(1000), lambda source: source.skellam(table, 1000)):
+        source = SystemSource()
+        key, start = bytes(32), bytes(16)
+        drawn = []
+        for _ in range(2):
+            source._stream = randomness._keystream(key, start)
+            drawn.append(draw(source))
+        assert not np.array_equal(*drawn)
+
+
 def test_a_forked_process_does_not_repeat_its_parents_noise() -> None:
     source = SystemSource()
     reading, writing = os.pipe()
