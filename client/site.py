@@ -188,9 +188,9 @@ class Site:
             raise PolicyError(f"site {self.name}: policy forbids jobs without secure aggregation")
         check_base(self.name, self._policy, job, offer, self._workbench.base.digest)
         shares = self._shares(job, offer, rank)
-        event = round_event(self.name, self._policy, job, offer, shares)
+        event = round_event(self.name, self._policy, job, offer, shares, self._ledger.costing)
         check_delta(self.name, job, unit_count(self._records.train, job.privacy))
-        terms = terms_of(offer, job, event, roster_digest)
+        terms = terms_of(offer, job, event, roster_digest, costing=self._ledger.costing)
         if self._asked_for(terms):
             return self._approval.waiting(offer.run_id)
         self._forget()  # Not before: an offer that waits, or is refused, leaves the job at hand alone.

@@ -10,12 +10,19 @@ Neighbouring relation throughout: add or remove one unit. Three accountants answ
   orders. Looser; needed where parameters of later events depend on earlier results (see `yoriai.privacy.ledger`), and
   the only one for Skellam noise: a history with any of it is answered by ``rdp``, whoever was asked.
 
+All three are upper bounds, so the smallest is one too: whoever asks for ``pld`` or ``prv`` gets the answer of ``rdp``
+where that is smaller, or where the other cannot be asked, and is told so (`cost`).
+
+No history takes long. The work of the tight accountants grows with the points of their grid, and the points are
+bounded: where they would be too many the grid is made coarser, which can only make the answer larger.
+
 The heavy libraries are imported inside the functions: importing this module costs nothing.
 """
 
 import math
 import warnings
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -41,12 +48,15 @@ from yoriai.privacy.renyi import (
 __all__ = [
     "SAMPLER_ERROR",
     "Accountant",
+    "Cost",
+    "Costing",
     "Event",
     "SampledGaussian",
     "SampledSkellam",
     "answering",
     "calibrate",
     "calibrate_skellam",
+    "cost",
     "epsilon",
     "epsilon_at_order",
     "event_from_dict",
@@ -55,6 +65,7 @@ __all__ = [
 ]
 
 Accountant: TypeAlias = Literal["pld", "prv", "rdp"]
+Events: TypeAlias = Iterable[tuple[Event, int] | Event]
 
 RELATIVE_TOLERANCE = 1e-3
 SMALLEST_NOISE_MULTIPLIER, LARGEST_NOISE_MULTIPLIER = 1e-6, 1e6
@@ -64,21 +75,68 @@ SMALLEST_NOISE_MULTIPLIER, LARGEST_NOISE_MULTIPLIER = 1e-6, 1e6
 _PLD_GRID_SHARE, _PLD_GRID_RANGE = 1e-4, (1e-5, 1e-2)
 _PRV_GRID_SHARE, _PRV_GRID_RANGE = 2.5e-3, (1e-3, 1e-1)
 
-# Above this RDP bound, which is an upper bound too and means no privacy anyway, the tight accountants are not asked:
-# Opacus overflows, and the grid of a privacy-loss distribution takes minutes and gigabytes. A hostile job's tiny noise
-# must not stall a site.
+# Most points of a grid, whatever the event: some 4 s and 0.3 GB, or 8 s and 0.8 GB, on one core.
+_PLD_POINTS, _PRV_POINTS = 2**19, 2**22
+# Opacus' choice of a domain is argued for errors in epsilon that are well below 1.
+_LARGEST_PRV_GRID = 0.5
+
+# What rounding may take from a delta that the tight accountants find, a step: doubles have 2^-53, and their Fourier
+# transforms are raised to the power of the steps. Eight times what was seen against extended precision. It is set aside
+# before they are asked; they are not asked where it is no longer small beside delta.
+_ROUNDING, _LARGEST_ROUNDING_SHARE = 2.0**-49, 0.1
+# Nor above an RDP bound that means no privacy anyway (Opacus overflows), nor at rates beside which 1 is no longer told
+# from 1 + rate with enough digits.
 _LARGEST_TIGHT = 200.0
+_SMALLEST_TIGHT_RATE = 1e-6
+
+# Of a Gaussian, in standard deviations: dp_accounting cuts tails of e^-50 off. Of a composition: tails of 1e-15.
+_TAIL_DEVIATIONS, _COMPOSED_TAIL = 10.1, 1e-15
 
 
-def epsilon(
-    events: Iterable[tuple[Event, int] | Event],
-    delta: float,
-    accountant: Accountant = "pld",
-) -> float:
+@dataclass(frozen=True)
+class Cost:
+    """What a history costs, and whose answer that is.
+
+    Attributes:
+        epsilon: at the delta that was asked for; infinity where none holds.
+        accountant: the one asked, or ``rdp`` where its answer is smaller or the other cannot be asked.
+    """
+
+    epsilon: float
+    accountant: Accountant
+
+
+Costing: TypeAlias = Callable[[Events, float, Accountant], Cost]
+"""`cost`, or what does the same somewhere else."""
+
+
+def cost(events: Events, delta: float, accountant: Accountant = "pld") -> Cost:
+    """Return what a history of events costs at `delta`; nothing for an empty history.
+
+    Arguments and errors are those of `epsilon`.
+    """
+    check_delta(delta)
+    _check_accountant(accountant)
+    history = merged(events)
+    return _cost(history, delta, accountant) if history else Cost(0.0, accountant)
+
+
+def is_quick(history: History, delta: float, accountant: Accountant) -> bool:
+    """Whether the cost of a history, as `merged` returns it, is a matter of milliseconds: ``rdp`` alone is asked.
+
+    Raises:
+        ConfigError: delta or accountant is nonsense.
+    """
+    check_delta(delta)
+    _check_accountant(accountant)
+    return _asked(history, delta, accountant) == "rdp"
+
+
+def epsilon(events: Events, delta: float, accountant: Accountant = "pld") -> float:
     """Return the epsilon that a history of events costs at `delta`; 0.0 for an empty history.
 
     Infinity where no epsilon holds: where the error of the Skellam sampler uses up delta. The answer is an upper bound
-    up to the accountant's own floating-point error, and is cached by history.
+    up to the accountant's own floating-point error, never above that of ``rdp``, and is cached by history.
 
     Args:
         events: events, or pairs of an event and how often it happened (0 is allowed).
@@ -88,23 +146,12 @@ def epsilon(
     Raises:
         ConfigError: delta, accountant or a count is nonsense.
     """
-    check_delta(delta)
-    _check_accountant(accountant)
-    history = merged(events)
-    if not history:
-        return 0.0
-    return _epsilon(history, delta, accountant)
+    return cost(events, delta, accountant).epsilon
 
 
-def answering(events: Iterable[tuple[Event, int] | Event], delta: float, accountant: Accountant = "pld") -> Accountant:
-    """Return the accountant whose answer `epsilon` gives: the one asked for, or ``rdp`` where the others are not asked.
-
-    That is where the history holds Skellam noise, and where the bound of ``rdp`` is above 200. Arguments and errors are
-    those of `epsilon`.
-    """
-    check_delta(delta)
-    _check_accountant(accountant)
-    return _answering(merged(events), delta, accountant)
+def answering(events: Events, delta: float, accountant: Accountant = "pld") -> Accountant:
+    """Return the accountant whose answer `epsilon` gives; see `Cost`. Arguments and errors are those of `epsilon`."""
+    return cost(events, delta, accountant).accountant
 
 
 def calibrate(
@@ -166,13 +213,13 @@ def calibrate_skellam(
     check_delta(delta)
     SampledGaussian(sampling_rate, 1.0, steps)
 
-    def cost(noise_multiplier: float) -> float:
+    def needed(noise_multiplier: float) -> float:
         event = event_for(noise_multiplier)
         if event.sampling_rate != sampling_rate:
             raise out_of_range("event's sampling_rate", event.sampling_rate, f"that of the job, {sampling_rate!r}")
         return best_epsilon(merged([(event, steps)]), delta)
 
-    return _least_noise(cost, epsilon)
+    return _least_noise(needed, epsilon)
 
 
 def _check_target(epsilon: float) -> None:
@@ -185,21 +232,31 @@ def _check_accountant(accountant: str) -> None:
         raise out_of_range("accountant", accountant, "one of " + ", ".join(get_args(Accountant)))
 
 
-def _answering(history: History, delta: float, accountant: Accountant) -> Accountant:
-    if any(isinstance(event, SampledSkellam) for event in history):
-        return "rdp"
-    return "rdp" if history and best_epsilon(history, delta) > _LARGEST_TIGHT else accountant
+def _asked(history: History, delta: float, accountant: Accountant) -> Accountant:
+    """The accountant to ask beside ``rdp``; that one itself where no other can be."""
+    tight = (
+        bool(history)
+        and _rounding(history) <= _LARGEST_ROUNDING_SHARE * delta
+        and all(isinstance(e, SampledGaussian) and e.sampling_rate >= _SMALLEST_TIGHT_RATE for e in history)
+        and best_epsilon(history, delta) <= _LARGEST_TIGHT
+    )
+    return accountant if tight else "rdp"
 
 
 @lru_cache(maxsize=4096)
-def _epsilon(history: History, delta: float, accountant: Accountant) -> float:
-    by_rdp = best_epsilon(history, delta)
-    who = _answering(history, delta, accountant)
+def _cost(history: History, delta: float, accountant: Accountant) -> Cost:
+    by_rdp, who = best_epsilon(history, delta), _asked(history, delta, accountant)
+    left, tight = delta - _rounding(history), math.inf
     if who == "pld":
-        return _epsilon_pld(history, delta, _grid(by_rdp, _PLD_GRID_SHARE, _PLD_GRID_RANGE))
-    if who == "prv":
-        return _epsilon_prv(history, delta, _grid(by_rdp, _PRV_GRID_SHARE, _PRV_GRID_RANGE))
-    return by_rdp
+        tight = _epsilon_pld(history, left, _grid(by_rdp, _PLD_GRID_SHARE, _PLD_GRID_RANGE))
+    elif who == "prv":
+        tight = _epsilon_prv(history, left, _grid(by_rdp, _PRV_GRID_SHARE, _PRV_GRID_RANGE))
+    return Cost(max(tight, 0.0), who) if tight <= by_rdp else Cost(by_rdp, "rdp")
+
+
+def _rounding(history: History) -> float:
+    """What of delta is set aside for the rounding of the tight accountants."""
+    return _ROUNDING * sum(event.steps for event in history)
 
 
 def _grid(epsilon_bound: float, share: float, limits: tuple[float, float]) -> float:
@@ -207,27 +264,61 @@ def _grid(epsilon_bound: float, share: float, limits: tuple[float, float]) -> fl
 
 
 def _epsilon_pld(history: History, delta: float, grid: float) -> float:
+    """Epsilon by ``pld`` on this grid, or on a coarser one; infinity where it finds none."""
     import dp_accounting
     from dp_accounting import pld
 
-    relation = dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE
-    accountant = pld.PLDAccountant(relation, value_discretization_interval=grid)
-    for event in _gaussians(history):
-        accountant.compose(gaussian_dp_event(event), event.steps)
-    return float(accountant.get_epsilon(delta))
+    relation, gaussians = dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE, _gaussians(history)
+    widest = max(2.0 * best_epsilon(history, _COMPOSED_TAIL), *map(_losses_of_one, gaussians))
+    accountant = pld.PLDAccountant(relation, value_discretization_interval=max(grid, widest / _PLD_POINTS))
+    try:
+        for event in gaussians:
+            accountant.compose(gaussian_dp_event(event), event.steps)
+        return float(accountant.get_epsilon(delta))  # Infinity where the tails that were cut off exceed delta.
+    except (ValueError, OverflowError):  # Logarithms that cancel beside a rate of 1 - 1e-13, exponents out of range.
+        return math.inf
+
+
+def _losses_of_one(event: SampledGaussian) -> float:
+    """Width, about, of the range of one step's privacy losses, tails cut off as dp_accounting does.
+
+    The loss of a sampled Gaussian is ln(1 - q + q e^x) or its negative, x that of the Gaussian alone.
+    """
+    whole = (_TAIL_DEVIATIONS + 0.5 / event.noise_multiplier) / event.noise_multiplier
+    if event.sampling_rate == 1.0:
+        return 2.0 * whole
+    above = max(0.0, whole + math.log(event.sampling_rate)) + math.log(2.0)
+    return above + min(whole, -math.log1p(-event.sampling_rate))
 
 
 def _epsilon_prv(history: History, delta: float, grid: float) -> float:
+    """Epsilon by ``prv`` to this error, or to a greater one; infinity where Opacus finds none."""
     import numpy as np
     from opacus.accountants import PRVAccountant
+    from opacus.accountants.analysis.prv import PoissonSubsampledGaussianPRV, compute_safe_domain_size
 
+    gaussians, delta_error = _gaussians(history), delta / 1000.0
     accountant: Any = PRVAccountant()
-    accountant.history = [(e.noise_multiplier, e.sampling_rate, e.steps) for e in _gaussians(history)]
+    accountant.history = [(e.noise_multiplier, e.sampling_rate, e.steps) for e in gaussians]
     # Opacus warns of its own logarithm of zero at sampling_rate 1 and of the RDP order that it sizes its grid with;
     # neither bears on the bound.
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
-        return float(accountant.get_epsilon(delta, eps_error=grid))
+        half = compute_safe_domain_size(
+            prvs=[PoissonSubsampledGaussianPRV(e.sampling_rate, e.noise_multiplier) for e in gaussians],
+            max_self_compositions=[e.steps for e in gaussians],
+            eps_error=grid,
+            delta_error=delta_error,
+        )
+        # Gopi, Lee and Wutschitz 2021, theorem 5.5: points of a grid are this root times the width over the error.
+        root = math.sqrt(sum(e.steps for e in gaussians) * math.log(12.0 / delta_error) / 2.0)
+        grid = max(grid, 2.0 * half * root / _PRV_POINTS)
+        if grid > _LARGEST_PRV_GRID:
+            return math.inf
+        try:
+            return float(accountant.get_epsilon(delta, eps_error=grid, delta_error=delta_error))
+        except (ValueError, OverflowError, RuntimeError):  # Its own checks of what floating point leaves of delta.
+            return math.inf
 
 
 def _gaussians(history: History) -> list[SampledGaussian]:
@@ -237,10 +328,10 @@ def _gaussians(history: History) -> list[SampledGaussian]:
 
 @lru_cache(maxsize=256)
 def _calibrate(target: float, delta: float, sampling_rate: float, steps: int, accountant: Accountant) -> float:
-    def cost(noise_multiplier: float) -> float:
-        return _epsilon((SampledGaussian(sampling_rate, noise_multiplier, steps),), delta, accountant)
+    def needed(noise_multiplier: float) -> float:
+        return _cost((SampledGaussian(sampling_rate, noise_multiplier, steps),), delta, accountant).epsilon
 
-    return _least_noise(cost, target)
+    return _least_noise(needed, target)
 
 
 def _least_noise(cost: Callable[[float], float], target: float) -> float:

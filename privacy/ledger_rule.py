@@ -46,7 +46,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from yoriai.errors import BudgetError
-from yoriai.privacy.accounting import Accountant, Event, answering, epsilon
+from yoriai.privacy.accounting import Accountant, Cost, Costing, Event, cost
 from yoriai.privacy.ledger_book import Book, Costs, FirstPlan, Policy
 from yoriai.privacy.ledger_order import best_order
 from yoriai.privacy.renyi import epsilon_at_order
@@ -72,15 +72,16 @@ class FurtherJobs:
 
 @dataclass(frozen=True)
 class BudgetRule:
-    """The rule under one policy."""
+    """The rule under one policy; `costing` adds up what is fixed in advance."""
 
     policy: Policy
+    costing: Costing = cost
 
     def accountant_for(self, book: Book, costs: Costs) -> Accountant:
         """The accountant that values this history."""
         if self.is_filtered(book, costs):
             return "rdp"
-        return answering(_events(costs), self.policy.delta, self.policy.accountant)
+        return self._fixed_cost(costs).accountant
 
     def is_filtered(self, book: Book, costs: Costs) -> bool:
         """Whether this history is beyond the first plan, so that the filter values it."""
@@ -168,7 +169,10 @@ class BudgetRule:
         return epsilon_at_order([(first.event, first.rounds)], self.policy.delta, self.order_for(book, first.event))
 
     def _fixed(self, costs: Costs) -> float:
-        return epsilon(_events(costs), self.policy.delta, self.policy.accountant)
+        return self._fixed_cost(costs).epsilon
+
+    def _fixed_cost(self, costs: Costs) -> Cost:
+        return self.costing(_events(costs), self.policy.delta, self.policy.accountant)
 
     def _filtered(self, costs: Costs, order: int) -> float:
         return epsilon_at_order(_events(costs), self.policy.delta, order)
@@ -177,7 +181,7 @@ class BudgetRule:
         if self._fits(book, before + new, first):
             return
         if first.covers(before + new):
-            spoke: str = answering(_events(before + new), self.policy.delta, self.policy.accountant)
+            spoke: str = self._fixed_cost(before + new).accountant
             base, after = self._fixed(before), self._fixed(before + new)
         else:
             if book.first_plan is not None:
