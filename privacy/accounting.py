@@ -22,6 +22,7 @@ The heavy libraries are imported inside the functions: importing this module cos
 import math
 import warnings
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, TypeAlias, get_args
@@ -302,7 +303,7 @@ def _epsilon_prv(history: History, delta: float, grid: float) -> float:
     accountant.history = [(e.noise_multiplier, e.sampling_rate, e.steps) for e in gaussians]
     # Opacus warns of its own logarithm of zero at sampling_rate 1 and of the RDP order that it sizes its grid with;
     # neither bears on the bound.
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
+    with warnings.catch_warnings(), np.errstate(all="ignore"), suppress(ValueError, OverflowError, RuntimeError):
         warnings.simplefilter("ignore")
         half = compute_safe_domain_size(
             prvs=[PoissonSubsampledGaussianPRV(e.sampling_rate, e.noise_multiplier) for e in gaussians],
@@ -313,12 +314,9 @@ def _epsilon_prv(history: History, delta: float, grid: float) -> float:
         # Gopi, Lee and Wutschitz 2021, theorem 5.5: points of a grid are this root times the width over the error.
         root = math.sqrt(sum(e.steps for e in gaussians) * math.log(12.0 / delta_error) / 2.0)
         grid = max(grid, 2.0 * half * root / _PRV_POINTS)
-        if grid > _LARGEST_PRV_GRID:
-            return math.inf
-        try:
+        if grid <= _LARGEST_PRV_GRID:
             return float(accountant.get_epsilon(delta, eps_error=grid, delta_error=delta_error))
-        except (ValueError, OverflowError, RuntimeError):  # Its own checks of what floating point leaves of delta.
-            return math.inf
+    return math.inf  # Or its own checks of what floating point leaves of delta have failed.
 
 
 def _gaussians(history: History) -> list[SampledGaussian]:

@@ -133,5 +133,5 @@ def _one_step(event: Event, orders: tuple[int, ...]) -> tuple[float, ...]:
         return sampled_skellam_divergences(event, orders)
     # Of a Gaussian shifted by its sensitivity: k / (2 sigma^2). The other direction costs no more (Mironov, Talwar and
     # Zhang 2019, theorem 5).
-    variance = event.noise_multiplier**2
-    return sampled_divergences(event.sampling_rate, lambda k: k / (2.0 * variance), orders)
+    noise = event.noise_multiplier  # Twice a divisor: its square may be out of a double's range.
+    return sampled_divergences(event.sampling_rate, lambda k: k / (2.0 * noise) / noise, orders)
