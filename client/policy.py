@@ -21,8 +21,6 @@ from yoriai.privacy.wording import terms
 from yoriai.strategies.fit import check_fit
 from yoriai.strategies.rule import built_in_rules
 
-LARGEST_STEPS = 1_000_000
-
 
 def read_job(site: str, policy: PolicySection, offer: wire.JobOffer) -> JobConfig:
     """The offered job; see `job_from`."""
@@ -153,8 +151,7 @@ def round_event(
 
 
 def _check_claim(site: str, policy: PolicySection, job: JobConfig) -> None:
-    """The job protects what this site protects, at a delta that it allows, over a number of steps that can be added
-    up."""
+    """The job protects what this site protects, at a delta that it allows."""
     privacy = job.privacy
     if privacy.unit != policy.unit:
         raise PolicyError(
@@ -168,13 +165,6 @@ def _check_claim(site: str, policy: PolicySection, job: JobConfig) -> None:
             f"site {site}: privacy.delta is above the site's own",
             found=f"{privacy.delta:g}",
             expected=f"at most {policy.delta:g} (policy.delta)",
-        )
-    rounds, steps = all_rounds(job), job.training.local_steps
-    if rounds * steps > LARGEST_STEPS:
-        raise PolicyError(
-            f"site {site}: the job has more steps than are accounted for",
-            found=f"{rounds} rounds of {steps} steps",
-            expected=f"at most {LARGEST_STEPS} steps",
         )
 
 

@@ -20,6 +20,7 @@ from yoriai.client.charging import Charging
 from yoriai.client.deliveries import Deliveries
 from yoriai.client.job import AcceptedJob, Round, round_of, shares_of
 from yoriai.client.job_book import JobBook, Terms
+from yoriai.client.offer_bounds import check_bounds
 from yoriai.client.paid import local_update, paid, shared_sum
 from yoriai.client.personal import PERSONAL_MARK
 from yoriai.client.plan import Shares
@@ -172,6 +173,7 @@ class Site:
                 f"site {self.name}: a run's id holds {PERSONAL_MARK}, which is kept for the site's own runs"
             )
         job = read_job(self.name, self._policy, offer)
+        check_bounds(self.name, job, offer, self._workbench.base.width)
         check_membership(self.name, self._policy, job, offer)
         if self._identity is not None and offer.ledger_head:
             self._identity.check_commitment(self.name, self._ledger, offer.ledger_head)

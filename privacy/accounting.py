@@ -69,7 +69,9 @@ Accountant: TypeAlias = Literal["pld", "prv", "rdp"]
 Events: TypeAlias = Iterable[tuple[Event, int] | Event]
 
 RELATIVE_TOLERANCE = 1e-3
-SMALLEST_NOISE_MULTIPLIER, LARGEST_NOISE_MULTIPLIER = 1e-6, 1e6
+# With less than a hundredth a single noised step tells a record from its absence for all practical purposes, whatever
+# the sampling makes of the bound; sites refuse it.
+SMALLEST_NOISE_MULTIPLIER, LARGEST_NOISE_MULTIPLIER = 1e-2, 1e6
 
 # Epsilon is computed on a grid. Its step follows the size of the answer (as RDP, which is cheap, bounds it), so that a
 # small epsilon is not drowned by the grid and a large one does not take minutes and gigabytes.
@@ -166,7 +168,7 @@ def calibrate(
     """Return the smallest noise multiplier whose `steps` sampled Gaussians cost at most `epsilon` at `delta`.
 
     The result is at most 1e-3 (relative) above the smallest, and never costs more than `epsilon` when it is evaluated
-    by the same accountant. Where 1e-6 suffices, nothing below is looked for.
+    by the same accountant. Where 0.01 suffices, nothing below is looked for.
 
     Args:
         epsilon: target, > 0 and finite.
@@ -196,7 +198,7 @@ def calibrate_skellam(
     """Return the smallest noise multiplier whose `steps` sampled Skellam mechanisms cost at most `epsilon` at `delta`.
 
     The result is at most 1e-3 (relative) above the smallest, and its event never costs more than `epsilon`. Noise
-    multipliers with the same whole variance count as equal; where 1e-6 suffices, nothing below is looked for.
+    multipliers with the same whole variance count as equal; where 0.01 suffices, nothing below is looked for.
 
     Args:
         epsilon: target, > 0 and finite.
@@ -348,6 +350,8 @@ def _least_noise(cost: Callable[[float], float], target: float) -> float:
         """Logarithm of epsilon over the target: close to a straight line, so that few evaluations suffice."""
         return math.log(min(max(cost(math.exp(log_noise)), 1e-300), 1e300)) - math.log(target)
 
+    if cost(SMALLEST_NOISE_MULTIPLIER) <= target:
+        return SMALLEST_NOISE_MULTIPLIER
     low = high = 0.0
     while excess(high) > 0.0:
         low, high = high, high + math.log(2.0)
@@ -355,8 +359,6 @@ def _least_noise(cost: Callable[[float], float], target: float) -> float:
             expected = f"a target that a noise multiplier of {LARGEST_NOISE_MULTIPLIER:g} reaches"
             raise out_of_range("epsilon", target, expected)
     while excess(low) <= 0.0:
-        if low < math.log(SMALLEST_NOISE_MULTIPLIER):
-            return math.exp(low)
         low, high = low - math.log(2.0), low
     root = brentq(excess, low, high, xtol=RELATIVE_TOLERANCE / 5, rtol=1e-12)
     # The root may lie on either side of the target: step up until the cost is covered.
