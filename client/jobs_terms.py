@@ -11,6 +11,7 @@ from yoriai.client.job_book import Entry, Terms
 from yoriai.client.own_ledger import opened
 from yoriai.client.site_folder import SiteFolder
 from yoriai.config import JobConfig
+from yoriai.privacy.wording import epsilon_text
 from yoriai.privacy.wording import terms as wording
 
 _SHOWN_SITES = 32
@@ -67,7 +68,10 @@ def terms_rows(entry: Entry, budget: Budget) -> list[tuple[str, str]]:
         ("state", f"{entry.state}, first offered {day_of(entry.seen_at)}{_decided(entry)}{early and f'; {early}'}"),
         ("privacy", _privacy(terms, job)),
         ("noise", _noise(terms, job)),
-        ("budget", f"epsilon {budget.left:.4g} of {budget.epsilon_budget:g} is left at delta {budget.delta:g}"),
+        (
+            "budget",
+            f"epsilon {epsilon_text(budget.left)} of {budget.epsilon_budget:g} is left at delta {budget.delta:g}",
+        ),
         ("rounds", f"{job.federation.rounds}, and {job.privacy.spare_rounds} spare"),
         ("updates", "masked: only their sum opens" if secure else "in the clear: the coordinator reads this site's"),
         ("sites", f"{len(sites)} in roster {terms.roster_serial}, {job.federation.min_sites} needed: {named}"),
@@ -101,7 +105,7 @@ def _privacy(terms: Terms, job: JobConfig) -> str:
     if terms.epsilon is None:
         return "none: without noise, what single records say can be read from updates"
     privacy = job.privacy
-    cost = f"epsilon {terms.epsilon:.4g} at delta {privacy.delta:g} for all rounds, the spare ones too"
+    cost = f"epsilon {epsilon_text(terms.epsilon)} at delta {privacy.delta:g} for all rounds, the spare ones too"
     return f"{cost}; {wording(privacy.unit, terms.accountant)}"
 
 

@@ -17,7 +17,7 @@ from yoriai.privacy.accounting import Costing, Event, SampledGaussian
 from yoriai.privacy.noise_shares import all_rounds
 from yoriai.privacy.roster import MAX_WEIGHT, Roster
 from yoriai.privacy.secagg.ranks import thin_ranks
-from yoriai.privacy.wording import terms
+from yoriai.privacy.wording import epsilon_text, terms
 from yoriai.strategies.fit import check_fit
 from yoriai.strategies.rule import built_in_rules
 
@@ -207,9 +207,10 @@ def _check_cost(site: str, job: JobConfig, event: Event, costing: Costing) -> No
     privacy, rounds = job.privacy, all_rounds(job)
     cost = costing([(event, rounds)], privacy.delta, privacy.accountant)
     if cost.epsilon > privacy.epsilon:
+        found = f"epsilon {epsilon_text(cost.epsilon, 4)} over {rounds} rounds"
         raise PolicyError(
             f"site {site}: the offered noise does not keep what the job promises",
-            found=f"epsilon {cost.epsilon:.6g} over {rounds} rounds, {terms(privacy.unit, cost.accountant)}",
+            found=f"{found}, {terms(privacy.unit, cost.accountant)}",
             expected=f"at most {privacy.epsilon:g} (privacy.epsilon)",
             remedy="calibrate noise_multiplier to the whole job, spare rounds included",
         )

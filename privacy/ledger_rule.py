@@ -50,7 +50,7 @@ from yoriai.privacy.accounting import Accountant, Cost, Costing, Event, cost
 from yoriai.privacy.ledger_book import Book, Costs, FirstPlan, Policy
 from yoriai.privacy.ledger_order import best_order
 from yoriai.privacy.renyi import epsilon_at_order
-from yoriai.privacy.wording import terms
+from yoriai.privacy.wording import epsilon_text, terms
 
 _MOST_ROUNDS = 1_000_000
 
@@ -188,7 +188,7 @@ class BudgetRule:
                 self._refuse_closed(book, first)
             order = self.order_for(book, first.event)
             spoke, base, after = _by(order), self._filtered(before, order), self._filtered(before + new, order)
-        ((job_id, _),) = new
+        left, ((job_id, _),) = max(0.0, self.policy.epsilon_budget - base), new
         others = sorted({key[0] for key in book.held(without=job_id)})
         remedy = "lower local_steps or rounds, or raise noise_multiplier"
         if others:
@@ -196,9 +196,8 @@ class BudgetRule:
             held = f"unused rounds are held for {', '.join(others)}: wait for its end, or give it up"
             remedy = f"{held} (yoriai site release DIR {run}); or {remedy}"
         raise BudgetError(
-            f"data set {book.dataset}: {needs} epsilon {after - base:.4g}, "
-            f"{max(0.0, self.policy.epsilon_budget - base):.4g} of {self.policy.epsilon_budget:g} is left, "
-            f"{terms(self.policy.unit, spoke)}",
+            f"data set {book.dataset}: {needs} epsilon {epsilon_text(after - base, 3)}, {epsilon_text(left, 3)} of "
+            f"{self.policy.epsilon_budget:g} is left, {terms(self.policy.unit, spoke)}",
             remedy=remedy,
         )
 
@@ -210,7 +209,7 @@ class BudgetRule:
         raise BudgetError(
             f"data set {book.dataset} takes nothing beyond the plan of its first job under this budget: what comes "
             "later is only covered if that whole plan fits at the ledger's order",
-            found=f"epsilon {self._whole(book, first):.4g} for its {first.rounds} rounds, "
+            found=f"epsilon {epsilon_text(self._whole(book, first), 3)} for its {first.rounds} rounds, "
             f"{terms(self.policy.unit, spoke)}",
             expected=f"at most {self.policy.epsilon_budget:g}",
             remedy="raise the budget with its reason (yoriai site budget --ledger FILE --raise-to EPSILON --reason "
