@@ -52,6 +52,7 @@ __all__ = [
     "Cost",
     "Costing",
     "Event",
+    "Events",
     "SampledGaussian",
     "SampledSkellam",
     "answering",
@@ -62,6 +63,7 @@ __all__ = [
     "epsilon_at_order",
     "event_from_dict",
     "event_to_dict",
+    "is_quick",
     "renyi_divergence",
 ]
 

@@ -18,7 +18,8 @@ from yoriai.client.site import Site, SiteHooks
 from yoriai.client.workbench import Workbench
 from yoriai.config import JobConfig, PolicySection, SiteConfig
 from yoriai.errors import AdapterError, LedgerError, PolicyError, TrainingError
-from yoriai.privacy.accounting import Cost, SampledGaussian, calibrate, cost
+from yoriai.privacy.accounting import Accountant, Cost, Events, SampledGaussian, calibrate, cost
+from yoriai.privacy.events import merged
 from yoriai.privacy.ledger import Ledger
 from yoriai.privacy.randomness import SeededSource
 from yoriai.strategies.adapter import AdapterState
@@ -235,6 +236,22 @@ def test_an_offer_whose_cost_cannot_be_added_up_within_the_limits_is_refused_by_
     assert office.ledger.outstanding(office.run) == 0
     office.ledger.costing = cost
     accepted(office.offer(make_job()))
+
+
+def test_a_round_asks_for_no_cost_that_its_offer_did_not_ask_for(office: Office, make_job: JobMaker) -> None:
+    asked = []
+
+    def asking(events: Events, delta: float, accountant: Accountant) -> Cost:
+        asked.append((merged(events), delta, accountant))
+        return cost(events, delta, accountant)
+
+    office.ledger.costing = asking
+    accepted(office.offer(make_job()))
+    offered = set(asked)
+    asked.clear()
+    assert isinstance(office.train(make_job()), wire.PlainUpdate)
+    assert set(asked) <= offered
+    assert asked
 
 
 def test_spare_rounds_count_towards_what_the_job_promises(office: Office, make_job: JobMaker) -> None:
