@@ -6,27 +6,23 @@ Neighbouring relation throughout: add or remove one unit. Three accountants answ
   dp_accounting. An upper bound; the default.
 * ``prv``: privacy random variables (Gopi, Lee and Wutschitz 2021), from Opacus. Written by other people from another
   paper, so each of the two checks the other. An upper bound, by its own error estimate.
-* ``rdp``: Rényi differential privacy (Mironov 2017; Mironov, Talwar and Zhang 2019), from dp_accounting, at whole
-  orders. Looser; needed where parameters of later events depend on earlier results (see `yoriai.privacy.ledger`), and
-  the only one for Skellam noise: a history with any of it is answered by ``rdp``, whoever was asked.
+* ``rdp``: Rényi differential privacy (Mironov 2017; Mironov, Talwar and Zhang 2019), at whole orders (`renyi`).
+  Looser; needed where parameters of later events depend on earlier results (see `yoriai.privacy.ledger`), and the only
+  one for Skellam noise: a history with any of it is answered by ``rdp``, whoever was asked.
 
 All three are upper bounds, so the smallest is one too: whoever asks for ``pld`` or ``prv`` gets the answer of ``rdp``
-where that is smaller, or where the other cannot be asked, and is told so (`cost`).
-
-No history takes long. The work of the tight accountants grows with the points of their grid, and the points are
-bounded: where they would be too many the grid is made coarser, which can only make the answer larger.
+where that is smaller, or where the other cannot be asked (`tight`), and is told so (`cost`).
 
 The heavy libraries are imported inside the functions: importing this module costs nothing.
 """
 
 import math
-import warnings
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
+from yoriai.privacy import tight
 from yoriai.privacy.events import (
     SAMPLER_ERROR,
     Event,
@@ -42,7 +38,6 @@ from yoriai.privacy.renyi import (
     best_epsilon,
     check_delta,
     epsilon_at_order,
-    gaussian_dp_event,
     renyi_divergence,
 )
 
@@ -74,28 +69,6 @@ RELATIVE_TOLERANCE = 1e-3
 # With less than a hundredth a single noised step tells a record from its absence for all practical purposes, whatever
 # the sampling makes of the bound; sites refuse it.
 SMALLEST_NOISE_MULTIPLIER, LARGEST_NOISE_MULTIPLIER = 1e-2, 1e6
-
-# Epsilon is computed on a grid. Its step follows the size of the answer (as RDP, which is cheap, bounds it), so that a
-# small epsilon is not drowned by the grid and a large one does not take minutes and gigabytes.
-_PLD_GRID_SHARE, _PLD_GRID_RANGE = 1e-4, (1e-5, 1e-2)
-_PRV_GRID_SHARE, _PRV_GRID_RANGE = 2.5e-3, (1e-3, 1e-1)
-
-# Most points of a grid, whatever the event: some 4 s and 0.3 GB, or 8 s and 0.8 GB, on one core.
-_PLD_POINTS, _PRV_POINTS = 2**19, 2**22
-# Opacus' choice of a domain is argued for errors in epsilon that are well below 1.
-_LARGEST_PRV_GRID = 0.5
-
-# What rounding may take from a delta that the tight accountants find, a step: doubles have 2^-53, and their Fourier
-# transforms are raised to the power of the steps. Eight times what was seen against extended precision. It is set aside
-# before they are asked; they are not asked where it is no longer small beside delta.
-_ROUNDING, _LARGEST_ROUNDING_SHARE = 2.0**-49, 0.1
-# Nor above an RDP bound that means no privacy anyway (Opacus overflows), nor at rates beside which 1 is no longer told
-# from 1 + rate with enough digits.
-_LARGEST_TIGHT = 200.0
-_SMALLEST_TIGHT_RATE = 1e-6
-
-# Of a Gaussian, in standard deviations: dp_accounting cuts tails of e^-50 off. Of a composition: tails of 1e-15.
-_TAIL_DEVIATIONS, _COMPOSED_TAIL = 10.1, 1e-15
 
 
 @dataclass(frozen=True)
@@ -239,93 +212,16 @@ def _check_accountant(accountant: str) -> None:
 
 def _asked(history: History, delta: float, accountant: Accountant) -> Accountant:
     """The accountant to ask beside ``rdp``; that one itself where no other can be."""
-    tight = (
-        bool(history)
-        and _rounding(history) <= _LARGEST_ROUNDING_SHARE * delta
-        and all(isinstance(e, SampledGaussian) and e.sampling_rate >= _SMALLEST_TIGHT_RATE for e in history)
-        and best_epsilon(history, delta) <= _LARGEST_TIGHT
-    )
-    return accountant if tight else "rdp"
+    return accountant if history and tight.can_be_asked(history, delta) else "rdp"
 
 
 @lru_cache(maxsize=4096)
 def _cost(history: History, delta: float, accountant: Accountant) -> Cost:
     by_rdp, who = best_epsilon(history, delta), _asked(history, delta, accountant)
-    left, tight = delta - _rounding(history), math.inf
-    if who == "pld":
-        tight = _epsilon_pld(history, left, _grid(by_rdp, _PLD_GRID_SHARE, _PLD_GRID_RANGE))
-    elif who == "prv":
-        tight = _epsilon_prv(history, left, _grid(by_rdp, _PRV_GRID_SHARE, _PRV_GRID_RANGE))
-    return Cost(max(tight, 0.0), who) if tight <= by_rdp else Cost(by_rdp, "rdp")
-
-
-def _rounding(history: History) -> float:
-    """What of delta is set aside for the rounding of the tight accountants."""
-    return _ROUNDING * sum(event.steps for event in history)
-
-
-def _grid(epsilon_bound: float, share: float, limits: tuple[float, float]) -> float:
-    return min(max(share * epsilon_bound, limits[0]), limits[1])
-
-
-def _epsilon_pld(history: History, delta: float, grid: float) -> float:
-    """Epsilon by ``pld`` on this grid, or on a coarser one; infinity where it finds none."""
-    import dp_accounting
-    from dp_accounting import pld
-
-    relation, gaussians = dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE, _gaussians(history)
-    widest = max(2.0 * best_epsilon(history, _COMPOSED_TAIL), *map(_losses_of_one, gaussians))
-    accountant = pld.PLDAccountant(relation, value_discretization_interval=max(grid, widest / _PLD_POINTS))
-    try:
-        for event in gaussians:
-            accountant.compose(gaussian_dp_event(event), event.steps)
-        return float(accountant.get_epsilon(delta))  # Infinity where the tails that were cut off exceed delta.
-    except (ValueError, OverflowError):  # Logarithms that cancel beside a rate of 1 - 1e-13, exponents out of range.
-        return math.inf
-
-
-def _losses_of_one(event: SampledGaussian) -> float:
-    """Width, about, of the range of one step's privacy losses, tails cut off as dp_accounting does.
-
-    The loss of a sampled Gaussian is ln(1 - q + q e^x) or its negative, x that of the Gaussian alone.
-    """
-    whole = (_TAIL_DEVIATIONS + 0.5 / event.noise_multiplier) / event.noise_multiplier
-    if event.sampling_rate == 1.0:
-        return 2.0 * whole
-    above = max(0.0, whole + math.log(event.sampling_rate)) + math.log(2.0)
-    return above + min(whole, -math.log1p(-event.sampling_rate))
-
-
-def _epsilon_prv(history: History, delta: float, grid: float) -> float:
-    """Epsilon by ``prv`` to this error, or to a greater one; infinity where Opacus finds none."""
-    import numpy as np
-    from opacus.accountants import PRVAccountant
-    from opacus.accountants.analysis.prv import PoissonSubsampledGaussianPRV, compute_safe_domain_size
-
-    gaussians, delta_error = _gaussians(history), delta / 1000.0
-    accountant: Any = PRVAccountant()
-    accountant.history = [(e.noise_multiplier, e.sampling_rate, e.steps) for e in gaussians]
-    # Opacus warns of its own logarithm of zero at sampling_rate 1 and of the RDP order that it sizes its grid with;
-    # neither bears on the bound.
-    with warnings.catch_warnings(), np.errstate(all="ignore"), suppress(ValueError, OverflowError, RuntimeError):
-        warnings.simplefilter("ignore")
-        half = compute_safe_domain_size(
-            prvs=[PoissonSubsampledGaussianPRV(e.sampling_rate, e.noise_multiplier) for e in gaussians],
-            max_self_compositions=[e.steps for e in gaussians],
-            eps_error=grid,
-            delta_error=delta_error,
-        )
-        # Gopi, Lee and Wutschitz 2021, theorem 5.5: points of a grid are this root times the width over the error.
-        root = math.sqrt(sum(e.steps for e in gaussians) * math.log(12.0 / delta_error) / 2.0)
-        grid = max(grid, 2.0 * half * root / _PRV_POINTS)
-        if grid <= _LARGEST_PRV_GRID:
-            return float(accountant.get_epsilon(delta, eps_error=grid, delta_error=delta_error))
-    return math.inf  # Or its own checks of what floating point leaves of delta have failed.
-
-
-def _gaussians(history: History) -> list[SampledGaussian]:
-    """The events, all of which are Gaussians wherever a tight accountant answers."""
-    return [event for event in history if isinstance(event, SampledGaussian)]
+    if who == "rdp":
+        return Cost(by_rdp, "rdp")
+    found = tight.epsilon_pld(history, delta) if who == "pld" else tight.epsilon_prv(history, delta)
+    return Cost(found, who) if found <= by_rdp else Cost(by_rdp, "rdp")
 
 
 @lru_cache(maxsize=256)

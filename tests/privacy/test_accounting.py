@@ -19,7 +19,6 @@ from scipy.special import log_ndtr
 
 from yoriai.errors import ConfigError
 from yoriai.privacy.accounting import (
-    _ROUNDING,
     Accountant,
     Event,
     SampledGaussian,
@@ -30,6 +29,7 @@ from yoriai.privacy.accounting import (
     cost,
     epsilon,
 )
+from yoriai.privacy.tight import ROUNDING
 
 DELTA = 1e-5
 
@@ -288,7 +288,7 @@ def test_what_is_set_aside_for_rounding_covers_it(rate: float, noise: float) -> 
             exact = _power(fft.fft(one._probs.astype(np.longdouble), points), steps)
             found = np.roll(np.real(fft.ifft(exact)), -start)[: len(doubles)]
             missing = np.cumsum((found - doubles)[::-1])  # Of the mass above each loss; deltas are means of these.
-            assert missing.max() <= steps * _ROUNDING
+            assert missing.max() <= steps * ROUNDING
 
 
 def _power(base: npt.NDArray[np.clongdouble], exponent: int) -> npt.NDArray[np.clongdouble]:
