@@ -4,7 +4,7 @@ from yoriai import wire
 from yoriai.client.job_book import OVER, JobBook, Terms
 from yoriai.config import JobConfig, PolicySection, job_digest
 from yoriai.errors import PolicyError
-from yoriai.privacy.accounting import Event, answering, epsilon
+from yoriai.privacy.accounting import Costing, Event
 from yoriai.privacy.noise_shares import all_rounds
 
 
@@ -70,19 +70,20 @@ class Approval:
             raise PolicyError(f"site {self._site}: run {run_id[:80]} is over here", remedy="start a new run")
 
 
-def terms_of(offer: wire.JobOffer, job: JobConfig, event: Event | None, roster_digest: str = "") -> Terms:
+def terms_of(
+    offer: wire.JobOffer, job: JobConfig, event: Event | None, roster_digest: str = "", *, costing: Costing
+) -> Terms:
     """What an offer asks of the site, for its operator.
 
     Args:
         offer: under secure aggregation with the signed roster's weights and ranks in place of its own.
         event: what one round costs this site, by its own count; None without privacy.
         roster_digest: of the signed roster (hex); empty without secure aggregation.
+        costing: by which the site adds up.
     """
-    cost, spoke = None, ""
+    cost = None
     if event is not None:
-        history, privacy = [(event, all_rounds(job))], job.privacy
-        cost = epsilon(history, privacy.delta, privacy.accountant)
-        spoke = answering(history, privacy.delta, privacy.accountant)
+        cost = costing([(event, all_rounds(job))], job.privacy.delta, job.privacy.accountant)
     return Terms(
         run_id=offer.run_id,
         job=job.model_dump(mode="json", by_alias=True),
@@ -92,7 +93,7 @@ def terms_of(offer: wire.JobOffer, job: JobConfig, event: Event | None, roster_d
         roster_serial=offer.roster.serial,
         weights=offer.roster.weights,
         ranks=offer.roster.ranks,
-        epsilon=cost,
-        accountant=spoke,
+        epsilon=cost.epsilon if cost else None,
+        accountant=cost.accountant if cost else "",
         roster_digest=roster_digest,
     )

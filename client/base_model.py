@@ -49,6 +49,11 @@ class BaseModel:
         """Longest input in tokens."""
         return int(self.model.config.max_position_embeddings)
 
+    @property
+    def width(self) -> int:
+        """Entries of one token's hidden state."""
+        return int(self.model.get_input_embeddings().weight.shape[1])
+
 
 def choose_device(setting: str) -> torch.device:
     """Turn `auto`, `cpu` or `cuda:N` into a device; `auto` takes the first GPU that there is."""

@@ -10,7 +10,7 @@ from rich.text import Text
 from yoriai.client.budget import BudgetView
 from yoriai.privacy.accounting import Event, SampledSkellam
 from yoriai.privacy.ledger import Ledger
-from yoriai.privacy.wording import per_unit, terms
+from yoriai.privacy.wording import epsilon_text, per_unit, terms
 
 
 def print_budget(view: BudgetView, console: Console) -> None:
@@ -58,9 +58,9 @@ def _sums(view: BudgetView) -> Table:
     rows = (
         ("ledger", f"{view.path}, {view.rows} rows"),
         ("policy", f"epsilon {policy.epsilon_budget:g} at delta {policy.delta:g}, over all jobs"),
-        ("spent", f"{view.spent:.4f}"),
-        ("held", f"{view.held:.4f} for unused rounds of open jobs"),
-        ("left", f"{view.left:.4f}"),
+        ("spent", epsilon_text(view.spent, 4)),
+        ("held", f"{epsilon_text(view.held, 4)} for unused rounds of open jobs"),
+        ("left", epsilon_text(view.left, 4)),
         ("epsilon", terms(policy.unit, view.spoke)),
         ("further jobs", _further_jobs(view)),
     )
@@ -75,7 +75,7 @@ def _further_jobs(view: BudgetView) -> str:
     if further.order is None:
         return "possible: the first charge will fix the order at which they are added up"
     needs = f"at order {further.order}, at which they are added up, the first job's whole plan needs "
-    needs += f"{further.first_plan_epsilon:.4f} of {policy.epsilon_budget:g} ({terms(policy.unit, 'rdp')})"
+    needs += f"{epsilon_text(further.first_plan_epsilon, 4)} of {policy.epsilon_budget:g} ({terms(policy.unit, 'rdp')})"
     if further.possible:
         return f"possible under this budget: {needs}"
     return f"not possible under this budget, because {needs}; a raise opens the ledger"
@@ -92,7 +92,7 @@ def _plans(view: BudgetView) -> Table:
     for plan in view.plans:
         name, since = escape(_printable(plan.job)), f"{datetime.fromtimestamp(plan.since, UTC):%Y-%m-%d}"
         mechanism, held = mechanism_text(plan.event), f"{plan.held}"
-        table.add_row(name, since, mechanism, held, f"{plan.epsilon:.4f}", f"{plan.fit}")
+        table.add_row(name, since, mechanism, held, epsilon_text(plan.epsilon, 4), f"{plan.fit}")
     return table
 
 
@@ -109,7 +109,7 @@ def _charges(view: BudgetView) -> Table:
         here = (escape(_printable(charge.job)), mechanism_text(charge.event))
         job, mechanism = (here[0] if here[0] != above[0] else "", here[1] if here != above else "")
         sent = "yes" if charge.released else "no"
-        table.add_row(job, f"{charge.round}", mechanism, sent, f"{charge.epsilon:.4f}")
+        table.add_row(job, f"{charge.round}", mechanism, sent, epsilon_text(charge.epsilon, 4))
         above = here
     return table
 

@@ -32,6 +32,7 @@ from yoriai.privacy.ledger import Ledger
 from yoriai.privacy.ledger_witness import second_place
 from yoriai.privacy.node_key import NodeKey
 from yoriai.privacy.roster import Directory, read_roster
+from yoriai.privacy.wording import epsilon_text
 
 _MIB = 1024 * 1024
 # A ledger is small; an adapter of 50M parameters has 200 MB.
@@ -216,7 +217,7 @@ def check_ledger(site: SiteFolder, config: SiteConfig) -> Row:
         return Row(
             "ledger", "warn", f"epsilon 0 of {total:g} is left", f"`yoriai site budget {site.path}` shows what took it"
         )
-    return Row("ledger", "ok", f"epsilon {left:.3g} of {total:g} is left")
+    return Row("ledger", "ok", f"epsilon {epsilon_text(left)} of {total:g} is left")
 
 
 def check_witness(site: SiteFolder, config: SiteConfig) -> Row:

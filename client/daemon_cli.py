@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from yoriai.errors import ConfigError, DaemonError
+from yoriai.privacy.wording import epsilon_text
 
 if TYPE_CHECKING:
     from yoriai.client.daemon_config import DaemonConfig
@@ -145,7 +146,7 @@ def _print_status(found: Mapping[str, Any]) -> None:
         "version": found.get("version"),
         "messages": f"{found['messages']} answered, {found['waiting']} waiting" if "messages" in found else None,
         "job": f"{found['job']}, round {found['round']}" if found.get("job") else None,
-        "budget": f"epsilon {budget['left']:.3g} of {budget['epsilon_budget']:g} is left" if budget else None,
+        "budget": f"epsilon {epsilon_text(budget['left'])} of {budget['epsilon_budget']:g} is left" if budget else None,
         "last error": found.get("last_error"),
         "node": _node_in_words(found["node"]),
     }

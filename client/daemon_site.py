@@ -1,10 +1,11 @@
 """The site behind the daemon's desk: base, records, keys and ledger, opened once. The daemon's one heavy module."""
 
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
 
 from yoriai.client.base_model import choose_device, load_base
+from yoriai.client.costing import CostWorker
 from yoriai.client.daemon_config import DaemonConfig
 from yoriai.client.deliveries import Deliveries
 from yoriai.client.job_book import JobBook
@@ -24,8 +25,8 @@ from yoriai.privacy.ledger_folder import open_in_folder
 class LoadedSite:
     """A site with its base in memory and its ledger open; use `open_site`."""
 
-    def __init__(self, site: Site, ledger: Ledger, measuring: Measuring) -> None:
-        self._site, self._ledger, self._measuring = site, ledger, measuring
+    def __init__(self, site: Site, ledger: Ledger, measuring: Measuring, costing: CostWorker) -> None:
+        self._site, self._ledger, self._measuring, self._costing = site, ledger, measuring, costing
         self._budget: tuple[Head, dict[str, float]] | None = None
 
     def handle(self, data: bytes) -> bytes:
@@ -47,8 +48,9 @@ class LoadedSite:
         return self._budget[1]
 
     def close(self) -> None:
-        """Close the ledger."""
+        """Close the ledger, and end the process that adds up."""
         self._ledger.close()
+        self._costing.close()
 
 
 def open_site(
@@ -57,7 +59,8 @@ def open_site(
     """Read the records, load the base, open the ledger.
 
     Args:
-        checkpoint: called at every step of training and of the prefix; may raise to give the message up.
+        checkpoint: called at every step of training and of the prefix, and while it is added up what a job costs; may
+            raise to give the message up.
         hooks: for tests; a deployed site takes the defaults.
 
     Raises:
@@ -75,9 +78,15 @@ def open_site(
     site_policy = config.site.policy
     policy = Policy(site_policy.epsilon_budget, site_policy.delta, unit=site_policy.unit)
     with ExitStack() as undone_on_error:
+        costing = undone_on_error.enter_context(closing(CostWorker(config.site.name, checkpoint=checkpoint)))
         ledger = undone_on_error.enter_context(
             open_in_folder(
-                config.ledgers, config.dataset, fingerprint(records.train), policy, witnesses=config.witnesses
+                config.ledgers,
+                config.dataset,
+                fingerprint(records.train),
+                policy,
+                witnesses=config.witnesses,
+                costing=costing,
             )
         )
         workbench = Workbench(base, config.speed)
@@ -94,7 +103,7 @@ def open_site(
             deliveries=_deliveries(config, workbench, ledger=ledger, identity=identity, book=book, measuring=measuring),
         )
         undone_on_error.pop_all()
-    return LoadedSite(site, ledger, measuring)
+    return LoadedSite(site, ledger, measuring, costing)
 
 
 def _deliveries(

@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from yoriai.asking import agree
+from yoriai.privacy.wording import epsilon_text
 from yoriai.terminal import say
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def release(
     entry = None if only_there else book.find(run)  # The book forgets the oldest, the ledger nothing.
     run_id = entry.run_id if entry else run
     rounds, epsilon = held(site, run_id)
-    say(f"run {run_id}: {rounds} unused rounds hold epsilon {epsilon:.4g}")
+    say(f"run {run_id}: {rounds} unused rounds hold epsilon {epsilon_text(epsilon)}")
     if entry is None or entry.state not in OVER:
         say("it ends here for good: whatever its coordinator sends is refused, its last adapter too")
         agree("Shall it be given up?", yes=yes, otherwise="nothing was changed; the rounds are held")
@@ -114,7 +115,7 @@ def _show(site: "SiteFolder", entry: "Entry") -> None:
 
 def _say_freed(rounds: int, epsilon: float) -> None:
     if rounds:
-        say(f"freed {rounds} unused rounds, epsilon {epsilon:.4g}; what was charged stays spent")
+        say(f"freed {rounds} unused rounds, epsilon {epsilon_text(epsilon)}; what was charged stays spent")
 
 
 def _opened(folder: Path) -> "tuple[SiteFolder, JobBook]":

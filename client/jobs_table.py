@@ -14,6 +14,7 @@ from yoriai.client.job_book import Entry
 from yoriai.client.jobs_terms import Budget, early_end, printable
 from yoriai.client.usual import unusual
 from yoriai.config import JobConfig
+from yoriai.privacy.wording import epsilon_text
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def jobs_json(views: Sequence[JobView], budget: Budget) -> dict[str, Any]:
 
 def print_jobs(views: Sequence[JobView], budget: Budget, console: Console) -> None:
     """Print the budget that is left, and a row a job."""
-    left = f"epsilon {budget.left:.4g} of {budget.epsilon_budget:g} is left"
+    left = f"epsilon {epsilon_text(budget.left)} of {budget.epsilon_budget:g} is left"
     console.print(f"data set {budget.dataset}: {left} at delta {budget.delta:g}", highlight=False, markup=False)
     if not views:
         console.print("no job was offered yet")
@@ -72,7 +73,7 @@ def _cells(view: JobView) -> list[str]:
         f"{printable(terms.run_id)}\n{printable(job.name)}",
         view.entry.state,
         f"{job.federation.rounds}",
-        "none" if terms.epsilon is None else f"{terms.epsilon:.3g}",
+        epsilon_text(terms.epsilon),
         f"{job.privacy.noise}\n{printable(job.federation.rule)}",
         f"{len(terms.weights)}",
         terms.base_digest[:8],

@@ -16,6 +16,7 @@ from yoriai.client.site_folder import SiteFolder
 from yoriai.client.usual import USUAL, unusual
 from yoriai.config import JobConfig
 from yoriai.errors import RecordError
+from yoriai.privacy.wording import epsilon_text
 from yoriai.privacy.wording import terms as wording
 
 _SHOWN = 32  # Of a list; of labels as many as are usual, for it is a list of them that could look for records.
@@ -107,7 +108,10 @@ def terms_rows(entry: Entry, budget: Budget) -> list[Row]:
         row("state", f"{entry.state}, first offered {day_of(entry.seen_at)}{_decided(entry)}{early and f'; {early}'}"),
         row("privacy", _privacy(terms, job), "privacy.noise", "privacy.epsilon", "privacy.delta"),
         row("noise", _noise(terms, job), "noise_multiplier"),
-        row("budget", f"epsilon {budget.left:.4g} of {budget.epsilon_budget:g} is left at delta {budget.delta:g}"),
+        row(
+            "budget",
+            f"epsilon {epsilon_text(budget.left)} of {budget.epsilon_budget:g} is left at delta {budget.delta:g}",
+        ),
         row("clipping", _clipping(job), "privacy.clip_norm"),
         row("drawing", _drawing(job), "training.sampling_rate", "training.local_steps"),
         row(
@@ -162,7 +166,7 @@ def _privacy(terms: Terms, job: JobConfig) -> str:
     if terms.epsilon is None:
         return "none: without noise, what single records say can be read from updates"
     privacy = job.privacy
-    cost = f"epsilon {terms.epsilon:.4g} at delta {privacy.delta:g} for all rounds, the spare ones too"
+    cost = f"epsilon {epsilon_text(terms.epsilon)} at delta {privacy.delta:g} for all rounds, the spare ones too"
     cost += f", of {privacy.epsilon:g} that the job may cost"
     return f"{cost}; {wording(privacy.unit, terms.accountant)}"
 

@@ -13,15 +13,13 @@ from yoriai import wire
 from yoriai.client.plan import Shares
 from yoriai.config import JobConfig, PolicySection
 from yoriai.errors import PolicyError, WireError
-from yoriai.privacy.accounting import Event, SampledGaussian, answering, epsilon
+from yoriai.privacy.accounting import Costing, Event, SampledGaussian
 from yoriai.privacy.noise_shares import all_rounds
 from yoriai.privacy.roster import MAX_WEIGHT, Roster
 from yoriai.privacy.secagg.ranks import thin_ranks
-from yoriai.privacy.wording import terms
+from yoriai.privacy.wording import epsilon_text, terms
 from yoriai.strategies.fit import check_fit
 from yoriai.strategies.rule import built_in_rules
-
-LARGEST_STEPS = 1_000_000
 
 
 def read_job(site: str, policy: PolicySection, offer: wire.JobOffer) -> JobConfig:
@@ -122,12 +120,13 @@ def check_base(site: str, policy: PolicySection, job: JobConfig, offer: wire.Job
 
 
 def round_event(
-    site: str, policy: PolicySection, job: JobConfig, offer: wire.JobOffer, shares: Shares | None
+    site: str, policy: PolicySection, job: JobConfig, offer: wire.JobOffer, shares: Shares | None, costing: Costing
 ) -> Event | None:
     """What one round of the job costs; None without privacy.
 
     Args:
         shares: as the site itself works them out from the offer; of distributed noise only.
+        costing: by which the site adds up.
 
     Raises:
         PolicyError: the job's privacy is not what the site asks for, or not what the job itself states.
@@ -147,13 +146,12 @@ def round_event(
         event: Event = SampledGaussian(job.training.sampling_rate, noise, job.training.local_steps)
     else:
         event = shares.event
-    _check_cost(site, job, event)
+    _check_cost(site, job, event, costing)
     return event
 
 
 def _check_claim(site: str, policy: PolicySection, job: JobConfig) -> None:
-    """The job protects what this site protects, at a delta that it allows, over a number of steps that can be added
-    up."""
+    """The job protects what this site protects, at a delta that it allows."""
     privacy = job.privacy
     if privacy.unit != policy.unit:
         raise PolicyError(
@@ -167,13 +165,6 @@ def _check_claim(site: str, policy: PolicySection, job: JobConfig) -> None:
             f"site {site}: privacy.delta is above the site's own",
             found=f"{privacy.delta:g}",
             expected=f"at most {policy.delta:g} (policy.delta)",
-        )
-    rounds, steps = all_rounds(job), job.training.local_steps
-    if rounds * steps > LARGEST_STEPS:
-        raise PolicyError(
-            f"site {site}: the job has more steps than are accounted for",
-            found=f"{rounds} rounds of {steps} steps",
-            expected=f"at most {LARGEST_STEPS} steps",
         )
 
 
@@ -211,20 +202,15 @@ def check_sharing(site: str, policy: PolicySection, job: JobConfig, offer: wire.
         )
 
 
-def _check_cost(site: str, job: JobConfig, event: Event) -> None:
+def _check_cost(site: str, job: JobConfig, event: Event, costing: Costing) -> None:
     """The offered noise keeps what the job promises, by this site's own count."""
     privacy, rounds = job.privacy, all_rounds(job)
-    # Absurdly little noise would keep the exact accountants busy for hours, so the cheap bound goes first: on honest
-    # offers it is far closer to them than this.
-    history, spoke = [(event, rounds)], "rdp"
-    cost = epsilon(history, privacy.delta, "rdp")
-    if cost <= 10 * (privacy.epsilon + 1):
-        cost = epsilon(history, privacy.delta, privacy.accountant)
-        spoke = answering(history, privacy.delta, privacy.accountant)
-    if cost > privacy.epsilon:
+    cost = costing([(event, rounds)], privacy.delta, privacy.accountant)
+    if cost.epsilon > privacy.epsilon:
+        found = f"epsilon {epsilon_text(cost.epsilon, 4)} over {rounds} rounds"
         raise PolicyError(
             f"site {site}: the offered noise does not keep what the job promises",
-            found=f"epsilon {cost:.6g} over {rounds} rounds, {terms(privacy.unit, spoke)}",
+            found=f"{found}, {terms(privacy.unit, cost.accountant)}",
             expected=f"at most {privacy.epsilon:g} (privacy.epsilon)",
             remedy="calibrate noise_multiplier to the whole job, spare rounds included",
         )

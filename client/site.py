@@ -22,6 +22,7 @@ from yoriai.client.deliveries import Deliveries
 from yoriai.client.instructions import Instructions
 from yoriai.client.job import AcceptedJob, Round, round_of, shares_of
 from yoriai.client.job_book import JobBook, Terms
+from yoriai.client.offer_bounds import check_bounds
 from yoriai.client.paid import local_update, paid, shared_sum
 from yoriai.client.personal import PERSONAL_MARK
 from yoriai.client.plan import Shares
@@ -172,6 +173,7 @@ class Site:
                 f"site {self.name}: a run's id holds {PERSONAL_MARK}, which is kept for the site's own runs"
             )
         job = read_job(self.name, self._policy, offer)
+        check_bounds(self.name, job, offer, self._workbench.base.width)
         check_membership(self.name, self._policy, job, offer)
         if self._identity is not None and offer.ledger_head:
             self._identity.check_commitment(self.name, self._ledger, offer.ledger_head)
@@ -188,10 +190,10 @@ class Site:
             raise PolicyError(f"site {self.name}: policy forbids jobs without secure aggregation")
         check_base(self.name, self._policy, job, offer, self._workbench.base.digest)
         shares = self._shares(job, offer, rank)
-        event = round_event(self.name, self._policy, job, offer, shares)
+        event = round_event(self.name, self._policy, job, offer, shares, self._ledger.costing)
         check_records(self.name, self._policy, job)
         self._workbench.check_task(job.task)
-        terms = terms_of(offer, job, event, roster_digest)
+        terms = terms_of(offer, job, event, roster_digest, costing=self._ledger.costing)
         if self._asked_for(terms):
             return self._approval.waiting(offer.run_id)
         model = self._workbench.model(job)

@@ -6,19 +6,23 @@ Neighbouring relation throughout: add or remove one unit. Three accountants answ
   dp_accounting. An upper bound; the default.
 * ``prv``: privacy random variables (Gopi, Lee and Wutschitz 2021), from Opacus. Written by other people from another
   paper, so each of the two checks the other. An upper bound, by its own error estimate.
-* ``rdp``: Rényi differential privacy (Mironov 2017; Mironov, Talwar and Zhang 2019), from dp_accounting, at whole
-  orders. Looser; needed where parameters of later events depend on earlier results (see `yoriai.privacy.ledger`), and
-  the only one for Skellam noise: a history with any of it is answered by ``rdp``, whoever was asked.
+* ``rdp``: Rényi differential privacy (Mironov 2017; Mironov, Talwar and Zhang 2019), at whole orders (`renyi`).
+  Looser; needed where parameters of later events depend on earlier results (see `yoriai.privacy.ledger`), and the only
+  one for Skellam noise: a history with any of it is answered by ``rdp``, whoever was asked.
+
+All three are upper bounds, so the smallest is one too: whoever asks for ``pld`` or ``prv`` gets the answer of ``rdp``
+where that is smaller, or where the other cannot be asked (`tight`), and is told so (`cost`).
 
 The heavy libraries are imported inside the functions: importing this module costs nothing.
 """
 
 import math
-import warnings
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
+from yoriai.privacy import tight
 from yoriai.privacy.events import (
     SAMPLER_ERROR,
     Event,
@@ -34,51 +38,83 @@ from yoriai.privacy.renyi import (
     best_epsilon,
     check_delta,
     epsilon_at_order,
-    gaussian_dp_event,
     renyi_divergence,
 )
 
 __all__ = [
     "SAMPLER_ERROR",
     "Accountant",
+    "Cost",
+    "Costing",
     "Event",
+    "Events",
     "SampledGaussian",
     "SampledSkellam",
     "answering",
     "calibrate",
     "calibrate_skellam",
+    "cost",
     "epsilon",
     "epsilon_at_order",
     "event_from_dict",
     "event_to_dict",
+    "is_quick",
     "renyi_divergence",
 ]
 
 Accountant: TypeAlias = Literal["pld", "prv", "rdp"]
+Events: TypeAlias = Iterable[tuple[Event, int] | Event]
 
 RELATIVE_TOLERANCE = 1e-3
-SMALLEST_NOISE_MULTIPLIER, LARGEST_NOISE_MULTIPLIER = 1e-6, 1e6
-
-# Epsilon is computed on a grid. Its step follows the size of the answer (as RDP, which is cheap, bounds it), so that a
-# small epsilon is not drowned by the grid and a large one does not take minutes and gigabytes.
-_PLD_GRID_SHARE, _PLD_GRID_RANGE = 1e-4, (1e-5, 1e-2)
-_PRV_GRID_SHARE, _PRV_GRID_RANGE = 2.5e-3, (1e-3, 1e-1)
-
-# Above this RDP bound, which is an upper bound too and means no privacy anyway, the tight accountants are not asked:
-# Opacus overflows, and the grid of a privacy-loss distribution takes minutes and gigabytes. A hostile job's tiny noise
-# must not stall a site.
-_LARGEST_TIGHT = 200.0
+# With less than a hundredth a single noised step tells a record from its absence for all practical purposes, whatever
+# the sampling makes of the bound; sites refuse it.
+SMALLEST_NOISE_MULTIPLIER, LARGEST_NOISE_MULTIPLIER = 1e-2, 1e6
 
 
-def epsilon(
-    events: Iterable[tuple[Event, int] | Event],
-    delta: float,
-    accountant: Accountant = "pld",
-) -> float:
+@dataclass(frozen=True)
+class Cost:
+    """What a history costs, and whose answer that is.
+
+    Attributes:
+        epsilon: at the delta that was asked for; infinity where none holds.
+        accountant: the one asked, or ``rdp`` where its answer is smaller or the other cannot be asked.
+    """
+
+    epsilon: float
+    accountant: Accountant
+
+
+Costing: TypeAlias = Callable[[Events, float, Accountant], Cost]
+"""`cost`, or what does the same somewhere else."""
+
+
+def cost(events: Events, delta: float, accountant: Accountant = "pld") -> Cost:
+    """Return what a history of events costs at `delta`; nothing for an empty history.
+
+    Arguments and errors are those of `epsilon`.
+    """
+    check_delta(delta)
+    _check_accountant(accountant)
+    history = merged(events)
+    return _cost(history, delta, accountant) if history else Cost(0.0, accountant)
+
+
+def is_quick(history: History, delta: float, accountant: Accountant) -> bool:
+    """Whether the cost of a history, as `merged` returns it, is a matter of milliseconds: ``rdp`` alone is asked.
+
+    Raises:
+        ConfigError: delta or accountant is nonsense.
+    """
+    check_delta(delta)
+    _check_accountant(accountant)
+    return _asked(history, delta, accountant) == "rdp"
+
+
+def epsilon(events: Events, delta: float, accountant: Accountant = "pld") -> float:
     """Return the epsilon that a history of events costs at `delta`; 0.0 for an empty history.
 
     Infinity where no epsilon holds: where the error of the Skellam sampler uses up delta. The answer is an upper bound
-    up to the accountant's own floating-point error, and is cached by history.
+    up to the accountant's own floating-point error, never above that of ``rdp``, and is cached by history.
 
     Args:
         events: events, or pairs of an event and how often it happened (0 is allowed).
@@ -88,23 +124,12 @@ def epsilon(
     Raises:
         ConfigError: delta, accountant or a count is nonsense.
     """
-    check_delta(delta)
-    _check_accountant(accountant)
-    history = merged(events)
-    if not history:
-        return 0.0
-    return _epsilon(history, delta, accountant)
+    return cost(events, delta, accountant).epsilon
 
 
-def answering(events: Iterable[tuple[Event, int] | Event], delta: float, accountant: Accountant = "pld") -> Accountant:
-    """Return the accountant whose answer `epsilon` gives: the one asked for, or ``rdp`` where the others are not asked.
-
-    That is where the history holds Skellam noise, and where the bound of ``rdp`` is above 200. Arguments and errors are
-    those of `epsilon`.
-    """
-    check_delta(delta)
-    _check_accountant(accountant)
-    return _answering(merged(events), delta, accountant)
+def answering(events: Events, delta: float, accountant: Accountant = "pld") -> Accountant:
+    """Return the accountant whose answer `epsilon` gives; see `Cost`. Arguments and errors are those of `epsilon`."""
+    return cost(events, delta, accountant).accountant
 
 
 def calibrate(
@@ -118,7 +143,7 @@ def calibrate(
     """Return the smallest noise multiplier whose `steps` sampled Gaussians cost at most `epsilon` at `delta`.
 
     The result is at most 1e-3 (relative) above the smallest, and never costs more than `epsilon` when it is evaluated
-    by the same accountant. Where 1e-6 suffices, nothing below is looked for.
+    by the same accountant. Where 0.01 suffices, nothing below is looked for.
 
     Args:
         epsilon: target, > 0 and finite.
@@ -148,7 +173,7 @@ def calibrate_skellam(
     """Return the smallest noise multiplier whose `steps` sampled Skellam mechanisms cost at most `epsilon` at `delta`.
 
     The result is at most 1e-3 (relative) above the smallest, and its event never costs more than `epsilon`. Noise
-    multipliers with the same whole variance count as equal; where 1e-6 suffices, nothing below is looked for.
+    multipliers with the same whole variance count as equal; where 0.01 suffices, nothing below is looked for.
 
     Args:
         epsilon: target, > 0 and finite.
@@ -166,13 +191,13 @@ def calibrate_skellam(
     check_delta(delta)
     SampledGaussian(sampling_rate, 1.0, steps)
 
-    def cost(noise_multiplier: float) -> float:
+    def needed(noise_multiplier: float) -> float:
         event = event_for(noise_multiplier)
         if event.sampling_rate != sampling_rate:
             raise out_of_range("event's sampling_rate", event.sampling_rate, f"that of the job, {sampling_rate!r}")
         return best_epsilon(merged([(event, steps)]), delta)
 
-    return _least_noise(cost, epsilon)
+    return _least_noise(needed, epsilon)
 
 
 def _check_target(epsilon: float) -> None:
@@ -185,62 +210,26 @@ def _check_accountant(accountant: str) -> None:
         raise out_of_range("accountant", accountant, "one of " + ", ".join(get_args(Accountant)))
 
 
-def _answering(history: History, delta: float, accountant: Accountant) -> Accountant:
-    if any(isinstance(event, SampledSkellam) for event in history):
-        return "rdp"
-    return "rdp" if history and best_epsilon(history, delta) > _LARGEST_TIGHT else accountant
+def _asked(history: History, delta: float, accountant: Accountant) -> Accountant:
+    """The accountant to ask beside ``rdp``; that one itself where no other can be."""
+    return accountant if history and tight.can_be_asked(history, delta) else "rdp"
 
 
 @lru_cache(maxsize=4096)
-def _epsilon(history: History, delta: float, accountant: Accountant) -> float:
-    by_rdp = best_epsilon(history, delta)
-    who = _answering(history, delta, accountant)
-    if who == "pld":
-        return _epsilon_pld(history, delta, _grid(by_rdp, _PLD_GRID_SHARE, _PLD_GRID_RANGE))
-    if who == "prv":
-        return _epsilon_prv(history, delta, _grid(by_rdp, _PRV_GRID_SHARE, _PRV_GRID_RANGE))
-    return by_rdp
-
-
-def _grid(epsilon_bound: float, share: float, limits: tuple[float, float]) -> float:
-    return min(max(share * epsilon_bound, limits[0]), limits[1])
-
-
-def _epsilon_pld(history: History, delta: float, grid: float) -> float:
-    import dp_accounting
-    from dp_accounting import pld
-
-    relation = dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE
-    accountant = pld.PLDAccountant(relation, value_discretization_interval=grid)
-    for event in _gaussians(history):
-        accountant.compose(gaussian_dp_event(event), event.steps)
-    return float(accountant.get_epsilon(delta))
-
-
-def _epsilon_prv(history: History, delta: float, grid: float) -> float:
-    import numpy as np
-    from opacus.accountants import PRVAccountant
-
-    accountant: Any = PRVAccountant()
-    accountant.history = [(e.noise_multiplier, e.sampling_rate, e.steps) for e in _gaussians(history)]
-    # Opacus warns of its own logarithm of zero at sampling_rate 1 and of the RDP order that it sizes its grid with;
-    # neither bears on the bound.
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")
-        return float(accountant.get_epsilon(delta, eps_error=grid))
-
-
-def _gaussians(history: History) -> list[SampledGaussian]:
-    """The events, all of which are Gaussians wherever a tight accountant answers."""
-    return [event for event in history if isinstance(event, SampledGaussian)]
+def _cost(history: History, delta: float, accountant: Accountant) -> Cost:
+    by_rdp, who = best_epsilon(history, delta), _asked(history, delta, accountant)
+    if who == "rdp":
+        return Cost(by_rdp, "rdp")
+    found = tight.epsilon_pld(history, delta) if who == "pld" else tight.epsilon_prv(history, delta)
+    return Cost(found, who) if found <= by_rdp else Cost(by_rdp, "rdp")
 
 
 @lru_cache(maxsize=256)
 def _calibrate(target: float, delta: float, sampling_rate: float, steps: int, accountant: Accountant) -> float:
-    def cost(noise_multiplier: float) -> float:
-        return _epsilon((SampledGaussian(sampling_rate, noise_multiplier, steps),), delta, accountant)
+    def needed(noise_multiplier: float) -> float:
+        return _cost((SampledGaussian(sampling_rate, noise_multiplier, steps),), delta, accountant).epsilon
 
-    return _least_noise(cost, target)
+    return _least_noise(needed, target)
 
 
 def _least_noise(cost: Callable[[float], float], target: float) -> float:
@@ -259,6 +248,8 @@ def _least_noise(cost: Callable[[float], float], target: float) -> float:
         """Logarithm of epsilon over the target: close to a straight line, so that few evaluations suffice."""
         return math.log(min(max(cost(math.exp(log_noise)), 1e-300), 1e300)) - math.log(target)
 
+    if cost(SMALLEST_NOISE_MULTIPLIER) <= target:
+        return SMALLEST_NOISE_MULTIPLIER
     low = high = 0.0
     while excess(high) > 0.0:
         low, high = high, high + math.log(2.0)
@@ -266,8 +257,6 @@ def _least_noise(cost: Callable[[float], float], target: float) -> float:
             expected = f"a target that a noise multiplier of {LARGEST_NOISE_MULTIPLIER:g} reaches"
             raise out_of_range("epsilon", target, expected)
     while excess(low) <= 0.0:
-        if low < math.log(SMALLEST_NOISE_MULTIPLIER):
-            return math.exp(low)
         low, high = low - math.log(2.0), low
     root = brentq(excess, low, high, xtol=RELATIVE_TOLERANCE / 5, rtol=1e-12)
     # The root may lie on either side of the target: step up until the cost is covered.

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Self
 
 from yoriai.errors import ConfigError, LedgerError, UsedUpError
-from yoriai.privacy.accounting import Accountant, Event, event_to_dict
+from yoriai.privacy.accounting import Accountant, Costing, Event, cost, event_to_dict
 from yoriai.privacy.ledger_book import Book, Charge, Head, Policy, PolicyChange, Renewal, Unit, of_job
 from yoriai.privacy.ledger_rule import BudgetRule, FurtherJobs
 from yoriai.privacy.ledger_store import LedgerStore
@@ -39,11 +39,14 @@ class Ledger:
     """The persistent privacy budget of one data set of a site. Safe for several threads and processes at once.
 
     Every method raises `LedgerError` if the file is locked for longer than the timeout, damaged or tampered with.
+
+    Attributes:
+        costing: by which it adds up, and by which whoever asks about a job beforehand had best do so too.
     """
 
-    def __init__(self, store: LedgerStore) -> None:
+    def __init__(self, store: LedgerStore, costing: Costing = cost) -> None:
         """Use `Ledger.open` or `Ledger.existing`, which verify the file."""
-        self._store = store
+        self._store, self.costing = store, costing
 
     @classmethod
     def open(
@@ -59,6 +62,7 @@ class Ledger:
         unit: Unit = "record",
         timeout_s: float = 30.0,
         witness: str | os.PathLike[str] | None = None,
+        costing: Costing = cost,
     ) -> Self:
         """Open the ledger at `path`, made if there is none, verify every row, and put the policy into force.
 
@@ -75,6 +79,7 @@ class Ledger:
             unit: what the budget protects one of; another one than on record is refused.
             timeout_s: how long to wait for another process.
             witness: where the end of the chain is kept a second time, best on another disk; None: beside the ledger.
+            costing: `accounting.cost`, or what gives the same answers within limits.
 
         Raises:
             LedgerError: not a ledger, of another format, damaged, tampered with, an old copy, of another data set or
@@ -83,7 +88,7 @@ class Ledger:
         """
         policy = Policy(float(epsilon_budget), float(delta), accountant, unit)
         store = LedgerStore.open(Path(path), dataset, clock=clock, timeout_s=timeout_s, witness=witness)
-        ledger = cls(store)
+        ledger = cls(store, costing)
         with store.closed_on_error(), store.writing() as book:
             ledger._take_policy(book, policy)
             if fingerprint is not None and fingerprint not in book.fingerprints[-1:]:
@@ -401,7 +406,7 @@ class Ledger:
         if policy is None:
             what = f"ledger {self._store.path.name} has no policy yet"
             raise LedgerError(what, remedy="open it with the site's own first")
-        return BudgetRule(policy)
+        return BudgetRule(policy, self.costing)
 
 
 def check_reason(what: str, reason: str) -> None:

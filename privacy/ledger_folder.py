@@ -12,6 +12,7 @@ from pathlib import Path
 
 from yoriai.errors import LedgerError
 from yoriai.files import locked_folder
+from yoriai.privacy.accounting import Costing, cost
 from yoriai.privacy.ledger import Ledger, Policy
 from yoriai.privacy.ledger_witness import second_place
 
@@ -25,7 +26,13 @@ def ledgers_in(folder: Path) -> list[Path]:
 
 
 def open_in_folder(
-    folder: Path, dataset: str, fingerprint: str, policy: Policy, *, witnesses: Path | None = None
+    folder: Path,
+    dataset: str,
+    fingerprint: str,
+    policy: Policy,
+    *,
+    witnesses: Path | None = None,
+    costing: Costing = cost,
 ) -> Ledger:
     """Open the ledger of a data set, `folder`/`dataset`.sqlite, made if there is none.
 
@@ -33,6 +40,7 @@ def open_in_folder(
         dataset: the operator's name for it: 1 to 64 letters, digits, dots, dashes and underscores.
         fingerprint: of the records as they are now.
         witnesses: folder of all these ledgers' second places, best on another disk; None: beside each ledger.
+        costing: as for `Ledger.open`.
 
     Raises:
         LedgerError: the records belong to another name, that data set's ledger cannot be read, or as `Ledger.open`.
@@ -62,6 +70,7 @@ def open_in_folder(
             unit=policy.unit,
             fingerprint=fingerprint,
             witness=witness(own),
+            costing=costing,
         )
 
 

@@ -48,11 +48,11 @@ from collections import Counter
 from dataclasses import dataclass
 
 from yoriai.errors import BudgetError
-from yoriai.privacy.accounting import Accountant, Event, answering, epsilon
+from yoriai.privacy.accounting import Accountant, Cost, Costing, Event, cost
 from yoriai.privacy.ledger_book import Book, Costs, FirstPlan, Policy
 from yoriai.privacy.ledger_order import best_order
 from yoriai.privacy.renyi import epsilon_at_order
-from yoriai.privacy.wording import terms
+from yoriai.privacy.wording import epsilon_text, terms
 
 _MOST_ROUNDS = 1_000_000
 
@@ -74,15 +74,16 @@ class FurtherJobs:
 
 @dataclass(frozen=True)
 class BudgetRule:
-    """The rule under one policy."""
+    """The rule under one policy; `costing` adds up what is fixed in advance."""
 
     policy: Policy
+    costing: Costing = cost
 
     def accountant_for(self, book: Book, costs: Costs) -> Accountant:
         """The accountant that values this history."""
         if self.is_filtered(book, costs):
             return "rdp"
-        return answering(_events(costs), self.policy.delta, self.policy.accountant)
+        return self._fixed_cost(costs).accountant
 
     def is_filtered(self, book: Book, costs: Costs) -> bool:
         """Whether this history is beyond the first plan, so that the filter values it."""
@@ -178,7 +179,10 @@ class BudgetRule:
         return epsilon_at_order([(first.event, first.rounds)], self.policy.delta, self.order_for(book, first.event))
 
     def _fixed(self, costs: Costs) -> float:
-        return epsilon(_events(costs), self.policy.delta, self.policy.accountant)
+        return self._fixed_cost(costs).epsilon
+
+    def _fixed_cost(self, costs: Costs) -> Cost:
+        return self.costing(_events(costs), self.policy.delta, self.policy.accountant)
 
     def _filtered(self, costs: Costs, order: int) -> float:
         return epsilon_at_order(_events(costs), self.policy.delta, order)
@@ -187,14 +191,14 @@ class BudgetRule:
         if self._fits(book, before + new, first):
             return
         if first.covers(before + new):
-            spoke: str = answering(_events(before + new), self.policy.delta, self.policy.accountant)
+            spoke: str = self._fixed_cost(before + new).accountant
             base, after = self._fixed(before), self._fixed(before + new)
         else:
             if book.first_plan is not None:
                 self._refuse_closed(book, first)
             order = self.order_for(book, first.event)
             spoke, base, after = _by(order), self._filtered(before, order), self._filtered(before + new, order)
-        ((job_id, _),) = new
+        left, ((job_id, _),) = max(0.0, self.policy.epsilon_budget - base), new
         others = sorted({key[0] for key in book.held(without=job_id)})
         remedy = "lower local_steps or rounds, or raise noise_multiplier"
         if others:
@@ -202,9 +206,8 @@ class BudgetRule:
             held = f"unused rounds are held for {', '.join(others)}: wait for its end, or give it up"
             remedy = f"{held} (yoriai site release DIR {run}); or {remedy}"
         raise BudgetError(
-            f"data set {book.dataset}: {needs} epsilon {after - base:.4g}, "
-            f"{max(0.0, self.policy.epsilon_budget - base):.4g} of {self.policy.epsilon_budget:g} is left, "
-            f"{terms(self.policy.unit, spoke)}",
+            f"data set {book.dataset}: {needs} epsilon {epsilon_text(after - base, 3)}, {epsilon_text(left, 3)} of "
+            f"{self.policy.epsilon_budget:g} is left, {terms(self.policy.unit, spoke)}",
             remedy=remedy,
         )
 
@@ -216,7 +219,7 @@ class BudgetRule:
         raise BudgetError(
             f"data set {book.dataset} takes nothing beyond the plan of its first job under this budget: what comes "
             "later is only covered if that whole plan fits at the ledger's order",
-            found=f"epsilon {self._whole(book, first):.4g} for its {first.rounds} rounds, "
+            found=f"epsilon {epsilon_text(self._whole(book, first), 3)} for its {first.rounds} rounds, "
             f"{terms(self.policy.unit, spoke)}",
             expected=f"at most {self.policy.epsilon_budget:g}",
             remedy="raise the budget with its reason (yoriai site budget --ledger FILE --raise-to EPSILON --reason "

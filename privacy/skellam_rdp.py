@@ -19,7 +19,7 @@ docs/distributed-noise.md has the argument, and why random rounding of the vecto
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from yoriai.privacy.events import SampledSkellam
@@ -50,17 +50,34 @@ def sampled_skellam_divergences(event: SampledSkellam, orders: Sequence[int]) ->
 
     Reference: Agarwal, Kairouz and Liu 2021; Mironov, Talwar and Zhang 2019, section 3.3, for the expansion.
     """
+    return sampled_divergences(event.sampling_rate, lambda k: _shift_divergences(event, k), orders)
+
+
+def sampled_divergences(
+    sampling_rate: float, shift_divergences: "Callable[[FloatArray], FloatArray]", orders: Sequence[int]
+) -> tuple[float, ...]:
+    """Return the divergence of one Poisson-sampled step at each order, from those of the noise shifted by one unit.
+
+    The finite sum above, for whatever noise. Relative rounding only, about 1e-12: a tiny divergence keeps its digits.
+
+    Args:
+        sampling_rate: q, in (0, 1].
+        shift_divergences: D_k(Q || P), or a bound on it, at each of the orders k = 2, 3, ... given.
+        orders: whole numbers, >= 2; not empty.
+    """
     import numpy as np
 
     k = np.arange(2.0, max(orders) + 1.0)
-    log_moments = (k - 1.0) * _shift_divergences(event, k)
-    if event.sampling_rate == 1.0:
+    with np.errstate(over="ignore"):
+        log_moments = (k - 1.0) * shift_divergences(k)
+    if sampling_rate == 1.0:
         return tuple(float(log_moments[order - 2]) / (order - 1) for order in orders)
     # The weights C(a, k) (1 - q)^(a - k) q^k add up to 1. Taking that 1 out leaves positive summands exp(x) - 1 alone,
     # those of k = 0 and 1 vanish, and divergences far below a double's resolution of 1 keep all their digits.
-    log_gains = log_moments + np.log(-np.expm1(-log_moments))
+    with np.errstate(divide="ignore"):  # What underflows is below any divergence that matters.
+        log_gains = log_moments + np.log(-np.expm1(-log_moments))
     log_factorials = np.array([math.lgamma(n + 1.0) for n in range(max(orders) + 1)])
-    log_drawn, log_not_drawn = math.log(event.sampling_rate), math.log1p(-event.sampling_rate)
+    log_drawn, log_not_drawn = math.log(sampling_rate), math.log1p(-sampling_rate)
 
     def divergence(order: int) -> float:
         some = slice(0, order - 1)  # k = 2 to order

@@ -1,4 +1,4 @@
-"""What a bare epsilon leaves open (unit, neighbours, accountant), in the words of every report, table and error."""
+"""How an epsilon is shown, and what it leaves open (unit, neighbours, accountant): every report, table and error."""
 
 from typing import Final
 
@@ -20,6 +20,21 @@ def per_unit(unit: str) -> str:
 def accountant_name(accountant: Accountant | str) -> str:
     """The accountant's name for readers, in capitals."""
     return _ACCOUNTANTS.get(accountant, accountant)
+
+
+def epsilon_text(epsilon: float | None, places: int = 2) -> str:
+    """An epsilon that was worked out, for readers: `none`, 3.14, and 0.0012 where decimals alone would show nothing.
+
+    The one way in which it is shown. A setting is shown as whoever set it wrote it.
+
+    Args:
+        places: decimals and, below 0.1, significant digits.
+    """
+    if epsilon is None:
+        return "none"
+    if 0.0 < abs(epsilon) < 0.1:
+        return f"{epsilon:.{places}g}".replace("e-0", "e-")
+    return f"{epsilon:.{places}f}"
 
 
 def terms(unit: str, accountant: Accountant | str | None) -> str:

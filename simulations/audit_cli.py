@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from yoriai.errors import ConfigError
+from yoriai.privacy.wording import epsilon_text
 from yoriai.simulations.options import overrides
 
 # The audit found a bound above the ledger's epsilon, too little noise, or a control that it cannot tell from nothing.
@@ -70,7 +71,7 @@ def print_audit(found: dict[str, Any], console: Console) -> None:
     rounds, step, estimate = white["job_rounds"], white["full_step"], found["random_directions"]
     console.print(
         f"job {settings['job']}, base {settings['base']}, rule {settings['rule']}, {settings['noise']} noise: epsilon "
-        f"{found['epsilon_ledger']:.2f} by the ledger, at delta {settings['delta']:g}, per "
+        f"{epsilon_text(found['epsilon_ledger'])} by the ledger, at delta {settings['delta']:g}, per "
         f"{settings['unit']}. Bounds at {found['confidence']:.0%} confidence each.",
         highlight=False,
         markup=False,
@@ -80,7 +81,7 @@ def print_audit(found: dict[str, Any], console: Console) -> None:
         table.add_column(heading, justify="right")
 
     def row(name: str, part: dict[str, Any], epsilon: float, guesses: int) -> None:
-        table.add_row(name, f"{part['correct']:,}", f"{guesses:,}", f"{epsilon:.2f}")
+        table.add_row(name, f"{part['correct']:,}", f"{guesses:,}", epsilon_text(epsilon))
 
     row("white-box, the job's rounds", rounds, rounds["epsilon_lower"], rounds["guesses"])
     row("  one full step", step, step["epsilon_lower"], step["guesses"])
@@ -96,8 +97,8 @@ def print_audit(found: dict[str, Any], console: Console) -> None:
     lines = [
         f"noise multiplier {rounds['noise_multiplier']:.3f} claimed, {rounds['noise_multiplier_measured']:.3f} seen, "
         f"correlation between rounds at most {rounds['noise_correlation']:.3f}",
-        f"epsilon {estimate['epsilon_estimate']:.2f} estimated from {estimate['directions']} random directions: no "
-        "bound",
+        f"epsilon {epsilon_text(estimate['epsilon_estimate'])} estimated from {estimate['directions']} random "
+        "directions: no bound",
     ]
     for name, part in found.get("membership", {}).items():
         lines.append(

@@ -10,7 +10,7 @@ from rich.text import Text
 from yoriai.config import JobConfig
 from yoriai.privacy.accounting import Accountant, Event, epsilon
 from yoriai.privacy.noise_shares import all_rounds
-from yoriai.privacy.wording import terms
+from yoriai.privacy.wording import epsilon_text, terms
 from yoriai.simulations.experiment import DataSource, Experiment, accountant_of, event_of, noise_multiplier, resolve
 from yoriai.simulations.fitted import Fitted, fit
 from yoriai.simulations.noise_modes import NoiseModes, compare_noise, noise_line
@@ -116,9 +116,9 @@ def _privacy_line(found: Check) -> Text:
     if found.noise_multiplier is None:
         return Text("no differential privacy: privacy.noise is none", style="bold red")
     return Text(
-        f"privacy  noise multiplier {found.noise_multiplier:.4f}: epsilon {found.epsilon:.3f} for "
-        f"{job.federation.rounds} rounds, {found.epsilon_with_spares:.3f} with {job.privacy.spare_rounds} spare, "
-        f"at delta {job.privacy.delta:g}, {terms(job.privacy.unit, found.accountant)}"
+        f"privacy  noise multiplier {found.noise_multiplier:.4f}: epsilon {epsilon_text(found.epsilon, 3)} for "
+        f"{job.federation.rounds} rounds, {epsilon_text(found.epsilon_with_spares, 3)} with {job.privacy.spare_rounds} "
+        f"spare, at delta {job.privacy.delta:g}, {terms(job.privacy.unit, found.accountant)}"
     )
 
 
@@ -138,7 +138,7 @@ def _table(found: Check) -> Table:
             str(len(site.test)),
             str(weights[site.name]),
             str(found.fitted.cut[site.name]),
-            "none" if found.epsilon is None else f"{found.epsilon:.3f}",
+            epsilon_text(found.epsilon, 3),
             "-" if found.epsilon is None else f"{experiment.job.privacy.delta:g}",
         )
     return table

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from yoriai.config import JobConfig, override
+from yoriai.errors import ConfigError
 from yoriai.privacy.noise_shares import honest_shares, noise_shares
 from yoriai.simulations.experiment import noise_multiplier
 
@@ -30,12 +31,20 @@ class NoiseModes:
 
 
 def compare_noise(job: JobConfig, n_params: int, sites: int) -> NoiseModes | None:
-    """Both modes at the job's epsilon and steps; None without privacy, and for less than two sites.
+    """Both modes at the job's epsilon and steps; None without privacy, for less than two sites, and where one of them
+    cannot reach this epsilon: whether the job's own mode can is found out elsewhere.
 
     A job with local noise is compared with one whose noise is shared among all sites, none of which may be missing.
     """
     if job.privacy.noise == "none" or sites < 2:
         return None
+    try:
+        return _compared(job, n_params, sites)
+    except ConfigError:
+        return None
+
+
+def _compared(job: JobConfig, n_params: int, sites: int) -> NoiseModes:
     whole = override(job, {"privacy.noise": "local"})
     shared = job if job.privacy.noise == "distributed" else _shared(job, sites)
     central = noise_multiplier(whole) or 0.0

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from yoriai.privacy.wording import terms
+from yoriai.privacy.wording import epsilon_text, terms
 from yoriai.simulations.report import TRAININGS, Report, Score
 from yoriai.simulations.report_claims import LABELS, Metric, main_metric
 
@@ -244,11 +244,11 @@ def _epsilon_by_round(report: Report, _metric: Metric) -> Drawing | None:
     axes.set_xlim(0, rounds[-1])
     axes.set_ylim(0, max(target, values[-1]) * 1.15)
     axes.annotate(f"budget of the job: {target:g}", (0, target), (0, 4), textcoords="offset points", color=_SOFT)
-    _labels_right(axes, rounds[-1], [(values[-1], f"{values[-1]:.2f} spent", _SPENT)])
+    _labels_right(axes, rounds[-1], [(values[-1], f"{epsilon_text(values[-1])} spent", _SPENT)])
     told = terms(report.privacy.unit, report.privacy.accountant)
     axes.set_xlabel(f"round\nepsilon {told}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    alt = f"Steps: epsilon spent {told} reaches {values[-1]:.2f} of {target:g} after {rounds[-1]} rounds."
+    alt = f"Steps: epsilon spent {told} reaches {epsilon_text(values[-1])} of {target:g} after {rounds[-1]} rounds."
     return _drawing(figure, "epsilon", "Epsilon spent by round (largest of any site)", alt)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from yoriai.privacy.wording import accountant_name, terms
+from yoriai.privacy.wording import accountant_name, epsilon_text, terms
 from yoriai.simulations.report import PERSONAL, TRAININGS, Paired, Privacy, Report, Score
 from yoriai.simulations.report_claims import CLAIM_KINDS, LABELS, Metric, Verdict, claims, main_metric, verdict
 from yoriai.simulations.report_figures import Drawing, draw
@@ -33,6 +33,7 @@ def render_html(report: Report, drawings: tuple[Drawing, ...]) -> str:
     environment.filters["size"] = size_text
     environment.filters["time"] = time_text
     environment.filters["small"] = small_text
+    environment.filters["epsilon"] = epsilon_text
     template = (resources.files("yoriai.simulations") / "templates" / "report.html.j2").read_text(encoding="utf-8")
     metric = main_metric(report)
     return environment.from_string(template).render(
@@ -78,11 +79,11 @@ def price_text(report: Report) -> str:
     privacy, spent = report.privacy, report.epsilon_spent
     if spent is None:
         return "No privacy guarantee was given."
-    at = f"ε = {spent:.2f} at δ = {small_text(privacy.delta or 0.0)}"
+    at = f"ε = {epsilon_text(spent)} at δ = {small_text(privacy.delta or 0.0)}"
     price = f"Privacy spent: {at} {terms(privacy.unit, privacy.accountant)}."
     if report.epsilon_together is None:
         return price
-    both = f"ε = {report.epsilon_together:.2f} {terms(privacy.unit, report.accountant_together)}"
+    both = f"ε = {epsilon_text(report.epsilon_together)} {terms(privacy.unit, report.accountant_together)}"
     return f"{price} Together with a site's own adapter: {both}."
 
 
@@ -109,8 +110,8 @@ def meanings(report: Report, metric: Metric) -> tuple[str, str, str]:
     covered = "training record" if unit == "record" else "owner with all of their training records"
     return (
         measure,
-        f"{bound}: smaller protects more, {spent:.2f} is the most that any site spent over the whole job, and delta "
-        f"({small_text(report.privacy.delta or 0.0)}) is the small slack in probability that it allows.",
+        f"{bound}: smaller protects more, {epsilon_text(spent)} is the most that any site spent over the whole job, "
+        f"and delta ({small_text(report.privacy.delta or 0.0)}) is the small slack in probability that it allows.",
         f"{_against(report.privacy)}; it covers one {covered} at one site, and costs add up where several sites hold "
         f"the same {unit} or later jobs use it again.",
     )

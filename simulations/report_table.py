@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from yoriai.privacy.wording import accountant_name, terms
+from yoriai.privacy.wording import accountant_name, epsilon_text, terms
 from yoriai.simulations.report import PERSONAL, TRAININGS, Report, Score, SiteReport
 from yoriai.simulations.report_claims import LABELS, Metric, Verdict, claims, main_metric, verdict
 from yoriai.simulations.report_html import (
@@ -104,7 +104,7 @@ def _total_cells(report: Report, metric: Metric, *, with_majority: bool) -> list
 
 
 def _privacy_cells(epsilon: float | None, delta: float | None) -> tuple[str, str]:
-    return ("none" if epsilon is None else f"{epsilon:.2f}", "-" if delta is None else small_text(delta))
+    return (epsilon_text(epsilon), "-" if delta is None else small_text(delta))
 
 
 def _change(before: Score | None, after: Score | None, metric: Metric, outcome: Verdict) -> Text:
@@ -167,7 +167,7 @@ def _personal_legend(report: Report) -> str:
 def _personal_cell(row: Mapping[str, Any], key: str) -> Text:
     style = _CHANGE_STYLE[row["verdict"]] if key == "change" else ""
     value = row[key]
-    text = "–" if value is None else value if isinstance(value, str) else f"{value:.2f}"
+    text = "–" if value is None else value if isinstance(value, str) else epsilon_text(value)
     return Text(text, style=style)
 
 

@@ -132,6 +132,11 @@ class Daemon:
         )
         self._process.start()
 
+    @property
+    def pid(self) -> int | None:
+        """The process's number."""
+        return self._process.pid
+
     def ready(self) -> Self:
         """Wait until it has loaded."""
         deadline = time.monotonic() + WAIT_S

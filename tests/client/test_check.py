@@ -102,7 +102,7 @@ def test_checking_changes_no_file_and_spends_nothing(north: SiteFolder) -> None:
         ledger.approve("job", event, 1)
         left = 8.0 - ledger.promised()
     before = {path: path.read_bytes() for path in north.path.rglob("*") if path.is_file()}
-    assert rows(north)["ledger"].found == f"epsilon {left:.3g} of 8 is left"
+    assert rows(north)["ledger"].found == f"epsilon {left:.2f} of 8 is left"
     assert {path: path.read_bytes() for path in north.path.rglob("*") if path.is_file()} == before
 
 

@@ -1,5 +1,6 @@
 """A site's daemon as a process: what it answers, whom it turns away, and what is left when it is stopped or killed."""
 
+import contextlib
 import json
 import os
 import signal
@@ -106,16 +107,15 @@ def bench(base_folder: Path) -> Iterator[Workbench]:
 
 def offered(answer: Answer, job: JobConfig, bench: Workbench, **more: Any) -> wire.Message:
     """A site's answer to the offer of a job."""
-    offer = wire.JobOffer(
-        run_id="run-1",
-        job=job.model_dump(mode="json", by_alias=True),
-        roster=wire.Roster(serial=1, weights={"north": 2, "south": 1}),
-        base_digest=bench.base.digest,
-        noise_multiplier=noise_for(job),
-        payload=bench.initial_adapter(job).to_bytes(),
-        **more,
-    )
-    return wire.decode(answer(wire.encode(offer)))
+    values = {
+        "run_id": "run-1",
+        "job": job.model_dump(mode="json", by_alias=True),
+        "roster": wire.Roster(serial=1, weights={"north": 2, "south": 1}),
+        "base_digest": bench.base.digest,
+        "noise_multiplier": noise_for(job),
+        "payload": bench.initial_adapter(job).to_bytes(),
+    }
+    return wire.decode(answer(wire.encode(wire.JobOffer(**(values | more)))))
 
 
 def request(job: JobConfig, bench: Workbench, round_index: int) -> bytes:
@@ -176,6 +176,38 @@ def test_a_job_through_the_socket_is_bit_for_bit_the_job_of_the_site_itself(
     logged = [event for event in events(daemon) if event != "library"]
     rounds = ["round_begun", "released"] * 2
     assert logged == ["started", "loaded", "offered", "accepted", *rounds, "stopping", "stopped"]
+
+
+def test_while_an_offer_is_added_up_its_operator_is_answered_and_the_ledger_is_free(
+    real: DaemonConfig, bench: Workbench, make_job: JobMaker, tmp_path: Path
+) -> None:
+    job = make_job()
+    with Daemon(real, open_seeded, tmp_path / "log") as daemon, ThreadPoolExecutor() as pool:
+        assert isinstance(offered(daemon.door.handle, job, bench), wire.Acceptance)
+        (counting,) = children_of(daemon)
+        os.kill(counting, signal.SIGSTOP)  # As if it took for ever.
+        answer = pool.submit(offered, daemon.door.handle, job, bench, run_id="run-2", noise_multiplier=40.0)
+        wait_for(lambda: daemon.door.health()["state"] == "working")
+        assert daemon.door.health()["job"] == "run-1"
+        assert charges(real) == []
+        assert not answer.done()
+        os.kill(counting, signal.SIGKILL)
+        reply = answer.result(20)
+        assert isinstance(reply, wire.Refusal)
+        assert "cannot be added up within this site's limits" in reply.reason
+        again = offered(daemon.door.handle, job, bench, run_id="run-2", noise_multiplier=40.0)
+        assert isinstance(again, wire.Acceptance)
+        assert daemon.end() == 0
+
+
+def children_of(daemon: Daemon) -> list[int]:
+    """The processes that a daemon has started."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(place.read_text().rpartition(")")[2].split()[1]) == daemon.pid:
+                found.append(int(place.parent.name))
+    return found
 
 
 def test_killed_in_a_round_it_starts_again_on_its_ledger_and_trains_the_round_on_the_same_charge(
@@ -541,7 +573,7 @@ def test_the_daemon_of_a_folder_is_started_shown_and_stopped_by_commands(
     shown = json.loads(capture().out)
     assert (shown["reachable"], shown["site"], shown["state"]) == (True, "north", "ready")
     assert run_command("site", "status", folder) == 0
-    assert "epsilon 8 of 8 is left" in capture().out
+    assert "epsilon 8.00 of 8 is left" in capture().out
     assert run_command("site", "stop", folder) == 0
     process.join(10)
     assert process.exitcode == 0

@@ -686,7 +686,7 @@ def test_a_released_run_frees_its_rounds_and_is_refused_whatever_comes(kept: Hom
     assert "it ends here for good" in asked.screen
     shown = by_the_command(kept, "release", "run-1", "--yes")
     assert shown.code == 0, shown.screen
-    assert f"freed 3 unused rounds, epsilon {promised - spent:.4g}" in shown.screen
+    assert f"freed 3 unused rounds, epsilon {promised - spent:.2f}" in shown.screen
     assert (kept.ledger.open_plans(), kept.ledger.spent(), kept.ledger.promised()) == ({}, spent, spent)
     assert (entry_of(kept).state, entry_of(kept).decided_by) == ("ended", operator_name())
     request = wire.TrainRequest(run_id="run-1", round_index=1, adapter_digest=adapter.digest())

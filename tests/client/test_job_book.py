@@ -342,10 +342,10 @@ def test_approve_shows_the_terms_and_nothing_happens_without_a_yes(site: SiteFol
     assert done.code == EXIT_REFUSED
     shown = " ".join(done.screen.split())
     for said in (
-        "epsilon 7.5 at delta 1e-05 for all rounds, the spare ones too",
+        "epsilon 7.50 at delta 1e-05 for all rounds, the spare ones too",
         "per record (add or remove one record), by PLD",
         "local, noise multiplier 1.25",
-        "epsilon 8 of 8 is left",
+        "epsilon 8.00 of 8 is left",
         "50, and 1 spare",
         "only their sum opens",
         "3 in roster 1, 2 needed: [2Jeast, north, south",
@@ -383,7 +383,7 @@ def test_jobs_lists_what_was_offered_within_80_columns_and_as_json(site: SiteFol
     approved(book, terms("run-2", name="cabins", epsilon=None, accountant="", noise_multiplier=None))
     done = yoriai("site", "jobs", site.path)
     assert max(len(line) for line in done.screen.splitlines()) <= 80
-    for said in ("pumps", "cabins", "waiting", "approved", "7.5", "none", "local", "core", BASE[:8], "epsilon 8 of 8"):
+    for said in ("pumps", "cabins", "waiting", "approved", "7.5", "none", "local", "core", BASE[:8], "8.00 of 8"):
         assert said in done.screen
     listed = json.loads(yoriai("site", "jobs", site.path, "--json").screen)
     assert (listed["schema"], listed["budget"]["left"]) == (1, 8.0)

@@ -11,13 +11,15 @@ import pytest
 from tests.client.conftest import LABELS, JobMaker
 from yoriai import wire
 from yoriai.client import paid as module
+from yoriai.client.costing import CostWorker
 from yoriai.client.policy import check_membership
 from yoriai.client.records import Record, SiteRecords
 from yoriai.client.site import Site, SiteHooks
 from yoriai.client.workbench import Workbench
 from yoriai.config import JobConfig, PolicySection, SiteConfig
 from yoriai.errors import AdapterError, LedgerError, PolicyError, TrainingError
-from yoriai.privacy.accounting import SampledGaussian, calibrate
+from yoriai.privacy.accounting import Accountant, Cost, Events, SampledGaussian, calibrate, cost
+from yoriai.privacy.events import merged
 from yoriai.privacy.ledger import Ledger
 from yoriai.privacy.randomness import SeededSource
 from yoriai.strategies.adapter import AdapterState
@@ -183,7 +185,7 @@ def test_a_job_against_the_rules_is_refused_and_nothing_is_promised(
         (-1.0, "noise_multiplier"),
         (float("nan"), "malformed"),
         (float("inf"), "malformed"),
-        (1e-3, "does not keep what the job promises"),
+        (0.02, "does not keep what the job promises"),
     ],
 )
 def test_noise_that_is_none_or_nonsense_or_too_little_is_refused(
@@ -203,12 +205,53 @@ def test_noise_just_below_what_the_job_needs_is_refused_though_the_budget_would_
     accepted(office.offer(job, noise_multiplier=calibrated))
 
 
-@pytest.mark.timeout(60)
-@pytest.mark.parametrize("settings", [{"federation__rounds": 10**5, "training__local_steps": 10**4}])
-def test_a_job_of_endless_steps_is_refused_without_working_out_its_cost(
-    office: Office, make_job: JobMaker, settings: dict[str, Any]
+@pytest.mark.parametrize(
+    ("settings", "changes", "reason"),
+    [
+        ({"federation__rounds": 90_000, "training__local_steps": 12}, {}, "training.local_steps is outside"),
+        ({"privacy__spare_rounds": 90_000, "training__local_steps": 12}, {}, "training.local_steps is outside"),
+        ({}, {"noise_multiplier": 0.0099}, "noise_multiplier is outside what any site takes; found 0.0099"),
+        ({}, {"noise_multiplier": 1.1e6}, "expected 0.01 to 1000000; calibrate it"),
+        ({"lora__rank": 33}, {}, "lora.rank is outside what any site takes; found 33; expected at most 32"),
+        ({"task__labels": tuple(map(str, range(1001)))}, {}, "task.labels, in number, is outside"),
+        ({"task__template": "{prompt}" + "x" * 2**17}, {}, "the job's own text, in bytes, is outside"),
+        ({}, {"roster": wire.Roster(serial=1, weights={f"s{n}": 1 for n in range(4097)})}, "the roster, in sites, is"),
+    ],
+)
+def test_an_offer_that_would_cost_a_site_too_much_is_refused_by_name_before_its_cost_is_worked_out(
+    office: Office, make_job: JobMaker, settings: dict[str, Any], changes: dict[str, Any], reason: str
 ) -> None:
-    refused(office.offer(make_job(**settings), noise_multiplier=1e6), "more steps than are accounted for")
+    def never(*_: object) -> Cost:
+        raise AssertionError
+
+    office.ledger.costing = never
+    refused(office.offer(make_job(**settings), **{"noise_multiplier": 1.0, "payload": b"", **changes}), reason)
+
+
+def test_an_offer_whose_cost_cannot_be_added_up_within_the_limits_is_refused_by_name_and_nothing_is_held(
+    office: Office, make_job: JobMaker
+) -> None:
+    office.ledger.costing = CostWorker("north", timeout_s=0.0)
+    refused(office.offer(make_job()), "cannot be added up within this site's limits; found no answer after 0 s")
+    assert office.ledger.outstanding(office.run) == 0
+    office.ledger.costing = cost
+    accepted(office.offer(make_job()))
+
+
+def test_a_round_asks_for_no_cost_that_its_offer_did_not_ask_for(office: Office, make_job: JobMaker) -> None:
+    asked = []
+
+    def asking(events: Events, delta: float, accountant: Accountant) -> Cost:
+        asked.append((merged(events), delta, accountant))
+        return cost(events, delta, accountant)
+
+    office.ledger.costing = asking
+    accepted(office.offer(make_job()))
+    offered = set(asked)
+    asked.clear()
+    assert isinstance(office.train(make_job()), wire.PlainUpdate)
+    assert set(asked) <= offered
+    assert asked
 
 
 def test_spare_rounds_count_towards_what_the_job_promises(office: Office, make_job: JobMaker) -> None:

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.deploy
 REFUSALS = {
     "plain updates": "policy forbids jobs without secure aggregation",
     "no privacy": "policy forbids jobs without differential privacy",
-    "more epsilon": "20 of 20 is left",
+    "more epsilon": "20.000 of 20 is left",
     "less noise": "the offered noise does not keep what the job promises",
     "another base": "another base model",
     "a cohort of one": "the sum of one update hides nothing",

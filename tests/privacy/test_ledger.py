@@ -112,7 +112,7 @@ def test_a_plan_beyond_the_budget_is_refused_before_anything_trains_and_leaves_n
     with _open(path, epsilon_budget=1.0) as ledger:
         before = path.read_bytes()
         message = (
-            r"data set north: this job's 50 rounds need epsilon 7\.047, 1 of 1 is left, per record .*, by PLD; "
+            r"data set north: this job's 50 rounds need epsilon 7\.047, 1\.000 of 1 is left, per record .*, by PLD; "
             "lower .*, or raise noise"
         )
         with pytest.raises(BudgetError, match=message):

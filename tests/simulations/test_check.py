@@ -73,6 +73,24 @@ def test_the_screen_holds_every_figure_and_fits_80_columns(base: Path, sites: Pa
         assert f"{line} {found.epsilon:.3f} 1e-05" in flat
 
 
+def test_a_comparison_that_cannot_be_made_is_left_out_and_the_check_passes(base: Path, sites: Path) -> None:
+    """Distributed noise has a largest variance; a job whose noise is local has no use for it."""
+    found = checked(base, sites, **{"privacy.epsilon": 1e-4})
+    assert found.modes is None
+    text = " ".join(shown(found).split())
+    assert "noise on the sum" not in text
+    assert f"noise multiplier {found.noise_multiplier:.4f}" in text
+    assert checked(base, sites).modes is not None
+
+
+def test_at_a_tiny_delta_the_noise_is_what_theory_asks_for_and_rdp_is_named(base: Path, sites: Path) -> None:
+    usual, tiny = checked(base, sites), checked(base, sites, **{"privacy.delta": 1e-15})
+    assert usual.noise_multiplier is not None
+    assert tiny.noise_multiplier is not None
+    assert usual.noise_multiplier < tiny.noise_multiplier < 3 * usual.noise_multiplier
+    assert (usual.accountant, tiny.accountant) == ("pld", "rdp")
+
+
 def test_without_privacy_it_says_so(base: Path, sites: Path) -> None:
     found = checked(base, sites, **{"privacy.noise": "none"})
     assert (found.noise_multiplier, found.epsilon, found.epsilon_with_spares) == (None, None, None)

@@ -288,7 +288,12 @@ def test_a_training_that_diverges_ends_with_code_4_and_keeps_what_was_done(
     base: Path, sites: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    settings = {"training.learning_rate": 1e4, "lora.alpha": 1e4, "federation.server_optimizer": "none", "privacy.noise": "none"}
+    settings = {
+        "training.learning_rate": 1e4,
+        "lora.alpha": 1e4,
+        "federation.server_optimizer": "none",
+        "privacy.noise": "none",
+    }
     job = write_job(tmp_path / "job.toml", base, **settings)
     assert yoriai(monkeypatch, "simulate", job, "--data", sites, "--out", "run") == 4
     shown = capsys.readouterr()

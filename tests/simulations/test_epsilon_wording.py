@@ -1,6 +1,7 @@
 """Wherever an epsilon is shown, the unit, its neighbours and the accountant stand beside it."""
 
 import io
+import math
 import re
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from yoriai.cli import app
 from yoriai.config import JobConfig, PolicySection
 from yoriai.config_models import PersonalSection, PrivacySection
 from yoriai.errors import ConfigError, RecordError
-from yoriai.privacy.wording import adjacency, per_unit, terms
+from yoriai.privacy.wording import adjacency, epsilon_text, per_unit, terms
 from yoriai.simulations.api import simulate
 from yoriai.simulations.bench_rules import tables
 from yoriai.simulations.check import check, print_check
@@ -45,6 +46,48 @@ def screen(report: Report) -> str:
     out = io.StringIO()
     print_report(report, Console(file=out, width=100, no_color=True))
     return " ".join(out.getvalue().split())
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "places", "text"),
+    [
+        (None, 2, "none"),
+        (0.0, 2, "0.00"),
+        (6.054, 2, "6.05"),
+        (6.0541, 4, "6.0541"),
+        (0.1, 2, "0.10"),
+        (0.0049, 2, "0.0049"),
+        (0.001234, 2, "0.0012"),
+        (1.26e-9, 2, "1.3e-9"),
+        (1.26e-12, 4, "1.26e-12"),
+        (math.inf, 2, "inf"),
+    ],
+)
+def test_an_epsilon_is_shown_in_decimals_and_a_small_one_in_significant_digits(
+    epsilon: float | None, places: int, text: str
+) -> None:
+    assert epsilon_text(epsilon, places) == text
+
+
+def test_no_text_shows_a_small_epsilon_as_none_at_all() -> None:
+    report = example_report()
+    small = changed(
+        report,
+        sites=[site.model_copy(update={"epsilon": 0.00123}) for site in report.sites],
+        rounds=[one.model_copy(update={"epsilon": 0.00123 * one.round / len(report.rounds)}) for one in report.rounds],
+    )
+    figure = next(one for one in draw(small) if one.key == "epsilon")
+    for shown in (render_html(small, ()), price_text(small), screen(small), figure.alt):
+        assert "0.0012" in shown
+        assert not re.search(r"(ε|&epsilon;|epsilon)( =)? ?0\.00\b", shown)
+
+
+def test_no_other_code_formats_an_epsilon_that_was_worked_out() -> None:
+    """What is shown with `:g` is a setting."""
+    own = re.compile(r"\{[^{}]*(epsilon|spent|promised|budget\.left)[^{}]*:\.\d[fg]\}|\.\d[fg]\W+format\([^)]*epsilon")
+    root, folders = Path(__file__).parents[2], ("client", "privacy", "server", "simulations", "strategies", "yoriai")
+    places = [path for folder in folders for path in (root / folder).rglob("*") if path.suffix in (".py", ".j2")]
+    assert not [path.name for path in places if own.search(path.read_text())]
 
 
 @pytest.mark.parametrize("told", REPORTS)
