@@ -29,8 +29,8 @@ _LARGEST_PRV_GRID = 0.5
 # transforms are raised to the power of the steps. Eight times what was seen against extended precision. It is set aside
 # before they are asked, and they are not asked where it is no longer small beside delta.
 ROUNDING, _LARGEST_ROUNDING_SHARE = 2.0**-49, 0.1
-# Nor are they above an RDP bound that means no privacy anyway (Opacus overflows), nor at rates beside which 1 is no longer told
-# from 1 + rate with enough digits.
+# Nor are they above an RDP bound that means no privacy anyway (Opacus overflows), nor at rates beside which 1 is no
+# longer told from 1 + rate with enough digits.
 _LARGEST_TIGHT = 200.0
 _SMALLEST_TIGHT_RATE = 1e-6
 
