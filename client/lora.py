@@ -182,7 +182,7 @@ class AdaptedModel:
                     vars(module).pop("max_batch_len", None)
 
     def check(self, state: AdapterState) -> None:
-        """Raise AdapterError unless the state holds every factor of this model, of its shape, finite, and in proportion.
+        """Raise AdapterError unless the state holds every factor of this model, of its shape, finite, in proportion.
 
         Proportion to the base is `magnitude.check_magnitude`'s.
         """

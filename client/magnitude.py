@@ -14,7 +14,7 @@ from yoriai.errors import AdapterError
 from yoriai.strategies.adapter import AdapterState
 
 LARGEST_SHARE: Final = 100.0
-"""Frobenius norm of what a map gets added, at most, in norms of the largest adapted weight. Trained ones stay below 1."""
+"""Frobenius norm of what a map gets added, at most, in those of the largest adapted one. Trained ones stay below 1."""
 LARGEST_FACTOR: Final = 1e6
 """Frobenius norm of one factor, at most."""
 
