@@ -128,9 +128,8 @@ class RoundedSum:
     Sensitivity: sqrt(noise.squared_l2) in L2 and noise.l1 in L1, of the integers, whatever floating point did.
     Assumes: units drawn by Poisson sampling, each added once; secure aggregation modulo 2^w that opens only sums over
         at least `noise.honest` sites that neither collude nor cheat; `SkellamTable`'s and its source's assumptions.
-    Does not cover: a unit held at several sites; timing; that a unit's gradient, computed in floating point in one
-        batch with others, may move theirs in the last bits, and so by chance one of their integers by 1, where the
-        L2 sensitivity is 16 sqrt(size) and more.
+    Does not cover: a unit held at several sites; timing; rows that differ with the other units of their batch before
+        they come here, which `yoriai.client.pieces` prevents.
     Event it costs: a Poisson-sampled Skellam mechanism on noise.size coordinates with noise.variance and the two
         sensitivities, plus `SAMPLER_ERROR` for each draw at the honest sites.
     Edge cases: no unit added: the release is noise, and is charged all the same; a row that is zero: no special case;
