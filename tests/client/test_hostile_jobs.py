@@ -31,7 +31,6 @@ from yoriai.privacy.accounting import SampledGaussian
 from yoriai.privacy.dpsgd import ClippedGradientSum
 from yoriai.privacy.randomness import SystemSource
 from yoriai.privacy.round_noise import calibrated
-from yoriai.privacy.skellam import SkellamTable
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.rule import get_rule, largest_update
 
@@ -83,7 +82,7 @@ class Release:
 
 
 @pytest.fixture
-def releases(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Release]]:
+def releases(monkeypatch: pytest.MonkeyPatch) -> list[Release]:
     """Everything that is released from now on, beside the sum before the noise."""
     seen: list[Release] = []
     release = ClippedGradientSum.release
@@ -95,7 +94,7 @@ def releases(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Release]]:
         return noised, event
 
     monkeypatch.setattr(ClippedGradientSum, "release", watched)
-    yield seen
+    return seen
 
 
 def case_of(bench: Workbench, job: JobConfig, generator: np.random.Generator, sites: int = 1) -> Case:
@@ -112,8 +111,12 @@ def case_of(bench: Workbench, job: JobConfig, generator: np.random.Generator, si
     return Case(job, bench, start, plan)
 
 
-def judge(case: Case, releases: list[Release]) -> None:
-    """Train twice on the same records and once on one more; hold what is released against its event."""
+def judge(case: Case, releases: list[Release]) -> float:
+    """Train twice on the same records and once on one more; hold what is released against its event.
+
+    Returns:
+        By how much the one more moved the sum, in clip norms.
+    """
     plan, updates = case.plan, []
     assert plan.noise_multiplier is not None
     first: list[Release] = []
@@ -130,13 +133,13 @@ def judge(case: Case, releases: list[Release]) -> None:
     np.testing.assert_array_equal(one.exact, other.exact)
     moved = np.linalg.norm(more.exact / plan.clip_norm - one.exact / plan.clip_norm)
     assert moved <= 1 + 1e-9
-    print(f"moved by {moved:.6g} clip norms of at most 1")
     deviation = plan.noise_multiplier * plan.clip_norm
     like_the_noise(one.noised - other.noised, deviation)
     if len(updates) == 3 and updates[0].any():
         noise, signal = deviation * np.sqrt(one.exact.size), np.linalg.norm(one.exact)
         left, right = (update / np.abs(updates[0]).max() for update in updates[:2])
         assert np.linalg.norm(left - right) > 0.1 * noise / (noise + signal) * np.linalg.norm(left)
+    return float(moved)
 
 
 def like_the_noise(differences: np.ndarray, deviation: float, more: float = 0.0) -> None:

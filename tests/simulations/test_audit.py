@@ -125,6 +125,31 @@ def test_a_clip_of_the_batch_in_place_of_the_record_is_caught(
     assert found["white_box"]["full_step"]["probes"]["many_guesses"]["epsilon_lower"] > found["epsilon_ledger"]
 
 
+def test_canaries_under_a_hostile_job_prove_no_more_than_the_ledger_says(
+    experiment: Experiment, workbench: Workbench
+) -> None:
+    found = audit(experiment, workbench, replace(asked(), hostile=True))
+    assert found["settings"]["hostile"]
+    assert found["control"]["clip_norm"] == 1e-6
+    assert 0.5 < found["epsilon_lower_white_box"] < found["epsilon_ledger"] <= 4.0
+    assert found["control_holds"]
+    assert not found["refuted"]
+
+
+def test_canaries_under_a_hostile_job_that_switched_the_noise_off_prove_more_than_the_ledger_says(
+    experiment: Experiment, workbench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = dpsgd.gaussian_mechanism
+
+    def none(total: np.ndarray, **more: Any) -> Any:
+        return total, right(total, **more)[1]
+
+    monkeypatch.setattr(dpsgd, "gaussian_mechanism", none)
+    found = audit(experiment, workbench, replace(asked(), hostile=True))
+    assert found["refuted"]
+    assert found["white_box"]["full_step"]["probes"]["many_guesses"]["epsilon_lower"] > found["epsilon_ledger"]
+
+
 def test_the_control_samples_and_rounds_as_its_source_does_and_adds_no_noise() -> None:
     control, source = Noiseless(SeededSource(b"control")), SeededSource(b"control")
     assert not control.gaussian(5).any()
