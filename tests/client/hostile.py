@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from yoriai.config import JobConfig
 from yoriai.strategies.adapter import AdapterState
@@ -103,3 +104,14 @@ def hostile_adapter(
         magnitude = chosen.setdefault(kind, float(generator.choice(magnitudes)))
         tensors[name] = (tensor + magnitude * generator.standard_normal(tensor.shape)).astype(np.float32)
     return AdapterState(tensors)
+
+
+def like_the_noise(differences: np.ndarray, deviation: float, more: float = 0.0) -> None:
+    """Differences of two releases of the same sum: two noises of this deviation, by a test of level 2e-9.
+
+    Args:
+        more: variance that may be there besides, of rounding.
+    """
+    squares = float(np.sum((differences / deviation) ** 2)) / 2
+    least, largest = stats.chi2.ppf((1e-9, 1 - 1e-9), differences.size)
+    assert least < squares < (1 + more / deviation**2) * largest
