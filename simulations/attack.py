@@ -46,6 +46,10 @@ _POST_PROCESSING: dict[str, object] = {
     "training.lowpass": False,
     "federation.update_norm_bound": None,
 }
+# What a hostile job would ask for: settings at the ends of what is valid, and factors of a size that no training reaches.
+# The learning rate is for reading alone: in float32 the update of so small a clip would be lost beside such factors.
+_HOSTILE: dict[str, object] = {"privacy.clip_norm": 1e-6, "lora.alpha": 1e4, "training.learning_rate": 1e4}
+_HOSTILE_FACTORS = 100.0
 # Units in an attack's batch, about, by which the words of a shared sum are sized: canaries, far more than records.
 _UNITS = 10_000
 _FULL_BATCH: dict[str, object] = {
@@ -163,6 +167,7 @@ class Carrier:
         job: as `for_attack` leaves it.
         records: a few real ones, whose gradients ride along.
         folder: for the ledgers, one a run.
+        hostile: every round begins at random factors of a size that no training reaches.
     """
 
     job: JobConfig
@@ -170,6 +175,7 @@ class Carrier:
     records: tuple[Record, ...]
     folder: Path
     on_round: Callable[[int, int], None] | None = None
+    hostile: bool = False
 
     @property
     def dimension(self) -> int:
@@ -190,7 +196,15 @@ class Carrier:
     @cached_property
     def start(self) -> AdapterState:
         """Where every round begins."""
-        return self.workbench.initial_adapter(self.job)
+        start = self.workbench.initial_adapter(self.job)
+        if not self.hostile:
+            return start
+        generator, moving = np.random.default_rng(0), get_rule(self.job.federation.rule).moving
+        thrown = {
+            name: np.float32(_HOSTILE_FACTORS) * generator.standard_normal(tensor.shape, np.float32)
+            for name, tensor in start.select(moving).tensors.items()
+        }
+        return start.merged_with(AdapterState(thrown))
 
     @property
     def noise_multiplier(self) -> float:
@@ -245,8 +259,10 @@ class Seen:
         return np.asarray(self.products.sum(0) / self.norm)
 
 
-def for_attack(job: JobConfig, *, full_batch: bool = False) -> JobConfig:
+def for_attack(job: JobConfig, *, full_batch: bool = False, hostile: bool = False) -> JobConfig:
     """The job without its post-processing; with `full_batch`, one step on every record at the same epsilon.
+
+    With `hostile`, clip norm and alpha are at the ends of what a job may have.
 
     Raises:
         ConfigError: the job has no differential privacy to audit.
@@ -258,7 +274,8 @@ def for_attack(job: JobConfig, *, full_batch: bool = False) -> JobConfig:
             remedy="give an epsilon with --epsilon",
         )
     wide = {"training.records_per_weight": _UNITS} if job.privacy.noise == "distributed" else {}
-    return override(job, _POST_PROCESSING | wide | (_FULL_BATCH if full_batch else {}))
+    extreme = _HOSTILE if hostile else {}
+    return override(job, _POST_PROCESSING | wide | extreme | (_FULL_BATCH if full_batch else {}))
 
 
 def attack(carrier: Carrier, directions: Directions, included: np.ndarray, source: RandomSource) -> Seen:

@@ -61,6 +61,7 @@ class Asked:
         directions: random ones, for the estimate.
         records: candidates, black-box; 0 leaves that part out.
         carriers: real records that the white-box canaries ride beside.
+        hostile: the gradients' part at settings and factors that only a hostile coordinator would choose.
         source: of coins, directions, sampling and noise; a seeded one is for tests only.
     """
 
@@ -68,6 +69,7 @@ class Asked:
     directions: int = 500
     records: int = 400
     carriers: int = 8
+    hostile: bool = False
     confidence: float = 0.95
     source: RandomSource = field(default_factory=SystemSource)
 
@@ -139,11 +141,12 @@ def _gradients(
     def carrier(what: str, *, full_batch: bool = False) -> Carrier:
         observer.say(f"audit    {what}")
         return Carrier(
-            for_attack(experiment.job, full_batch=full_batch),
+            for_attack(experiment.job, full_batch=full_batch, hostile=asked.hostile),
             workbench,
             smallest.train[: asked.carriers],
             folder,
             lambda done, total: observer.advance("rounds", done, total),
+            asked.hostile,
         )
 
     rides = carrier(f"white-box, {asked.canaries} canaries through the job's rounds")
@@ -287,4 +290,5 @@ def _settings(job: JobConfig, asked: Asked, workbench: Workbench) -> dict[str, A
         "spare_rounds": job.privacy.spare_rounds,
         "clip_norm": job.privacy.clip_norm,
         "carriers": asked.carriers,
+        "hostile": asked.hostile,
     }

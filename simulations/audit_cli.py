@@ -30,6 +30,9 @@ def audit(
     base: Annotated[
         str | None, typer.Option("--base", help="Another base model; tiny takes random weights, for quick checks.")
     ] = None,
+    hostile: Annotated[
+        bool, typer.Option("--hostile", help="Canaries at settings and factors that a hostile job would choose.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Attack the training and hold what the attacks prove against the epsilon of the ledger.
@@ -56,7 +59,8 @@ def audit(
                 found='privacy.noise = "none"',
                 remedy="give an epsilon with --epsilon",
             )
-        found = run(experiment, base_for(experiment.job, observer), Asked(canaries=canaries, records=records), observer)
+        asked = Asked(canaries=canaries, records=records, hostile=hostile)
+        found = run(experiment, base_for(experiment.job, observer), asked, observer)
     if as_json:
         typer.echo(json.dumps(found, indent=1))
     else:

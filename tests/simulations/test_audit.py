@@ -116,12 +116,36 @@ def test_a_clip_of_the_batch_in_place_of_the_record_is_caught(
         rows = [p.grad_sample for p in self._parameters]  # type: ignore[attr-defined]
         mean = torch.cat([g.mean(0).flatten() for g in rows]).norm()
         factor = min(1.0, float((self._clip_norm or 1.0) / mean))
-        for total, gradient in zip(self._sums, rows, strict=True):
-            total.add_(factor * gradient.sum(0))
+        self._sum.add_(factor * torch.cat([g.sum(0).flatten() for g in rows]))
         self._clear()
 
     monkeypatch.setattr(ClippedGradientSum, "add_piece", batch_clipped)
     found = audit(experiment, workbench, asked())
+    assert found["refuted"]
+    assert found["white_box"]["full_step"]["probes"]["many_guesses"]["epsilon_lower"] > found["epsilon_ledger"]
+
+
+def test_canaries_under_a_hostile_job_prove_no_more_than_the_ledger_says(
+    experiment: Experiment, workbench: Workbench
+) -> None:
+    found = audit(experiment, workbench, replace(asked(), hostile=True))
+    assert found["settings"]["hostile"]
+    assert found["control"]["clip_norm"] == 1e-6
+    assert 0.5 < found["epsilon_lower_white_box"] < found["epsilon_ledger"] <= 4.0
+    assert found["control_holds"]
+    assert not found["refuted"]
+
+
+def test_canaries_under_a_hostile_job_that_switched_the_noise_off_prove_more_than_the_ledger_says(
+    experiment: Experiment, workbench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = dpsgd.gaussian_mechanism
+
+    def none(total: np.ndarray, **more: Any) -> Any:
+        return total, right(total, **more)[1]
+
+    monkeypatch.setattr(dpsgd, "gaussian_mechanism", none)
+    found = audit(experiment, workbench, replace(asked(), hostile=True))
     assert found["refuted"]
     assert found["white_box"]["full_step"]["probes"]["many_guesses"]["epsilon_lower"] > found["epsilon_ledger"]
 

@@ -123,15 +123,17 @@ def test_defaults_are_those_of_the_page_and_the_jobs_own(audited: Audited, data:
     assert audited.asked is not None
     assert audited.experiment is not None
     assert (audited.asked.canaries, audited.asked.records) == (5000, 400)
+    assert not audited.asked.hostile
     assert audited.experiment.job.base.model != auditing.TINY
 
 
 def test_options_reach_the_audit(audited: Audited, data: Path) -> None:
-    line = ("--canaries", "9", "--records", "0", "--epsilon", "2.5", "--base", "tiny")
+    line = ("--canaries", "9", "--records", "0", "--epsilon", "2.5", "--base", "tiny", "--hostile")
     assert _invoke(data, *line).exit_code == 0
     assert audited.asked is not None
     assert audited.experiment is not None
     job = audited.experiment.job
+    assert audited.asked.hostile
     assert (audited.asked.canaries, audited.asked.records, job.privacy.epsilon) == (9, 0, 2.5)
     assert (job.base.model, job.lora.rank) == (auditing.TINY, auditing.TINY_SETTINGS["lora.rank"])
 
