@@ -63,10 +63,18 @@ _NAMES = {"any": "all", "all": "any", "min": "max", "max": "min"}
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change: the lines of the statement that it is in, what it does, and the whole module with it."""
+    """One change.
+
+    Attributes:
+        first, last: the lines of what is changed.
+        outer: whether it is outside all functions, where an import reaches it and no test by itself.
+        change: in words.
+        source: the whole module with it.
+    """
 
     first: int
     last: int
+    outer: bool
     change: str
     source: str
 
@@ -74,14 +82,16 @@ class Mutant:
 def mutants(source: str) -> Iterator[Mutant]:
     """Every mutant of a module, in the order of its lines."""
     tree = ast.parse(source)
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     for at, node in enumerate(_reached(tree)):
         for change, mutate in _changes(node):
             mutated = copy.deepcopy(tree)
             mutate(next(twin for index, twin in enumerate(_reached(mutated)) if index == at))
             before, after = (ast.unparse(one) for one in (tree, mutated))
             if before != after:
-                spot = change[0]
-                yield Mutant(spot.lineno, spot.end_lineno or spot.lineno, change[1], after)
+                first, last = change[0].lineno, change[0].end_lineno
+                outer = not any(one.body[0].lineno <= first <= (one.end_lineno or 0) for one in functions)
+                yield Mutant(first, last, outer, change[1], after)
 
 
 def _reached(node: ast.AST) -> Iterator[ast.AST]:
@@ -243,13 +253,15 @@ class Judge:
     reach: dict[str, tuple[float, list[int]]]
 
     def __call__(self, numbered: tuple[int, Mutant]) -> tuple[Mutant, str]:
-        """The mutant with "killed", "killed (time)" or "SURVIVED"."""
+        """The mutant with "killed", "killed (time)", "SURVIVED" or, if no test gets to its lines, "UNREACHED"."""
         number, mutant = numbered
         tree = self.base / str(os.getpid())
         if not tree.exists():
             copy_tree(tree)
         lines = set(range(mutant.first, mutant.last + 1))
-        tests = [test for test, (_, hit) in self.reach.items() if not lines.isdisjoint(hit)] or list(self.reach)
+        tests = [test for test, (_, hit) in self.reach.items() if mutant.outer or not lines.isdisjoint(hit)]
+        if not tests:
+            return mutant, "UNREACHED"
         tests.sort(key=lambda test: self.reach[test][0])
         path = tree / self.file
         honest = path.read_text(encoding="utf-8")
@@ -289,7 +301,7 @@ def main() -> int:
     for file in given.files:
         tests, count, survived, start = given.tests or [f"tests/{one}" for one in TESTS[file]], 0, 0, time.monotonic()
         for mutant, verdict in run(file, tests, given.sample):
-            count, survived = count + 1, survived + (verdict == "SURVIVED")
+            count, survived = count + 1, survived + (not verdict.startswith("killed"))
             print(f"{verdict:<13} {file}:{mutant.first}  {mutant.change}", flush=True)  # noqa: T201
         print(f"== {file}: {count - survived} of {count} killed, {time.monotonic() - start:.0f} s", flush=True)  # noqa: T201
     return 0
