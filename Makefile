@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PIP_ARGS ?=
 PYTEST_ARGS ?= -n auto
+MUTATE_ARGS ?=
 DEPLOY_ARGS ?= -n 2 --dist loadfile --timeout 1500
 DEPLOY_LOG ?= docs/benchmarks/fault-matrix.log
 SHELL := /bin/bash
@@ -11,7 +12,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install $(PIP_ARGS)
 STAMP := $(VENV)/.yoriai-installed
 
-.PHONY: help setup demo test test-fast test-deploy test-deploy-full check clean
+.PHONY: help setup demo test test-fast test-deploy test-deploy-full mutate check clean
 
 help:
 	@echo "make demo       install, then five machines adapt one base model together"
@@ -19,6 +20,7 @@ help:
 	@echo "make test-fast  the same without the tests marked slow"
 	@echo "make test-deploy       install, then real servers and sites on this machine, a hostile bundle, and seven failures"
 	@echo "make test-deploy-full  the same with every failure of the matrix; its log goes to $(DEPLOY_LOG)"
+	@echo "make mutate     break the security checks one by one; a test has to notice (hours; MUTATE_ARGS='--sample 10 client/policy.py')"
 	@echo "make check      ruff, mypy and the import contracts"
 	@echo "make setup      install only"
 	@echo "make clean      remove the environment, caches and built distributions"
@@ -55,6 +57,9 @@ test-deploy-full: $(STAMP)
 
 test-fast: $(STAMP)
 	$(PY) -m pytest -q -m "not slow and not deploy" $(PYTEST_ARGS)
+
+mutate: $(STAMP)
+	$(PY) -m tests.mutation $(MUTATE_ARGS)
 
 check: $(STAMP)
 	$(VENV)/bin/ruff check .

@@ -212,3 +212,10 @@ def test_rate_1_draws_everybody_and_nobody_is_drawn_from_nobody() -> None:
 def test_sampling_that_is_no_sampling_is_refused(count: int, rate: float) -> None:
     with pytest.raises(ConfigError):
         poisson_sample(SeededSource(b""), count, rate)
+
+
+def test_noise_far_below_one_is_taken() -> None:
+    noised, _ = gaussian_mechanism(
+        np.zeros(8), clip_norm=1e-4, noise_multiplier=1.0, sampling_rate=0.5, source=SeededSource(b"small")
+    )
+    assert 0.0 < np.abs(noised).max() < 1e-2

@@ -188,6 +188,21 @@ def test_a_job_may_count_on_fewer_sites_than_the_policy_does_and_not_on_more(cou
         check_sharing("site-1", policy, job, asked, None)
 
 
+@pytest.mark.parametrize(("rank", "ranks"), [(2, {}), (None, {"site-2": 2})])
+def test_distributed_noise_takes_no_site_of_lower_rank(rank: int | None, ranks: dict[str, int]) -> None:
+    job = override(JobConfig(name="j"), {**SHARED, "federation.min_sites": 9, "privacy.colluding": 2})
+    asked = wire.JobOffer(
+        run_id="run-1",
+        job={},
+        roster=wire.Roster(serial=1, weights={f"site-{n}": 1 for n in range(9)}, ranks=ranks),
+        base_digest="",
+        noise_multiplier=1.0,
+    )
+    policy = PolicySection(allow_distributed_noise=True, colluding=2)
+    with pytest.raises(PolicyError, match="sites that all train the job's rank"):
+        check_sharing("site-1", policy, job, asked, rank)
+
+
 class Flattering(Dropping):
     """Offers one site more noise than the others, so that its ledger would count on shares that are not as large."""
 
