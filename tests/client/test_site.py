@@ -209,7 +209,7 @@ def test_noise_just_below_what_the_job_needs_is_refused_though_the_budget_would_
     ("settings", "changes", "reason"),
     [
         ({"federation__rounds": 90_000, "training__local_steps": 12}, {}, "training.local_steps is outside"),
-        ({"privacy__spare_rounds": 90_000, "training__local_steps": 12}, {}, "training.local_steps is outside"),
+        ({"privacy__spare_rounds": 10_000, "training__local_steps": 100}, {}, "training.local_steps is outside"),
         ({}, {"noise_multiplier": 0.0099}, "noise_multiplier is outside what any site takes; found 0.0099"),
         ({}, {"noise_multiplier": 1.1e6}, "expected 0.01 to 1000000; calibrate it"),
         ({"lora__rank": 33}, {}, "lora.rank is outside what any site takes; found 33; expected at most 32"),
