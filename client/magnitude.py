@@ -5,7 +5,7 @@ errors are of their size. Nothing of the guarantee rests on that (see `yoriai.cl
 The check looks at public values alone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import numpy as np
@@ -58,3 +58,21 @@ def _added(state: AdapterState, path: str) -> float:
 
 def _norm(tensor: np.ndarray) -> float:
     return float(np.linalg.norm(tensor.astype(np.float64)))
+
+
+def within_bounds(start: AdapterState, far: AdapterState, check: Callable[[AdapterState], None]) -> AdapterState:
+    """The state furthest from `start` towards `far`, by halves, that passes the check: what a hostile job would send.
+
+    Args:
+        check: raises AdapterError for what is too large, and not for `start`.
+    """
+    state = far
+    while True:
+        try:
+            check(state)
+        except AdapterError:
+            state = AdapterState(
+                {n: (t + (state.tensors[n] - t) / np.float32(2)).astype(np.float32) for n, t in start.tensors.items()}
+            )
+        else:
+            return state

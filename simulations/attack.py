@@ -20,6 +20,7 @@ from typing import Protocol
 import numpy as np
 
 from yoriai.client.job import shares_of, training_plan
+from yoriai.client.magnitude import within_bounds
 from yoriai.client.plan import TrainingPlan
 from yoriai.client.records import Record
 from yoriai.client.workbench import Workbench
@@ -46,7 +47,7 @@ _POST_PROCESSING: dict[str, object] = {
     "training.lowpass": False,
     "federation.update_norm_bound": None,
 }
-# What a hostile job would ask for: settings at the ends of what is valid, and factors of a size that no training reaches.
+# What a hostile job would ask for: settings at the ends of what is valid, and factors that no training reaches.
 # The learning rate is for reading alone: in float32 the update of so small a clip would be lost beside such factors.
 _HOSTILE: dict[str, object] = {"privacy.clip_norm": 1e-6, "lora.alpha": 1e4, "training.learning_rate": 1e4}
 _HOSTILE_FACTORS = 100.0
@@ -167,7 +168,7 @@ class Carrier:
         job: as `for_attack` leaves it.
         records: a few real ones, whose gradients ride along.
         folder: for the ledgers, one a run.
-        hostile: every round begins at random factors of a size that no training reaches.
+        hostile: every round begins at random factors, as large as a site takes.
     """
 
     job: JobConfig
@@ -204,7 +205,7 @@ class Carrier:
             name: np.float32(_HOSTILE_FACTORS) * generator.standard_normal(tensor.shape, np.float32)
             for name, tensor in start.select(moving).tensors.items()
         }
-        return start.merged_with(AdapterState(thrown))
+        return within_bounds(start, start.merged_with(AdapterState(thrown)), self.workbench.model(self.job).check)
 
     @property
     def noise_multiplier(self) -> float:

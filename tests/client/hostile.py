@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from yoriai.client.lora import AdaptedModel
+from yoriai.client.magnitude import within_bounds
 from yoriai.config import JobConfig
 from yoriai.strategies.adapter import AdapterState
 
@@ -89,11 +91,12 @@ def hostile_settings(generator: np.random.Generator) -> dict[str, object]:
 
 
 def hostile_adapter(
+    model: AdaptedModel,
     start: AdapterState,
     generator: np.random.Generator,
     magnitudes: Sequence[float] = (1e-30, 1e-8, 0.01, 1.0, 10.0, 100.0, 1e3, 1e5),
 ) -> AdapterState:
-    """The start with random numbers added to all but the fixed U, of one of these magnitudes in each kind of map."""
+    """The start with random numbers added to all but the fixed U, of one of these magnitudes, or as a site takes."""
     chosen: dict[str, float] = {}
     tensors = dict(start.tensors)
     for name, tensor in start.tensors.items():
@@ -103,7 +106,7 @@ def hostile_adapter(
         kind = path.rsplit(".", 1)[1] + factor
         magnitude = chosen.setdefault(kind, float(generator.choice(magnitudes)))
         tensors[name] = (tensor + magnitude * generator.standard_normal(tensor.shape)).astype(np.float32)
-    return AdapterState(tensors)
+    return within_bounds(start, AdapterState(tensors), model.check)
 
 
 def like_the_noise(differences: np.ndarray, deviation: float, more: float = 0.0) -> None:

@@ -103,7 +103,7 @@ def case_of(bench: Workbench, job: JobConfig, generator: np.random.Generator, si
         ConfigError: no noise reaches it, or no record fits into so few tokens.
     """
     bench.head(job)
-    start = hostile_adapter(bench.initial_adapter(job), generator)
+    start = hostile_adapter(bench.model(job), bench.initial_adapter(job), generator)
     noise = calibrated(job, n_params=largest_update(get_rule(job.federation.rule), start), sites=sites)
     shares = shares_of(job, start, noise, sites)
     plan = training_plan(job, 0, weight=1, noise_multiplier=noise, physical_batch_size=64, shares=shares)
@@ -184,7 +184,7 @@ def vanishing(make_job: JobMaker, bench: Workbench, **settings: object) -> Case:
         }
     )
     case = case_of(bench, job, np.random.default_rng(0), SITES if "privacy__noise" in settings else 1)
-    start = hostile_adapter(bench.initial_adapter(job), np.random.default_rng(0), magnitudes=(0.1,))
+    start = hostile_adapter(bench.model(job), bench.initial_adapter(job), np.random.default_rng(0), magnitudes=(0.1,))
     return replace(case, start=start)
 
 
@@ -261,5 +261,6 @@ def test_an_adapter_that_makes_last_bits_large_lets_no_record_move_the_others(
     job = make_job(lora__target_modules=ALL_MAPS, privacy__accountant="rdp", training__sampling_rate=1.0)
     generator = np.random.default_rng(seed)
     case = case_of(workbench, job, generator)
-    start = hostile_adapter(workbench.initial_adapter(job), generator, magnitudes=(1.0, 10.0, 100.0, 1e3, 1e4, 1e5))
+    magnitudes = (1.0, 10.0, 100.0, 1e3, 1e4, 1e5)
+    start = hostile_adapter(workbench.model(job), workbench.initial_adapter(job), generator, magnitudes)
     judge(replace(case, start=start), releases)

@@ -13,10 +13,10 @@ from tests.client.test_train import PLAN, label_head
 from yoriai.client.encoding import Example
 from yoriai.client.gradients import RoundGradients
 from yoriai.client.lora import AdaptedModel
+from yoriai.client.magnitude import within_bounds
 from yoriai.client.pieces import Rows, Shape, rows_for, shape_of
 from yoriai.client.prepared import PreparedRecords
 from yoriai.client.tasks import LanguageHead
-from yoriai.errors import AdapterError
 from yoriai.privacy.randomness import SystemSource
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.rule import get_rule
@@ -74,14 +74,8 @@ def hostile(model: AdaptedModel, start: AdapterState, size: float) -> AdapterSta
     """Random factors, as large as `size` says or else as a site takes."""
     generator = np.random.default_rng(0)
     noise = {name: generator.standard_normal(tensor.shape, np.float32) for name, tensor in start.tensors.items()}
-    while True:
-        state = AdapterState({name: tensor + np.float32(size) * noise[name] for name, tensor in start.tensors.items()})
-        try:
-            model.check(state)
-        except AdapterError:
-            size *= 0.9
-        else:
-            return state
+    far = AdapterState({name: tensor + np.float32(size) * noise[name] for name, tensor in start.tensors.items()})
+    return within_bounds(start, far, model.check)
 
 
 @pytest.mark.parametrize("cached", [True, False])

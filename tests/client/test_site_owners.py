@@ -115,4 +115,4 @@ def test_too_little_noise_is_refused_with_unit_neighbours_and_accountant_beside_
     reply = office.offer(job, noise_multiplier=needed * 0.98)
     refused(reply, "per owner (add or remove one owner), by PLD")
     count_by(office, "record", tmp_path)
-    refused(office.offer(make_job(), noise_multiplier=1e-3), "per record (add or remove one record), by RDP")
+    refused(office.offer(make_job(), noise_multiplier=0.011), "per record (add or remove one record), by RDP")

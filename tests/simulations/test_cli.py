@@ -291,6 +291,7 @@ def test_a_training_that_diverges_ends_with_code_4_and_keeps_what_was_done(
     settings = {
         "training.learning_rate": 1e4,
         "lora.alpha": 1e4,
+        "evaluation.every": 0,
         "federation.server_optimizer": "none",
         "privacy.noise": "none",
     }
