@@ -31,7 +31,7 @@ from torch import Tensor
 # Read by MKL at its first product; a process that made one before this line ends up with pieces of fixed size.
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
-_LEAST_TOKENS: Final = 8
+_LEAST_TOKENS: Final = 16
 # Tokens of a piece: enough that the weights' way from memory no longer counts, little enough to be checked quickly.
 _TOKENS: Final = {"cpu": 768}
 _TOKENS_ELSEWHERE: Final = 16_384
@@ -85,7 +85,7 @@ def shape_of(tokens: int, targets: int, *, longest: int) -> Shape:
 
 
 def _rung(tokens: int) -> int:
-    """The next of 8, 12, 16, 24, 32, 48, ...: at most a third of a piece is padding."""
+    """The next of 16, 24, 32, 48, ...: few shapes, so that pieces are large, and little padding."""
     power = max(_LEAST_TOKENS, 1 << max(0, tokens - 1).bit_length())
     return power * 3 // 4 if power > _LEAST_TOKENS and tokens <= power * 3 // 4 else power
 
