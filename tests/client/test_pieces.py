@@ -10,6 +10,7 @@ import torch
 
 from tests.client.conftest import LABELS, Attach, start_for
 from tests.client.test_train import PLAN, label_head
+from tests.privacy.test_dpsgd import Kept
 from yoriai.client.encoding import Example
 from yoriai.client.gradients import RoundGradients
 from yoriai.client.lora import AdaptedModel
@@ -49,16 +50,6 @@ def test_rows_share_a_piece_as_far_as_their_bits_agree() -> None:
     assert rows_for(run, 100_000, 64, CPU) == Rows(1)
     assert rows_for(lambda chosen: run(chosen, by_size=True), 24, 64, CPU) == Rows(8, filled=True)
     assert rows_for(lambda chosen: run(chosen, by_place=True), 24, 64, CPU) == Rows(1)
-
-
-class Kept:
-    """Clipped rows, by their bytes."""
-
-    def __init__(self) -> None:
-        self.rows: list[bytes] = []
-
-    def add(self, rows: np.ndarray) -> None:
-        self.rows += [row.tobytes() for row in rows]
 
 
 def some(lengths: Sequence[int]) -> list[Example]:

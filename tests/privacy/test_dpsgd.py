@@ -156,14 +156,17 @@ def test_rows_are_clipped_whose_squares_float32_cannot_hold(
     assert np.linalg.norm(total.flat()) == pytest.approx(min(exact, clip_norm), rel=1e-9)
 
 
+class Kept:
+    """Clipped rows, by their bytes."""
+
+    def __init__(self) -> None:
+        self.rows: list[bytes] = []
+
+    def add(self, rows: np.ndarray) -> None:
+        self.rows += [row.tobytes() for row in rows]
+
+
 def test_not_a_bit_of_a_row_depends_on_the_rows_beside_it(network: GradSampleModule, records: Tensor) -> None:
-    class Kept:
-        def __init__(self) -> None:
-            self.rows: list[bytes] = []
-
-        def add(self, rows: np.ndarray) -> None:
-            self.rows += [row.tobytes() for row in rows]
-
     def rows(chosen: list[int]) -> list[bytes]:
         kept = Kept()
         total = ClippedGradientSum(list(network.parameters()), CLIP, rows=kept)
