@@ -46,11 +46,16 @@ def supernode(north: SiteFolder, address: str) -> Iterator["subprocess.Popen[str
 
 @pytest.mark.parametrize("fails", ["pull-messages", "send-node-heartbeat"])
 def test_it_ends_with_any_of_its_threads(north: SiteFolder, tmp_path: Path, fails: str) -> None:
-    with https(tmp_path / "server.pem") as server, supernode(north, f"localhost:{server.port}") as process:
+    """Which thread asks first is chance, and an empty answer may end another one before: each start must end."""
+    with https(tmp_path / "server.pem") as server:
         calls = ("activate-node", "pull-messages", "send-node-heartbeat")
         server.statuses = {f"/v1/fleet/{call}": 500 if call == fails else 200 for call in calls}
-        process.wait(60)
-        assert f"POST /v1/fleet/{fails}" in server.seen
+        for _ in range(8):
+            with supernode(north, f"localhost:{server.port}") as process:
+                process.wait(60)
+            if f"POST /v1/fleet/{fails}" in server.seen:
+                return
+    pytest.fail(f"{fails} was never asked for")
 
 
 def test_it_ends_with_the_process_that_starts_its_apps(north: SiteFolder) -> None:
