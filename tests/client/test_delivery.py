@@ -383,15 +383,17 @@ def test_a_disk_that_the_adapter_would_fill_is_spared(
     received(home.deliver(job, adapter), adapter)
 
 
+class Killed(BaseException):
+    """No code of ours catches it, as none would run after a kill."""
+
+
+def kill(*_: object) -> None:
+    raise Killed
+
+
 def test_a_delivery_that_a_kill_cut_short_is_stored_the_next_time(
     home: Home, make_job: JobMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Killed(BaseException):
-        pass
-
-    def kill(*_: object) -> None:
-        raise Killed
-
     job = make_job()
     adapter = home.took_part(job)
     monkeypatch.setattr(Path, "rename", kill)
@@ -589,13 +591,6 @@ def test_an_adapter_that_was_stored_before_a_kill_could_note_it_is_the_runs_end(
     home: Home, make_job: JobMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The folder is the record of it, and the book comes later."""
-
-    class Killed(BaseException):
-        pass
-
-    def kill(*_: object) -> None:
-        raise Killed
-
     job = make_job()
     adapter = home.took_part(job)
     with monkeypatch.context() as patched:
