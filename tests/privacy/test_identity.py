@@ -114,6 +114,13 @@ def test_a_certificate_of_the_pinned_ca_speaks_for_its_name() -> None:
     assert trust().check(NAME, certificate(NAME)) == signing_key(NAME).public_key
 
 
+def test_certificates_of_one_name_are_of_one_length_and_of_many_serial_numbers() -> None:
+    request = make_request(NAME, signing_key(NAME))
+    certificates = [authority().sign_request(request, now=NOW, valid_for=YEAR) for _ in range(1000)]
+    assert len({len(one) for one in certificates}) == 1
+    assert len(set(certificates)) == 1000
+
+
 def test_a_certificate_does_not_speak_for_another_name() -> None:
     with pytest.raises(IdentityError, match="another site"):
         trust().check("site-0001", certificate(NAME))
