@@ -2,13 +2,17 @@
 
 import copy
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
 from yoriai.client.base_model import BaseModel
+from yoriai.config import LoraSection
 from yoriai.errors import BaseModelError
+from yoriai.strategies.factors import Maps
+
+_LAYER = re.compile(r"\.layers\.(\d+)\.")
 
 
 def backbone_of(base: BaseModel) -> nn.Module:
@@ -39,17 +43,28 @@ def chosen_layers(setting: str, layer_count: int) -> list[int]:
     return list(range(layer_count - wanted, layer_count))
 
 
-def find_maps(model: nn.Module, targets: Sequence[str], layers: Sequence[int]) -> dict[str, tuple[int, int]]:
-    """The linear maps that PEFT will adapt, as {path: (out, in)}; every target must name at least one.
+def linear_maps(model: nn.Module) -> Maps:
+    """The linear maps of the decoder layers of a base without an adapter, as {path: (out, in)}."""
+    return {
+        path: (module.out_features, module.in_features)
+        for path, module in model.named_modules()
+        if isinstance(module, nn.Linear) and _LAYER.search(path)
+    }
+
+
+def adapted_maps(linear: Maps, lora: LoraSection, layer_count: int) -> Maps:
+    """Those of the linear maps that a job adapts; every target names at least one, and all have the rank.
 
     Raises:
-        BaseModelError: a target names none.
+        BaseModelError: otherwise, or the base has fewer layers.
     """
-    inside = {}
-    for path, module in model.named_modules():
-        layer = re.search(r"\.layers\.(\d+)\.", path)
-        if isinstance(module, nn.Linear) and layer and int(layer[1]) in layers:
-            inside[path] = (module.out_features, module.in_features)
+    found = _find_maps(linear, lora.target_modules, chosen_layers(lora.layers, layer_count))
+    _check_rank(lora.rank, found)
+    return found
+
+
+def _find_maps(linear: Maps, targets: Sequence[str], layers: Sequence[int]) -> Maps:
+    inside = {path: shape for path, shape in linear.items() if int(_LAYER.findall(path)[0]) in layers}
 
     def named(path: str, target: str) -> bool:
         return path == target or path.endswith("." + target)
@@ -64,8 +79,7 @@ def find_maps(model: nn.Module, targets: Sequence[str], layers: Sequence[int]) -
     return {path: shape for path, shape in sorted(inside.items()) if any(named(path, t) for t in targets)}
 
 
-def check_rank(rank: int, maps: Mapping[str, tuple[int, int]]) -> None:
-    """Raises BaseModelError naming the first map that has less than this rank."""
+def _check_rank(rank: int, maps: Maps) -> None:
     for path, shape in maps.items():
         if rank > min(shape):
             raise BaseModelError(

@@ -8,7 +8,6 @@ there; training repeats only the tail.
 import copy
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,20 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
 from yoriai.client.base_model import BaseModel
-from yoriai.client.layers import backbone_of, check_rank, chosen_layers, find_maps, slice_backbone, uniform_layers
+from yoriai.client.layers import (
+    adapted_maps,
+    backbone_of,
+    chosen_layers,
+    linear_maps,
+    slice_backbone,
+    uniform_layers,
+)
 from yoriai.client.lora_parts import CoreB, Remainder
-from yoriai.client.magnitude import check_magnitude
+from yoriai.client.magnitude import check_magnitude, check_shapes, weight_norms
 from yoriai.client.pieces import Rows, public_ids, rows_for
 from yoriai.client.tail import Tail
 from yoriai.config import LoraSection
-from yoriai.errors import AdapterError, BaseModelError, TrainingError
+from yoriai.errors import BaseModelError, TrainingError
 from yoriai.strategies.adapter import AdapterState
 
 _ADAPTER = "default"  # PEFT's name for the only adapter
@@ -49,10 +55,11 @@ class AdaptedModel:
         self.rank, self.alpha = lora.rank, lora.alpha
         backbone = backbone_of(base)
         layer_count = int(base.model.config.num_hidden_layers)
-        chosen = chosen_layers(lora.layers, layer_count)
         # All that may be wrong is found before PEFT changes the base, which is to serve other jobs after this one.
-        self.maps = find_maps(base.model, lora.target_modules, chosen)
-        check_rank(lora.rank, self.maps)
+        self.maps = adapted_maps(linear_maps(base.model), lora, layer_count)
+        self._factors = factors
+        self._weight_norms = weight_norms(base.model, self.maps)
+        chosen = chosen_layers(lora.layers, layer_count)
         config = LoraConfig(
             r=lora.rank,
             lora_alpha=int(lora.alpha) if float(lora.alpha).is_integer() else lora.alpha,  # type: ignore[arg-type]
@@ -182,21 +189,9 @@ class AdaptedModel:
                     vars(module).pop("max_batch_len", None)
 
     def check(self, state: AdapterState) -> None:
-        """Raise AdapterError unless the state holds every factor of this model, of its shape, finite, in proportion.
-
-        Proportion to the base is `magnitude.check_magnitude`'s.
-        """
-        expected = {name: tuple(parameter.shape) for name, parameter in self.factor_parameters().items()}
-        if {name: tensor.shape for name, tensor in state.tensors.items()} != expected:
-            raise AdapterError(
-                "the adapter's factors are not those of this base and job", remedy="compare rule and lora settings"
-            )
-        state.check_finite()
+        """Raise AdapterError unless the state holds every factor of this model, of its shape, finite, in proportion."""
+        check_shapes(state, self.maps, self.rank, self._factors)
         check_magnitude(state, self._weight_norms, self.alpha / self.rank)
-
-    @cached_property
-    def _weight_norms(self) -> dict[str, float]:
-        return {path: float(torch.linalg.matrix_norm(self.base_weight(path).float())) for path in self.maps}
 
     @torch.no_grad()
     def load(self, state: AdapterState) -> None:

@@ -1,22 +1,44 @@
-"""How large an adapter may be: what no training needs, and what a hostile one would use, is refused.
+"""What an adapter must be on a base: its factors, and how large. What a hostile job would use alone is refused.
 
 An adapter comes from the coordinator. One that dwarfs the base makes activations and gradients so large that rounding
 errors are of their size. Nothing of the guarantee rests on that (see `yoriai.client.pieces`); it takes away the tool.
 The check looks at public values alone.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 import numpy as np
+import torch
+from torch import nn
 
 from yoriai.errors import AdapterError
-from yoriai.strategies.adapter import AdapterState
+from yoriai.strategies.adapter import AdapterState, tensor_name
+from yoriai.strategies.factors import Maps
 
 LARGEST_SHARE: Final = 100.0
 """Frobenius norm of what a map gets added, at most, in those of the largest adapted one. Trained ones stay below 1."""
 LARGEST_FACTOR: Final = 1e6
 """Frobenius norm of one factor, at most."""
+
+
+def check_shapes(state: AdapterState, maps: Maps, rank: int, factors: Iterable[str]) -> None:
+    """Raise AdapterError unless the state holds the factors of each map, of their shapes, and is finite."""
+    expected = {}
+    for path, (out, into) in maps.items():
+        of = {"A": (rank, into), "B": (out, rank), "R": (rank, rank), "U": (out, rank), "W": (out, into)}
+        expected.update({tensor_name(path, factor): of[factor] for factor in factors})
+    if {name: tensor.shape for name, tensor in state.tensors.items()} != expected:
+        raise AdapterError(
+            "the adapter's factors are not those of this base and job", remedy="compare rule and lora settings"
+        )
+    state.check_finite()
+
+
+def weight_norms(model: nn.Module, paths: Iterable[str]) -> dict[str, float]:
+    """Frobenius norm of the weight of each of these linear maps."""
+    weights = ((path, model.get_submodule(path).weight) for path in paths)
+    return {path: float(torch.linalg.matrix_norm(weight.float())) for path, weight in weights}
 
 
 def check_magnitude(state: AdapterState, weights: Mapping[str, float], scale: float) -> None:

@@ -196,9 +196,9 @@ class Site:
         terms = terms_of(offer, job, event, roster_digest, costing=self._ledger.costing)
         if self._asked_for(terms):
             return self._approval.waiting(offer.run_id)
-        model = self._workbench.model(job)
         start = AdapterState.from_bytes(offer.payload)
-        model.check(start)
+        self._workbench.check_adapter(job, start)
+        model = self._workbench.model(job)  # From here on the model of a job at work is another's.
         self._take_part(terms, event, job)
         self._forget()  # Not before: an offer that waits, or is refused, leaves the job at hand and its keys alone.
         self._accepted = AcceptedJob(

@@ -5,13 +5,16 @@ A site has one workbench; in a simulation all sites share one, because the base 
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 import torch
 
 from yoriai.client.base_model import BaseModel
 from yoriai.client.encoding import DEFAULT_TEMPLATES, EncodedRecords, check_task, encode
 from yoriai.client.fitting import fitting
+from yoriai.client.layers import adapted_maps, linear_maps
 from yoriai.client.lora import AdaptedModel, svd_factors
+from yoriai.client.magnitude import check_magnitude, check_shapes, weight_norms
 from yoriai.client.prepared import PreparedRecords
 from yoriai.client.records import Record
 from yoriai.client.tasks import LabelHead, LanguageHead, TaskHead, label_vectors, untouched_logits
@@ -40,6 +43,7 @@ class Workbench:
         self.lock = threading.Lock()
         if speed.threads:
             torch.set_num_threads(speed.threads)
+        self._linear = linear_maps(base.model)
         self._built_for: tuple[object, ...] | None = None
         self._model: AdaptedModel | None = None
         self._heads: dict[str, TaskHead] = {}
@@ -58,6 +62,19 @@ class Workbench:
                 self._states.clear()
                 self._states_enter = self._model.first_layer
         return self._model
+
+    def check_adapter(self, job: JobConfig, state: AdapterState) -> None:
+        """See that the job's model would take the adapter, without putting it in the place of another job's.
+
+        Raises:
+            AdapterError: it would not.
+            BaseModelError: the base has no such layers or maps, or a map is smaller than the rank.
+        """
+        maps = adapted_maps(self._linear, job.lora, int(self.base.model.config.num_hidden_layers))
+        check_shapes(state, maps, job.lora.rank, get_rule(job.federation.rule).factors)
+        with nullcontext() if self._model is None else self._model.untouched():
+            norms = weight_norms(self.base.model, maps)
+        check_magnitude(state, norms, job.lora.alpha / job.lora.rank)
 
     def close(self) -> None:
         """Give the base back without an adapter, and forget what was built on it."""

@@ -274,14 +274,27 @@ def test_an_offer_that_waits_leaves_the_job_at_hand_alone(home: Home, make_job: 
     job = make_job()
     asking(home).offer(job)
     decide(home, "approved")
-    home.took_part(job)
+    request = train(home, job)
     # The bench is the site's: what another job's first adapter is made on would be this test's doing, not the offer's.
     assert refused(home.offer(make_job(lora__rank=2), run_id="run-2", payload=b"unread"), "waits").waiting
+    assert isinstance(home.send(request), wire.PlainUpdate)
+
+
+def test_an_approved_offer_with_an_unfit_adapter_leaves_the_job_at_hand_alone(home: Home, make_job: JobMaker) -> None:
+    job, other = make_job(), make_job(lora__rank=2)
+    unfit = home.bench.initial_adapter(make_job(lora__rank=1)).to_bytes()
+    request = train(home, job)
+    refused(home.offer(other, run_id="run-2", payload=unfit), "factors are not those")
+    assert isinstance(home.send(request), wire.PlainUpdate)
+
+
+def train(home: Home, job: JobConfig) -> wire.TrainRequest:
+    """Take part in a job; what asks for one more update of the same round."""
+    home.took_part(job)
     start = home.bench.initial_adapter(job)
-    request = wire.TrainRequest(
+    return wire.TrainRequest(
         run_id="run-1", round_index=0, adapter_digest=start.digest(), payload=start.select(("R",)).to_bytes()
     )
-    assert isinstance(home.send(request), wire.PlainUpdate)
 
 
 def test_auto_takes_the_job_at_once_and_keeps_it_in_the_book(home: Home, make_job: JobMaker) -> None:

@@ -1,5 +1,9 @@
 """One base, one adapted model at a time, and what is kept while it serves."""
 
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
 import pytest
 import torch
 
@@ -10,7 +14,8 @@ from yoriai.client.records import Record
 from yoriai.client.tasks import LabelHead, LanguageHead
 from yoriai.client.workbench import Workbench
 from yoriai.config import SpeedSection
-from yoriai.errors import BaseModelError, RecordError
+from yoriai.errors import AdapterError, BaseModelError, RecordError
+from yoriai.strategies.adapter import AdapterState
 
 RECORDS = [Record(prompt=f"order {n}", response=LABELS[n % 3]) for n in range(4)]
 
@@ -50,6 +55,39 @@ def test_a_job_that_does_not_fit_leaves_the_workbench_usable(workbench: Workbenc
     (batch,) = workbench.prepare(RECORDS[:1], make_job()).batches([0], 1)
     model.final_hidden(batch.entering).sum().backward()
     assert all(parameter.grad_sample is not None for parameter in trained.values())  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("rule", ["core", "fedavg", "flora"])
+def test_an_adapter_is_judged_without_its_model_as_with_it(workbench: Workbench, make_job: JobMaker, rule: str) -> None:
+    """While the model of another job, which changes the base's weights, is at work."""
+    at_work = make_job(federation__rule="flora", lora__layers="last:1")
+    job = make_job(federation__rule=rule, lora__rank=2)
+    fit = workbench.initial_adapter(job)
+    one = next(iter(fit.tensors))
+    rest = {name: tensor for name, tensor in fit.tensors.items() if name != one}
+    states = {
+        "fit": fit,
+        "lacks a factor": AdapterState(rest),
+        "another shape": AdapterState(rest | {one: fit.tensors[one][:1]}),
+        "not finite": AdapterState(rest | {one: np.full_like(fit.tensors[one], np.nan)}),
+        "too large": AdapterState(rest | {one: np.full_like(fit.tensors[one], 1e7)}),
+        "a large product": AdapterState({name: np.full_like(t, 50) for name, t in fit.tensors.items()}),
+    }
+    with_model = {name: fault(partial(workbench.model(job).check, state)) for name, state in states.items()}
+    model = workbench.model(at_work)
+    folded = workbench.initial_adapter(at_work)
+    model.load(AdapterState({name: np.full_like(t, 0.05) for name, t in folded.tensors.items()}))
+    assert {name: fault(partial(workbench.check_adapter, job, state)) for name, state in states.items()} == with_model
+    assert [name for name, words in with_model.items() if not words] == ["fit"]
+    assert workbench.model(at_work) is model
+
+
+def fault(check: Callable[[], None]) -> str:
+    try:
+        check()
+    except AdapterError as error:
+        return str(error)
+    return ""
 
 
 def test_closing_gives_the_base_back(workbench: Workbench, make_job: JobMaker, base: BaseModel) -> None:
