@@ -76,8 +76,18 @@ class Terms(_Stored):
         return hashlib.sha256(json.dumps(bound, sort_keys=True).encode()).hexdigest()
 
     def config(self) -> JobConfig:
-        """The job."""
-        return JobConfig.model_validate_json(json.dumps(self.job))
+        """The job.
+
+        Raises:
+            ConfigError: an earlier version took it, and this one does not.
+        """
+        try:
+            return JobConfig.model_validate_json(json.dumps(self.job))
+        except ValidationError:
+            raise ConfigError(
+                f"run {self.run_id} has settings that this version of Yoriai takes from no job",
+                remedy="refuse it (yoriai site refuse), and have the coordinator submit the job anew",
+            ) from None
 
 
 class Entry(_Stored):

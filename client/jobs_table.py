@@ -10,19 +10,24 @@ from rich.table import Table
 from rich.text import Text
 
 from yoriai.client.adapter_place import folder_of, read_evaluation
-from yoriai.client.job_book import Entry
+from yoriai.client.job_book import Entry, Terms
 from yoriai.client.jobs_terms import Budget, early_end, printable
 from yoriai.client.usual import unusual
 from yoriai.config import JobConfig
+from yoriai.errors import ConfigError
 from yoriai.privacy.wording import epsilon_text
 
 
 @dataclass(frozen=True)
 class JobView:
-    """A job of the book, its last adapter if that is here, and what the site measured of it."""
+    """A job of the book, its last adapter if that is here, and what the site measured of it.
+
+    Attributes:
+        job: None for one that an earlier version took, and this one would not.
+    """
 
     entry: Entry
-    job: JobConfig
+    job: JobConfig | None
     folder: Path | None = None
     evaluation: Mapping[str, Any] | None = None
 
@@ -36,8 +41,15 @@ def job_views(entries: Iterable[Entry], adapters: Path) -> list[JobView]:
     views = []
     for entry in entries:
         folder = folder_of(adapters, entry.run_id, entry.adapter_digest) if entry.adapter_digest else None
-        views.append(JobView(entry, entry.terms.config(), folder, read_evaluation(folder) if folder else None))
+        views.append(JobView(entry, _job(entry), folder, read_evaluation(folder) if folder else None))
     return views
+
+
+def _job(entry: Entry) -> JobConfig | None:
+    try:
+        return entry.terms.config()
+    except ConfigError:
+        return None
 
 
 def jobs_json(views: Sequence[JobView], budget: Budget) -> dict[str, Any]:
@@ -60,6 +72,10 @@ def print_jobs(views: Sequence[JobView], budget: Budget, console: Console) -> No
         table.add_row(*(Text(printable(line) if "\n" not in line else line) for line in _cells(view)))
     console.print(table, highlight=False)
     for view in views:
+        if view.job is None:
+            line = f"run {view.entry.run_id}: of an earlier version, with settings that this one takes from no job"
+            console.print(Text(printable(line), style="bold yellow"), highlight=False)
+            continue
         if early := early_end(view.entry):
             console.print(Text(printable(f"run {view.entry.run_id} {early}"), style="dim"), highlight=False)
         if odd := unusual(view.job, view.entry.terms.noise_multiplier):
@@ -70,11 +86,11 @@ def print_jobs(views: Sequence[JobView], budget: Budget, console: Console) -> No
 def _cells(view: JobView) -> list[str]:
     terms, job = view.entry.terms, view.job
     return [
-        f"{printable(terms.run_id)}\n{printable(job.name)}",
+        f"{printable(terms.run_id)}\n{printable(job.name if job else '')}",
         view.entry.state,
-        f"{job.federation.rounds}",
+        f"{job.federation.rounds}" if job else "?",
         epsilon_text(terms.epsilon),
-        f"{job.privacy.noise}\n{printable(job.federation.rule)}",
+        f"{job.privacy.noise}\n{printable(job.federation.rule)}" if job else "?",
         f"{len(terms.weights)}",
         terms.base_digest[:8],
         _measured(view.evaluation),
@@ -95,29 +111,41 @@ def _measured(evaluation: Mapping[str, Any] | None) -> str:
 
 
 def _as_json(view: JobView) -> dict[str, Any]:
-    entry, terms, job = view.entry, view.entry.terms, view.job
+    """The terms, and what a job sets; the latter is missing where the job is of an earlier version."""
+    entry, terms = view.entry, view.entry.terms
     return {
         "run_id": terms.run_id,
-        "job": job.name,
         "state": entry.state,
         "seen_at": entry.seen_at,
         "decided_at": entry.decided_at,
         "decided_by": entry.decided_by,
-        "rounds": job.federation.rounds,
         "rounds_done": entry.rounds_done,
-        "spare_rounds": job.privacy.spare_rounds,
         "epsilon": terms.epsilon,
-        "delta": None if terms.epsilon is None else job.privacy.delta,
-        "unit": job.privacy.unit,
         "adjacency": "add_or_remove_one",
         "accountant": terms.accountant or None,
-        "noise": job.privacy.noise,
         "noise_multiplier": terms.noise_multiplier,
+        "sites": sorted(terms.weights),
+        "roster_serial": terms.roster_serial,
+        "base_digest": terms.base_digest,
+        "job_digest": terms.job_digest,
+        "adapter_digest": entry.adapter_digest or None,
+        "adapter": str(view.folder) if view.folder else None,
+        "evaluation": view.evaluation,
+        **(_settings(terms, view.job) if view.job else {}),
+    }
+
+
+def _settings(terms: Terms, job: JobConfig) -> dict[str, Any]:
+    return {
+        "job": job.name,
+        "rounds": job.federation.rounds,
+        "spare_rounds": job.privacy.spare_rounds,
+        "delta": None if terms.epsilon is None else job.privacy.delta,
+        "unit": job.privacy.unit,
+        "noise": job.privacy.noise,
         "colluding": job.privacy.colluding if job.privacy.noise == "distributed" else None,
         "secure_aggregation": job.secure_aggregation.enabled,
         "min_sites": job.federation.min_sites,
-        "sites": sorted(terms.weights),
-        "roster_serial": terms.roster_serial,
         "rule": job.federation.rule,
         "clip_norm": job.privacy.clip_norm,
         "sampling_rate": job.training.sampling_rate,
@@ -129,9 +157,4 @@ def _as_json(view: JobView) -> dict[str, Any]:
         "task": job.task.model_dump(mode="json"),
         "unusual": unusual(job, terms.noise_multiplier),
         "base": job.base.model,
-        "base_digest": terms.base_digest,
-        "job_digest": terms.job_digest,
-        "adapter_digest": entry.adapter_digest or None,
-        "adapter": str(view.folder) if view.folder else None,
-        "evaluation": view.evaluation,
     }

@@ -1,6 +1,5 @@
 """The job book: what a decision is about, who writes when, and what a hostile coordinator can make of it."""
 
-import json
 import multiprocessing
 import os
 import stat
@@ -10,32 +9,10 @@ from typing import Any
 
 import pytest
 
-from tests.commands import yoriai
+from tests.client.books import approved, state, terms
 from yoriai.client import job_book
-from yoriai.client.daemon_config import config_in
-from yoriai.client.job_book import MOST, Entry, JobBook, Terms, operator_name
-from yoriai.client.site_folder import SiteFolder, make_site
-from yoriai.config import JobConfig, SiteConfig, job_digest
-from yoriai.errors import EXIT_BAD_INPUT, EXIT_REFUSED, ConfigError, PolicyError, StorageError
-
-BASE = "ab" * 32
-
-
-def terms(run_id: str = "run-1", /, **changes: Any) -> Terms:
-    """Terms of some job."""
-    job = JobConfig(name=changes.pop("name", "pumps"))
-    values: dict[str, Any] = {
-        "run_id": run_id,
-        "job": job.model_dump(mode="json", by_alias=True),
-        "job_digest": job_digest(job, BASE),
-        "base_digest": BASE,
-        "noise_multiplier": 1.25,
-        "roster_serial": 1,
-        "weights": {"north": 2, "south": 1},
-        "epsilon": 7.5,
-        "accountant": "pld",
-    }
-    return Terms(**(values | changes))
+from yoriai.client.job_book import MOST, Entry, JobBook, operator_name
+from yoriai.errors import ConfigError, PolicyError, StorageError
 
 
 class Clock:
@@ -51,16 +28,6 @@ class Clock:
 @pytest.fixture
 def book(tmp_path: Path) -> JobBook:
     return JobBook(tmp_path / "jobs", clock=Clock())
-
-
-def approved(book: JobBook, offered: Terms) -> None:
-    book.decide(book.consider(offered), "approved", by="hana")
-
-
-def state(book: JobBook, run_id: str = "run-1") -> str:
-    entry = book.entry(run_id)
-    assert entry is not None
-    return entry.state
 
 
 def test_a_new_job_waits_and_is_written_for_the_owner_alone(book: JobBook, tmp_path: Path) -> None:
@@ -319,73 +286,3 @@ def test_who_decides_is_the_user_and_who_they_were_before(monkeypatch: pytest.Mo
     assert operator_name() == f"{user} (hana)"
     monkeypatch.setenv("SUDO_USER", "ha\x1bna")
     assert operator_name() == user
-
-
-# Commands
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> SiteFolder:
-    return make_site(tmp_path / "site", SiteConfig(name="north"))
-
-
-def test_the_daemon_of_a_folder_opens_the_book_that_the_commands_write(site: SiteFolder) -> None:
-    config = config_in(site.path)
-    assert (config.jobs, config.adapters) == (site.jobs, site.adapters)
-    assert stat.S_IMODE(site.jobs.stat().st_mode) == 0o700
-
-
-def test_approve_shows_the_terms_and_nothing_happens_without_a_yes(site: SiteFolder) -> None:
-    offered = terms(weights={"north": 2, "south": 1, "\x1b[2Jeast": 1})
-    JobBook(site.jobs).consider(offered)
-    done = yoriai("site", "approve", site.path, "pumps", answers="n\n")
-    assert done.code == EXIT_REFUSED
-    shown = " ".join(done.screen.split())
-    for said in (
-        "epsilon 7.50 at delta 1e-05 for all rounds, the spare ones too",
-        "per record (add or remove one record), by PLD",
-        "local, noise multiplier 1.25",
-        "epsilon 8.00 of 8 is left",
-        "50, and 1 spare",
-        "only their sum opens",
-        "3 in roster 1, 2 needed: [2Jeast, north, south",
-        BASE,
-    ):
-        assert said in shown
-    assert "\x1b" not in done.screen
-    assert state(JobBook(site.jobs)) == "waiting"
-    assert yoriai("site", "approve", site.path, "run-1", answers="y\n").code == 0
-    entry = JobBook(site.jobs).entry("run-1")
-    assert entry is not None
-    assert (entry.state, entry.decided_by) == ("approved", operator_name())
-
-
-def test_refuse_and_a_change_of_mind(site: SiteFolder) -> None:
-    JobBook(site.jobs).consider(terms())
-    assert yoriai("site", "refuse", site.path, "run").code == 0
-    assert state(JobBook(site.jobs)) == "refused"
-    assert yoriai("site", "approve", site.path, "run", "--yes").code == 0
-    assert state(JobBook(site.jobs)) == "approved"
-    assert "was approved before" in yoriai("site", "approve", site.path, "run").screen
-
-
-def test_a_run_that_is_not_there_is_an_error_with_a_remedy(site: SiteFolder) -> None:
-    for command in ("approve", "refuse"):
-        done = yoriai("site", command, site.path, "run-9")
-        assert done.code == EXIT_BAD_INPUT
-        assert "yoriai site jobs DIR" in " ".join(done.screen.split())
-
-
-def test_jobs_lists_what_was_offered_within_80_columns_and_as_json(site: SiteFolder) -> None:
-    assert "no job was offered yet" in yoriai("site", "jobs", site.path).screen
-    book = JobBook(site.jobs)
-    book.consider(terms("2026-11-22-pumps-of-the-north-and-the-south-0123456789abcdef"))
-    approved(book, terms("run-2", name="cabins", epsilon=None, accountant="", noise_multiplier=None))
-    done = yoriai("site", "jobs", site.path)
-    assert max(len(line) for line in done.screen.splitlines()) <= 80
-    for said in ("pumps", "cabins", "waiting", "approved", "7.5", "none", "local", "core", BASE[:8], "8.00 of 8"):
-        assert said in done.screen
-    listed = json.loads(yoriai("site", "jobs", site.path, "--json").screen)
-    assert (listed["schema"], listed["budget"]["left"]) == (1, 8.0)
-    assert [job["state"] for job in listed["jobs"]] == ["waiting", "approved"]
-    assert listed["jobs"][0]["epsilon"] == 7.5

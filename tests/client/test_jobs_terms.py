@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from tests.client.test_job_book import BASE
+from tests.client.books import BASE
 from tests.commands import yoriai
 from yoriai.client.job_book import Entry, JobBook, Terms
 from yoriai.client.jobs_terms import Budget, Row, print_terms, terms_rows
