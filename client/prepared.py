@@ -136,17 +136,12 @@ class PreparedRecords:
     def _batch(self, records: list[int], shape: Shape) -> Batch:
         device = self._model.base.device
         chosen = [self.examples[i] for i in records]
-        token_ids = np.zeros((len(records), shape.tokens), np.int64)
-        targets = np.zeros((len(records), shape.targets), np.int64)
-        for row, example in enumerate(chosen):
-            token_ids[row, : len(example.token_ids)] = example.token_ids
-            positions = np.flatnonzero(example.loss_mask)
-            targets[row, : len(positions)] = positions
-        ids = torch.from_numpy(token_ids).to(device)
+        ids = _filled([example.token_ids for example in chosen], shape.tokens).to(device)
+        targets = _filled([np.flatnonzero(example.loss_mask) for example in chosen], shape.targets)
         return Batch(
             entering=self._entering(records, ids),
             token_ids=ids,
-            targets=torch.from_numpy(targets).to(device),
+            targets=targets.to(device),
             last=torch.tensor([len(example.token_ids) - 1 for example in chosen], device=device),
             labels=torch.tensor([example.label for example in chosen], device=device),
         )
@@ -171,10 +166,8 @@ class PreparedRecords:
             by_tokens.setdefault(self._shapes[i].tokens, []).append(i)
         for tokens, records in sorted(by_tokens.items()):
             for piece, count in self._model.prefix_rows(tokens, _PREFIX_BATCH).cut(records):
-                ids = np.zeros((len(piece), tokens), np.int64)
-                for row, i in enumerate(piece):
-                    ids[row, : lengths[i]] = self.examples[i].token_ids
-                states = self._model.prefix(torch.from_numpy(ids).to(self._model.base.device)).float().cpu()
+                ids = _filled([self.examples[i].token_ids for i in piece], tokens)
+                states = self._model.prefix(ids.to(self._model.base.device)).float().cpu()
                 for row, i in enumerate(piece[:count]):
                     view = block[start : start + lengths[i]]
                     known[self.examples[i].token_ids.tobytes()] = view.copy_(states[row, : lengths[i]])
@@ -182,6 +175,14 @@ class PreparedRecords:
                 done += count
                 if progress is not None:
                     progress(done, len(lengths))
+
+
+def _filled(rows: Sequence[np.ndarray], width: int) -> Tensor:
+    """Rows of integers, zeros behind them: (len(rows), width) int64."""
+    filled = np.zeros((len(rows), width), np.int64)
+    for row, values in enumerate(rows):
+        filled[row, : len(values)] = values
+    return torch.from_numpy(filled)
 
 
 def _allocate(tokens: int, hidden: int) -> Tensor:
