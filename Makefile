@@ -20,7 +20,7 @@ help:
 	@echo "make test-fast  the same without the tests marked slow"
 	@echo "make test-deploy       install, then real servers and sites on this machine, a hostile bundle, and seven failures"
 	@echo "make test-deploy-full  the same with every failure of the matrix; its log goes to $(DEPLOY_LOG)"
-	@echo "make mutate     break the security checks one by one; a test has to notice (hours; MUTATE_ARGS='--sample 10 client/policy.py')"
+	@echo "make mutate     break the security checks one by one; a test has to notice (hours; MUTATE_ARGS='--sample 10 client/offer/policy.py')"
 	@echo "make check      ruff, mypy and the import contracts"
 	@echo "make setup      install only"
 	@echo "make clean      remove the environment, caches and built distributions"

@@ -7,7 +7,7 @@ goes with is read off the rule's own attributes, so that a new one, or one of an
 from collections.abc import Callable, Iterator, Sequence
 
 from yoriai.config import JobConfig
-from yoriai.config_faults import all_faults
+from yoriai.config.faults import all_faults
 from yoriai.errors import ConfigError
 from yoriai.strategies import robust
 from yoriai.strategies.factors import FEATURE_AXIS

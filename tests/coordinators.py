@@ -9,15 +9,27 @@ from typing import TYPE_CHECKING
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from yoriai import wire
-from yoriai.privacy.coordinator_identity import certify_coordinator, make_coordinator_request, read_coordinator_request
-from yoriai.privacy.identity import Authority, SigningKey, Trust, fingerprint, make_request, read_key, write_key
-from yoriai.privacy.instruction import SequenceMemory
-from yoriai.privacy.roster import Directory, Roster, RosterEntry, RosterMemory, read_roster, sign_roster
-from yoriai.server.rosters import SignedRoster
-from yoriai.server.sealing import Sealer
+from yoriai.privacy.identity.coordinator_identity import (
+    certify_coordinator,
+    make_coordinator_request,
+    read_coordinator_request,
+)
+from yoriai.privacy.identity.identity import (
+    Authority,
+    SigningKey,
+    Trust,
+    fingerprint,
+    make_request,
+    read_key,
+    write_key,
+)
+from yoriai.privacy.identity.instruction import SequenceMemory
+from yoriai.privacy.identity.roster import Directory, Roster, RosterEntry, RosterMemory, read_roster, sign_roster
+from yoriai.server.round.rosters import SignedRoster
+from yoriai.server.round.sealing import Sealer
 
 if TYPE_CHECKING:
-    from yoriai.client.secure import SiteIdentity
+    from yoriai.client.site.secure import SiteIdentity
 
 DAY = timedelta(days=1)
 
@@ -37,7 +49,7 @@ def save_identity(identity: "SiteIdentity", known: "Known", folder: Path) -> Non
 
 def saved_identity(folder: Path) -> "SiteIdentity":
     """The member that was written there, in another process."""
-    from yoriai.client.secure import SiteIdentity
+    from yoriai.client.site.secure import SiteIdentity
 
     def trust() -> Trust:
         return Trust((folder / "authority.der").read_bytes(), None, now=datetime.now(UTC))
@@ -79,7 +91,7 @@ class Known:
 
     def identity(self, name: str, folder: Path) -> "SiteIdentity":
         """A member's identity."""
-        from yoriai.client.secure import SiteIdentity
+        from yoriai.client.site.secure import SiteIdentity
 
         key = SigningKey.generate()
         certificate = self.authority.sign_request(make_request(name, key), now=datetime.now(UTC), valid_for=DAY)

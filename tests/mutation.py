@@ -1,8 +1,8 @@
 """Mutation runs over the checks that protect a site: each check is broken in turn, and some test has to notice.
 
     python -m tests.mutation                            every module of the table
-    python -m tests.mutation client/policy.py           one module
-    python -m tests.mutation --sample 20 client/policy.py
+    python -m tests.mutation client/offer/policy.py           one module
+    python -m tests.mutation --sample 20 client/offer/policy.py
 
 A mutant is one small change to a copy of the tree; the working tree is never written to. A first run of a module's
 tests finds which of them reach which line, and a mutant is then given those alone, the quickest first. Heavy packages
@@ -39,16 +39,20 @@ WORKERS = 2
 _SECAGG = ("privacy/secagg",)
 _LEDGER = ("privacy/test_ledger_rule.py", "privacy/test_ledger_order.py", "privacy/test_ledger_policy.py")
 TESTS: dict[str, tuple[str, ...]] = {
-    "client/policy.py": ("client/test_site.py", "client/test_mixed_ranks.py", "simulations/test_distributed.py"),
-    "client/charging.py": ("client/test_site.py", "client/test_delivery.py", "simulations/test_secure_federation.py"),
-    "privacy/dpsgd.py": ("privacy/test_dpsgd.py", "privacy/test_owner_sums.py", "client/test_train.py"),
-    "privacy/mechanisms.py": ("privacy/test_mechanisms.py", "privacy/test_dpsgd.py"),
-    "privacy/ledger_rule.py": (*_LEDGER, "privacy/test_ledger.py"),
-    "privacy/ledger.py": (*_LEDGER, "privacy/test_ledger.py", "privacy/test_ledger_witness.py"),
-    "client/pieces.py": ("client/test_pieces.py", "client/test_units.py"),
-    "client/deliveries.py": ("client/test_delivery.py", "simulations/test_approvals.py"),
-    "client/instructions.py": ("client/test_instructions.py",),
-    "privacy/instruction.py": ("privacy/test_instruction.py", "client/test_instructions.py"),
+    "client/offer/policy.py": ("client/test_site.py", "client/test_mixed_ranks.py", "simulations/test_distributed.py"),
+    "client/site/charging.py": (
+        "client/test_site.py",
+        "client/test_delivery.py",
+        "simulations/test_secure_federation.py",
+    ),
+    "privacy/dp/dpsgd.py": ("privacy/test_dpsgd.py", "privacy/test_owner_sums.py", "client/test_train.py"),
+    "privacy/dp/mechanisms.py": ("privacy/test_mechanisms.py", "privacy/test_dpsgd.py"),
+    "privacy/ledger/rule.py": (*_LEDGER, "privacy/test_ledger.py"),
+    "privacy/ledger/ledger.py": (*_LEDGER, "privacy/test_ledger.py", "privacy/test_ledger_witness.py"),
+    "client/model/pieces.py": ("client/test_pieces.py", "client/test_units.py"),
+    "client/site/deliveries.py": ("client/test_delivery.py", "simulations/test_approvals.py"),
+    "client/site/instructions.py": ("client/test_instructions.py",),
+    "privacy/identity/instruction.py": ("privacy/test_instruction.py", "client/test_instructions.py"),
     **{f"privacy/secagg/{path.name}": _SECAGG for path in sorted((ROOT / "privacy" / "secagg").glob("[a-z]*.py"))},
 }
 """The tests of each module, below tests/."""

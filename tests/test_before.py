@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from yoriai.client.job_book import JobBook
+from yoriai.client.offer.job_book import JobBook
 from yoriai.config import load_job
-from yoriai.privacy.ledger import Ledger
-from yoriai.simulations.api import Options, resume
+from yoriai.privacy.ledger.ledger import Ledger
+from yoriai.simulations.run.api import Options, resume
 from yoriai.strategies.adapter import AdapterState
 
 

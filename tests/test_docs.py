@@ -11,9 +11,9 @@ import pytest
 import typer
 
 from yoriai.cli import app
-from yoriai.client.frames import SOCKET_VERSION
-from yoriai.privacy.ledger_book import FORMAT
-from yoriai.server.migration import SCHEMA
+from yoriai.client.daemon.frames import SOCKET_VERSION
+from yoriai.privacy.ledger.book import FORMAT
+from yoriai.server.round.migration import SCHEMA
 from yoriai.wire import PROTOCOL_VERSION
 
 ROOT = Path(__file__).parents[1]
@@ -25,7 +25,7 @@ _LOGGING = ("client", "server", "yoriai")
 
 def sources(*folders: str) -> Iterator[Path]:
     for folder in folders:
-        yield from sorted((ROOT / folder).glob("*.py"))
+        yield from sorted((ROOT / folder).rglob("*.py"))
 
 
 def command_lines(text: str) -> Iterator[list[str]]:
@@ -88,7 +88,7 @@ def logged() -> set[str]:
                 first = node.args[0]
                 if node.func.attr in ("event", "_fault") and isinstance(first, ast.Constant):
                     names.add(str(first.value))
-    return names | {"connected", "disconnected"}  # By a variable, in server/progress.py.
+    return names | {"connected", "disconnected"}  # By a variable, in server/service/progress.py.
 
 
 def explained() -> set[str]:
@@ -104,7 +104,8 @@ def test_every_event_is_explained_and_every_explained_event_is_logged() -> None:
 
 def test_every_metric_that_is_named_is_served_and_the_other_way_round() -> None:
     section = RUNBOOK.split("## Metrics\n")[1].split("\n## ")[0]
-    served = "".join((ROOT / side / "metrics.py").read_text(encoding="utf-8") for side in ("client", "server"))
+    modules = ("client/daemon/metrics.py", "server/service/metrics.py")
+    served = "".join((ROOT / module).read_text(encoding="utf-8") for module in modules)
     named = {name.removesuffix("_total") for name in re.findall(r"`yoriai_([a-z_]+)", section)}
     assert {name for name in named if f'"{name}"' not in served} == {"stage_seconds"}
     for name in re.findall(r'"((?:site|node|job)_[a-z_]+|rounds|refusals)"', served):
@@ -116,8 +117,8 @@ def test_versions_and_refusals_are_those_of_the_code() -> None:
     for text in (
         f"`PROTOCOL_VERSION` ({PROTOCOL_VERSION})",
         f"`SOCKET_VERSION` ({SOCKET_VERSION})",
-        f"`schema` ({SCHEMA}), `server/migration.py`",
-        f"format ({FORMAT}), `privacy/ledger_book.py`",
+        f"`schema` ({SCHEMA}), `server/round/migration.py`",
+        f"format ({FORMAT}), `privacy/ledger/book.py`",
     ):
         assert text in RUNBOOK
     code = "".join(path.read_text(encoding="utf-8") for path in sources("client", "server", "privacy", "yoriai"))
@@ -145,7 +146,7 @@ def test_versions_and_refusals_are_those_of_the_code() -> None:
 
 
 def test_every_file_and_section_that_the_runbook_points_to_is_there() -> None:
-    for path in re.findall(r"`((?:client|server|privacy|yoriai)/[a-z_]+\.py)`", RUNBOOK):
+    for path in re.findall(r"`((?:client|server|privacy|yoriai)/[a-z_/]+\.py)`", RUNBOOK):
         assert (ROOT / path).is_file(), path
     anchors = {title.lower().replace(" ", "-") for title in re.findall(r"(?m)^## (.*)$", RUNBOOK)}
     assert set(re.findall(r"\]\(#([a-z-]+)\)", RUNBOOK)) <= anchors

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from tests.world import write_records
-from yoriai.client import assets
-from yoriai.client.base_model import choose_device, load_base
-from yoriai.client.data import Record
-from yoriai.simulations.api import simulate
+from yoriai.client.model import assets
+from yoriai.client.model.base_model import choose_device, load_base
+from yoriai.simulations.run.api import simulate
 from yoriai.simulations.scenarios.excavators import ASSET, LABELS, TEMPLATE, load_work_orders
+from yoriai.simulations.scenarios.partition import Record
 
 RECORDS = 12
 

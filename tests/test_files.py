@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from yoriai.errors import StorageError
-from yoriai.files import PRIVATE, make_private_folder, read_carried, write_atomically, write_new
+from yoriai.system.files import PRIVATE, make_private_folder, read_carried, write_atomically, write_new
 
 Writer = Callable[..., Path]
 

@@ -9,8 +9,8 @@ from tests.commands import server, yoriai
 from yoriai.config import JobConfig
 from yoriai.errors import EXIT_BAD_INPUT
 from yoriai.prepared_job import PreparedJob
-from yoriai.server.job_store import JobStore, Phase, StoredJob
-from yoriai.server.server_folder import ServerFolder
+from yoriai.server.folder.server_folder import ServerFolder
+from yoriai.server.service.job_store import JobStore, Phase, StoredJob
 
 ROOT = os.geteuid() == 0
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from yoriai.log import EventLog, take_over_libraries
+from yoriai.system.log import EventLog, take_over_libraries
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 
 from tests.deploy.processes import free_port
 from yoriai.errors import ConfigError
-from yoriai.metrics import Reading, served
+from yoriai.system.metrics import Reading, served
 
 
 def readings() -> Iterable[Reading]:

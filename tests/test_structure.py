@@ -35,11 +35,11 @@ def _lint_imports(root: Path, *contracts: str) -> subprocess.CompletedProcess[st
 
 def _source_files(root: Path) -> set[str]:
     """Every file of the face and the five folders, by the path that it has in the wheel."""
-    found = {f"yoriai/{file.name}" for file in (root / "yoriai").iterdir() if file.is_file()}
-    for folder in FOLDERS:
-        files = (file for file in (root / folder).rglob("*") if file.is_file())
-        found |= {f"yoriai/{file.relative_to(root).as_posix()}" for file in files}
-    return {name for name in found if "__pycache__" not in name}
+    face = {path for path in (root / "yoriai").iterdir() if not path.is_symlink()}
+    found = {file for path in face for file in (path, *path.rglob("*")) if file.is_file()}
+    found |= {file for folder in FOLDERS for file in (root / folder).rglob("*") if file.is_file()}
+    names = {file.relative_to(root).as_posix() for file in found if "__pycache__" not in file.parts}
+    return {f"yoriai/{name.removeprefix('yoriai/')}" for name in names}
 
 
 def _modules(root: Path) -> set[str]:
@@ -128,7 +128,7 @@ def test_ruff_bans_the_second_path_to_a_module(folder: str, line: str) -> None:
         ("yoriai", ("flwr", "numpy", "pydantic", "torch", "transformers")),
         ("yoriai.cli", ("flwr", "opacus", "peft", "ray", "torch", "transformers")),
         ("yoriai.wire", ("flwr", "opacus", "peft", "torch", "transformers")),
-        ("yoriai.server.app", ("opacus", "peft", "torch", "transformers")),
+        ("yoriai.server.service.app", ("opacus", "peft", "torch", "transformers")),
         ("yoriai.strategies", ("flwr", "opacus", "peft", "torch", "transformers")),
     ],
 )
@@ -142,7 +142,7 @@ def test_simulate_is_offered_at_the_top_without_loading_it() -> None:
     before = "import sys, yoriai; print('yoriai.simulations' in sys.modules)"
     code = f"{before}; from yoriai import simulate; print(simulate.__module__)"
     result = _run("-c", code)
-    assert result.stdout.split() == ["False", "yoriai.simulations.api"], result.stderr
+    assert result.stdout.split() == ["False", "yoriai.simulations.run.api"], result.stderr
 
 
 def test_unknown_name_at_the_top_is_an_import_error() -> None:

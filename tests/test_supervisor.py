@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from yoriai import supervisor
 from yoriai.errors import ConfigError
-from yoriai.log import EventLog
-from yoriai.supervisor import OutputFile, Supervisor
+from yoriai.system import supervisor
+from yoriai.system.log import EventLog
+from yoriai.system.supervisor import OutputFile, Supervisor
 
 ENVIRONMENT = {"PATH": os.defpath}
 SHELL = "/bin/sh"
@@ -136,8 +136,8 @@ def test_a_group_that_ignores_the_request_is_killed_after_the_grace(keep: Keep, 
 def test_a_supervisor_that_is_killed_takes_its_child_along(tmp_path: Path) -> None:
     code = f"""
 import sys, time
-from yoriai.log import EventLog
-from yoriai.supervisor import Supervisor
+from yoriai.system.log import EventLog
+from yoriai.system.supervisor import Supervisor
 Supervisor("c", ["/bin/sh", "-c", "echo $$ > {tmp_path}/pids; exec sleep 60"], environment={{}},
            log=EventLog(sys.stderr)).start()
 time.sleep(60)
@@ -150,7 +150,7 @@ time.sleep(60)
 
 
 def test_a_child_whose_parent_died_before_it_was_tied_does_not_begin(tmp_path: Path) -> None:
-    from yoriai import tether
+    from yoriai.system import tether
 
     mark = tmp_path / "mark"
     line = [sys.executable, "-I", "-S", tether.__file__, str(os.getpid() + 1), "-", "/usr/bin/touch", str(mark)]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 __all__ = ["__version__", "simulate"]
 
 if TYPE_CHECKING:
-    from yoriai.simulations.api import simulate
+    from yoriai.simulations.run.api import simulate
 
     __version__: str
 else:
@@ -16,7 +16,7 @@ else:
     def __getattr__(name: str) -> object:
         """Load the public names on demand, so that neither torch nor flwr is imported with the package."""
         if name == "simulate":
-            from yoriai.simulations.api import simulate
+            from yoriai.simulations.run.api import simulate
 
             value = simulate
         elif name == "__version__":

@@ -7,10 +7,10 @@ from rich.console import Console
 from rich.text import Text
 
 from yoriai import federation_cli, job_cli
-from yoriai.client import cli as site
+from yoriai.client.cli import cli as site
 from yoriai.errors import EXIT_INTERRUPTED, YoriaiError
-from yoriai.server import cli as server
-from yoriai.simulations import cli as simulations
+from yoriai.server.cli import cli as server
+from yoriai.simulations.cli import cli as simulations
 
 app = typer.Typer(
     name="yoriai",

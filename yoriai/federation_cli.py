@@ -15,10 +15,10 @@ from yoriai.errors import ConfigError
 from yoriai.terminal import say
 
 if TYPE_CHECKING:
-    from yoriai.privacy.coordinator_identity import CoordinatorRequest
-    from yoriai.privacy.enrolment import Request
-    from yoriai.privacy.federation import Federation
-    from yoriai.privacy.membership import Terms
+    from yoriai.privacy.identity.coordinator_identity import CoordinatorRequest
+    from yoriai.privacy.identity.enrolment import Request
+    from yoriai.privacy.identity.federation import Federation
+    from yoriai.privacy.identity.membership import Terms
 
 _console = Console()
 _LONGEST_DAYS = 36_500
@@ -51,8 +51,8 @@ def init(
     """Make the CA of a new federation: its key, its certificate, and the first revocation list."""
     from cryptography.hazmat.primitives.serialization import Encoding
 
-    from yoriai.privacy.federation_folder import AUTHORITY, found_federation
-    from yoriai.privacy.identity import check_name, fingerprint
+    from yoriai.privacy.identity.federation_folder import AUTHORITY, found_federation
+    from yoriai.privacy.identity.identity import check_name, fingerprint
 
     check_name(name)
     secret = passphrase(passphrase_file, new=True)
@@ -84,10 +84,10 @@ def sign(
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Make a site a member, or certify the coordinator, after comparing its key's fingerprint by telephone."""
-    from yoriai.files import read_carried
-    from yoriai.privacy.coordinator_identity import is_coordinator_request, read_coordinator_request
-    from yoriai.privacy.enrolment import read_request
-    from yoriai.privacy.membership import Terms
+    from yoriai.privacy.identity.coordinator_identity import is_coordinator_request, read_coordinator_request
+    from yoriai.privacy.identity.enrolment import read_request
+    from yoriai.privacy.identity.membership import Terms
+    from yoriai.system.files import read_carried
 
     data, valid_for = read_carried(request, "the request"), timedelta(days=valid_days)
     if is_coordinator_request(data):
@@ -114,7 +114,7 @@ def roster(
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Sign a new roster of all members, and a new revocation list."""
-    from yoriai.privacy.federation_folder import REVOCATIONS, ROSTER, unlocked
+    from yoriai.privacy.identity.federation_folder import REVOCATIONS, ROSTER, unlocked
 
     now, valid_for = _now(), timedelta(days=valid_days)
     with unlocked(folder, passphrase(passphrase_file), now=now) as opened:
@@ -135,7 +135,7 @@ def revoke(
 
     Keys that were revoked are never certified again.
     """
-    from yoriai.privacy.federation_folder import REVOCATIONS, look_at, unlocked
+    from yoriai.privacy.identity.federation_folder import REVOCATIONS, look_at, unlocked
 
     now = _now()
     found = look_at(folder, now=now)
@@ -164,7 +164,7 @@ def _sign_site(
     renew: bool,
     yes: bool,
 ) -> None:
-    from yoriai.privacy.federation_folder import certificate_file, look_at, unlocked
+    from yoriai.privacy.identity.federation_folder import certificate_file, look_at, unlocked
 
     terms.check(asked.name)
     now = _now()
@@ -190,7 +190,7 @@ def _sign_site(
 def _sign_coordinator(
     folder: Path, asked: "CoordinatorRequest", valid_for: timedelta, passphrase_file: Path | None, *, yes: bool
 ) -> None:
-    from yoriai.privacy.federation_folder import look_at, unlocked
+    from yoriai.privacy.identity.federation_folder import look_at, unlocked
 
     now = _now()
     look_at(folder, now=now).check_coordinator(asked)
@@ -226,7 +226,7 @@ def _members(federation: "Federation") -> Table:
 
 
 def _show_fingerprint(what: str, digest: bytes) -> None:
-    from yoriai.privacy.enrolment import grouped
+    from yoriai.privacy.identity.enrolment import grouped
 
     say(f"{what}:")
     for row in grouped(digest).splitlines():

@@ -15,7 +15,7 @@ from yoriai.terminal import say
 
 if TYPE_CHECKING:
     from yoriai.prepared_job import PreparedJob
-    from yoriai.server.job_store import JobStore, Phase
+    from yoriai.server.service.job_store import JobStore, Phase
 
 _console = Console()
 
@@ -39,7 +39,7 @@ def prepare(
 ) -> None:
     """Make a job complete, on a machine that has the base model: one file to take to the server."""
     from yoriai import wire
-    from yoriai.files import write_atomically
+    from yoriai.system.files import write_atomically
 
     path = out or job.with_suffix(".prepared")
     prepared = _prepared(job)
@@ -54,8 +54,8 @@ def submit(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Put a job into a server's queue. The sites see it once the server runs, and its turn has come."""
-    from yoriai.client.job_noise import noise_of
-    from yoriai.server.submitting import submit as put
+    from yoriai.client.site.job_noise import noise_of
+    from yoriai.server.service.submitting import submit as put
 
     _store(server, to_write=True)
     stored = put(server, _prepared(job), noise_of)
@@ -71,8 +71,8 @@ def status(
     server: Server, run: Run = "", as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
 ) -> None:
     """Show where a job stands: its round and stage, the sites that are missing, and its last error."""
-    from yoriai.server.status import job_view
-    from yoriai.server.status_table import print_job
+    from yoriai.server.cli.status_table import print_job
+    from yoriai.server.service.status import job_view
 
     view = job_view(_store(server).find(run))
     if as_json:
@@ -124,13 +124,13 @@ def cancel(server: Server, run: Run = "") -> None:
 
 def _prepared(path: Path) -> "PreparedJob":
     """The job of a file: one that was prepared, or a job file that is prepared now."""
-    from yoriai.files import read_carried
     from yoriai.prepared_job import read_prepared
+    from yoriai.system.files import read_carried
 
     if path.suffix != ".toml":
         return read_prepared(read_carried(path, "the prepared job", at_most_mib=2048))
-    from yoriai.client.prepare import check_complete
-    from yoriai.client.prepare import prepare as made
+    from yoriai.client.model.prepare import check_complete
+    from yoriai.client.model.prepare import prepare as made
     from yoriai.config import load_job
 
     job = load_job(path)
@@ -140,8 +140,8 @@ def _prepared(path: Path) -> "PreparedJob":
 
 def _store(server: Path, *, to_write: bool = False) -> "JobStore":
     """The server's jobs. A file of root's among them would be one that the server cannot read."""
-    from yoriai.server.job_store import JobStore
-    from yoriai.server.server_folder import ServerFolder
+    from yoriai.server.folder.server_folder import ServerFolder
+    from yoriai.server.service.job_store import JobStore
 
     folder = ServerFolder(server)
     folder.config()

@@ -72,7 +72,7 @@ class Instruction(_Laden):
     """Coordinator to site: another message, encoded, as the payload, and the coordinator's signature of it.
 
     `certificate` is the coordinator's, as the consortium signed it; `statement` is what the coordinator signs about the
-    payload (`yoriai.privacy.instruction`). Both are texts of a few lines.
+    payload (`yoriai.privacy.identity.instruction`). Both are texts of a few lines.
     """
 
     kind: ClassVar[str] = "instruction"
@@ -189,7 +189,7 @@ class Delivery(_Laden):
     """Coordinator to site: the job has ended. Payload: its last adapter, complete; empty for who gets none.
 
     `certificate` is the coordinator's, as the consortium signed it; `statement` is what the coordinator signs about
-    end and adapter (`yoriai.privacy.delivery`). Both are texts of a few lines.
+    end and adapter (`yoriai.privacy.identity.delivery`). Both are texts of a few lines.
     """
 
     kind: ClassVar[str] = "delivery"

@@ -15,7 +15,7 @@ cannot know whether a site masked the update it should have.
 from collections.abc import Mapping
 
 from yoriai.errors import ProtocolError, RoundError
-from yoriai.privacy.roster import Directory
+from yoriai.privacy.identity.roster import Directory
 from yoriai.privacy.secagg import messages as wire
 from yoriai.privacy.secagg.graph import Graph, choosers
 from yoriai.privacy.secagg.keyset import (

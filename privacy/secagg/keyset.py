@@ -19,7 +19,7 @@ from functools import cached_property
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from yoriai.errors import ProtocolError
-from yoriai.privacy.roster import Directory
+from yoriai.privacy.identity.roster import Directory
 from yoriai.privacy.secagg import messages as wire
 from yoriai.privacy.secagg.fixedpoint import Grid, packed_bytes, word_width
 from yoriai.privacy.secagg.graph import Graph, Plan, choosers, plan, quorum

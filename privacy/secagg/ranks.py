@@ -12,7 +12,7 @@ then every combination of entries is over enough. Ranks come from the signed ros
 from collections import Counter
 from collections.abc import Iterable
 
-from yoriai.privacy.roster import Directory
+from yoriai.privacy.identity.roster import Directory
 
 
 def thin_ranks(ranks: Iterable[int], least: int) -> tuple[int, ...]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TypeVar
 
 from yoriai.errors import IdentityError, ProtocolError, RoundError
-from yoriai.privacy.roster import Directory
+from yoriai.privacy.identity.roster import Directory
 from yoriai.privacy.secagg import messages as wire
 from yoriai.privacy.secagg.graph import Graph, short_of_holders
 from yoriai.privacy.secagg.keyset import KeySet, WindowTerms

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from yoriai.errors import ProtocolError
-from yoriai.privacy.roster import Directory
+from yoriai.privacy.identity.roster import Directory
 from yoriai.privacy.secagg import messages as wire
 from yoriai.privacy.secagg.graph import Graph
 from yoriai.privacy.secagg.keyset import KeySet, SlotKeys, SlotTerms, survivor_digest

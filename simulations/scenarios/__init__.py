@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from yoriai.client.records import SiteRecords
+from yoriai.client.records.records import SiteRecords
 from yoriai.config import JobConfig
 from yoriai.errors import ConfigError
 from yoriai.simulations.scenarios import commands, excavators

@@ -26,8 +26,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Final
 
-from yoriai.client.assets import fetch
-from yoriai.client.data import Record, SiteRecords
+from yoriai.client.model.assets import fetch
 from yoriai.config import (
     EvaluationSection,
     FederationSection,
@@ -38,6 +37,7 @@ from yoriai.config import (
     TrainingSection,
 )
 from yoriai.errors import RecordError
+from yoriai.simulations.scenarios.partition import Record, SiteRecords
 from yoriai.simulations.scenarios.templates import Grammar, sentences
 from yoriai.simulations.scenarios.vocabulary import DEVICES, WORDS
 

@@ -20,8 +20,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Final
 
-from yoriai.client.assets import fetch
-from yoriai.client.data import Record, SiteRecords, split
+from yoriai.client.model.assets import fetch
 from yoriai.config import (
     EvaluationSection,
     FederationSection,
@@ -32,6 +31,7 @@ from yoriai.config import (
     TrainingSection,
 )
 from yoriai.errors import RecordError
+from yoriai.simulations.scenarios.partition import Record, SiteRecords, split
 
 TITLE: Final = "Excavator maintenance work orders"
 LICENCE: Final = "Public domain (NIST)"

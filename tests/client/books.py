@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from yoriai.client.job_book import JobBook, Terms
+from yoriai.client.offer.job_book import JobBook, Terms
 from yoriai.config import JobConfig, job_digest
 
 BASE = "ab" * 32

@@ -9,9 +9,9 @@ import torch
 
 from tests.tiny import tiny_llama, tiny_tokenizer
 from tests.world import save_tiny_base
-from yoriai.client.base_model import BaseModel, wrap_base
-from yoriai.client.lora import AdaptedModel, svd_factors
-from yoriai.client.workbench import Workbench
+from yoriai.client.model.base_model import BaseModel, wrap_base
+from yoriai.client.model.lora import AdaptedModel, svd_factors
+from yoriai.client.model.workbench import Workbench
 from yoriai.config import JobConfig, LoraSection, SpeedSection, override
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.rule import get_rule

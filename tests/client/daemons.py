@@ -16,10 +16,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from yoriai.client.daemon_config import DaemonConfig
-from yoriai.client.door import SocketDoor
+from yoriai.client.daemon.daemon_config import DaemonConfig
+from yoriai.client.daemon.door import SocketDoor
 from yoriai.errors import YoriaiError
-from yoriai.log import EventLog
+from yoriai.system.log import EventLog
 
 MARKER = "swordfish"
 WAIT_S = 30.0
@@ -28,7 +28,7 @@ WAIT_S = 30.0
 def context() -> ForkServerContext:
     """Where processes come from."""
     made = multiprocessing.get_context("forkserver")
-    made.set_forkserver_preload(["yoriai.client.daemon", "yoriai.client.daemon_site"])
+    made.set_forkserver_preload(["yoriai.client.daemon.daemon", "yoriai.client.daemon.daemon_site"])
     return made
 
 
@@ -83,7 +83,7 @@ class StubSite:
 
 def open_stub(config: DaemonConfig, _log: EventLog, checkpoint: Callable[[], None]) -> StubSite:
     """Open a stub, which hangs for no longer than a test has time."""
-    from yoriai.client import desk
+    from yoriai.client.daemon import desk
 
     desk.ABANDON_S = 0.3
     config.ledgers.mkdir(parents=True, exist_ok=True)
@@ -98,7 +98,7 @@ def open_for_ever(_config: DaemonConfig, _log: EventLog, _checkpoint: Callable[[
 
 def open_seeded(config: DaemonConfig, log: EventLog, checkpoint: Callable[[], None]) -> Any:
     """Open a real site with known noise, whose steps drag for as long as a file `slow` lies beside its ledgers."""
-    from yoriai.client.daemon_site import open_site
+    from yoriai.client.daemon.daemon_site import open_site
 
     slow, begun = config.ledgers.parent / "slow", config.ledgers.parent / "begun"
 
@@ -114,8 +114,8 @@ def open_seeded(config: DaemonConfig, log: EventLog, checkpoint: Callable[[], No
 
 def seeded_hooks() -> Any:
     """Known noise."""
-    from yoriai.client.site import SiteHooks
-    from yoriai.privacy.randomness import SeededSource
+    from yoriai.client.site.site import SiteHooks
+    from yoriai.privacy.dp.randomness import SeededSource
 
     return SiteHooks(randomness=lambda run, index: SeededSource(f"{run}:{index}".encode()))
 
@@ -185,10 +185,10 @@ def refused(config: DaemonConfig, open_site: Callable[..., Any], log: Path) -> s
 
 def identity_of(consortium: Path, name: str) -> Any:
     """The identity of a consortium's site."""
-    from yoriai.client.secure import SiteIdentity
-    from yoriai.privacy.instruction import SequenceMemory
-    from yoriai.privacy.roster import RosterMemory
-    from yoriai.simulations.consortium import Consortium
+    from yoriai.client.site.secure import SiteIdentity
+    from yoriai.privacy.identity.instruction import SequenceMemory
+    from yoriai.privacy.identity.roster import RosterMemory
+    from yoriai.simulations.scenarios.consortium import Consortium
 
     found = Consortium(consortium)
     memory = RosterMemory(consortium / "sites" / f"{name}.seen")
@@ -215,7 +215,7 @@ def run_command(*arguments: str) -> int:
 
 
 def _be_daemon(config: DaemonConfig, open_site: Callable[..., Any], log: Path, ignored: Sequence[int]) -> None:
-    from yoriai.client.daemon import run
+    from yoriai.client.daemon.daemon import run
 
     for number in ignored:
         signal.signal(number, signal.SIG_IGN)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from yoriai.client.lora import AdaptedModel
-from yoriai.client.magnitude import within_bounds
+from yoriai.client.model.lora import AdaptedModel
+from yoriai.client.model.magnitude import within_bounds
 from yoriai.config import JobConfig
 from yoriai.strategies.adapter import AdapterState
 

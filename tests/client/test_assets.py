@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from yoriai.client import assets
-from yoriai.client.assets import Asset
+from yoriai.client.model import assets
+from yoriai.client.model.assets import Asset
 from yoriai.errors import AssetError
 
 MEMBER = "tiny_asset/weights.bin"

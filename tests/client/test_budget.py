@@ -9,17 +9,17 @@ from rich.console import Console
 
 from tests.privacy.ledgers import DELTA, EVENT, OTHER, charge, open_ledger
 from yoriai import cli
-from yoriai.client.budget import view_of
-from yoriai.client.budget_table import mechanism_text, print_budget
-from yoriai.client.site_folder import make_site
+from yoriai.client.cli.budget import view_of
+from yoriai.client.cli.budget_table import mechanism_text, print_budget
+from yoriai.client.folder.site_folder import make_site
 from yoriai.config import SiteConfig
 from yoriai.errors import EXIT_BAD_INPUT
-from yoriai.privacy.accounting import SampledSkellam, epsilon
-from yoriai.privacy.ledger import Ledger
-from yoriai.privacy.ledger_order import best_order
-from yoriai.privacy.ledger_witness import second_place
-from yoriai.privacy.renyi import epsilon_at_order
-from yoriai.privacy.wording import terms
+from yoriai.privacy.dp.accounting import SampledSkellam, epsilon
+from yoriai.privacy.dp.renyi import epsilon_at_order
+from yoriai.privacy.dp.wording import terms
+from yoriai.privacy.ledger.ledger import Ledger
+from yoriai.privacy.ledger.order import best_order
+from yoriai.privacy.ledger.witness import second_place
 
 LONG = "a-job-with-a-long-name-" + "x" * 60
 

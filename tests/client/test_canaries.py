@@ -7,9 +7,9 @@ import pytest
 
 from tests.client.conftest import Attach, start_for
 from tests.client.test_train import PLAN, CountingSource, NoLoss, examples, label_head, prepared
-from yoriai.client.lora import AdaptedModel
-from yoriai.client.plan import TrainingPlan
-from yoriai.client.train import train_round
+from yoriai.client.model.lora import AdaptedModel
+from yoriai.client.training.plan import TrainingPlan
+from yoriai.client.training.train import train_round
 
 pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook", "ignore:.is_gradient_checkpointing")
 

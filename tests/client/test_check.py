@@ -12,16 +12,16 @@ from tests.commands import Office, found, yoriai
 from tests.proxies import tinyproxy, wait_for
 from tests.tls import HttpsServer, Issuer, https
 from tests.world import write_records
-from yoriai.client.check import LoadedBase, check_base, check_memory, check_room, check_site
-from yoriai.client.check_rows import Row
-from yoriai.client.check_server import ask
-from yoriai.client.records import fingerprint, read_site
-from yoriai.client.site_folder import SiteFolder
+from yoriai.client.cli.check import LoadedBase, check_base, check_memory, check_room, check_site
+from yoriai.client.cli.check_rows import Row
+from yoriai.client.cli.check_server import ask
+from yoriai.client.folder.site_folder import SiteFolder
+from yoriai.client.records.records import fingerprint, read_site
 from yoriai.config import PolicySection, ServerSection, SiteConfig
 from yoriai.errors import EXIT_BAD_INPUT, ServerError
-from yoriai.privacy.events import SampledGaussian
-from yoriai.privacy.ledger import Policy
-from yoriai.privacy.ledger_folder import open_in_folder
+from yoriai.privacy.dp.events import SampledGaussian
+from yoriai.privacy.ledger.folder import open_in_folder
+from yoriai.privacy.ledger.ledger import Policy
 
 MIB = 1024 * 1024
 FLEET, CONTROL = "/v1/fleet/activate-node", "/v1/control/list-nodes"

@@ -10,9 +10,9 @@ from contextlib import closing
 
 import pytest
 
-from yoriai.client.costing import CostWorker
+from yoriai.client.offer.costing import CostWorker
 from yoriai.errors import ConfigError, PolicyError
-from yoriai.privacy.accounting import Accountant, Event, SampledGaussian, SampledSkellam, cost
+from yoriai.privacy.dp.accounting import Accountant, Event, SampledGaussian, SampledSkellam, cost
 
 DELTA = 1e-5
 HONEST = SampledGaussian(0.12, 1.0, 51)
@@ -126,8 +126,8 @@ def test_a_process_that_was_killed_between_two_questions_costs_one_refusal(worke
 
 def test_the_process_ends_with_the_site_however_that_ends() -> None:
     code = (
-        "from yoriai.client.costing import CostWorker\n"
-        "from yoriai.privacy.accounting import SampledGaussian\n"
+        "from yoriai.client.offer.costing import CostWorker\n"
+        "from yoriai.privacy.dp.accounting import SampledGaussian\n"
         "import os, signal\n"
         "worker = CostWorker('north')\n"
         "worker([SampledGaussian(0.12, 1.0, 51)], 1e-5)\n"

@@ -37,22 +37,22 @@ from tests.client.test_site import noise_for
 from tests.coordinators import Known, save_identity, saved_identity
 from tests.world import write_records
 from yoriai import wire
-from yoriai.client.adapter_place import folder_of, read_evaluation
-from yoriai.client.base_model import load_base
-from yoriai.client.daemon_config import DaemonConfig
-from yoriai.client.frames import LARGEST_MESSAGE_BYTES, Kind, Line
-from yoriai.client.job_book import JobBook
-from yoriai.client.records import read_site
-from yoriai.client.site import Site
-from yoriai.client.site_folder import make_site
-from yoriai.client.workbench import Workbench
+from yoriai.client.daemon.daemon_config import DaemonConfig
+from yoriai.client.daemon.frames import LARGEST_MESSAGE_BYTES, Kind, Line
+from yoriai.client.folder.site_folder import make_site
+from yoriai.client.model.base_model import load_base
+from yoriai.client.model.workbench import Workbench
+from yoriai.client.offer.job_book import JobBook
+from yoriai.client.records.records import read_site
+from yoriai.client.site.adapter_place import folder_of, read_evaluation
+from yoriai.client.site.site import Site
 from yoriai.config import JobConfig, PolicySection, SiteConfig, SpeedSection, job_digest
 from yoriai.errors import EXIT_PARTIAL, ConfigError, DaemonError
-from yoriai.privacy.delivery import Delivery, sign_delivery
-from yoriai.privacy.ledger import Ledger
-from yoriai.privacy.ledger_witness import committed
-from yoriai.server.sealing import Sealer
-from yoriai.simulations.consortium import Consortium
+from yoriai.privacy.identity.delivery import Delivery, sign_delivery
+from yoriai.privacy.ledger.ledger import Ledger
+from yoriai.privacy.ledger.witness import committed
+from yoriai.server.round.sealing import Sealer
+from yoriai.simulations.scenarios.consortium import Consortium
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Full backward hook", "ignore:.is_gradient_checkpointing", "ignore:Pydantic serializer"

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from yoriai.client.data import Record, infer_task_kind, label_set, partition, split
 from yoriai.errors import ConfigError, RecordError
+from yoriai.simulations.scenarios.partition import Record, infer_task_kind, label_set, partition, split
 
 
 def _labelled(*responses: str) -> tuple[Record, ...]:

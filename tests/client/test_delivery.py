@@ -23,21 +23,21 @@ from tests.crashes import survives
 from tests.server.test_registry import full_disk
 from tests.tiny import tiny_llama, tiny_tokenizer
 from yoriai import wire
-from yoriai.client import own_evaluation
-from yoriai.client.deliveries import Deliveries
-from yoriai.client.job_book import Entry, JobBook, operator_name
-from yoriai.client.jobs_terms import early_end
-from yoriai.client.own_evaluation import Measuring
-from yoriai.client.records import Record
-from yoriai.client.site import Site, SiteHooks
-from yoriai.client.site_folder import make_site
-from yoriai.client.workbench import Workbench
+from yoriai.client.cli.jobs_terms import early_end
+from yoriai.client.folder.site_folder import make_site
+from yoriai.client.model.workbench import Workbench
+from yoriai.client.offer.job_book import Entry, JobBook, operator_name
+from yoriai.client.records.records import Record
+from yoriai.client.site import own_evaluation
+from yoriai.client.site.deliveries import Deliveries
+from yoriai.client.site.own_evaluation import Measuring
+from yoriai.client.site.site import Site, SiteHooks
 from yoriai.config import JobConfig, PolicySection, SiteConfig, job_digest
 from yoriai.errors import EXIT_BAD_INPUT, EXIT_REFUSED
-from yoriai.privacy.delivery import Delivery, sign_delivery
-from yoriai.privacy.identity import SigningKey
-from yoriai.privacy.ledger import Ledger, Policy
-from yoriai.privacy.ledger_folder import open_in_folder
+from yoriai.privacy.identity.delivery import Delivery, sign_delivery
+from yoriai.privacy.identity.identity import SigningKey
+from yoriai.privacy.ledger.folder import open_in_folder
+from yoriai.privacy.ledger.ledger import Ledger, Policy
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.rule import get_rule
 
@@ -389,10 +389,10 @@ def test_a_disk_that_the_adapter_would_fill_is_spared(
     job = make_job()
     adapter = home.took_part(job)
     free, usage = 4 * len(adapter.to_bytes()), shutil.disk_usage(home.adapters)
-    monkeypatch.setattr("yoriai.client.deliveries.shutil.disk_usage", lambda _: usage._replace(free=free - 1))
+    monkeypatch.setattr("yoriai.client.site.deliveries.shutil.disk_usage", lambda _: usage._replace(free=free - 1))
     refused(home.deliver(job, adapter), "its disk has too little room for the adapter")
     assert home.stored() == []
-    monkeypatch.setattr("yoriai.client.deliveries.shutil.disk_usage", lambda _: usage._replace(free=free))
+    monkeypatch.setattr("yoriai.client.site.deliveries.shutil.disk_usage", lambda _: usage._replace(free=free))
     received(home.deliver(job, adapter), adapter)
 
 
@@ -410,7 +410,7 @@ def test_a_delivery_that_a_kill_cut_short_is_stored_the_next_time(
     job = make_job()
     adapter = home.took_part(job)
     monkeypatch.setattr(Path, "rename", kill)
-    monkeypatch.setattr("yoriai.client.deliveries.shutil.rmtree", lambda *_, **__: None)
+    monkeypatch.setattr("yoriai.client.site.deliveries.shutil.rmtree", lambda *_, **__: None)
     with pytest.raises(Killed):
         home.deliver(job, adapter)
     monkeypatch.undo()

@@ -14,9 +14,9 @@ import pytest
 from flwr.app import Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
-from yoriai.client.door import NODE_CONFIG_KEY, SocketDoor, door_of_node
+from yoriai.client.daemon.door import NODE_CONFIG_KEY, SocketDoor, door_of_node
+from yoriai.client.daemon.frames import LARGEST_MESSAGE_BYTES, Kind, Line
 from yoriai.client.flower_app import app
-from yoriai.client.frames import LARGEST_MESSAGE_BYTES, Kind, Line
 from yoriai.errors import DaemonError, WireError
 from yoriai.flower_payload import label_of, pack, payload_of
 
@@ -186,7 +186,9 @@ def test_flowers_app_says_that_the_daemon_is_not_there_and_not_where_it_looked(
     assert str(tmp_path) not in label_of(reply, "failure")
 
 
-@pytest.mark.parametrize("module", ["yoriai.client.flower_app", "yoriai.client.daemon", "yoriai.client.daemon_cli"])
+@pytest.mark.parametrize(
+    "module", ["yoriai.client.flower_app", "yoriai.client.daemon.daemon", "yoriai.client.cli.daemon_cli"]
+)
 def test_importing_flowers_side_and_the_daemons_frame_loads_no_model_library(module: str) -> None:
     heavy = {"accelerate", "opacus", "peft", "ray", "torch", "transformers"}
     code = f"import json, sys, {module}; print(json.dumps(sorted(set(sys.modules) & {heavy})))"

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from tests.tiny import tiny_llama, tiny_tokenizer
-from yoriai.client.encoding import EncodedRecords, encode
-from yoriai.client.records import Record
+from yoriai.client.records.encoding import EncodedRecords, encode
+from yoriai.client.records.records import Record
 from yoriai.config import TaskSection
 from yoriai.errors import ConfigError, RecordError
 

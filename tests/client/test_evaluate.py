@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from tests.client.conftest import LABELS, JobMaker, start_for
-from yoriai.client import evaluate as module
-from yoriai.client.evaluate import evaluate
-from yoriai.client.records import Record
-from yoriai.client.tasks import LabelHead
-from yoriai.client.workbench import Workbench
+from yoriai.client.model.tasks import LabelHead
+from yoriai.client.model.workbench import Workbench
+from yoriai.client.records.records import Record
+from yoriai.client.training import evaluate as module
+from yoriai.client.training.evaluate import evaluate
 
 ORDERS = [Record(prompt=f"{'long ' * (n % 3)}order {n}", response=LABELS[n % 3]) for n in range(7)]
 PAIRS = [Record(prompt="ask", response="yes"), Record(prompt="ask more", response="no no no")]

@@ -17,19 +17,19 @@ import pytest
 from tests.client.conftest import LABELS, JobMaker
 from tests.client.hostile import hostile_adapter, hostile_settings, like_the_noise, numbers
 from tests.client.test_shared_round import Quiet
-from yoriai.client.gradients import RoundGradients
-from yoriai.client.job import shares_of, training_plan
-from yoriai.client.plan import TrainingPlan
-from yoriai.client.records import Record
-from yoriai.client.shared_round import sum_round
-from yoriai.client.train import train_round
-from yoriai.client.workbench import Workbench
+from yoriai.client.model.workbench import Workbench
+from yoriai.client.records.records import Record
+from yoriai.client.site.job import shares_of, training_plan
+from yoriai.client.training.gradients import RoundGradients
+from yoriai.client.training.plan import TrainingPlan
+from yoriai.client.training.shared_round import sum_round
+from yoriai.client.training.train import train_round
 from yoriai.config import JobConfig
 from yoriai.errors import ConfigError, TrainingError
-from yoriai.privacy.accounting import SampledGaussian
-from yoriai.privacy.dpsgd import ClippedGradientSum
-from yoriai.privacy.randomness import SystemSource
-from yoriai.privacy.round_noise import calibrated
+from yoriai.privacy.dp.accounting import SampledGaussian
+from yoriai.privacy.dp.dpsgd import ClippedGradientSum
+from yoriai.privacy.dp.randomness import SystemSource
+from yoriai.privacy.job_terms.round_noise import calibrated
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.rule import get_rule, largest_update
 

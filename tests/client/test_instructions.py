@@ -12,13 +12,13 @@ from tests.client.conftest import JobMaker
 from tests.client.test_site import noise_for, site_records
 from tests.coordinators import DAY, Known
 from yoriai import wire
-from yoriai.client.site import Site
-from yoriai.client.workbench import Workbench
+from yoriai.client.model.workbench import Workbench
+from yoriai.client.site.site import Site
 from yoriai.config import JobConfig, PolicySection, SiteConfig
-from yoriai.privacy.identity import SigningKey, Trust
-from yoriai.privacy.instruction import SequenceMemory
-from yoriai.privacy.ledger import Ledger
-from yoriai.server.sealing import Sealer
+from yoriai.privacy.identity.identity import SigningKey, Trust
+from yoriai.privacy.identity.instruction import SequenceMemory
+from yoriai.privacy.ledger.ledger import Ledger
+from yoriai.server.round.sealing import Sealer
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Full backward hook", "ignore:.is_gradient_checkpointing", "ignore:Pydantic serializer"

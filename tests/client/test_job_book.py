@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from tests.client.books import approved, state, terms
-from yoriai.client import job_book
-from yoriai.client.job_book import MOST, Entry, JobBook, operator_name
+from yoriai.client.offer import job_book
+from yoriai.client.offer.job_book import MOST, Entry, JobBook, operator_name
 from yoriai.errors import ConfigError, PolicyError, StorageError
 
 

@@ -8,9 +8,9 @@ import pytest
 
 from tests.client.books import BASE, approved, state, terms
 from tests.commands import yoriai
-from yoriai.client.daemon_config import config_in
-from yoriai.client.job_book import JobBook, operator_name
-from yoriai.client.site_folder import SiteFolder, make_site
+from yoriai.client.daemon.daemon_config import config_in
+from yoriai.client.folder.site_folder import SiteFolder, make_site
+from yoriai.client.offer.job_book import JobBook, operator_name
 from yoriai.config import SiteConfig
 from yoriai.errors import EXIT_BAD_INPUT, EXIT_REFUSED
 

@@ -9,10 +9,10 @@ from rich.console import Console
 
 from tests.client.books import BASE
 from tests.commands import yoriai
-from yoriai.client.job_book import Entry, JobBook, Terms
-from yoriai.client.jobs_terms import Budget, Row, print_terms, terms_rows
-from yoriai.client.site_folder import SiteFolder, make_site
-from yoriai.client.usual import USUAL, numbers_of, unusual
+from yoriai.client.cli.jobs_terms import Budget, Row, print_terms, terms_rows
+from yoriai.client.folder.site_folder import SiteFolder, make_site
+from yoriai.client.offer.job_book import Entry, JobBook, Terms
+from yoriai.client.offer.usual import USUAL, numbers_of, unusual
 from yoriai.config import (
     JobConfig,
     LoraSection,

@@ -11,9 +11,9 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHead
 
 from tests.client.conftest import TARGETS, Attach, start_for
 from tests.tiny import tiny_llama, tiny_tokenizer
-from yoriai.client.base_model import BaseModel, base_digest, wrap_base
-from yoriai.client.lora import AdaptedModel, save_peft, svd_factors
-from yoriai.client.magnitude import check_magnitude
+from yoriai.client.model.base_model import BaseModel, base_digest, wrap_base
+from yoriai.client.model.lora import AdaptedModel, save_peft, svd_factors
+from yoriai.client.model.magnitude import check_magnitude
 from yoriai.config import LoraSection
 from yoriai.errors import AdapterError, BaseModelError, TrainingError
 from yoriai.strategies.adapter import AdapterState

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 
-from yoriai.client.measure import Tally, majority_tally
+from yoriai.client.model.measure import Tally, majority_tally
 
 
 def _tally(truth: list[int], predicted: list[int], size: int) -> Tally:

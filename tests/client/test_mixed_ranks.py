@@ -12,16 +12,16 @@ import torch
 
 from tests.client.conftest import Attach, JobMaker, start_for
 from tests.client.test_train import PLAN, CountingSource, NoLoss, examples, label_head, prepared
-from yoriai.client import gradients as module
-from yoriai.client.job import training_plan
-from yoriai.client.lora import AdaptedModel
-from yoriai.client.plan import TrainingPlan
-from yoriai.client.policy import plain_rank, signed_rank
-from yoriai.client.train import train_round
+from yoriai.client.model.lora import AdaptedModel
+from yoriai.client.offer.policy import plain_rank, signed_rank
+from yoriai.client.site.job import training_plan
+from yoriai.client.training import gradients as module
+from yoriai.client.training.plan import TrainingPlan
+from yoriai.client.training.train import train_round
 from yoriai.config import PolicySection
 from yoriai.errors import PolicyError
-from yoriai.privacy.randomness import SeededSource
-from yoriai.privacy.roster import Roster, RosterEntry
+from yoriai.privacy.dp.randomness import SeededSource
+from yoriai.privacy.identity.roster import Roster, RosterEntry
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.held import held, held_size, restricted
 from yoriai.strategies.rule import get_rule

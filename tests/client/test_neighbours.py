@@ -16,12 +16,12 @@ import pytest
 from tests.client.conftest import LABELS, JobMaker
 from tests.client.test_site import Office, noise_for
 from yoriai import wire
-from yoriai.client.job_book import JobBook
-from yoriai.client.records import Record, SiteRecords
-from yoriai.client.site import Site, SiteHooks
-from yoriai.client.workbench import Workbench
+from yoriai.client.model.workbench import Workbench
+from yoriai.client.offer.job_book import JobBook
+from yoriai.client.records.records import Record, SiteRecords
+from yoriai.client.site.site import Site, SiteHooks
 from yoriai.config import PolicySection, SiteConfig
-from yoriai.privacy.ledger import Ledger
+from yoriai.privacy.ledger.ledger import Ledger
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Full backward hook", "ignore:.is_gradient_checkpointing", "ignore:Pydantic serializer"
@@ -231,7 +231,7 @@ def test_want_of_room_for_prepared_records_shows_in_the_sites_log_alone(
     workbench: Workbench, make_job: JobMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacking: type[Exception]
 ) -> None:
     """How much room they take depends on how many they are, and on how long."""
-    from yoriai.client import prepared
+    from yoriai.client.model import prepared
 
     def no_room(*_: object) -> None:
         raise lacking(SECRET)
@@ -249,7 +249,7 @@ def test_want_of_room_for_prepared_records_shows_in_the_sites_log_alone(
 def test_a_fault_in_reading_tokens_shows_in_the_sites_log_alone(
     workbench: Workbench, make_job: JobMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from yoriai.client import workbench as module
+    from yoriai.client.model import workbench as module
 
     def fails(*_: object, **__: object) -> None:
         raise MemoryError(SECRET)

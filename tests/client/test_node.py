@@ -13,15 +13,15 @@ import pytest
 
 from tests.commands import site, yoriai
 from tests.tls import Issuer
-from yoriai.client import node, starting
-from yoriai.client.daemon_config import socket_in
-from yoriai.client.node import check_ready, node_command, node_environment
-from yoriai.client.server_ca import installed_ca
-from yoriai.client.site_folder import SiteFolder
-from yoriai.client.starting import Users, refuse_same, users_of
+from yoriai.client.daemon.daemon_config import socket_in
+from yoriai.client.folder.server_ca import installed_ca
+from yoriai.client.folder.site_folder import SiteFolder
+from yoriai.client.node import node, starting
+from yoriai.client.node.node import check_ready, node_command, node_environment
+from yoriai.client.node.starting import Users, refuse_same, users_of
 from yoriai.config import SiteConfig, load_site
 from yoriai.errors import EXIT_BAD_INPUT, EXIT_REFUSED, ConfigError
-from yoriai.log import EventLog
+from yoriai.system.log import EventLog
 
 ROOT = os.geteuid() == 0
 

@@ -15,13 +15,13 @@ from tests.client.conftest import Attach, JobMaker
 from tests.client.test_site import Office, accepted, updated
 from tests.client.test_train import PLAN, NoLoss, prepared
 from yoriai import wire
-from yoriai.client.records import Record, SiteRecords
-from yoriai.client.site import SiteHooks
-from yoriai.client.train import train_round
-from yoriai.client.workbench import Workbench
+from yoriai.client.model.workbench import Workbench
+from yoriai.client.records.records import Record, SiteRecords
+from yoriai.client.site.site import SiteHooks
+from yoriai.client.training.train import train_round
 from yoriai.config import PolicySection, override
-from yoriai.privacy.ledger import Ledger
-from yoriai.privacy.randomness import SystemSource
+from yoriai.privacy.dp.randomness import SystemSource
+from yoriai.privacy.ledger.ledger import Ledger
 from yoriai.strategies.rule import get_rule
 
 pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook", "ignore:.is_gradient_checkpointing")

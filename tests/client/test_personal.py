@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 
 from tests.client.conftest import LABELS, JobMaker, start_for
-from yoriai.client import personal as module
-from yoriai.client.evaluate import evaluate
-from yoriai.client.personal import PersonalTraining, personal_event, personal_run_id, train_personal
-from yoriai.client.plan import TrainingPlan
-from yoriai.client.records import Record
-from yoriai.client.train import LocalUpdate
-from yoriai.client.workbench import Workbench
+from yoriai.client.model.workbench import Workbench
+from yoriai.client.records.records import Record
+from yoriai.client.site import personal as module
+from yoriai.client.site.personal import PersonalTraining, personal_event, personal_run_id, train_personal
+from yoriai.client.training.evaluate import evaluate
+from yoriai.client.training.plan import TrainingPlan
+from yoriai.client.training.train import LocalUpdate
 from yoriai.config import JobConfig
 from yoriai.errors import BudgetError, ConfigError, PolicyError, TrainingError
-from yoriai.privacy.accounting import SampledGaussian
-from yoriai.privacy.ledger import Ledger
-from yoriai.privacy.randomness import SeededSource
+from yoriai.privacy.dp.accounting import SampledGaussian
+from yoriai.privacy.dp.randomness import SeededSource
+from yoriai.privacy.ledger.ledger import Ledger
 from yoriai.strategies.adapter import AdapterState, difference
 from yoriai.strategies.rule import built_in_rules, get_rule
 

@@ -11,14 +11,14 @@ import torch
 from tests.client.conftest import LABELS, Attach, start_for
 from tests.client.test_train import PLAN, label_head
 from tests.privacy.test_dpsgd import Kept
-from yoriai.client.encoding import Example
-from yoriai.client.gradients import RoundGradients
-from yoriai.client.lora import AdaptedModel
-from yoriai.client.magnitude import within_bounds
-from yoriai.client.pieces import Rows, Shape, rows_for, shape_of
-from yoriai.client.prepared import PreparedRecords
-from yoriai.client.tasks import LanguageHead
-from yoriai.privacy.randomness import SystemSource
+from yoriai.client.model.lora import AdaptedModel
+from yoriai.client.model.magnitude import within_bounds
+from yoriai.client.model.pieces import Rows, Shape, rows_for, shape_of
+from yoriai.client.model.prepared import PreparedRecords
+from yoriai.client.model.tasks import LanguageHead
+from yoriai.client.records.encoding import Example
+from yoriai.client.training.gradients import RoundGradients
+from yoriai.privacy.dp.randomness import SystemSource
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.rule import get_rule
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from tests.client.conftest import Attach
-from yoriai.client import prepared as module
-from yoriai.client.encoding import Example
-from yoriai.client.lora import AdaptedModel
-from yoriai.client.prepared import PreparedRecords
+from yoriai.client.model import prepared as module
+from yoriai.client.model.lora import AdaptedModel
+from yoriai.client.model.prepared import PreparedRecords
+from yoriai.client.records.encoding import Example
 
 LENGTHS = (5, 2, 7, 3, 5)
 

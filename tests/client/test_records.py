@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from yoriai.client.records import Record, fingerprint, read_records, read_sites
+from yoriai.client.records.records import Record, fingerprint, read_records, read_sites
 from yoriai.errors import RecordError
 
 SECRET = "Zebedee"

@@ -9,12 +9,12 @@ import pytest
 
 from tests.commands import Office, Outcome, found, site, yoriai
 from tests.crashes import survives
-from yoriai.client import setup_cli
-from yoriai.client.site_folder import SiteFolder, make_site
+from yoriai.client.cli import setup_cli
+from yoriai.client.folder.site_folder import SiteFolder, make_site
 from yoriai.config import PolicySection, RecordsSection, SiteConfig, load_site, parse_site, site_to_toml
 from yoriai.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_REFUSED, ConfigError, IdentityError
-from yoriai.privacy.identity import read_key
-from yoriai.privacy.node_key import NodeKey
+from yoriai.privacy.identity.identity import read_key
+from yoriai.privacy.identity.node_key import NodeKey
 
 DEFAULTS = "\n" * 13
 

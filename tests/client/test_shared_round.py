@@ -9,18 +9,18 @@ import pytest
 from tests.client.conftest import Attach, JobMaker, start_for
 from tests.client.test_canaries import Given, gradients
 from tests.client.test_train import LABELS, PLAN, NoLoss, SpoiltLoss, examples, label_head, prepared, update
-from yoriai.client.gradients import RoundGradients
-from yoriai.client.job import shares_of
-from yoriai.client.lora import AdaptedModel
-from yoriai.client.plan import TrainingPlan
-from yoriai.client.prepared import PreparedRecords
-from yoriai.client.shared_round import SharedSum, sum_round
+from yoriai.client.model.lora import AdaptedModel
+from yoriai.client.model.prepared import PreparedRecords
+from yoriai.client.site.job import shares_of
+from yoriai.client.training.gradients import RoundGradients
+from yoriai.client.training.plan import TrainingPlan
+from yoriai.client.training.shared_round import SharedSum, sum_round
 from yoriai.config import JobConfig
 from yoriai.errors import TrainingError
-from yoriai.privacy.randomness import SeededSource
-from yoriai.privacy.rotation import Rotation
-from yoriai.privacy.shared_noise import open_sum
-from yoriai.privacy.skellam import SkellamTable
+from yoriai.privacy.distributed.rotation import Rotation
+from yoriai.privacy.distributed.shared_noise import open_sum
+from yoriai.privacy.dp.randomness import SeededSource
+from yoriai.privacy.dp.skellam import SkellamTable
 from yoriai.strategies.rule import get_rule
 
 pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook", "ignore:.is_gradient_checkpointing")

@@ -10,18 +10,18 @@ import pytest
 
 from tests.client.conftest import LABELS, JobMaker
 from yoriai import wire
-from yoriai.client import paid as module
-from yoriai.client.costing import CostWorker
-from yoriai.client.policy import check_membership
-from yoriai.client.records import Record, SiteRecords
-from yoriai.client.site import Site, SiteHooks
-from yoriai.client.workbench import Workbench
+from yoriai.client.model.workbench import Workbench
+from yoriai.client.offer.costing import CostWorker
+from yoriai.client.offer.policy import check_membership
+from yoriai.client.records.records import Record, SiteRecords
+from yoriai.client.site import paid as module
+from yoriai.client.site.site import Site, SiteHooks
 from yoriai.config import JobConfig, PolicySection, SiteConfig
 from yoriai.errors import AdapterError, LedgerError, PolicyError, TrainingError
-from yoriai.privacy.accounting import Accountant, Cost, Events, SampledGaussian, calibrate, cost
-from yoriai.privacy.events import merged
-from yoriai.privacy.ledger import Ledger
-from yoriai.privacy.randomness import SeededSource
+from yoriai.privacy.dp.accounting import Accountant, Cost, Events, SampledGaussian, calibrate, cost
+from yoriai.privacy.dp.events import merged
+from yoriai.privacy.dp.randomness import SeededSource
+from yoriai.privacy.ledger.ledger import Ledger
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.core import Core
 from yoriai.strategies.held import held_size, restricted

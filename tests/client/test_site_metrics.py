@@ -22,15 +22,15 @@ from tests.proxies import wait_for
 from tests.tls import Issuer
 from tests.world import write_records
 from yoriai import wire
-from yoriai.client.daemon_config import DaemonConfig, config_in
-from yoriai.client.expiries import Expiries
-from yoriai.client.node import node_state
-from yoriai.client.site_folder import SiteFolder
-from yoriai.client.workbench import Workbench
+from yoriai.client.daemon.daemon_config import DaemonConfig, config_in
+from yoriai.client.daemon.expiries import Expiries
+from yoriai.client.folder.site_folder import SiteFolder
+from yoriai.client.model.workbench import Workbench
+from yoriai.client.node.node import node_state
 from yoriai.config import PolicySection, SiteConfig, SpeedSection, parse_site
 from yoriai.errors import ConfigError
-from yoriai.privacy.enrolment import read_enrolment
-from yoriai.privacy.roster import read_roster
+from yoriai.privacy.identity.enrolment import read_enrolment
+from yoriai.privacy.identity.roster import read_roster
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Full backward hook", "ignore:.is_gradient_checkpointing", "ignore:Pydantic serializer"

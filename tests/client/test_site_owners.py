@@ -8,11 +8,11 @@ import pytest
 from tests.client.conftest import LABELS, JobMaker
 from tests.client.test_site import MARKER, Office, accepted, noise_for, refused, updated
 from yoriai import wire
-from yoriai.client.records import Record, SiteRecords
-from yoriai.client.workbench import Workbench
+from yoriai.client.model.workbench import Workbench
+from yoriai.client.records.records import Record, SiteRecords
 from yoriai.config import PolicySection
-from yoriai.privacy.accounting import SampledGaussian
-from yoriai.privacy.ledger import Ledger
+from yoriai.privacy.dp.accounting import SampledGaussian
+from yoriai.privacy.ledger.ledger import Ledger
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Full backward hook", "ignore:.is_gradient_checkpointing", "ignore:Pydantic serializer"

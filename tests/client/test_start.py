@@ -21,12 +21,12 @@ from tests.commands import site, yoriai
 from tests.proxies import tinyproxy, wait_for
 from tests.tls import Issuer, https
 from tests.world import write_records
-from yoriai.client.daemon_config import socket_in
-from yoriai.client.door import SocketDoor
-from yoriai.client.frames import Kind, Line
-from yoriai.client.listener import lock_of
-from yoriai.client.node import node_socket_in, node_state
-from yoriai.client.stopping import running
+from yoriai.client.daemon.daemon_config import socket_in
+from yoriai.client.daemon.door import SocketDoor
+from yoriai.client.daemon.frames import Kind, Line
+from yoriai.client.daemon.listener import lock_of
+from yoriai.client.node.node import node_socket_in, node_state
+from yoriai.client.node.stopping import running
 from yoriai.errors import EXIT_PARTIAL, YoriaiError
 
 YORIAI = Path(sys.executable).with_name("yoriai")

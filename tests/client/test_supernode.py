@@ -12,8 +12,8 @@ import pytest
 from tests.commands import site, yoriai
 from tests.deploy.processes import children_of, wait_until
 from tests.tls import Issuer, https
-from yoriai.client.node import node_command, node_environment
-from yoriai.client.site_folder import SiteFolder
+from yoriai.client.folder.site_folder import SiteFolder
+from yoriai.client.node.node import node_command, node_environment
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ import pytest
 
 from tests.commands import yoriai
 from tests.system import needed
-from yoriai.client.owners import Names
-from yoriai.client.site_folder import SiteFolder
-from yoriai.client.systemd import write_units
+from yoriai.client.folder.owners import Names
+from yoriai.client.folder.site_folder import SiteFolder
+from yoriai.client.folder.systemd import write_units
 from yoriai.config import LedgerSection, RecordsSection, SiteConfig
 from yoriai.errors import EXIT_BAD_INPUT, ConfigError
 
@@ -71,7 +71,7 @@ def test_both_units_restart_for_ever_and_cannot_gain_rights(tmp_path: Path, unit
 
 
 def test_homes_are_hidden_unless_the_site_lies_in_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from yoriai.client import systemd
+    from yoriai.client.folder import systemd
 
     monkeypatch.setattr(systemd, "_HOMES", ())
     assert "ProtectHome=yes\n" in units_of(tmp_path)[1]

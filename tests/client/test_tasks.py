@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from tests.client.conftest import LABELS, Attach, JobMaker, start_for
-from yoriai.client.base_model import BaseModel
-from yoriai.client.encoding import Example, encode
-from yoriai.client.prepared import Batch, PreparedRecords
-from yoriai.client.records import Record
-from yoriai.client.tasks import LabelHead, LanguageHead, label_vectors
-from yoriai.client.workbench import Workbench
+from yoriai.client.model.base_model import BaseModel
+from yoriai.client.model.prepared import Batch, PreparedRecords
+from yoriai.client.model.tasks import LabelHead, LanguageHead, label_vectors
+from yoriai.client.model.workbench import Workbench
+from yoriai.client.records.encoding import Example, encode
+from yoriai.client.records.records import Record
 from yoriai.config import TaskSection
 
 

@@ -9,22 +9,22 @@ import pytest
 import torch
 
 from tests.client.conftest import LABELS, Attach, JobMaker, start_for
-from yoriai.client.encoding import Example
-from yoriai.client.job import training_plan
-from yoriai.client.lora import AdaptedModel
-from yoriai.client.measure import Tally
-from yoriai.client.plan import TrainingPlan
-from yoriai.client.prepared import Batch, PreparedRecords
-from yoriai.client.records import Record
-from yoriai.client.tasks import LabelHead, TaskHead
-from yoriai.client.train import train_round
-from yoriai.client.workbench import Workbench
+from yoriai.client.model.lora import AdaptedModel
+from yoriai.client.model.measure import Tally
+from yoriai.client.model.prepared import Batch, PreparedRecords
+from yoriai.client.model.tasks import LabelHead, TaskHead
+from yoriai.client.model.workbench import Workbench
+from yoriai.client.records.encoding import Example
+from yoriai.client.records.records import Record
+from yoriai.client.site.job import training_plan
+from yoriai.client.training.plan import TrainingPlan
+from yoriai.client.training.train import train_round
 from yoriai.errors import AdapterError, TrainingError
-from yoriai.privacy.accounting import SampledGaussian
-from yoriai.privacy.dpsgd import ClippedGradientSum
-from yoriai.privacy.mechanisms import grid_step
-from yoriai.privacy.randomness import SeededSource
-from yoriai.privacy.skellam import SkellamTable
+from yoriai.privacy.dp.accounting import SampledGaussian
+from yoriai.privacy.dp.dpsgd import ClippedGradientSum
+from yoriai.privacy.dp.mechanisms import grid_step
+from yoriai.privacy.dp.randomness import SeededSource
+from yoriai.privacy.dp.skellam import SkellamTable
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.lowpass import lowpass
 from yoriai.strategies.rule import get_rule

@@ -10,18 +10,18 @@ import torch
 
 from tests.client.conftest import LABELS, Attach, JobMaker, start_for
 from tests.client.test_train import GRAIN, PLAN, CountingSource, NoLoss, examples, label_head, update
-from yoriai.client.job import training_plan
-from yoriai.client.lora import AdaptedModel
-from yoriai.client.pieces import Rows
-from yoriai.client.plan import TrainingPlan
-from yoriai.client.prepared import PreparedRecords
-from yoriai.client.records import Record
-from yoriai.client.train import train_round
-from yoriai.client.units import owner_units, unit_count
-from yoriai.client.workbench import Workbench
+from yoriai.client.model.lora import AdaptedModel
+from yoriai.client.model.pieces import Rows
+from yoriai.client.model.prepared import PreparedRecords
+from yoriai.client.model.workbench import Workbench
+from yoriai.client.records.records import Record
+from yoriai.client.records.units import owner_units, unit_count
+from yoriai.client.site.job import training_plan
+from yoriai.client.training.plan import TrainingPlan
+from yoriai.client.training.train import train_round
 from yoriai.config import PrivacySection
 from yoriai.errors import ConfigError, RecordError
-from yoriai.privacy.accounting import SampledGaussian
+from yoriai.privacy.dp.accounting import SampledGaussian
 from yoriai.strategies.fit import check_fit
 from yoriai.strategies.rule import get_rule
 

@@ -16,9 +16,9 @@ from tests.client.users import Pair, as_user, asking, daemon_as, memory_of, read
 from tests.commands import found, yoriai
 from tests.tls import Issuer
 from tests.world import save_tiny_base, write_records
-from yoriai.client.check import check_site
-from yoriai.client.daemon_config import socket_in
-from yoriai.client.site_folder import SiteFolder
+from yoriai.client.cli.check import check_site
+from yoriai.client.daemon.daemon_config import socket_in
+from yoriai.client.folder.site_folder import SiteFolder
 from yoriai.errors import EXIT_BAD_INPUT, YoriaiError
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make users")
@@ -129,7 +129,7 @@ def test_the_check_finds_the_two_apart(north: SiteFolder, daemon: int) -> None:
 def test_a_link_that_the_nodes_user_has_put_there_is_given_to_nobody(
     users: Pair, north: SiteFolder, tmp_path: Path
 ) -> None:
-    from yoriai.client.owners import settle
+    from yoriai.client.folder.owners import settle
 
     (tmp_path / "roots").write_text("root's")
     before = north.server_ca.read_bytes()
@@ -150,7 +150,7 @@ def test_a_folder_that_was_replaced_by_a_link_gives_nobody_what_lies_there(
     users: Pair, north: SiteFolder, tmp_path: Path, name: str
 ) -> None:
     """As the daemon's user could, while root enrols the site."""
-    from yoriai.client.owners import settle
+    from yoriai.client.folder.owners import settle
 
     roots = tmp_path / "roots"
     roots.mkdir()
@@ -175,7 +175,7 @@ def test_a_folder_that_was_replaced_by_a_link_gives_nobody_what_lies_there(
 
 
 def test_a_new_site_gives_away_no_file_that_has_another_name_elsewhere(users: Pair, tmp_path: Path) -> None:
-    from yoriai.client.owners import Names, give, owners_of
+    from yoriai.client.folder.owners import Names, give, owners_of
 
     site, secret = SiteFolder(tmp_path / "s"), tmp_path / "shadow"
     owners = owners_of(Names(users.site, users.node), asked_for=True)

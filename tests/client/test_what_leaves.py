@@ -5,7 +5,7 @@ import inspect
 from pathlib import Path
 
 from yoriai import wire
-from yoriai.client import site
+from yoriai.client.site import site
 
 # A site names itself, run, round or slot of a window, and stage; it says no, with a reason; it sends an update or a
 # protocol's bytes; and it commits to its ledger by a hash, over a chain that begins with random bits, and a signature.

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from tests.commands import site, yoriai
-from yoriai.client.own_ledger import places_of
-from yoriai.client.site_folder import SiteFolder
+from yoriai.client.cli.own_ledger import places_of
+from yoriai.client.folder.site_folder import SiteFolder
 from yoriai.errors import EXIT_REFUSED
-from yoriai.privacy.accounting import SampledGaussian
-from yoriai.privacy.ledger import Ledger
+from yoriai.privacy.dp.accounting import SampledGaussian
+from yoriai.privacy.ledger.ledger import Ledger
 
 EVENT = SampledGaussian(sampling_rate=0.1, noise_multiplier=1.0)
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from tests.client.conftest import LABELS, JobMaker
-from yoriai.client.base_model import BaseModel, base_digest
-from yoriai.client.lora import AdaptedModel, svd_factors
-from yoriai.client.records import Record
-from yoriai.client.tasks import LabelHead, LanguageHead
-from yoriai.client.workbench import Workbench
+from yoriai.client.model.base_model import BaseModel, base_digest
+from yoriai.client.model.lora import AdaptedModel, svd_factors
+from yoriai.client.model.tasks import LabelHead, LanguageHead
+from yoriai.client.model.workbench import Workbench
+from yoriai.client.records.records import Record
 from yoriai.config import SpeedSection
 from yoriai.errors import AdapterError, BaseModelError, RecordError
 from yoriai.strategies.adapter import AdapterState

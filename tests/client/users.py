@@ -16,7 +16,7 @@ from typing import Any
 
 from tests.client.daemons import WAIT_S, context
 from tests.system import needed
-from yoriai.client.door import SocketDoor
+from yoriai.client.daemon.door import SocketDoor
 from yoriai.errors import YoriaiError
 
 _PTRACE_ATTACH = 16
@@ -56,7 +56,7 @@ def become(name: str) -> None:
 @contextmanager
 def daemon_as(name: str, folder: Path, node_user: str, log: Path) -> Iterator[SocketDoor]:
     """A real daemon of a site's folder, as this user, which the other may talk to."""
-    from yoriai.client.daemon_config import socket_in
+    from yoriai.client.daemon.daemon_config import socket_in
 
     process = context().Process(target=_be_daemon, args=(name, folder, node_user, log), daemon=True)
     process.start()
@@ -68,10 +68,10 @@ def daemon_as(name: str, folder: Path, node_user: str, log: Path) -> Iterator[So
 
 
 def _be_daemon(name: str, folder: Path, node_user: str, log: Path) -> None:
-    from yoriai.client.daemon import run
-    from yoriai.client.daemon_config import config_in
-    from yoriai.client.daemon_site import open_site
-    from yoriai.log import EventLog
+    from yoriai.client.daemon.daemon import run
+    from yoriai.client.daemon.daemon_config import config_in
+    from yoriai.client.daemon.daemon_site import open_site
+    from yoriai.system.log import EventLog
 
     with log.open("a") as stream:
         os.dup2(stream.fileno(), 2)

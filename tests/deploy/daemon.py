@@ -15,11 +15,11 @@ from pathlib import Path
 
 from tests.coordinators import asked
 from yoriai import wire
-from yoriai.client.daemon import run
-from yoriai.client.daemon_config import DaemonConfig, config_in
-from yoriai.client.desk import OpenSite
-from yoriai.client.site import SiteHooks
-from yoriai.log import EventLog
+from yoriai.client.daemon.daemon import run
+from yoriai.client.daemon.daemon_config import DaemonConfig, config_in
+from yoriai.client.daemon.desk import OpenSite
+from yoriai.client.site.site import SiteHooks
+from yoriai.system.log import EventLog
 
 
 def main() -> None:
@@ -34,7 +34,7 @@ def main() -> None:
         config = _seeded(config, given.seed)
 
     def opened(config: DaemonConfig, log: EventLog, checkpoint: Callable[[], None]) -> OpenSite:
-        from yoriai.client.daemon_site import open_site
+        from yoriai.client.daemon.daemon_site import open_site
 
         site = open_site(config, log, checkpoint, _hooks(config, given.seed))
         return Dying(site, given.die, given.folder / "has-died") if given.die else site
@@ -78,7 +78,7 @@ class Dying:
 
 
 def _seeded(config: DaemonConfig, seed: bytes) -> DaemonConfig:
-    from yoriai.simulations.engines import seeded_entropy
+    from yoriai.simulations.run.engines import seeded_entropy
 
     known, name = config.identity, config.site.name
     assert known is not None
@@ -86,7 +86,7 @@ def _seeded(config: DaemonConfig, seed: bytes) -> DaemonConfig:
 
 
 def _hooks(config: DaemonConfig, seed: bytes | None) -> SiteHooks | None:
-    from yoriai.privacy.randomness import SeededSource
+    from yoriai.privacy.dp.randomness import SeededSource
 
     if seed is None:
         return None

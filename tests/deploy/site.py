@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tests.deploy.processes import Program, children_of, wait_until
-from yoriai.client.site_folder import SiteFolder
-from yoriai.privacy.ledger import Ledger
+from yoriai.client.folder.site_folder import SiteFolder
+from yoriai.privacy.ledger.ledger import Ledger
 
 
 class Site:

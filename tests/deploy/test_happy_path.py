@@ -13,15 +13,15 @@ import pytest
 from tests.deploy.processes import free_port
 from tests.deploy.world import LABELS, Deployment, events_of, final_adapter, tapped
 from yoriai import wire
-from yoriai.client import secure_round
-from yoriai.client.base_model import choose_device, load_base
-from yoriai.client.records import read_sites
-from yoriai.client.workbench import Workbench
+from yoriai.client.model.base_model import choose_device, load_base
+from yoriai.client.model.workbench import Workbench
+from yoriai.client.records.records import read_sites
+from yoriai.client.site import secure_round
 from yoriai.config import job_digest
-from yoriai.privacy.identity import read_key
-from yoriai.server.job_store import StoredJob
-from yoriai.server.registry import Registry
-from yoriai.simulations.federation import Federation, run_federation
+from yoriai.privacy.identity.identity import read_key
+from yoriai.server.round.registry import Registry
+from yoriai.server.service.job_store import StoredJob
+from yoriai.simulations.run.federation import Federation, run_federation
 
 pytestmark = pytest.mark.deploy
 

@@ -12,10 +12,10 @@ from tests.deploy.processes import wait_until
 from tests.deploy.world import Deployment, deployed
 from yoriai import wire
 from yoriai.config import JobConfig, override
-from yoriai.server.coordinating import plain_roster
-from yoriai.server.flower_control import FlowerControl
-from yoriai.server.job_store import StoredJob
-from yoriai.server.sealing import Sealer
+from yoriai.server.flower.flower_control import FlowerControl
+from yoriai.server.round.sealing import Sealer
+from yoriai.server.service.coordinating import plain_roster
+from yoriai.server.service.job_store import StoredJob
 
 pytestmark = pytest.mark.deploy
 

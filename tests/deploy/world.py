@@ -19,8 +19,8 @@ from tests.deploy.site import Site
 from tests.system import needed
 from tests.world import job_settings, save_tiny_base, write_sites
 from yoriai.config import JobConfig, job_to_toml, override
-from yoriai.server.job_store import StoredJob
-from yoriai.server.server_folder import ServerFolder
+from yoriai.server.folder.server_folder import ServerFolder
+from yoriai.server.service.job_store import StoredJob
 from yoriai.strategies.adapter import AdapterState
 
 SIZES = {"north": 20, "east": 12, "south": 16, "west": 9}
@@ -198,7 +198,7 @@ class Deployment:
 
     def wait_for_stage(self, job: StoredJob, stage: str, *, round_number: int = 1, seconds: float = 600.0) -> None:
         """Wait until a job's coordinator is in a stage of a round."""
-        from yoriai.server.progress import read_progress
+        from yoriai.server.service.progress import read_progress
 
         def there() -> bool:
             progress = read_progress(job.progress_file)
@@ -224,7 +224,7 @@ def events_of(job: StoredJob, name: str = "") -> list[dict[str, Any]]:
 
 def final_adapter(job: StoredJob) -> AdapterState:
     """The adapter that a job ended with."""
-    from yoriai.server.registry import Registry
+    from yoriai.server.round.registry import Registry
 
     checkpoint = Registry(job.folder).load()
     assert checkpoint is not None

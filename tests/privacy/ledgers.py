@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from yoriai.privacy.accounting import SampledGaussian
-from yoriai.privacy.ledger import Ledger
+from yoriai.privacy.dp.accounting import SampledGaussian
+from yoriai.privacy.ledger.ledger import Ledger
 
 DELTA = 1e-5
 EVENT = SampledGaussian(sampling_rate=0.1, noise_multiplier=1.0, steps=2)

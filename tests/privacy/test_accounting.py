@@ -18,7 +18,7 @@ from scipy.optimize import brentq
 from scipy.special import log_ndtr
 
 from yoriai.errors import ConfigError
-from yoriai.privacy.accounting import (
+from yoriai.privacy.dp.accounting import (
     Accountant,
     Event,
     SampledGaussian,
@@ -29,7 +29,7 @@ from yoriai.privacy.accounting import (
     cost,
     epsilon,
 )
-from yoriai.privacy.tight import ROUNDING
+from yoriai.privacy.dp.tight import ROUNDING
 
 DELTA = 1e-5
 
@@ -230,7 +230,7 @@ def test_calibrating_refuses_an_event_of_another_rate_and_a_target_out_of_reach(
 
 def test_importing_the_module_loads_no_heavy_library() -> None:
     heavy = "{'torch', 'scipy', 'numpy', 'opacus', 'dp_accounting'}"
-    code = f"import sys, yoriai.privacy.accounting; sys.exit(bool({heavy} & set(sys.modules)))"
+    code = f"import sys, yoriai.privacy.dp.accounting; sys.exit(bool({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

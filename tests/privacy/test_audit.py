@@ -7,8 +7,8 @@ import pytest
 from scipy import stats
 
 from yoriai.errors import ConfigError
-from yoriai.privacy.accounting import SampledGaussian, calibrate
-from yoriai.privacy.audit import (
+from yoriai.privacy.dp.accounting import SampledGaussian, calibrate
+from yoriai.privacy.dp.audit import (
     LARGEST_EPSILON,
     Guesses,
     auc,

@@ -7,7 +7,7 @@ import pytest
 
 from tests.privacy.secagg.cohort import NOW, YEAR, authority, certificate, signing_key, trust
 from yoriai.errors import IdentityError
-from yoriai.privacy.coordinator_identity import (
+from yoriai.privacy.identity.coordinator_identity import (
     CoordinatorCertificate,
     CoordinatorRequest,
     certify_coordinator,
@@ -16,11 +16,11 @@ from yoriai.privacy.coordinator_identity import (
     read_coordinator_certificate,
     read_coordinator_request,
 )
-from yoriai.privacy.enrolment import Enrolment, make_request, read_enrolment, read_request, sign_enrolment
-from yoriai.privacy.identity import Authority
-from yoriai.privacy.node_key import NodeKey
-from yoriai.privacy.roster import Roster, read_roster, sign_roster
-from yoriai.privacy.signed_file import SignedFormat, canonical_json
+from yoriai.privacy.identity.enrolment import Enrolment, make_request, read_enrolment, read_request, sign_enrolment
+from yoriai.privacy.identity.identity import Authority
+from yoriai.privacy.identity.node_key import NodeKey
+from yoriai.privacy.identity.roster import Roster, read_roster, sign_roster
+from yoriai.privacy.identity.signed_file import SignedFormat, canonical_json
 
 KEY = signing_key("office")
 NODE = NodeKey.generate()

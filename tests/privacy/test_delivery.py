@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 
 from yoriai.errors import IdentityError
-from yoriai.privacy.coordinator_identity import (
+from yoriai.privacy.identity.coordinator_identity import (
     certified_federation,
     certify_coordinator,
     make_coordinator_request,
     read_coordinator_request,
 )
-from yoriai.privacy.delivery import _FORMAT, Delivery, read_delivery, sign_delivery
-from yoriai.privacy.identity import Authority, SigningKey
-from yoriai.privacy.signed_file import SignedFormat, canonical_json
+from yoriai.privacy.identity.delivery import _FORMAT, Delivery, read_delivery, sign_delivery
+from yoriai.privacy.identity.identity import Authority, SigningKey
+from yoriai.privacy.identity.signed_file import SignedFormat, canonical_json
 
 KEY = SigningKey.generate()
 STATEMENT = Delivery(

@@ -11,11 +11,11 @@ from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 
 from yoriai.errors import TrainingError
-from yoriai.privacy.accounting import SampledGaussian
-from yoriai.privacy.dpsgd import ClippedGradientSum, held_gradients, split_like
-from yoriai.privacy.mechanisms import grid_step
-from yoriai.privacy.randomness import SeededSource
-from yoriai.privacy.skellam import SkellamTable
+from yoriai.privacy.dp.accounting import SampledGaussian
+from yoriai.privacy.dp.dpsgd import ClippedGradientSum, held_gradients, split_like
+from yoriai.privacy.dp.mechanisms import grid_step
+from yoriai.privacy.dp.randomness import SeededSource
+from yoriai.privacy.dp.skellam import SkellamTable
 
 pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook")
 
@@ -186,7 +186,7 @@ def test_a_finished_row_that_is_too_long_counts_as_zero(
     network: GradSampleModule, records: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever makes a factor wrong, nothing longer than the clip norm is added."""
-    monkeypatch.setattr("yoriai.privacy.dpsgd.clip_factors", lambda norms, clip_norm: 0.999 * np.ones(len(norms)))
+    monkeypatch.setattr("yoriai.privacy.dp.dpsgd.clip_factors", lambda norms, clip_norm: 0.999 * np.ones(len(norms)))
     total = ClippedGradientSum(list(network.parameters()), 1e-3)
     _backward(network, records)
     total.add_piece()

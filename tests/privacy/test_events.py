@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from yoriai.errors import ConfigError
-from yoriai.privacy.events import SampledGaussian, SampledSkellam, event_from_dict, event_to_dict
+from yoriai.privacy.dp.events import SampledGaussian, SampledSkellam, event_from_dict, event_to_dict
 
 SKELLAM = SampledSkellam(0.12, variance=100, squared_l2=100, l1=40, coordinates=50, draws=4)
 

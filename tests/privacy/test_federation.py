@@ -12,13 +12,13 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from tests.crashes import survives
 from tests.privacy.secagg.cohort import NOW, YEAR, authority, signing_key
 from yoriai.errors import IdentityError, StorageError
-from yoriai.privacy.enrolment import Request, make_request, read_enrolment, read_request
-from yoriai.privacy.federation import Federation, read_federation, sign_federation
-from yoriai.privacy.federation_folder import certificate_file, found_federation, look_at, unlocked
-from yoriai.privacy.identity import Trust, revocation_number
-from yoriai.privacy.membership import Terms
-from yoriai.privacy.node_key import NodeKey
-from yoriai.privacy.roster import read_roster
+from yoriai.privacy.identity.enrolment import Request, make_request, read_enrolment, read_request
+from yoriai.privacy.identity.federation import Federation, read_federation, sign_federation
+from yoriai.privacy.identity.federation_folder import certificate_file, found_federation, look_at, unlocked
+from yoriai.privacy.identity.identity import Trust, revocation_number
+from yoriai.privacy.identity.membership import Terms
+from yoriai.privacy.identity.node_key import NodeKey
+from yoriai.privacy.identity.roster import read_roster
 
 SECRET = b"correct horse battery"
 DAY = timedelta(days=1)

@@ -10,9 +10,15 @@ from typing import Any
 import pytest
 
 from yoriai.errors import IdentityError, StorageError
-from yoriai.privacy.delivery import Delivery, sign_delivery
-from yoriai.privacy.identity import SigningKey
-from yoriai.privacy.instruction import Instruction, SequenceMemory, digest_of, read_instruction, sign_instruction
+from yoriai.privacy.identity.delivery import Delivery, sign_delivery
+from yoriai.privacy.identity.identity import SigningKey
+from yoriai.privacy.identity.instruction import (
+    Instruction,
+    SequenceMemory,
+    digest_of,
+    read_instruction,
+    sign_instruction,
+)
 
 NOW = datetime(2026, 11, 29, tzinfo=UTC)
 KEY = SigningKey.generate()

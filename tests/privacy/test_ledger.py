@@ -15,9 +15,9 @@ import pytest
 
 from tests.privacy.ledgers import order_of
 from yoriai.errors import BudgetError, ConfigError, LedgerError
-from yoriai.privacy.accounting import SampledGaussian, epsilon
-from yoriai.privacy.ledger import Ledger
-from yoriai.privacy.renyi import epsilon_at_order
+from yoriai.privacy.dp.accounting import SampledGaussian, epsilon
+from yoriai.privacy.dp.renyi import epsilon_at_order
+from yoriai.privacy.ledger.ledger import Ledger
 
 DELTA = 1e-5
 EVENT = SampledGaussian(sampling_rate=0.1, noise_multiplier=1.0, steps=2)
@@ -33,8 +33,8 @@ def _in_new_process(path: Path, code: str) -> subprocess.CompletedProcess[str]:
     """Run `code` with `ledger` and `EVENT` at hand."""
     start = (
         "import os, signal\n"
-        "from yoriai.privacy.accounting import SampledGaussian\n"
-        "from yoriai.privacy.ledger import Ledger\n"
+        "from yoriai.privacy.dp.accounting import SampledGaussian\n"
+        "from yoriai.privacy.ledger.ledger import Ledger\n"
         "EVENT = SampledGaussian(sampling_rate=0.1, noise_multiplier=1.0, steps=2)\n"
         f"ledger = Ledger.open({str(path)!r}, dataset='north', epsilon_budget=8.0, delta=1e-5)\n"
     )

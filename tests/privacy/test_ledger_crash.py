@@ -11,10 +11,10 @@ import pytest
 
 from tests.privacy.ledgers import EVENT, OTHER, charge, open_ledger
 from yoriai.errors import LedgerError, UsedUpError
-from yoriai.privacy import ledger_file
-from yoriai.privacy.ledger import Ledger
-from yoriai.privacy.ledger_book import Head
-from yoriai.privacy.ledger_witness import read_head, second_place, write_head
+from yoriai.privacy.ledger import file as ledger_file
+from yoriai.privacy.ledger.book import Head
+from yoriai.privacy.ledger.ledger import Ledger
+from yoriai.privacy.ledger.witness import read_head, second_place, write_head
 
 PAGE = 4096
 

@@ -6,8 +6,8 @@ import pytest
 
 from tests.privacy.ledgers import EVENT, charge
 from yoriai.errors import LedgerError
-from yoriai.privacy.ledger import Ledger, Policy
-from yoriai.privacy.ledger_folder import ledgers_in, open_in_folder
+from yoriai.privacy.ledger.folder import ledgers_in, open_in_folder
+from yoriai.privacy.ledger.ledger import Ledger, Policy
 
 POLICY = Policy(8.0, 1e-5)
 A, B, C = "a" * 64, "b" * 64, "c" * 64

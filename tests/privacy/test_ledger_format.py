@@ -8,10 +8,10 @@ import pytest
 
 from tests.privacy.ledgers import DELTA, open_ledger
 from yoriai.errors import ConfigError, LedgerError
-from yoriai.privacy.ledger import Ledger, Policy
-from yoriai.privacy.ledger_book import FORMAT
-from yoriai.privacy.ledger_folder import open_in_folder
-from yoriai.privacy.ledger_witness import second_place
+from yoriai.privacy.ledger.book import FORMAT
+from yoriai.privacy.ledger.folder import open_in_folder
+from yoriai.privacy.ledger.ledger import Ledger, Policy
+from yoriai.privacy.ledger.witness import second_place
 
 
 @pytest.fixture

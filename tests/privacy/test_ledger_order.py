@@ -11,11 +11,11 @@ import pytest
 
 from tests.privacy.ledgers import DELTA, EVENT, OTHER, open_ledger, order_of
 from yoriai.errors import BudgetError, LedgerError
-from yoriai.privacy import ledger_file
-from yoriai.privacy.accounting import SampledGaussian, epsilon, event_to_dict
-from yoriai.privacy.ledger import Ledger
-from yoriai.privacy.ledger_order import best_order, budget_for
-from yoriai.privacy.renyi import epsilon_at_order
+from yoriai.privacy.dp.accounting import SampledGaussian, epsilon, event_to_dict
+from yoriai.privacy.dp.renyi import epsilon_at_order
+from yoriai.privacy.ledger import file as ledger_file
+from yoriai.privacy.ledger.ledger import Ledger
+from yoriai.privacy.ledger.order import best_order, budget_for
 
 # By PLD 22 rounds of EVENT are within this budget; at the order that it fixes they are not.
 BUDGET, PLAN = 5.2, 22

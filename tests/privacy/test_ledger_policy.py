@@ -7,9 +7,9 @@ import pytest
 
 from tests.privacy.ledgers import DELTA, EVENT, charge, open_ledger, order_of
 from yoriai.errors import BudgetError, ConfigError, LedgerError
-from yoriai.privacy.accounting import epsilon
-from yoriai.privacy.ledger import Ledger, Policy
-from yoriai.privacy.renyi import epsilon_at_order
+from yoriai.privacy.dp.accounting import epsilon
+from yoriai.privacy.dp.renyi import epsilon_at_order
+from yoriai.privacy.ledger.ledger import Ledger, Policy
 
 
 @pytest.fixture

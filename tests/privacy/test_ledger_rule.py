@@ -10,11 +10,11 @@ import pytest
 
 from tests.privacy.ledgers import DELTA, EVENT, OTHER, open_ledger, order_of
 from yoriai.errors import BudgetError
-from yoriai.privacy.accounting import SampledGaussian, SampledSkellam, epsilon
-from yoriai.privacy.ledger import Ledger
-from yoriai.privacy.ledger_book import Book, Charge, FirstPlan, Policy
-from yoriai.privacy.ledger_rule import BudgetRule
-from yoriai.privacy.renyi import epsilon_at_order
+from yoriai.privacy.dp.accounting import SampledGaussian, SampledSkellam, epsilon
+from yoriai.privacy.dp.renyi import epsilon_at_order
+from yoriai.privacy.ledger.book import Book, Charge, FirstPlan, Policy
+from yoriai.privacy.ledger.ledger import Ledger
+from yoriai.privacy.ledger.rule import BudgetRule
 
 GAUSSIAN = SampledGaussian(1.0, 9.0)
 

@@ -9,10 +9,10 @@ import pytest
 from tests.privacy.ledgers import EVENT, charge, open_ledger
 from tests.privacy.test_ledger import _tamper
 from yoriai.errors import ConfigError, IdentityError, LedgerError
-from yoriai.privacy import ledger_file
-from yoriai.privacy.identity import SigningKey
-from yoriai.privacy.ledger import Ledger
-from yoriai.privacy.ledger_witness import commit, committed, read_head, second_place
+from yoriai.privacy.identity.identity import SigningKey
+from yoriai.privacy.ledger import file as ledger_file
+from yoriai.privacy.ledger.ledger import Ledger
+from yoriai.privacy.ledger.witness import commit, committed, read_head, second_place
 
 
 @pytest.fixture

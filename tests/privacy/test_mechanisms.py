@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from yoriai.errors import ConfigError, TrainingError
-from yoriai.privacy.accounting import SampledGaussian
-from yoriai.privacy.mechanisms import clip_factors, gaussian_mechanism, grid_step, poisson_sample
-from yoriai.privacy.randomness import SeededSource
+from yoriai.privacy.dp.accounting import SampledGaussian
+from yoriai.privacy.dp.mechanisms import clip_factors, gaussian_mechanism, grid_step, poisson_sample
+from yoriai.privacy.dp.randomness import SeededSource
 
 N = 100_000
 

@@ -9,7 +9,7 @@ from opacus.grad_sample import GradSampleModule
 from torch import Tensor, nn
 
 from yoriai.errors import TrainingError
-from yoriai.privacy.dpsgd import ClippedGradientSum
+from yoriai.privacy.dp.dpsgd import ClippedGradientSum
 
 pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook")
 

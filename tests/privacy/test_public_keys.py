@@ -8,9 +8,9 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 
 from tests.privacy.secagg.cohort import NOW, YEAR, authority, certificate, signing_key, trust
 from yoriai.errors import IdentityError
-from yoriai.privacy.coordinator_identity import CoordinatorCertificate
-from yoriai.privacy.enrolment import identity_of
-from yoriai.privacy.public_keys import check_ed25519, check_x25519
+from yoriai.privacy.identity.coordinator_identity import CoordinatorCertificate
+from yoriai.privacy.identity.enrolment import identity_of
+from yoriai.privacy.identity.public_keys import check_ed25519, check_x25519
 from yoriai.privacy.secagg.messages import Advertisement
 
 P = 2**255 - 19

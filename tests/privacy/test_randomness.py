@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from yoriai.privacy import randomness
-from yoriai.privacy.randomness import RandomSource, SeededSource, SystemSource
-from yoriai.privacy.skellam import SkellamTable
+from yoriai.privacy.dp import randomness
+from yoriai.privacy.dp.randomness import RandomSource, SeededSource, SystemSource
+from yoriai.privacy.dp.skellam import SkellamTable
 
 N = 200_000
 # Far below any false alarm on honest noise: these tests draw from the operating system.
@@ -128,7 +128,7 @@ def test_a_seeded_source_repeats_itself_and_another_seed_does_not() -> None:
 
 def test_the_seeded_stream_is_the_published_aes_256_ctr_keystream() -> None:
     # NIST SP 800-38A, F.5.5: CTR-AES256, first output block.
-    from yoriai.privacy.randomness import _keystream
+    from yoriai.privacy.dp.randomness import _keystream
 
     key = bytes.fromhex("603deb1015ca71be2b73aef0857d77811f352c073b6108d72d9810a30914dff4")
     start = bytes.fromhex("f0f1f2f3f4f5f6f7f8f9fafbfcfdfeff")

@@ -8,9 +8,9 @@ import pytest
 from dp_accounting import GaussianDpEvent, NeighboringRelation, PoissonSampledDpEvent, rdp
 
 from yoriai.errors import ConfigError
-from yoriai.privacy.accounting import answering, epsilon
-from yoriai.privacy.events import SAMPLER_ERROR, Event, SampledGaussian, SampledSkellam
-from yoriai.privacy.renyi import ORDERS, epsilon_at_order, renyi_divergence
+from yoriai.privacy.dp.accounting import answering, epsilon
+from yoriai.privacy.dp.events import SAMPLER_ERROR, Event, SampledGaussian, SampledSkellam
+from yoriai.privacy.dp.renyi import ORDERS, epsilon_at_order, renyi_divergence
 
 DELTA = 1e-5
 # Noise of multiplier 1, so wide that being discrete hardly costs.

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.linalg import hadamard
 
 from yoriai.errors import ConfigError
-from yoriai.privacy.rotation import Rotation, padded_size
+from yoriai.privacy.distributed.rotation import Rotation, padded_size
 
 SEED = bytes(range(32))
 

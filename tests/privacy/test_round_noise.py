@@ -6,9 +6,9 @@ import pytest
 
 from yoriai.config import JobConfig, override
 from yoriai.errors import ConfigError
-from yoriai.privacy.accounting import SampledGaussian, SampledSkellam, epsilon
-from yoriai.privacy.noise_shares import all_rounds, noise_shares
-from yoriai.privacy.round_noise import calibrated, round_event
+from yoriai.privacy.dp.accounting import SampledGaussian, SampledSkellam, epsilon
+from yoriai.privacy.job_terms.noise_shares import all_rounds, noise_shares
+from yoriai.privacy.job_terms.round_noise import calibrated, round_event
 
 SIZES = {"n_params": 7168, "sites": 5}
 

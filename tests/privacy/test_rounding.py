@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from yoriai.privacy.randomness import SeededSource
-from yoriai.privacy.rounding import REDRAWS, l1_bound, round_vector, squared_l2
+from yoriai.privacy.distributed.rounding import REDRAWS, l1_bound, round_vector, squared_l2
+from yoriai.privacy.dp.randomness import SeededSource
 
 
 class Scripted:

@@ -9,10 +9,10 @@ import pytest
 from scipy.optimize import minimize_scalar
 
 from yoriai.errors import ConfigError, SpentError
-from yoriai.privacy.randomness import SeededSource, SystemSource
-from yoriai.privacy.rotation import Rotation
-from yoriai.privacy.shared_noise import RoundedSum, SharedNoise, open_sum, shared_noise
-from yoriai.privacy.skellam import LARGEST_VARIANCE, SkellamTable
+from yoriai.privacy.distributed.rotation import Rotation
+from yoriai.privacy.distributed.shared_noise import RoundedSum, SharedNoise, open_sum, shared_noise
+from yoriai.privacy.dp.randomness import SeededSource, SystemSource
+from yoriai.privacy.dp.skellam import LARGEST_VARIANCE, SkellamTable
 
 SEED = bytes(range(32))
 CLIP = 0.5

@@ -10,9 +10,9 @@ import pytest
 from scipy import special, stats
 
 from yoriai.errors import ConfigError
-from yoriai.privacy.events import SAMPLER_ERROR
-from yoriai.privacy.randomness import SeededSource, SystemSource
-from yoriai.privacy.skellam import LARGEST_VARIANCE, SkellamTable
+from yoriai.privacy.dp.events import SAMPLER_ERROR
+from yoriai.privacy.dp.randomness import SeededSource, SystemSource
+from yoriai.privacy.dp.skellam import LARGEST_VARIANCE, SkellamTable
 
 N = 100_000
 # Far below any false alarm on honest noise.

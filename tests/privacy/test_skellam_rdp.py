@@ -8,10 +8,10 @@ import numpy.typing as npt
 import pytest
 from scipy.special import ive, logsumexp
 
-from yoriai.privacy.accounting import SampledGaussian, renyi_divergence
-from yoriai.privacy.events import SampledSkellam
-from yoriai.privacy.renyi import ORDERS
-from yoriai.privacy.skellam_rdp import sampled_skellam_divergences
+from yoriai.privacy.dp.accounting import SampledGaussian, renyi_divergence
+from yoriai.privacy.dp.events import SampledSkellam
+from yoriai.privacy.dp.renyi import ORDERS
+from yoriai.privacy.dp.skellam_rdp import sampled_skellam_divergences
 
 Array: TypeAlias = npt.NDArray[np.floating[Any]]
 

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from tests.system import needed
-from yoriai.server.server_folder import ServerFolder
+from yoriai.server.folder.server_folder import ServerFolder
 
 WAIT_S = 20.0
 _CONF = """

@@ -3,7 +3,7 @@
 import ssl
 from pathlib import Path
 
-from yoriai.server.tls import KeyPair
+from yoriai.server.folder.tls import KeyPair
 
 
 def handshake(pair: KeyPair, client: ssl.SSLContext, host: str, folder: Path) -> bool:

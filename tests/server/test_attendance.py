@@ -10,8 +10,8 @@ from tests.server.faulty import FaultyTransport, initial_adapter, small_job
 from tests.server.keepers import Keeper, coordinator, keepers
 from yoriai import wire
 from yoriai.errors import RoundError
-from yoriai.server.coordinator import Deadlines
-from yoriai.server.registry import Checkpoint
+from yoriai.server.round.coordinator import Deadlines
+from yoriai.server.round.registry import Checkpoint
 
 INITIAL = initial_adapter()
 

@@ -7,7 +7,7 @@ import pytest
 
 from yoriai import wire
 from yoriai.errors import ConfigError, RoundError
-from yoriai.server.collecting import Collected, plain_mean
+from yoriai.server.round.collecting import Collected, plain_mean
 from yoriai.strategies.adapter import AdapterState, scaled, weighted_mean
 from yoriai.strategies.held import restricted
 

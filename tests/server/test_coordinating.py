@@ -15,10 +15,10 @@ from tests.server.test_enrol import NAMES, enrolled
 from yoriai import wire
 from yoriai.errors import EXIT_BAD_INPUT
 from yoriai.prepared_job import PreparedJob
-from yoriai.server.coordinating import run_job
-from yoriai.server.job_store import JobStore, Phase, StoredJob
-from yoriai.server.messenger import Transport
-from yoriai.server.server_folder import ServerFolder
+from yoriai.server.folder.server_folder import ServerFolder
+from yoriai.server.round.messenger import Transport
+from yoriai.server.service.coordinating import run_job
+from yoriai.server.service.job_store import JobStore, Phase, StoredJob
 
 ROUNDS = 4
 

@@ -23,8 +23,8 @@ from tests.server.faulty import (
 from yoriai import wire
 from yoriai.config import job_digest, override
 from yoriai.errors import CheckpointError, RoundError
-from yoriai.server.registry import Checkpoint, Registry
-from yoriai.server.schedule import sample_sites
+from yoriai.server.round.registry import Checkpoint, Registry
+from yoriai.server.round.schedule import sample_sites
 from yoriai.strategies.adapter import AdapterState, weighted_mean, zeros_like
 from yoriai.strategies.schedule import schedule_factor
 

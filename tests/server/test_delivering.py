@@ -11,9 +11,9 @@ from tests.server.keepers import KNOWN, Keeper, coordinator, keepers
 from yoriai import wire
 from yoriai.config import job_digest
 from yoriai.errors import RoundError
-from yoriai.privacy.coordinator_identity import read_coordinator_certificate
-from yoriai.privacy.delivery import Delivery, read_delivery
-from yoriai.server.registry import Checkpoint, Registry
+from yoriai.privacy.identity.coordinator_identity import read_coordinator_certificate
+from yoriai.privacy.identity.delivery import Delivery, read_delivery
+from yoriai.server.round.registry import Checkpoint, Registry
 from yoriai.strategies.adapter import AdapterState
 
 INITIAL = initial_adapter()

@@ -9,9 +9,9 @@ from tests.server.faulty import RUN_ID, Fault, FaultyTransport, initial_adapter,
 from tests.server.keepers import KNOWN, Keeper, coordinator, keepers
 from yoriai import wire
 from yoriai.errors import RoundError
-from yoriai.privacy.delivery import Delivery, read_delivery
-from yoriai.server.coordinator import Coordinator
-from yoriai.server.registry import Checkpoint, Registry, summary_of
+from yoriai.privacy.identity.delivery import Delivery, read_delivery
+from yoriai.server.round.coordinator import Coordinator
+from yoriai.server.round.registry import Checkpoint, Registry, summary_of
 
 INITIAL = initial_adapter()
 LONG = small_job(federation__rounds=5)

@@ -10,16 +10,16 @@ from cryptography.x509 import load_der_x509_certificate
 from tests.commands import PASSPHRASE, Office, Outcome, found, server, site, yoriai
 from tests.crashes import survives
 from yoriai.errors import EXIT_BAD_INPUT, EXIT_REFUSED, IdentityError, StorageError
-from yoriai.privacy.coordinator_identity import (
+from yoriai.privacy.identity.coordinator_identity import (
     certify_coordinator,
     read_coordinator_certificate,
     read_coordinator_request,
 )
-from yoriai.privacy.enrolment import read_enrolment
-from yoriai.privacy.identity import Authority, read_key
-from yoriai.privacy.node_key import NodeKey
-from yoriai.server import setup_cli
-from yoriai.server.server_folder import ServerFolder
+from yoriai.privacy.identity.enrolment import read_enrolment
+from yoriai.privacy.identity.identity import Authority, read_key
+from yoriai.privacy.identity.node_key import NodeKey
+from yoriai.server.cli import setup_cli
+from yoriai.server.folder.server_folder import ServerFolder
 
 NAMES = ("north", "south")
 

@@ -17,9 +17,9 @@ from tests.server.faulty import (
 )
 from yoriai.config import JobConfig, job_digest
 from yoriai.errors import ConfigError
-from yoriai.server.collecting import Collected
-from yoriai.server.folding import fold
-from yoriai.server.registry import Checkpoint, lane_of
+from yoriai.server.round.collecting import Collected
+from yoriai.server.round.folding import fold
+from yoriai.server.round.registry import Checkpoint, lane_of
 from yoriai.strategies.adapter import AdapterState, difference, scaled, weighted_mean
 from yoriai.strategies.rule import built_in_rules, get_rule
 from yoriai.strategies.server_opt import OptState

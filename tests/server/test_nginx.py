@@ -12,7 +12,7 @@ import pytest
 
 from tests.commands import server, yoriai
 from tests.server.front import WAIT_S, Front, free_port
-from yoriai.server.server_folder import ServerFolder
+from yoriai.server.folder.server_folder import ServerFolder
 
 LIMIT_MIB = 6
 CONNECTIONS = 8

@@ -5,8 +5,8 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from yoriai.log import EventLog
-from yoriai.server.progress import WatchedTransport, read_progress
+from yoriai.server.service.progress import WatchedTransport, read_progress
+from yoriai.system.log import EventLog
 
 
 class Echo:

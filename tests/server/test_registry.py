@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from yoriai.errors import CheckpointError
-from yoriai.server.registry import Checkpoint, Lane, Registry, RoundRecord, factor_digests, write_atomically
+from yoriai.server.round.registry import Checkpoint, Lane, Registry, RoundRecord, factor_digests, write_atomically
 from yoriai.strategies.adapter import AdapterState
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -176,7 +176,7 @@ KILLED = """
 import sys
 from pathlib import Path
 from tests.server.test_registry import checkpoint
-from yoriai.server.registry import Registry
+from yoriai.server.round.registry import Registry
 store = Registry(Path(sys.argv[1]))
 for rounds in range(1, 1000):
     store.save(checkpoint(rounds, width=20000))

@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 from tests.commands import server
-from yoriai.server import keeper
-from yoriai.server.server_folder import ServerFolder
+from yoriai.server.folder.server_folder import ServerFolder
+from yoriai.server.service import keeper
 
 # What the SuperLink does with its database when it starts, and how long a connection of its then waits for a lock.
 _ASK = """

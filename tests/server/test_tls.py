@@ -13,7 +13,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from tests.server.handshakes import handshake
 from tests.system import needed
 from yoriai.errors import ConfigError, IdentityError
-from yoriai.server.tls import CA_VALID_FOR, CERTIFICATE_VALID_FOR, KeyPair, check_brought, issue, make_authority
+from yoriai.server.folder.tls import CA_VALID_FOR, CERTIFICATE_VALID_FOR, KeyPair, check_brought, issue, make_authority
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 AUTHORITY = make_authority("office", now=NOW)

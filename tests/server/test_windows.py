@@ -8,7 +8,7 @@ import pytest
 from tests.server.faulty import BASE_DIGEST, RUN_ID, small_job
 from yoriai import wire
 from yoriai.privacy.secagg import WindowTerms
-from yoriai.server.windows import Windows, _Open
+from yoriai.server.round.windows import Windows, _Open
 
 SITES = tuple("abcdef")
 

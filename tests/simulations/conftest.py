@@ -10,11 +10,11 @@ import pytest
 from tests.simulations.miniature import Miniature
 from tests.simulations.secure_world import World
 from tests.world import Notebook, job_settings, save_tiny_base, write_sites
-from yoriai.client.workbench import Workbench
-from yoriai.simulations.api import Options, simulate
-from yoriai.simulations.audit import base_for
-from yoriai.simulations.experiment import Experiment
-from yoriai.simulations.report import Report
+from yoriai.client.model.workbench import Workbench
+from yoriai.simulations.audit.audit import base_for
+from yoriai.simulations.report.report import Report
+from yoriai.simulations.run.api import Options, simulate
+from yoriai.simulations.run.experiment import Experiment
 
 SIZES = {"a": 30, "b": 24, "c": 20}
 

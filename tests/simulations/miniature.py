@@ -5,14 +5,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.world import job_settings, save_tiny_base, write_sites
-from yoriai.client.base_model import choose_device, load_base
-from yoriai.client.site import SiteHooks
-from yoriai.client.workbench import Workbench
-from yoriai.privacy.ledger import Ledger
-from yoriai.server.registry import Checkpoint
-from yoriai.simulations.engines import SiteSpec
-from yoriai.simulations.experiment import DataSource, Experiment, resolve
-from yoriai.simulations.federation import Federation, Outcome, run_federation
+from yoriai.client.model.base_model import choose_device, load_base
+from yoriai.client.model.workbench import Workbench
+from yoriai.client.site.site import SiteHooks
+from yoriai.privacy.ledger.ledger import Ledger
+from yoriai.server.round.registry import Checkpoint
+from yoriai.simulations.run.engines import SiteSpec
+from yoriai.simulations.run.experiment import DataSource, Experiment, resolve
+from yoriai.simulations.run.federation import Federation, Outcome, run_federation
 from yoriai.strategies.rule import get_rule, largest_update
 
 SIZES = {"north": 20, "east": 12, "south": 16, "west": 9}

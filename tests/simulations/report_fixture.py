@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from yoriai.simulations.report import (
+from yoriai.simulations.report.report import (
     AdapterReport,
     Base,
     Data,

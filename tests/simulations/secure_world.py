@@ -9,16 +9,16 @@ import numpy as np
 from tests.coordinators import asked
 from tests.simulations.miniature import Miniature
 from yoriai import wire
-from yoriai.client.site import Site
-from yoriai.client.workbench import Workbench
+from yoriai.client.model.workbench import Workbench
+from yoriai.client.site.site import Site
 from yoriai.errors import RoundError
-from yoriai.privacy.round_terms import first_range
-from yoriai.server.coordinator import Coordinator
-from yoriai.server.registry import Checkpoint, Registry
-from yoriai.server.sealing import Sealer
-from yoriai.simulations.consortium import Consortium
-from yoriai.simulations.engines import InProcessTransport
-from yoriai.simulations.experiment import noise_multiplier
+from yoriai.privacy.job_terms.round_terms import first_range
+from yoriai.server.round.coordinator import Coordinator
+from yoriai.server.round.registry import Checkpoint, Registry
+from yoriai.server.round.sealing import Sealer
+from yoriai.simulations.run.engines import InProcessTransport
+from yoriai.simulations.run.experiment import noise_multiplier
+from yoriai.simulations.scenarios.consortium import Consortium
 from yoriai.strategies.rule import get_rule
 
 # One round, its mean update added as it is, so that the adapter after it is the mean.

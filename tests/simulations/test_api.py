@@ -15,11 +15,11 @@ from tests.commands import yoriai
 from tests.simulations.conftest import Run
 from tests.world import Notebook, Stop, job_settings, write_records
 from yoriai.errors import EXIT_PARTIAL, BudgetError, CheckpointError, ConfigError, RecordError, YoriaiError
-from yoriai.privacy.ledger import Charge, Ledger
-from yoriai.server.registry import Checkpoint, Registry
-from yoriai.simulations.api import Options, resume, simulate
-from yoriai.simulations.experiment import DataSource
-from yoriai.simulations.report_file import load_report, report_schema
+from yoriai.privacy.ledger.ledger import Charge, Ledger
+from yoriai.server.round.registry import Checkpoint, Registry
+from yoriai.simulations.report.file import load_report, report_schema
+from yoriai.simulations.run.api import Options, resume, simulate
+from yoriai.simulations.run.experiment import DataSource
 
 SEEDED = Options(noise_seed=b"seed")
 

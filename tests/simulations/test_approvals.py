@@ -11,23 +11,23 @@ import torch
 from tests.coordinators import Known
 from tests.world import job_settings, save_tiny_base, write_sites
 from yoriai import wire
-from yoriai.client.adapter_place import VERSION, folder_of, read_evaluation
-from yoriai.client.base_model import load_base
-from yoriai.client.deliveries import Deliveries
-from yoriai.client.job_book import JobBook
-from yoriai.client.jobs_terms import early_end
-from yoriai.client.own_evaluation import Measuring
-from yoriai.client.records import read_sites
-from yoriai.client.site import Site
-from yoriai.client.workbench import Workbench
+from yoriai.client.cli.jobs_terms import early_end
+from yoriai.client.model.base_model import load_base
+from yoriai.client.model.workbench import Workbench
+from yoriai.client.offer.job_book import JobBook
+from yoriai.client.records.records import read_sites
+from yoriai.client.site.adapter_place import VERSION, folder_of, read_evaluation
+from yoriai.client.site.deliveries import Deliveries
+from yoriai.client.site.own_evaluation import Measuring
+from yoriai.client.site.site import Site
 from yoriai.config import JobConfig, PolicySection, SiteConfig, SpeedSection, override
-from yoriai.privacy.delivery import read_delivery
-from yoriai.privacy.ledger import Ledger
-from yoriai.server.coordinator import Coordinator
-from yoriai.server.messenger import Transport
-from yoriai.server.registry import Checkpoint, Registry
-from yoriai.simulations.engines import InProcessTransport
-from yoriai.simulations.experiment import noise_multiplier
+from yoriai.privacy.identity.delivery import read_delivery
+from yoriai.privacy.ledger.ledger import Ledger
+from yoriai.server.round.coordinator import Coordinator
+from yoriai.server.round.messenger import Transport
+from yoriai.server.round.registry import Checkpoint, Registry
+from yoriai.simulations.run.engines import InProcessTransport
+from yoriai.simulations.run.experiment import noise_multiplier
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.rule import get_rule, largest_update
 

@@ -13,20 +13,20 @@ from typer.testing import CliRunner
 
 from tests.world import write_sites
 from yoriai.cli import app
-from yoriai.client.workbench import Workbench
+from yoriai.client.model.workbench import Workbench
 from yoriai.config import JobConfig, override
 from yoriai.errors import ConfigError
-from yoriai.privacy import dpsgd
-from yoriai.privacy.audit import epsilon_from_cosines
-from yoriai.privacy.dpsgd import ClippedGradientSum
-from yoriai.privacy.randomness import SeededSource
-from yoriai.privacy.skellam import SkellamTable
-from yoriai.simulations import audit as auditing
-from yoriai.simulations.attack import Carrier, Dirac, Noiseless, RandomDirections, attack, for_attack
-from yoriai.simulations.attack_records import Candidates, Losses, candidates, membership
-from yoriai.simulations.audit import TINY_SETTINGS, Asked, audit
-from yoriai.simulations.audit_cli import print_audit
-from yoriai.simulations.experiment import DataSource, Experiment, resolve
+from yoriai.privacy.dp import dpsgd
+from yoriai.privacy.dp.audit import epsilon_from_cosines
+from yoriai.privacy.dp.dpsgd import ClippedGradientSum
+from yoriai.privacy.dp.randomness import SeededSource
+from yoriai.privacy.dp.skellam import SkellamTable
+from yoriai.simulations.audit import audit as auditing
+from yoriai.simulations.audit.attack import Carrier, Dirac, Noiseless, RandomDirections, attack, for_attack
+from yoriai.simulations.audit.attack_records import Candidates, Losses, candidates, membership
+from yoriai.simulations.audit.audit import TINY_SETTINGS, Asked, audit
+from yoriai.simulations.cli.audit_cli import print_audit
+from yoriai.simulations.run.experiment import DataSource, Experiment, resolve
 
 pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook", "ignore:.is_gradient_checkpointing")
 

@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 
 from tests.world import write_sites
-from yoriai.client.train import train_round
-from yoriai.client.workbench import Workbench
-from yoriai.privacy.randomness import SeededSource
-from yoriai.simulations import attack_records
-from yoriai.simulations.attack import Carrier, Dirac, GradientCanaries, Noiseless, attack, for_attack
-from yoriai.simulations.audit import TINY_SETTINGS
-from yoriai.simulations.experiment import DataSource, Experiment, resolve
+from yoriai.client.model.workbench import Workbench
+from yoriai.client.training.train import train_round
+from yoriai.privacy.dp.randomness import SeededSource
+from yoriai.simulations.audit.attack import Carrier, Dirac, GradientCanaries, Noiseless, attack, for_attack
+from yoriai.simulations.audit.audit import TINY_SETTINGS, attack_records
+from yoriai.simulations.run.experiment import DataSource, Experiment, resolve
 
 pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook", "ignore:.is_gradient_checkpointing")
 

@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 from tests.world import write_sites
 from yoriai.cli import app
 from yoriai.errors import EXIT_BAD_INPUT, ConfigError
-from yoriai.simulations import audit as auditing
-from yoriai.simulations.audit_cli import EXIT_REFUTED, print_audit
-from yoriai.simulations.experiment import Experiment
-from yoriai.simulations.progress import Observer
+from yoriai.simulations.audit import audit as auditing
+from yoriai.simulations.cli.audit_cli import EXIT_REFUTED, print_audit
+from yoriai.simulations.run.experiment import Experiment
+from yoriai.simulations.run.progress import Observer
 
 
 def _part(correct: int, guesses: int, epsilon: float) -> dict[str, Any]:

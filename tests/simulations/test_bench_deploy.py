@@ -16,10 +16,10 @@ from yoriai import wire
 from yoriai.cli import app
 from yoriai.config import JobConfig
 from yoriai.errors import ConfigError, StorageError
-from yoriai.simulations.bench_deploy import figures, processes, usage
-from yoriai.simulations.bench_deploy.daemons import stage_of
-from yoriai.simulations.bench_deploy.plan import Asked, job_for, save_base, shape_for
-from yoriai.simulations.bench_deploy.usage import Process, Usage, below, cpu_by_kind, kind_of, parse_stat
+from yoriai.simulations.bench.deploy import figures, processes, usage
+from yoriai.simulations.bench.deploy.daemons import stage_of
+from yoriai.simulations.bench.deploy.plan import Asked, job_for, save_base, shape_for
+from yoriai.simulations.bench.deploy.usage import Process, Usage, below, cpu_by_kind, kind_of, parse_stat
 
 
 def _stage(stage: str, round_number: int, seconds: float, at: str) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def test_an_adapter_has_as_many_parameters_as_asked_for_and_few_more(params: int
 
 
 def test_the_first_adapter_of_the_job_has_the_reckoned_size(tmp_path: Path) -> None:
-    from yoriai.client.prepare import prepare
+    from yoriai.client.model.prepare import prepare
     from yoriai.strategies.adapter import AdapterState
 
     shape = shape_for(5_000)

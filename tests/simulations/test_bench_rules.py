@@ -12,17 +12,17 @@ import pytest
 
 from tests.world import job_settings, save_tiny_base, write_sites
 from yoriai import cli
-from yoriai.client.data import read_sites
-from yoriai.client.records import Record, SiteRecords
+from yoriai.client.records.records import Record, SiteRecords
 from yoriai.config import JobConfig, override
 from yoriai.errors import CheckpointError, ConfigError
 from yoriai.simulations import scenarios
-from yoriai.simulations.bench_rules import plan, run, tables, training
-from yoriai.simulations.bench_rules.combining import combine_seconds
-from yoriai.simulations.bench_rules.plan import Scale, Setting, Training
-from yoriai.simulations.bench_rules.product_error import product_error
-from yoriai.simulations.bench_rules.store import Measured, Store
+from yoriai.simulations.bench.rules import plan, run, tables, training
+from yoriai.simulations.bench.rules.combining import combine_seconds
+from yoriai.simulations.bench.rules.plan import Scale, Setting, Training
+from yoriai.simulations.bench.rules.product_error import product_error
+from yoriai.simulations.bench.rules.store import Measured, Store
 from yoriai.simulations.scenarios import Scenario
+from yoriai.simulations.scenarios.partition import read_sites
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.fit import check_fit
 from yoriai.strategies.rule import built_in_rules, get_rule

@@ -5,7 +5,7 @@ import json
 from typer.testing import CliRunner
 
 from yoriai.cli import app
-from yoriai.simulations.bench_secagg import bench_round, bench_secagg
+from yoriai.simulations.bench.secagg import bench_round, bench_secagg
 
 FIGURES = ("upload_bytes_per_param", "site_seconds", "coordinator_seconds")
 

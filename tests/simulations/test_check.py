@@ -10,9 +10,9 @@ from tests.simulations.conftest import Run
 from tests.world import job_settings
 from yoriai.config import JobConfig
 from yoriai.errors import RecordError
-from yoriai.simulations.api import simulate
-from yoriai.simulations.check import Check, check, print_check
-from yoriai.simulations.experiment import DataSource
+from yoriai.simulations.check.check import Check, check, print_check
+from yoriai.simulations.run.api import simulate
+from yoriai.simulations.run.experiment import DataSource
 
 # Names and numbers of a message's header differ in length by a few characters.
 HEADER_SLACK = 40

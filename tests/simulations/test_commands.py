@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from yoriai.client import assets
-from yoriai.client.data import Record, SiteRecords, infer_task_kind
+from yoriai.client.model import assets
 from yoriai.errors import RecordError
 from yoriai.simulations.scenarios.commands import (
     ASSET,
@@ -22,6 +21,7 @@ from yoriai.simulations.scenarios.commands import (
     default_job,
     load_templates,
 )
+from yoriai.simulations.scenarios.partition import Record, SiteRecords, infer_task_kind
 from yoriai.simulations.scenarios.templates import Grammar, sentences
 from yoriai.simulations.scenarios.vocabulary import WORDS
 

@@ -6,11 +6,11 @@ import pytest
 
 from tests.simulations.conftest import Run
 from yoriai import wire
-from yoriai.client.records import Record, SiteRecords
+from yoriai.client.records.records import Record, SiteRecords
 from yoriai.config import JobConfig, override
-from yoriai.privacy.ledger import Ledger
-from yoriai.simulations.compare import LAST, Comparison, comparisons
-from yoriai.simulations.federation import Federation
+from yoriai.privacy.ledger.ledger import Ledger
+from yoriai.simulations.run.compare import LAST, Comparison, comparisons
+from yoriai.simulations.run.federation import Federation
 
 
 def federation(folder: Path, noise: str = "local") -> Federation:

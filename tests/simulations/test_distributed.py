@@ -14,18 +14,18 @@ from tests.simulations.miniature import Miniature, interrupt_after
 from tests.simulations.secure_world import Cheat, Dropping, World, masked_request, offer, reason
 from tests.world import job_settings
 from yoriai import wire
-from yoriai.client.policy import check_sharing
-from yoriai.client.site import Site
+from yoriai.client.offer.policy import check_sharing
+from yoriai.client.site.site import Site
 from yoriai.config import JobConfig, PolicySection, override
 from yoriai.errors import ConfigError, PolicyError, RoundError
-from yoriai.privacy.accounting import SampledSkellam
-from yoriai.privacy.ledger import Ledger
-from yoriai.privacy.noise_shares import noise_shares
-from yoriai.privacy.randomness import SeededSource
-from yoriai.privacy.skellam import SkellamTable
-from yoriai.simulations import engines
-from yoriai.simulations.api import simulate
-from yoriai.simulations.federation import Federation
+from yoriai.privacy.dp.accounting import SampledSkellam
+from yoriai.privacy.dp.randomness import SeededSource
+from yoriai.privacy.dp.skellam import SkellamTable
+from yoriai.privacy.job_terms.noise_shares import noise_shares
+from yoriai.privacy.ledger.ledger import Ledger
+from yoriai.simulations.run import engines
+from yoriai.simulations.run.api import simulate
+from yoriai.simulations.run.federation import Federation
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.rule import get_rule
 

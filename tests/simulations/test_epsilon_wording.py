@@ -13,18 +13,18 @@ from tests.simulations.report_fixture import changed, example_report, personal_r
 from tests.world import job_settings, write_records
 from yoriai.cli import app
 from yoriai.config import JobConfig, PolicySection
-from yoriai.config_models import PersonalSection, PrivacySection
+from yoriai.config.models import PersonalSection, PrivacySection
 from yoriai.errors import ConfigError, RecordError
-from yoriai.privacy.wording import adjacency, epsilon_text, per_unit, terms
-from yoriai.simulations.api import simulate
-from yoriai.simulations.bench_rules import tables
-from yoriai.simulations.check import check, print_check
-from yoriai.simulations.experiment import DataSource, resolve
-from yoriai.simulations.report import Report
-from yoriai.simulations.report_claims import main_metric
-from yoriai.simulations.report_figures import draw
-from yoriai.simulations.report_html import meanings, price_text, render_html
-from yoriai.simulations.report_table import print_report
+from yoriai.privacy.dp.wording import adjacency, epsilon_text, per_unit, terms
+from yoriai.simulations.bench.rules import tables
+from yoriai.simulations.check.check import check, print_check
+from yoriai.simulations.report.claims import main_metric
+from yoriai.simulations.report.figures import draw
+from yoriai.simulations.report.html import meanings, price_text, render_html
+from yoriai.simulations.report.report import Report
+from yoriai.simulations.report.table import print_report
+from yoriai.simulations.run.api import simulate
+from yoriai.simulations.run.experiment import DataSource, resolve
 
 SHOWN = re.compile(r"(ε|&epsilon;|epsilon)( =| spent reaches)? ?\d")
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from yoriai.client import assets
-from yoriai.client.data import infer_task_kind, label_set
+from yoriai.client.model import assets
 from yoriai.errors import RecordError
 from yoriai.simulations.scenarios.excavators import ASSET, LABELS, TEMPLATE, excavators, load_work_orders
+from yoriai.simulations.scenarios.partition import infer_task_kind, label_set
 
 
 def _write(path: Path, *rows: tuple[str, str, str]) -> Path:

@@ -9,13 +9,14 @@ import pytest
 
 from tests.world import write_records, write_sites
 from yoriai import cli
-from yoriai.client.data import Record, SiteRecords
 from yoriai.config import JobConfig, job_to_toml, override
 from yoriai.errors import ConfigError, RecordError
-from yoriai.simulations import run_folder, scenarios
-from yoriai.simulations.experiment import DataSource, noise_multiplier, resolve
-from yoriai.simulations.run_folder import StoredRun
+from yoriai.simulations import scenarios
+from yoriai.simulations.run import run_folder
+from yoriai.simulations.run.experiment import DataSource, noise_multiplier, resolve
+from yoriai.simulations.run.run_folder import StoredRun
 from yoriai.simulations.scenarios import SCENARIOS, Scenario
+from yoriai.simulations.scenarios.partition import Record, SiteRecords
 
 
 @pytest.fixture

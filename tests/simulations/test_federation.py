@@ -9,10 +9,10 @@ import pytest
 
 from tests.simulations.miniature import SIZES, Miniature, interrupt_after
 from yoriai.errors import CheckpointError, RoundError
-from yoriai.privacy.ledger import Ledger
-from yoriai.server.registry import Registry
-from yoriai.simulations import federation as federations
-from yoriai.simulations.federation import Federation
+from yoriai.privacy.ledger.ledger import Ledger
+from yoriai.server.round.registry import Registry
+from yoriai.simulations.run import federation as federations
+from yoriai.simulations.run.federation import Federation
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from tests.simulations.secure_world import Dropping, World
-from yoriai.client import secure_round
-from yoriai.server.registry import Registry
+from yoriai.client.site import secure_round
+from yoriai.server.round.registry import Registry
 
 
 class Crash(Exception):

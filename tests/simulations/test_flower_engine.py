@@ -17,11 +17,11 @@ import pytest
 
 from tests.simulations.miniature import SIZES, Miniature, StubSpec
 from yoriai import wire
-from yoriai.client.records import SiteRecords
+from yoriai.client.records.records import SiteRecords
 from yoriai.errors import RoundError
-from yoriai.server.messenger import Transport
-from yoriai.simulations.federation import Federation, run_federation
-from yoriai.simulations.flower_engine import run_in_flower
+from yoriai.server.round.messenger import Transport
+from yoriai.simulations.run.federation import Federation, run_federation
+from yoriai.simulations.run.flower_engine import run_in_flower
 
 _SECONDS_TO_DIE = 20.0
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.client.hostile import like_the_noise, numbers
 from tests.simulations.secure_world import World
-from yoriai.privacy.accounting import SampledGaussian, SampledSkellam
+from yoriai.privacy.dp.accounting import SampledGaussian, SampledSkellam
 
 pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook", "ignore:.is_gradient_checkpointing")
 

@@ -13,9 +13,9 @@ import pytest
 from tests.simulations.test_approvals import NAMES, RUN, Village
 from tests.world import job_settings, save_tiny_base
 from yoriai import wire
-from yoriai.client.records import Record, SiteRecords
+from yoriai.client.records.records import Record, SiteRecords
 from yoriai.config import JobConfig, override
-from yoriai.simulations.engines import InProcessTransport
+from yoriai.simulations.run.engines import InProcessTransport
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Full backward hook", "ignore:.is_gradient_checkpointing", "ignore:Pydantic serializer"

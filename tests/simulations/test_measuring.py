@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from yoriai.client.measure import Tally, majority_tally
+from yoriai.client.model.measure import Tally, majority_tally
 from yoriai.errors import CheckpointError
-from yoriai.simulations.measuring import Measurements, paired, score, together
+from yoriai.simulations.run.measuring import Measurements, paired, score, together
 
 HITS = np.array([True, False, True, True])
 

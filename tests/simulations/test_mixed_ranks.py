@@ -8,10 +8,10 @@ import pytest
 
 from tests.simulations.miniature import Miniature
 from yoriai.errors import RoundError
-from yoriai.privacy.round_terms import first_range
-from yoriai.server.registry import Checkpoint
-from yoriai.simulations.experiment import noise_multiplier
-from yoriai.simulations.federation import Federation
+from yoriai.privacy.job_terms.round_terms import first_range
+from yoriai.server.round.registry import Checkpoint
+from yoriai.simulations.run.experiment import noise_multiplier
+from yoriai.simulations.run.federation import Federation
 
 pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook", "ignore:.is_gradient_checkpointing")
 

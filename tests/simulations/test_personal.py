@@ -10,20 +10,20 @@ import torch
 
 from tests.simulations.conftest import Run
 from tests.world import Notebook, Stop, job_settings
-from yoriai.client.personal import PersonalTraining
-from yoriai.client.personal import train_personal as real_train_personal
+from yoriai.client.site.personal import PersonalTraining
+from yoriai.client.site.personal import train_personal as real_train_personal
 from yoriai.errors import TrainingError
-from yoriai.privacy.ledger import Ledger
-from yoriai.simulations import personal as module
-from yoriai.simulations.api import Options, resume, simulate
-from yoriai.simulations.engines import InProcessTransport, SiteSpec
-from yoriai.simulations.report import Report
-from yoriai.simulations.report_file import load_report, report_json
+from yoriai.privacy.ledger.ledger import Ledger
+from yoriai.simulations.report.file import load_report, report_json
+from yoriai.simulations.report.report import Report
+from yoriai.simulations.run import personal as module
+from yoriai.simulations.run.api import Options, resume, simulate
+from yoriai.simulations.run.engines import InProcessTransport, SiteSpec
 from yoriai.strategies.adapter import AdapterState
 
 SEEDED = Options(noise_seed=b"seed")
 OWN: dict[str, object] = {"personal.rounds": 2, "personal.epsilon": 2.0}
-# What the coordinator keeps: see server/registry.py.
+# What the coordinator keeps: see server/round/registry.py.
 REGISTRY = ("checkpoint.json", "adapters", "state")
 
 

@@ -9,9 +9,9 @@ import pytest
 from rich.console import Console
 
 from tests.world import Notebook
-from yoriai.client.quiet import quiet_libraries
-from yoriai.simulations.progress import Bars, Lines, screen
-from yoriai.simulations.timing import Stopwatch
+from yoriai.client.model.quiet import quiet_libraries
+from yoriai.simulations.run.progress import Bars, Lines, screen
+from yoriai.simulations.run.timing import Stopwatch
 
 
 def terminal(width: int = 80) -> Console:

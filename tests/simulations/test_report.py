@@ -17,8 +17,8 @@ from tests.simulations.report_fixture import (
     personal_report,
 )
 from yoriai.errors import ConfigError
-from yoriai.simulations.report import Report, Score, wilson_interval
-from yoriai.simulations.report_file import load_report, report_json, report_schema, write_report
+from yoriai.simulations.report.file import load_report, report_json, report_schema, write_report
+from yoriai.simulations.report.report import Report, Score, wilson_interval
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "report-schema.md"
 
@@ -193,6 +193,7 @@ def test_measured_score_brings_its_interval() -> None:
 
 
 def test_reading_a_report_imports_no_matplotlib() -> None:
-    code = "import sys, yoriai.simulations.report, yoriai.simulations.report_table; print('matplotlib' in sys.modules)"
+    names = "yoriai.simulations.report.report, yoriai.simulations.report.table"
+    code = f"import sys, {names}; print('matplotlib' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -5,8 +5,8 @@ import re
 import pytest
 
 from tests.simulations.report_fixture import changed, example_report, interrupted_report, language_model_report
-from yoriai.simulations.report import Paired, Score
-from yoriai.simulations.report_claims import claims, main_metric, verdict
+from yoriai.simulations.report.claims import claims, main_metric, verdict
+from yoriai.simulations.report.report import Paired, Score
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,10 @@ from tests.simulations.report_fixture import (
     example_report,
     personal_report,
 )
-from yoriai.simulations.report import Report
-from yoriai.simulations.report_figures import Drawing, draw
-from yoriai.simulations.report_file import report_json
-from yoriai.simulations.report_html import headline, render_html, size_text, time_text
+from yoriai.simulations.report.figures import Drawing, draw
+from yoriai.simulations.report.file import report_json
+from yoriai.simulations.report.html import headline, render_html, size_text, time_text
+from yoriai.simulations.report.report import Report
 
 
 @cache

@@ -8,9 +8,9 @@ import pytest
 from rich.console import Console
 
 from tests.simulations.report_fixture import ALL_KINDS, KIND_NAMES, changed, example_report, personal_report
-from yoriai.simulations.report import Report
-from yoriai.simulations.report_file import report_json
-from yoriai.simulations.report_table import print_report
+from yoriai.simulations.report.file import report_json
+from yoriai.simulations.report.report import Report
+from yoriai.simulations.report.table import print_report
 
 
 def screen(report: Report, width: int) -> str:

@@ -8,15 +8,15 @@ import pytest
 
 from tests.simulations.conftest import Run
 from tests.world import job_settings, write_sites
-from yoriai.client.base_model import choose_device, load_base
-from yoriai.client.workbench import Workbench
-from yoriai.server.registry import Registry
-from yoriai.simulations.experiment import DataSource, Experiment, resolve
-from yoriai.simulations.federation import Outcome
-from yoriai.simulations.measuring import Measurements, TestBench
-from yoriai.simulations.progress import Silent
-from yoriai.simulations.report import Report
-from yoriai.simulations.reporting import Measured, base_of, build_report, describe
+from yoriai.client.model.base_model import choose_device, load_base
+from yoriai.client.model.workbench import Workbench
+from yoriai.server.round.registry import Registry
+from yoriai.simulations.report.report import Report
+from yoriai.simulations.run.experiment import DataSource, Experiment, resolve
+from yoriai.simulations.run.federation import Outcome
+from yoriai.simulations.run.measuring import Measurements, TestBench
+from yoriai.simulations.run.progress import Silent
+from yoriai.simulations.run.reporting import Measured, base_of, build_report, describe
 
 NOW = datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC)
 
@@ -119,7 +119,7 @@ def test_the_beginning_of_a_run_names_licences_task_and_cuts(experiment: Experim
 
 
 def test_a_site_without_test_records_is_in_the_report_without_a_score(base: Path, tmp_path: Path) -> None:
-    from yoriai.simulations.api import simulate
+    from yoriai.simulations.run.api import simulate
 
     folder = write_sites(tmp_path / "sites", {"a": 12, "b": 12})
     rows = (folder / "a" / "train.jsonl").read_text().splitlines()

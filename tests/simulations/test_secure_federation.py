@@ -11,14 +11,14 @@ import pytest
 
 from tests.simulations.secure_world import Cheat, Dropping, World, masked_request, offer, reason
 from yoriai import wire
-from yoriai.client.site import Site
+from yoriai.client.site.site import Site
 from yoriai.errors import ConfigError, RoundError
-from yoriai.privacy.identity import Trust
+from yoriai.privacy.identity.identity import Trust
 from yoriai.privacy.secagg import FixedPoint
 from yoriai.privacy.secagg.fixedpoint import add_packed_block, packed_bytes
 from yoriai.privacy.secagg.messages import HEADER_BYTES
-from yoriai.server.registry import Checkpoint, Registry
-from yoriai.simulations.consortium import Consortium
+from yoriai.server.round.registry import Checkpoint, Registry
+from yoriai.simulations.scenarios.consortium import Consortium
 from yoriai.strategies.adapter import AdapterState
 
 
@@ -185,7 +185,7 @@ def test_a_failure_after_training_is_paid_for(world: Callable[..., World], monke
     def fail(*_: object) -> None:
         raise ArithmeticError("rounding failed")
 
-    monkeypatch.setattr("yoriai.client.secure_round.quantise", fail)
+    monkeypatch.setattr("yoriai.client.site.secure_round.quantise", fail)
     secure = world(**{"privacy.spare_rounds": 0})
     with pytest.raises(RoundError):
         secure.run()

@@ -8,8 +8,8 @@ from tests.coordinators import asked
 from tests.simulations.secure_world import Cheat, Dropping, World, masked_request, reason
 from yoriai import wire
 from yoriai.errors import RoundError
-from yoriai.server.registry import Checkpoint
-from yoriai.server.schedule import sample_sites
+from yoriai.server.round.registry import Checkpoint
+from yoriai.server.round.schedule import sample_sites
 
 SLOT, WINDOW = list(wire.SLOT_STAGES), list(wire.WINDOW_STAGES)
 THREE = {"federation.rounds": 3}
@@ -189,7 +189,7 @@ def test_the_same_request_gets_the_same_bytes_and_costs_nothing(
             cheat.world.sites["north"], "handle", lambda data: said.setdefault(wire.encode(asked(data)), handle(data))
         )
         cheat.run_to(stage)
-    monkeypatch.setattr("yoriai.client.paid.train_round", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr("yoriai.client.site.paid.train_round", lambda *_, **__: pytest.fail("trained again"))
     request = asked(cheat.asked[stage]["north"])
     assert cheat.world.ask("north", request) == said[wire.encode(request)]
     assert [c.released for c in cheat.world.ledgers["north"].charges()] == [True]

@@ -8,15 +8,15 @@ import pytest
 
 from tests.simulations.test_audit import SETTINGS, asked
 from tests.world import write_sites
-from yoriai.client.workbench import Workbench
-from yoriai.privacy import shared_noise
-from yoriai.privacy.accounting import SampledSkellam
-from yoriai.privacy.randomness import SeededSource
-from yoriai.privacy.shared_noise import RoundedSum
-from yoriai.privacy.skellam import SkellamTable
-from yoriai.simulations.attack import Carrier, Dirac, Noiseless, attack, for_attack
-from yoriai.simulations.audit import audit
-from yoriai.simulations.experiment import DataSource, Experiment, resolve
+from yoriai.client.model.workbench import Workbench
+from yoriai.privacy.distributed import shared_noise
+from yoriai.privacy.distributed.shared_noise import RoundedSum
+from yoriai.privacy.dp.accounting import SampledSkellam
+from yoriai.privacy.dp.randomness import SeededSource
+from yoriai.privacy.dp.skellam import SkellamTable
+from yoriai.simulations.audit.attack import Carrier, Dirac, Noiseless, attack, for_attack
+from yoriai.simulations.audit.audit import audit
+from yoriai.simulations.run.experiment import DataSource, Experiment, resolve
 
 pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook", "ignore:.is_gradient_checkpointing")
 

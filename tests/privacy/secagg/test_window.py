@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tests.privacy.secagg.cohort import NOW, YEAR, Cohort, Round, authority, certificate, roster, signing_key, trust
 from yoriai.errors import IdentityError, ProtocolError, RoundError
-from yoriai.privacy.roster import Directory
+from yoriai.privacy.identity.roster import Directory
 from yoriai.privacy.secagg import FixedPoint, Integers, Member, Opened, SlotTerms, shamir
 from yoriai.privacy.secagg import messages as wire
 from yoriai.privacy.secagg.keyset import SlotKeys, WindowTerms, seed_commitment

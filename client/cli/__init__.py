@@ -1,0 +1,1 @@
+"""The commands of a site, and the tables that they print."""

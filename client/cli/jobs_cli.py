@@ -1,0 +1,127 @@
+"""Commands about the jobs that a site was offered: `site jobs`, `site approve`, `site refuse`, `site release`."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from yoriai.asking import agree
+from yoriai.privacy.dp.wording import epsilon_text
+from yoriai.terminal import say
+
+if TYPE_CHECKING:
+    from yoriai.client.folder.site_folder import SiteFolder
+    from yoriai.client.offer.job_book import Entry, JobBook
+
+_console = Console()
+_Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The site's folder.", show_default=False)]
+_Run = Annotated[
+    str,
+    typer.Argument(metavar="RUN", help="The run: its id, the beginning of it, or its job's name.", show_default=False),
+]
+
+
+def mount(site: typer.Typer) -> None:
+    """Add the commands to the group `site`."""
+    site.command("jobs")(jobs)
+    site.command("approve")(approve)
+    site.command("refuse")(refuse)
+    site.command("release")(release)
+
+
+def jobs(
+    folder: _Folder,
+    run: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", help="Show all terms of this run.", show_default=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the jobs that this site was offered: what each asks for, what was decided, and what came of it here."""
+    from yoriai.client.cli.jobs_table import job_views, jobs_json, print_jobs
+    from yoriai.client.cli.jobs_terms import budget_of
+
+    site, book = _opened(folder)
+    entries = book.entries() if run is None else [book.find(run)]
+    if as_json:
+        typer.echo(json.dumps(jobs_json(job_views(entries, site.adapters), budget_of(site)), indent=1))
+    elif run is None:
+        print_jobs(job_views(entries, site.adapters), budget_of(site), _console)
+    else:
+        _show(site, entries[0])
+
+
+def approve(
+    folder: _Folder,
+    run: _Run,
+    yes: Annotated[bool, typer.Option("--yes", help="Ask nothing; the terms have been read.")] = False,
+) -> None:
+    """Let a job begin that waits for you, after a look at its terms. Other terms, of the same run too, wait anew."""
+    from yoriai.client.offer.job_book import operator_name
+
+    site, book = _opened(folder)
+    entry = book.find(run)
+    _show(site, entry)
+    if entry.state in ("approved", "accepted"):
+        say(f"run {entry.run_id} was approved before; nothing was changed")
+        return
+    agree("Shall this site take part on these terms?", yes=yes, otherwise="nothing was changed; the job waits")
+    book.decide(entry, "approved", by=operator_name())
+    say(f"approved run {entry.run_id}; the site answers so when the coordinator offers it again")
+
+
+def refuse(folder: _Folder, run: _Run) -> None:
+    """Refuse a job, and free its unused rounds; one at work ends here with its next message. Charges stay spent."""
+    from yoriai.client.cli.own_ledger import free
+    from yoriai.client.offer.job_book import operator_name
+
+    site, book = _opened(folder)
+    entry = book.decide(book.find(run), "refused", by=operator_name())
+    say(f"refused run {entry.run_id}; `yoriai site approve {folder} {entry.run_id}` takes it back")
+    _say_freed(*free(site, entry.run_id))
+
+
+def release(
+    folder: _Folder,
+    run: _Run,
+    yes: Annotated[bool, typer.Option("--yes", help="Ask nothing; the run will not come back.")] = False,
+) -> None:
+    """Give up a run whose coordinator never came back, for good: free its unused rounds. Charges stay spent."""
+    from yoriai.client.cli.own_ledger import check_writer, free, held, opened
+    from yoriai.client.offer.job_book import OVER, operator_name
+
+    site, book = _opened(folder)
+    check_writer(site)
+    with opened(site) as ledger:
+        only_there = ledger is not None and run in ledger.open_plans() and book.entry(run) is None
+    entry = None if only_there else book.find(run)  # The book forgets the oldest, the ledger nothing.
+    run_id = entry.run_id if entry else run
+    rounds, epsilon = held(site, run_id)
+    say(f"run {run_id}: {rounds} unused rounds hold epsilon {epsilon_text(epsilon)}")
+    if entry is None or entry.state not in OVER:
+        say("it ends here for good: whatever its coordinator sends is refused, its last adapter too")
+        agree("Shall it be given up?", yes=yes, otherwise="nothing was changed; the rounds are held")
+    if entry is not None:
+        book.release(run_id, by=operator_name())
+    _say_freed(*free(site, run_id))
+
+
+def _show(site: "SiteFolder", entry: "Entry") -> None:
+    from yoriai.client.cli.jobs_terms import budget_of, print_terms, records_here
+
+    print_terms(entry, budget_of(site), records_here(site, entry.terms.config()), _console)
+
+
+def _say_freed(rounds: int, epsilon: float) -> None:
+    if rounds:
+        say(f"freed {rounds} unused rounds, epsilon {epsilon_text(epsilon)}; what was charged stays spent")
+
+
+def _opened(folder: Path) -> "tuple[SiteFolder, JobBook]":
+    from yoriai.client.folder.site_folder import SiteFolder
+    from yoriai.client.offer.job_book import JobBook
+
+    site = SiteFolder(folder.resolve())
+    site.config()
+    return site, JobBook(site.jobs)

@@ -1,0 +1,147 @@
+"""The site behind the daemon's desk: base, records, keys and ledger, opened once. The daemon's one heavy module."""
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
+from dataclasses import replace
+
+from yoriai.client.daemon.daemon_config import DaemonConfig
+from yoriai.client.model.base_model import choose_device, load_base
+from yoriai.client.model.quiet import quiet_libraries
+from yoriai.client.model.workbench import Workbench
+from yoriai.client.offer.costing import CostWorker
+from yoriai.client.offer.job_book import JobBook
+from yoriai.client.records.records import fingerprint, read_site
+from yoriai.client.records.units import policy_units
+from yoriai.client.site.deliveries import Deliveries
+from yoriai.client.site.own_evaluation import Measuring
+from yoriai.client.site.secure import SiteIdentity
+from yoriai.client.site.site import Site, SiteHooks
+from yoriai.privacy.ledger.book import Head
+from yoriai.privacy.ledger.folder import open_in_folder
+from yoriai.privacy.ledger.ledger import Ledger, Policy
+from yoriai.system.log import EventLog, take_over_libraries
+
+
+class LoadedSite:
+    """A site with its base in memory and its ledger open; use `open_site`."""
+
+    def __init__(self, site: Site, ledger: Ledger, measuring: Measuring, costing: CostWorker) -> None:
+        self._site, self._ledger, self._measuring, self._costing = site, ledger, measuring, costing
+        self._budget: tuple[Head, dict[str, float]] | None = None
+
+    def handle(self, data: bytes) -> bytes:
+        """Answer one message."""
+        return self._site.handle(data)
+
+    def afterwards(self) -> None:
+        """Measure the adapters that came with the last message."""
+        self._measuring.work_off()
+
+    def budget(self) -> Mapping[str, float]:
+        """The data set's budget, what is spent, and what neither is spent nor promised, in epsilon; rounds charged."""
+        head = self._ledger.head()
+        if self._budget is None or self._budget[0] != head:  # Adding up takes time, and most messages cost nothing.
+            total = self._ledger.policies()[-1].policy.epsilon_budget
+            left = max(0.0, total - self._ledger.promised())
+            spent, charged = self._ledger.spent(), sum(1 for _ in self._ledger.charges())
+            self._budget = head, {"epsilon_budget": total, "spent": spent, "left": left, "charged_rounds": charged}
+        return self._budget[1]
+
+    def close(self) -> None:
+        """Close the ledger, and end the process that adds up."""
+        self._ledger.close()
+        self._costing.close()
+
+
+def open_site(
+    config: DaemonConfig, log: EventLog, checkpoint: Callable[[], None], hooks: SiteHooks | None = None
+) -> LoadedSite:
+    """Read the records, load the base, open the ledger.
+
+    Args:
+        checkpoint: called at every step of training and of the prefix, and while it is added up what a job costs; may
+            raise to give the message up.
+        hooks: for tests; a deployed site takes the defaults.
+
+    Raises:
+        YoriaiError: records, base, keys or ledger are not as they should be.
+    """
+    take_over_libraries(log)
+    records = read_site(config.site.name, config.data)
+    identity = config.identity() if config.identity is not None else None
+    hooks = _watched(hooks or SiteHooks(), log, checkpoint)
+    if policy_units(records.train, config.site.policy.unit) > config.site.policy.max_records:
+        # No reason to stop: that the site is gone would be an answer that depends on its records.
+        hooks.on_fault("policy.max_records is less than there are: jobs may have too large a delta; raise it")
+    with quiet_libraries():
+        base = load_base(config.base, device=choose_device(config.speed.device))
+    site_policy = config.site.policy
+    policy = Policy(site_policy.epsilon_budget, site_policy.delta, unit=site_policy.unit)
+    with ExitStack() as undone_on_error:
+        costing = undone_on_error.enter_context(closing(CostWorker(config.site.name, checkpoint=checkpoint)))
+        ledger = undone_on_error.enter_context(
+            open_in_folder(
+                config.ledgers,
+                config.dataset,
+                fingerprint(records.train),
+                policy,
+                witnesses=config.witnesses,
+                costing=costing,
+            )
+        )
+        workbench = Workbench(base, config.speed)
+        measuring = Measuring(records.test, workbench, progress=hooks.on_prefix, on_fault=hooks.on_fault)
+        book = JobBook(config.jobs) if config.jobs is not None else None
+        site = Site(
+            config.site,
+            records,
+            workbench=workbench,
+            ledger=ledger,
+            identity=identity,
+            hooks=hooks,
+            book=book,
+            deliveries=_deliveries(config, workbench, ledger=ledger, identity=identity, book=book, measuring=measuring),
+        )
+        undone_on_error.pop_all()
+    return LoadedSite(site, ledger, measuring, costing)
+
+
+def _deliveries(
+    config: DaemonConfig,
+    workbench: Workbench,
+    *,
+    ledger: Ledger,
+    identity: SiteIdentity | None,
+    book: JobBook | None,
+    measuring: Measuring,
+) -> Deliveries | None:
+    """What takes last adapters; None at a site that lacks the means to check or to keep them."""
+    if book is None or identity is None or config.adapters is None:
+        return None
+    return Deliveries(
+        config.site,
+        workbench=workbench,
+        ledger=ledger,
+        identity=identity,
+        book=book,
+        folder=config.adapters,
+        on_stored=measuring.add,
+    )
+
+
+def _watched(hooks: SiteHooks, log: EventLog, checkpoint: Callable[[], None]) -> SiteHooks:
+    """The hooks, with the checkpoint at every step and faults of the records in the log: by place, never by text."""
+
+    def on_prefix(done: int, total: int) -> None:
+        checkpoint()
+        if hooks.on_prefix is not None:
+            hooks.on_prefix(done, total)
+
+    def on_step(done: int) -> None:
+        checkpoint()
+        if hooks.on_step is not None:
+            hooks.on_step(done)
+
+    return replace(
+        hooks, on_prefix=on_prefix, on_step=on_step, on_fault=lambda line: log.event("records_or_code", fault=line)
+    )

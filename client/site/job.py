@@ -1,0 +1,131 @@
+"""A job as a site has accepted it, and one round of it: pure values, worked out from job, roster and request alone."""
+
+from dataclasses import dataclass
+
+from yoriai import wire
+from yoriai.client.model.lora import AdaptedModel
+from yoriai.client.model.prepared import PreparedRecords
+from yoriai.client.training.plan import Shares, TrainingPlan
+from yoriai.config import JobConfig
+from yoriai.errors import AdapterError, PolicyError
+from yoriai.privacy.job_terms.noise_shares import noise_shares
+from yoriai.privacy.job_terms.round_noise import shares_event
+from yoriai.strategies.adapter import AdapterState
+from yoriai.strategies.rule import get_rule, largest_update
+from yoriai.strategies.schedule import schedule_factor
+
+
+@dataclass(frozen=True)
+class AcceptedJob:
+    """A job that this site takes part in, and what was prepared for it.
+
+    Attributes:
+        start: the adapter of the offer, whose fixed factors hold for the whole job.
+        weight: from the roster.
+        offer: what was accepted, without the adapter.
+        rank: the directions that this site trains, by the roster; None for all of the job's.
+        shares: of a job whose noise is distributed; None where a site's own noise is whole.
+    """
+
+    run_id: str
+    job: JobConfig
+    model: AdaptedModel
+    records: PreparedRecords
+    start: AdapterState
+    weight: int
+    noise_multiplier: float | None
+    offer: wire.JobOffer
+    rank: int | None = None
+    shares: Shares | None = None
+
+
+@dataclass(frozen=True)
+class Round:
+    """A round that was asked for and may be trained: nothing of the records was looked at for it yet."""
+
+    job: AcceptedJob
+    index: int
+    start: AdapterState
+    plan: TrainingPlan
+
+
+def round_of(site: str, accepted: AcceptedJob, request: wire.TrainRequest, physical_batch_size: int) -> Round:
+    """What a request asks for, checked against the job; reserves nothing yet.
+
+    Raises:
+        AdapterError: the adapter is not the one of the digest, does not fit the model, or is none that the job's rule
+            leads to.
+        PolicyError: the job has no such round.
+    """
+    rule = get_rule(accepted.job.federation.rule)
+    start = accepted.start.merged_with(AdapterState.from_bytes(request.payload))
+    if start.digest() != request.adapter_digest:
+        raise AdapterError("the adapter of this round is not the one that its digest names")
+    still = sorted(set(accepted.start.factors()) - set(rule.moving))
+    if still and start.select(still) != accepted.start.select(still):
+        raise AdapterError(
+            f"the request changes factors that stand still under the rule {rule.name}",
+            found=", ".join(still),
+            expected=f"other values of {', '.join(rule.moving)} only",
+        )
+    if not 0 <= request.round_index < accepted.job.federation.rounds:
+        raise PolicyError(
+            f"site {site}: the job has no such round",
+            found=f"round_index {request.round_index}",
+            expected=f"0 to {accepted.job.federation.rounds - 1}",
+        )
+    accepted.model.check(start)
+    rule.verify(accepted.start, start)
+    plan = training_plan(
+        accepted.job,
+        request.round_index,
+        weight=accepted.weight,
+        noise_multiplier=accepted.noise_multiplier,
+        physical_batch_size=physical_batch_size,
+        rank=accepted.rank,
+        shares=accepted.shares,
+    )
+    return Round(accepted, request.round_index, start, plan)
+
+
+def shares_of(job: JobConfig, start: AdapterState, noise_multiplier: float | None, sites: int) -> Shares | None:
+    """The distributed noise of a job that starts from this adapter, among so many sites; None for other jobs.
+
+    Raises:
+        ConfigError: no noise, modulus or scale fits these sizes.
+    """
+    if job.privacy.noise != "distributed" or noise_multiplier is None:
+        return None
+    n_params = largest_update(get_rule(job.federation.rule), start)
+    noise = noise_shares(job, noise_multiplier, n_params=n_params, sites=sites)
+    return Shares(noise, n_params, shares_event(noise, job.training.sampling_rate))
+
+
+def training_plan(
+    job: JobConfig,
+    round_index: int,
+    *,
+    weight: int,
+    noise_multiplier: float | None,
+    physical_batch_size: int,
+    rank: int | None = None,
+    shares: Shares | None = None,
+) -> TrainingPlan:
+    """One round's plan at a site of this weight and rank; a pure function of job and roster."""
+    training = job.training
+    return TrainingPlan(
+        factors=get_rule(job.federation.rule).trainable(round_index),
+        local_steps=training.local_steps,
+        sampling_rate=training.sampling_rate,
+        divisor=training.sampling_rate * weight * training.records_per_weight,
+        optimizer=training.optimizer,
+        learning_rate=training.learning_rate * schedule_factor(training.schedule, round_index, job.federation.rounds),
+        clip_norm=job.privacy.clip_norm,
+        noise_multiplier=noise_multiplier,
+        physical_batch_size=physical_batch_size,
+        rank=rank,
+        proximal_mu=training.proximal_mu,
+        lowpass=training.lowpass,
+        update_norm_bound=job.federation.update_norm_bound,
+        shared=shares,
+    )

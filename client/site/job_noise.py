@@ -1,0 +1,17 @@
+"""The noise of a prepared job among the sites of a roster. Light: it loads no model library."""
+
+from yoriai.prepared_job import PreparedJob
+from yoriai.privacy.job_terms.round_noise import calibrated
+from yoriai.strategies.adapter import AdapterState
+from yoriai.strategies.rule import get_rule, largest_update
+
+
+def noise_of(prepared: PreparedJob, sites: int) -> float | None:
+    """The noise multiplier with which the whole job keeps its epsilon among so many sites; None without privacy.
+
+    Raises:
+        ConfigError: no noise reaches it.
+    """
+    job = prepared.job
+    n_params = largest_update(get_rule(job.federation.rule), AdapterState.from_bytes(prepared.adapter))
+    return calibrated(job, n_params=n_params, sites=sites)

@@ -1,0 +1,113 @@
+"""What a last adapter is worth at this site: measured on its own test records, before and after, and kept here.
+
+It is for the site's operator alone. No message holds any of it (`docs/decisions/0014-evaluation-counts-stay.md`); this
+module knows no message, and whoever talks to the coordinator does not know this module. It runs after the receipt has
+left, so that the coordinator's deadline need not bear it: a slow machine takes minutes, and an adapter that is stored
+is stored whether or not it could be measured. Meanwhile the site's next message waits.
+"""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from yoriai.client.model.measure import Tally
+from yoriai.client.model.workbench import Workbench
+from yoriai.client.records.records import Record
+from yoriai.client.site.adapter_place import EVALUATION, EVALUATION_SCHEMA, VERSION
+from yoriai.client.site.deliveries import StoredAdapter
+from yoriai.client.training.evaluate import evaluate
+from yoriai.errors import YoriaiError
+from yoriai.strategies.adapter import AdapterState, zeros_like
+from yoriai.system.files import PRIVATE, write_atomically
+
+
+class Measuring:
+    """Stored adapters that are to be measured once the coordinator has its receipt.
+
+    Args:
+        records, workbench, progress: as in `evaluate_stored`.
+        on_fault: told what went wrong, for the site's own eyes. The adapter stays where it is.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        workbench: Workbench,
+        *,
+        progress: Callable[[int, int], None] | None,
+        on_fault: Callable[[str], None],
+    ) -> None:
+        self._records, self._workbench = records, workbench
+        self._progress, self._on_fault = progress, on_fault
+        self._kept: list[StoredAdapter] = []
+
+    def add(self, stored: StoredAdapter) -> None:
+        """Keep an adapter until the message that brought it is answered."""
+        self._kept.append(stored)
+
+    def work_off(self) -> None:
+        """Measure what was kept."""
+        while self._kept:
+            stored = self._kept.pop()
+            try:
+                evaluate_stored(stored, self._records, self._workbench, progress=self._progress)
+            except Exception as error:  # Of an unexpected one the type alone: its text might quote a record.
+                what = str(error) if isinstance(error, YoriaiError) else type(error).__name__
+                self._on_fault(f"the adapter in {stored.folder.name} could not be measured: {what}")
+
+
+def evaluate_stored(
+    stored: StoredAdapter,
+    records: Sequence[Record],
+    workbench: Workbench,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Measure a stored adapter and the bare base, and write both beside it; nothing is done where that was done.
+
+    Args:
+        records: the site's test records; without any, nothing is measured.
+        workbench: its lock is held meanwhile.
+        progress: called as (records done, records in all) while they are prepared and at every batch; it may raise to
+            give the evaluation up.
+
+    Raises:
+        YoriaiError: the records do not fit the task, or nothing can be written.
+    """
+    place = stored.folder / EVALUATION
+    if not records or place.exists():
+        return
+    state = AdapterState.from_bytes((stored.folder / VERSION).read_bytes())
+    with workbench.lock:
+        model, head = workbench.model(stored.job), workbench.head(stored.job)
+        prepared = workbench.prepare(records, stored.job, for_training=False, progress=progress)
+
+        def measured(adapter: AdapterState) -> dict[str, Any]:
+            tally = evaluate(
+                model,
+                adapter,
+                prepared,
+                head,
+                physical_batch_size=workbench.speed.physical_batch_size,
+                exact_match=stored.job.task.kind == "instruct",
+                progress=progress,
+            )
+            return _counts(tally)
+
+        # With every factor zero the product is zero, under any rule: this is the base without an adapter.
+        before, after = measured(zeros_like(state)), measured(state)
+    document = {"schema": EVALUATION_SCHEMA, "run_id": stored.run_id, "adapter_digest": stored.adapter_digest}
+    document |= {"task": stored.job.task.kind, "before": before, "after": after}
+    write_atomically(place, json.dumps(document, indent=1, allow_nan=False).encode(), mode=PRIVATE)
+
+
+def _counts(tally: Tally) -> dict[str, Any]:
+    """The counts and the scores that they give; None where there is none."""
+    return {
+        **tally.counts(),
+        "loss": None if math.isnan(tally.loss) else tally.loss,
+        "accuracy": tally.accuracy,
+        "bits_per_byte": tally.bits_per_byte,
+        "macro_f1": tally.macro_f1,
+    }

@@ -1,0 +1,1 @@
+"""Noise that the sites make together: rotated, rounded, and added in shares below the masks."""

@@ -1,0 +1,1 @@
+"""Differential privacy by itself: mechanisms, accountants, private gradients, randomness, and the words for them."""

@@ -1,0 +1,1 @@
+"""The commands of a server, and the tables that they print."""

@@ -1,0 +1,1 @@
+"""Flower's control API and the nodes that it knows."""

@@ -1,0 +1,157 @@
+"""Who takes part in a run: which sites were offered the job, accepted it, declined it, or could not be understood."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from yoriai import wire
+from yoriai.server.round.messenger import UNEXPECTED, Messenger
+from yoriai.terminal import one_line
+
+_LOOK_S = 1.0
+
+
+class Attendance:
+    """The sites of a roster, by their answer to the offer.
+
+    Args:
+        sites: their names.
+        messenger: to them.
+        first_s: how long an offer is waited for as long as nobody has accepted the job.
+        later_s: how long afterwards, when those that are in it wait as well. A site whose answer came too late is
+            prepared by then, and asked again before the next round.
+
+    Attributes:
+        accepted: sites that may be asked to train.
+        absent: the others that were asked, and why they are not in it.
+        declined: those of the absent that said no in words; they are not asked again.
+        used_up: those of the declined that have no round of the run left, by their own word.
+        waiting: those of the absent whose operator has not decided yet; they are asked again.
+    """
+
+    def __init__(self, sites: Sequence[str], messenger: Messenger, *, first_s: float, later_s: float) -> None:
+        self._sites, self._messenger = tuple(sorted(sites)), messenger
+        self._first_s, self._later_s = first_s, later_s
+        self.accepted: set[str] = set()
+        self.absent: dict[str, str] = {}
+        self.declined: set[str] = set()
+        self.used_up: set[str] = set()
+        self.waiting: set[str] = set()
+        self._out_of_reach: set[str] = set()
+
+    @property
+    def may_come(self) -> bool:
+        """Whether a site may accept later that has not now: by its operator's word, or once it is connected."""
+        return bool(self.waiting or self._out_of_reach)
+
+    def invite(self, offer: Callable[[], wire.JobOffer]) -> bool:
+        """Offer the job to every site that has not answered an offer yet: all at first, then those out of reach.
+
+        Sites that wait for their operator are asked again, too.
+
+        Returns:
+            Whether there was any such site.
+        """
+        unheard = [site for site in self._sites if site not in self.accepted and site not in self.declined]
+        reachable = self._messenger.reachable() if unheard else set()
+        self._out_of_reach = set(unheard) - reachable
+        self.waiting -= self._out_of_reach
+        self.absent.update(dict.fromkeys(self._out_of_reach, "not connected"))
+        self.offer(offer(), [site for site in unheard if site in reachable])
+        return bool(unheard)
+
+    def gather(
+        self,
+        offer: Callable[[], wire.JobOffer],
+        *,
+        least: int,
+        within_s: float,
+        again_s: float,
+        on_offer: Callable[[Mapping[str, str]], None] | None,
+        is_over: Callable[[], bool],
+    ) -> None:
+        """Invite before a round. As long as nobody has accepted yet, wait for sites that may come.
+
+        A run begins when `least` sites have accepted, when no other can be hoped for, or when the time is over. Its
+        later rounds go on with the sites that are there.
+
+        Args:
+            least: sites that the run needs.
+            within_s: longest wait in all.
+            again_s: wait between two offers.
+            on_offer: called after each offer with the sites that do not take part so far, and why.
+            is_over: whether there is nothing to wait for any more.
+        """
+        begins, until = not self.accepted, time.monotonic() + within_s
+        while self.invite(offer):
+            if on_offer is not None:
+                on_offer(dict(self.absent))
+            left = until - time.monotonic()
+            if not begins or len(self.accepted) >= least or not self.may_come or left <= 0:
+                return
+            if not _waited(min(again_s, left), is_over):
+                return
+
+    def doubt(self, sites: Mapping[str, str]) -> None:
+        """Offer the job to these sites once more before the next round, whatever they said: they fell silent.
+
+        Args:
+            sites: and in what way.
+        """
+        self.accepted -= sites.keys()
+        self.absent.update(sites)
+
+    def note_used_up(self, replies: Mapping[str, wire.Reply]) -> None:
+        """Have those of the sites that say so take part no more: they have no round left."""
+        for site, reply in replies.items():
+            if isinstance(reply, wire.Refusal) and reply.used_up:
+                self.accepted.discard(site)
+                self.declined.add(site)
+                self.used_up.add(site)
+                self.absent[site] = one_line(reply.reason)
+
+    def too_few_left(self, least: int) -> str:
+        """Why no further round can be had: fewer than `least` sites have one left. Empty as long as one may be had."""
+        if len(self._sites) - len(self.used_up) >= least:
+            return ""
+        return f"{', '.join(sorted(self.used_up))} have used every round, the spare ones too; {least} sites are needed"
+
+    def missing_of(self, chosen: Sequence[str]) -> dict[str, str]:
+        """Why some of a round's sites are not in it; those that a round passes over are named in every round."""
+        return {site: why for site, why in self.absent.items() if site in chosen or site in self.passed_over}
+
+    @property
+    def passed_over(self) -> set[str]:
+        """Sites that there is no use in choosing for a round: they declined, or wait."""
+        return self.declined | self.waiting
+
+    def offer(self, offer: wire.JobOffer, sites: Sequence[str]) -> None:
+        """Offer the job to these sites and note who accepts, who declines, who waits and who cannot be understood.
+
+        Each gets back the newest commitment to its ledger that it sent.
+        """
+        payloads, heads = dict.fromkeys(sites, wire.encode(offer)), self._messenger.ledger_heads
+        for site in payloads.keys() & heads.keys():
+            payloads[site] = wire.encode(offer.model_copy(update={"ledger_head": heads[site]}))
+        replies, faults = self._messenger.ask("offer", payloads, self._later_s if self.accepted else self._first_s)
+        for site in sites:
+            reply = replies.get(site)
+            self.accepted.discard(site)
+            self.waiting.discard(site)
+            self.absent.pop(site, None)
+            if isinstance(reply, wire.Acceptance):
+                self.accepted.add(site)
+            elif isinstance(reply, wire.Refusal):
+                (self.waiting if reply.waiting else self.declined).add(site)
+                self.absent[site] = one_line(reply.reason)
+            else:
+                self.absent[site] = faults.get(site, UNEXPECTED)
+
+
+def _waited(seconds: float, is_over: Callable[[], bool]) -> bool:
+    """Wait so long; False if there was nothing to wait for any more."""
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        if is_over():
+            return False
+        time.sleep(min(_LOOK_S, left))
+    return True

@@ -1,0 +1,346 @@
+"""Adapter versions by content, and the checkpoint that a run resumes from. Every write is atomic.
+
+    adapters/<digest>.safetensors   one factor over all maps; factors that stand still are stored once
+    state/<digest>.bin              states of the server optimiser after the last round, one a lane
+    checkpoint.json                 which round comes next, and the digests that belong to it
+
+A file is written under a temporary name, synced, then renamed. A full disk or a kill leaves the last checkpoint as it
+was.
+"""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from yoriai.errors import AdapterError, CheckpointError, StorageError
+from yoriai.server.round.migration import SCHEMA, migrated
+from yoriai.strategies.adapter import AdapterState
+from yoriai.strategies.rule import EachRule, SumRule
+from yoriai.system import files
+
+_Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """What the coordinator knows of one finished round.
+
+    Bytes are those of the messages by site since the last record: those of the first one hold the job's offer too.
+    `clipped` counts the coordinates that the secure sum's range clipped. `voided` says why the round was begun afresh,
+    and `voided_masked` how often sites had masked by then. `factors` are the digests of the adapter's parts, by which
+    `Registry.adapter_after` finds it again. `roster_digest` is the signed roster's, empty without secure aggregation.
+    """
+
+    round_index: int
+    answered: tuple[str, ...]
+    refused: tuple[tuple[str, str], ...]
+    update_norm: float
+    seconds: float
+    bytes_up: dict[str, int]
+    bytes_down: dict[str, int]
+    adapter_digest: str
+    clipped: int | None = None
+    voided: tuple[str, ...] = ()
+    voided_masked: int = 0
+    factors: dict[str, str] = field(default_factory=dict)
+    roster_digest: str = ""
+
+
+@dataclass(frozen=True)
+class Lane:
+    """What goes on from round to round for the factors that train together; a rule that alternates has several lanes.
+
+    Attributes:
+        optimizer_state: bytes of the server optimiser's state; empty before the first round.
+        value_range: public range of the lane's next secure sum; None before the first, and without secure aggregation.
+    """
+
+    optimizer_state: bytes = b""
+    value_range: float | None = None
+
+
+def lane_of(rule: SumRule | EachRule, round_index: int) -> str:
+    """The name of the lane that a round belongs to: the factors that train in it."""
+    return "+".join(rule.trainable(round_index))
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state between two rounds.
+
+    Attributes:
+        next_round: index of the round that comes next; the number of finished rounds.
+        adapter: the adapter after them.
+        rounds: one record a finished round.
+        lanes: by the factors that train together, such as "B" or "A+B".
+        ledger_heads: by site, its newest signed commitment to its ledger, which it gets back with the next offer.
+        base_digest: of the base model; empty in a run that an older version began.
+        delivered: sites that confirmed the end, with the last adapter's digest; empty where they have no part in it.
+        ended_early: why no further round comes, in words; empty as long as one may, and in a run that has them all.
+    """
+
+    run_id: str
+    job_digest: str
+    next_round: int
+    adapter: AdapterState
+    rounds: tuple[RoundRecord, ...] = field(default=())
+    lanes: Mapping[str, Lane] = field(default_factory=dict)
+    ledger_heads: Mapping[str, str] = field(default_factory=dict)
+    base_digest: str = ""
+    delivered: Mapping[str, str] = field(default_factory=dict)
+    ended_early: str = ""
+
+    def lane(self, name: str) -> Lane:
+        """A lane as it stands; an empty one before its first round."""
+        return self.lanes.get(name, Lane())
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How far a run has got.
+
+    Attributes:
+        rounds: finished ones.
+        adapter_digest: of the adapter after them.
+        delivered: sites that have confirmed the last one.
+        told: sites that have confirmed the end and have no part in it.
+        ended_early: as in Checkpoint.
+    """
+
+    rounds: int = 0
+    adapter_digest: str = ""
+    delivered: tuple[str, ...] = ()
+    told: tuple[str, ...] = ()
+    ended_early: str = ""
+
+
+class _Stored(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+
+class _AdapterEntry(_Stored):
+    digest: _Digest
+    factors: dict[str, _Digest] = Field(min_length=1)
+
+
+class _LaneEntry(_Stored):
+    optimizer_state: _Digest
+    value_range: float | None
+
+
+class _Manifest(_Stored):
+    """What checkpoint.json holds."""
+
+    schema_: Literal[3] = Field(default=SCHEMA, alias="schema")
+    run_id: str
+    job_digest: str
+    next_round: int
+    adapter: _AdapterEntry
+    rounds: tuple[RoundRecord, ...]
+    lanes: dict[str, _LaneEntry]
+    ledger_heads: dict[str, str] = Field(default_factory=dict)
+    base_digest: str
+    delivered: dict[str, str]
+    ended_early: str = Field(default="", exclude_if=lambda why: not why)
+
+
+class Registry:
+    """The folder of one run's versions.
+
+    Args:
+        folder: made when missing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        try:
+            for name in ("adapters", "state"):
+                (folder / name).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _cannot_write(folder, error.strerror or type(error).__name__) from error
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Store a checkpoint; what it refers to is durable before it is.
+
+        Raises:
+            CheckpointError: the disk is full or the folder cannot be written; the last checkpoint still stands.
+        """
+        factors = factor_digests(checkpoint.adapter)
+        for factor, digest in factors.items():
+            self._put(f"adapters/{digest}.safetensors", checkpoint.adapter.select((factor,)).to_bytes)
+        lanes = {}
+        for name, lane in checkpoint.lanes.items():
+            digest = hashlib.sha256(lane.optimizer_state).hexdigest()
+            self._put(f"state/{digest}.bin", partial(bytes, lane.optimizer_state))
+            lanes[name] = _LaneEntry(optimizer_state=digest, value_range=lane.value_range)
+        manifest = _Manifest(
+            run_id=checkpoint.run_id,
+            job_digest=checkpoint.job_digest,
+            next_round=checkpoint.next_round,
+            adapter=_AdapterEntry(digest=checkpoint.adapter.digest(), factors=factors),
+            rounds=checkpoint.rounds,
+            lanes=lanes,
+            ledger_heads=dict(checkpoint.ledger_heads),
+            base_digest=checkpoint.base_digest,
+            delivered=dict(checkpoint.delivered),
+            ended_early=checkpoint.ended_early,
+        )
+        write_atomically(self._folder / "checkpoint.json", manifest.model_dump_json(by_alias=True, indent=1).encode())
+        self._forget_states_but({lane.optimizer_state for lane in lanes.values()})
+
+    def load(self) -> Checkpoint | None:
+        """The last checkpoint; None when there is none.
+
+        Raises:
+            CheckpointError: it is damaged, of a version that cannot be read, or a file that it names is missing or
+                altered.
+        """
+        manifest = _manifest_in(self._folder)
+        if manifest is None:
+            return None
+        try:
+            return Checkpoint(
+                run_id=manifest.run_id,
+                job_digest=manifest.job_digest,
+                next_round=manifest.next_round,
+                adapter=self._adapter(manifest.adapter),
+                rounds=manifest.rounds,
+                lanes={
+                    name: Lane(self._state(lane.optimizer_state), lane.value_range)
+                    for name, lane in manifest.lanes.items()
+                },
+                ledger_heads=manifest.ledger_heads,
+                base_digest=manifest.base_digest,
+                delivered=manifest.delivered,
+                ended_early=manifest.ended_early,
+            )
+        except (OSError, ValueError, AdapterError) as error:
+            raise _damaged(self._folder, error) from error
+
+    def adapter_after(self, record: RoundRecord) -> AdapterState:
+        """The adapter after a finished round.
+
+        Raises:
+            CheckpointError: a file of it is missing or altered, or an older version did not note which ones they are.
+        """
+        try:
+            return self._adapter(_AdapterEntry(digest=record.adapter_digest, factors=record.factors))
+        except (OSError, ValueError, AdapterError) as error:
+            raise CheckpointError(
+                f"{self._folder}: the adapter after round {record.round_index + 1} cannot be read",
+                found=type(error).__name__ if record.factors else "a round of an older Yoriai version",
+            ) from error
+
+    def _adapter(self, entry: _AdapterEntry) -> AdapterState:
+        parts = [
+            AdapterState.from_bytes((self._folder / "adapters" / f"{digest}.safetensors").read_bytes())
+            for digest in entry.factors.values()
+        ]
+        whole = parts[0]
+        for part in parts[1:]:
+            whole = whole.merged_with(part)
+        if whole.digest() != entry.digest:
+            raise CheckpointError(f"{self._folder}: a stored adapter was altered", remedy="start the run again")
+        return whole
+
+    def _state(self, digest: str) -> bytes:
+        data = (self._folder / "state" / f"{digest}.bin").read_bytes()
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise CheckpointError(f"{self._folder}: a stored optimizer state was altered", remedy="start the run again")
+        return data
+
+    def _put(self, name: str, content: Callable[[], bytes]) -> None:
+        path = self._folder / name
+        if not path.exists():
+            write_atomically(path, content())
+
+    def _forget_states_but(self, digests: Collection[str]) -> None:
+        """Adapters of past rounds are versions worth keeping; past states of the optimizer serve nobody."""
+        for path in (self._folder / "state").glob("*.bin"):
+            if path.stem not in digests:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+
+
+def last_checkpoint(registry: Registry, digest: str, run_id: str) -> Checkpoint | None:
+    """What a run goes on from; None when nothing is stored.
+
+    Raises:
+        CheckpointError: the stored run belongs to another job, or is damaged.
+    """
+    stored = registry.load()
+    if stored is not None and (stored.job_digest, stored.run_id) != (digest, run_id):
+        raise CheckpointError(
+            "the stored run belongs to another job",
+            remedy="resume with the job and base model it was started with, or choose another folder",
+        )
+    return stored
+
+
+def summary_of(folder: Path) -> Summary:
+    """How far the run in a folder has got, without reading an adapter or making anything; nothing done at first.
+
+    Raises:
+        CheckpointError: as `Registry.load`.
+    """
+    manifest = _manifest_in(folder)
+    if manifest is None:
+        return Summary()
+    delivered = sorted(site for site, digest in manifest.delivered.items() if digest)
+    told = sorted(manifest.delivered.keys() - set(delivered))
+    return Summary(
+        manifest.next_round, manifest.adapter.digest, tuple(delivered), tuple(told), ended_early=manifest.ended_early
+    )
+
+
+def _manifest_in(folder: Path) -> _Manifest | None:
+    path = folder / "checkpoint.json"
+    try:
+        manifest = _Manifest.model_validate_json(json.dumps(migrated(json.loads(path.read_bytes()), path)))
+        if len(manifest.rounds) != manifest.next_round:
+            raise ValueError
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise _damaged(folder, error) from error
+    return manifest
+
+
+def _damaged(folder: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{folder / 'checkpoint.json'}, or a file that it names, is damaged or missing",
+        found=type(error).__name__,
+        remedy="start the run again in a new folder",
+    )
+
+
+def factor_digests(adapter: AdapterState) -> dict[str, str]:
+    """The digest of each factor over all maps, by which it is stored."""
+    return {factor: adapter.select((factor,)).digest() for factor in adapter.factors()}
+
+
+def write_atomically(path: Path, data: bytes) -> Path:
+    """Replace a file of a run, as `yoriai.system.files.write_atomically`; an error says that the run can be resumed.
+
+    Raises:
+        CheckpointError: the disk is full or the place cannot be written.
+    """
+    try:
+        return files.write_atomically(path, data)
+    except StorageError as error:
+        raise _cannot_write(path, error.found) from error
+
+
+def _cannot_write(path: Path, found: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path} cannot be written",
+        found=found,
+        remedy="make room or choose another folder, then resume; the last checkpoint is intact",
+    )

@@ -1,0 +1,186 @@
+"""The server's long-lived process: keeps Flower's SuperLink alive, its nodes registered, and the queue of jobs moving.
+
+One job runs at a time. Flower cannot resume a run; when one ends before its job does, the keeper starts another for the
+same job, which goes on from the last stored round. Whether a coordinator is at work is told by the lock that it holds,
+not by what Flower says of it: after a SuperLink was killed, the old coordinator may live on for a while and knows
+nothing yet.
+
+    tick   bring the nodes up to the members -> look at the first live job -> start it, wait, or begin it again
+"""
+
+import os
+import sys
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+from yoriai.errors import RoundError, YoriaiError
+from yoriai.flower import environment
+from yoriai.server.flower.flower_control import SERVER_VARIABLE, FlowerControl, KeyInUse
+from yoriai.server.flower.nodes import NodeBook
+from yoriai.server.folder.server_folder import ServerFolder
+from yoriai.server.service.job_store import JobStore, StoredJob
+from yoriai.system.log import EventLog
+from yoriai.system.processes import kill
+from yoriai.system.supervisor import Supervisor
+
+_TICK_S = 1.0
+_NODES_S = 5.0
+_AGAIN_S = 10.0
+# From `flwr run` to the coordinator's lock. Beyond it Flower's executor has died, which the SuperLink does not notice.
+_START_S = 90.0
+# A coordinator that is cancelled looks up every second, but for one that waits within Flower.
+_CANCEL_S = 15.0
+
+
+def superlink_command(folder: ServerFolder) -> list[str]:
+    """The command line of Flower's SuperLink; it serves nodes and control on one port of loopback."""
+    return [
+        *(sys.executable, "-P", str(Path(__file__).with_name("superlink.py"))),
+        *("--host", "127.0.0.1", "--port", str(folder.config().control_port)),
+        *("--ssl-ca-certfile", str(folder.tls_ca)),
+        *("--ssl-certfile", str(folder.tls_certificate), "--ssl-keyfile", str(folder.tls_key)),
+        *("--database", str(folder.database)),
+        "--enable-supernode-auth",
+        "--disable-runtime-dependency-installation",
+    ]
+
+
+class Keeper:
+    """See the module.
+
+    Args:
+        folder: of the server.
+        log: told of every event.
+    """
+
+    def __init__(self, folder: ServerFolder, log: EventLog) -> None:
+        self._folder, self._log = folder, log
+        self._flower = FlowerControl(folder.flower_home)
+        self._nodes = NodeBook.of(folder.flower_home)
+        self._jobs = JobStore(folder.jobs)
+        self._superlink = self._supervised()
+        self._up = False
+        self._next_look = 0.0
+        self._last_fault = ""
+
+    def run(self, stop: threading.Event) -> None:
+        """Keep the server until told to stop; the SuperLink, and a coordinator at work, end with it."""
+        self._superlink.start()
+        try:
+            while not stop.wait(_TICK_S):
+                try:
+                    self._tick()
+                except (YoriaiError, OSError) as error:
+                    self._say_once(error)
+        finally:
+            self._superlink.stop(grace_s=10.0)
+            self._end_coordinators()
+
+    def _tick(self) -> None:
+        if not self._up:
+            self._up = self._flower.is_up()
+            if not self._up:
+                return
+            self._log.event("superlink_up")
+        self._register()
+        live = self._jobs.live()
+        if live:
+            self._look_after(live[0])
+
+    def _register(self) -> None:
+        """Bring Flower's nodes up to the members, every now and then: certificates are verified anew each time."""
+        if time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + _NODES_S
+        wanted = self._folder.node_keys(datetime.now(UTC))
+        if self._nodes.is_up_to(wanted):
+            return
+        try:
+            self._nodes.bring_up_to(wanted, self._flower, self._log)
+        except KeyInUse:
+            self._log.event("database_begun_anew")
+            self._restart_superlink(forgetful=True)
+
+    def _look_after(self, job: StoredJob) -> None:
+        """Do what the first live job needs; nothing while a coordinator is at work on it."""
+        state = job.state()
+        if job.coordinator() is not None:
+            if state.phase == "cancelling" and time.time() - state.since > _CANCEL_S:
+                self._end_coordinators()  # It hangs in an exchange, or in a wait that nobody can end.
+        elif state.phase == "cancelling":
+            self._flower.stop(state.flower_run)
+            job.change(phase="cancelled", only_from=("cancelling",))
+            self._log.event("cancelled", job=job.run_id)
+        elif state.phase == "running":
+            # It ended without a word, and so was killed; `_give_up` would have left another phase.
+            self._log.event("coordinator_died", job=job.run_id)
+            job.begin_again("its coordinator ended without a word", only_from=("running",))
+        elif state.phase == "starting" and time.time() - state.since > _START_S:
+            self._log.event("not_started", job=job.run_id)
+            job.begin_again("Flower has not started its coordinator", only_from=("starting",))
+            self._restart_superlink()
+        elif state.phase == "queued" and time.time() >= state.not_before:
+            self._start(job)
+
+    def _start(self, job: StoredJob) -> None:
+        """Give a job to Flower. The phase comes first: the coordinator looks for it."""
+        if job.change(phase="starting", only_from=("queued",)).phase != "starting":
+            return
+        try:
+            flower_run = self._flower.run(self._folder.bundle, job.run_id)
+        except RoundError as error:
+            later = time.time() + _AGAIN_S
+            job.change(phase="queued", only_from=("starting",), not_before=later, error=str(error))
+            self._up = self._flower.is_up()
+            raise
+        starts = job.change(flower_run=flower_run, starts=job.state().starts + 1).starts
+        self._log.event("job_started", job=job.run_id, flower_run=flower_run, starts=starts)
+
+    def _supervised(self) -> Supervisor:
+        folder = self._folder
+        return Supervisor(
+            "superlink",
+            superlink_command(folder),
+            environment={**environment(folder.flower_home), SERVER_VARIABLE: str(folder.path.resolve())},
+            log=self._log,
+            output=folder.log / "superlink.log",
+            on_restart=self._superlink_restarts,
+        )
+
+    def _superlink_restarts(self) -> None:
+        """A coordinator of the SuperLink that died can reach nobody any more, and would hold up the next."""
+        self._up = False
+        try:
+            self._end_coordinators()
+        except (YoriaiError, OSError) as error:  # Nothing may keep the SuperLink from being started again.
+            self._say_once(error)
+
+    def _restart_superlink(self, *, forgetful: bool = False) -> None:
+        """Stop Flower's SuperLink and start another.
+
+        Args:
+            forgetful: without its database and the book of nodes, which then do not belong together. Neither holds
+                anything but nodes and runs.
+        """
+        self._superlink.stop(grace_s=10.0)
+        self._superlink_restarts()
+        if forgetful:
+            for path in (self._nodes.path, *self._folder.database.parent.glob(self._folder.database.name + "*")):
+                path.unlink(missing_ok=True)
+        self._superlink = self._supervised()
+        self._superlink.start()
+
+    def _end_coordinators(self) -> None:
+        """Kill coordinators that are at work; their jobs lose nothing that was stored."""
+        for job in self._jobs.jobs():
+            holder = job.coordinator()
+            if holder is not None:
+                kill(holder, os.geteuid())
+
+    def _say_once(self, error: Exception) -> None:
+        """A fault that lasts is one line, not one a second."""
+        if str(error) != self._last_fault:
+            self._last_fault = str(error)
+            self._log.event("fault", error=self._last_fault)

@@ -1,0 +1,1 @@
+"""Attacks on the guarantee: canaries, hostile jobs, and what an attacker could have learnt."""

@@ -1,0 +1,1 @@
+"""Benchmarks: of rules, of secure aggregation, and of a deployment."""

@@ -1,0 +1,148 @@
+"""Daemons of one or more sites in one process, each as `yoriai site start DIR --only daemon` runs it, without training.
+
+    python -m yoriai.simulations.bench.deploy.daemons DIR ...
+
+Socket, desk, policy, ledger, keys, windows, masks and the stored adapter are a site's own. Only the gradients are not:
+an update is random values, of the size that training would make. Where the noise is distributed, one random gradient is
+clipped, rotated, rounded and noised as a real one.
+"""
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+
+from yoriai import wire
+from yoriai.client.daemon.daemon import Reception, harden
+from yoriai.client.daemon.daemon_config import DaemonConfig, config_in
+from yoriai.client.daemon.daemon_site import open_site
+from yoriai.client.daemon.desk import Desk, OpenSite
+from yoriai.client.daemon.listener import Listener
+from yoriai.client.daemon.signals import wake_up_call
+from yoriai.client.model.tasks import TaskHead
+from yoriai.client.site.job import Round
+from yoriai.client.site.site import SiteHooks
+from yoriai.client.training.shared_round import SharedSum, skellam_table
+from yoriai.client.training.train import LocalUpdate
+from yoriai.errors import TrainingError
+from yoriai.privacy.distributed.rotation import Rotation
+from yoriai.privacy.distributed.shared_noise import RoundedSum
+from yoriai.privacy.dp.accounting import SampledGaussian
+from yoriai.privacy.dp.randomness import RandomSource
+from yoriai.privacy.job_terms.round_noise import shares_event
+from yoriai.simulations.bench.deploy.figures import WORKED
+from yoriai.strategies.adapter import AdapterState
+from yoriai.system.log import EventLog
+
+_SIZE = np.float32(1e-3)
+# transformers sets the default type for all threads while it loads a model.
+_opening = threading.Lock()
+
+_Progress = Callable[[int], None] | None
+
+
+def random_update(this: Round, head: TaskHead, source: RandomSource, progress: _Progress) -> LocalUpdate:
+    """In place of `local_update`: random values in the shapes of the round's factors, and the event of the plan.
+
+    Raises:
+        TrainingError: the plan's noise is not the site's own.
+    """
+    event = this.plan.event()
+    if not isinstance(event, SampledGaussian):
+        raise TrainingError("the benchmark has no updates without privacy")
+    generator = np.random.default_rng()
+    start = this.start.select(this.plan.factors).tensors
+    values = {name: _SIZE * generator.standard_normal(value.shape, np.float32) for name, value in start.items()}
+    return LocalUpdate(AdapterState(values), event)
+
+
+def random_sum(
+    this: Round, head: TaskHead, source: RandomSource, progress: _Progress, *, rotation_seed: bytes
+) -> SharedSum:
+    """In place of `shared_sum`: one random gradient, with the site's real share of the noise.
+
+    Raises:
+        TrainingError: the plan shares no noise.
+    """
+    plan = this.plan
+    if plan.shared is None:
+        raise TrainingError("a round whose noise is not distributed has no sum to share")
+    noise, n_params = plan.shared.noise, plan.shared.n_params
+    total = RoundedSum(noise, Rotation(rotation_seed, n_params), plan.clip_norm, source)
+    total.add(np.random.default_rng().standard_normal((1, n_params), np.float32))
+    return SharedSum(total.release(skellam_table(noise.share_variance)), shares_event(noise, plan.sampling_rate))
+
+
+def stage_of(header: Mapping[str, object]) -> str:
+    """The stage that a message belongs to, by the names of the coordinator's log."""
+    kind = str(header.get("kind", ""))
+    named = {
+        "job_offer": "offer",
+        "window_request": wire.WINDOW_STAGES[0],
+        "train_request": wire.SLOT_STAGES[0],
+        "delivery": wire.DELIVERY_STAGE,
+    }
+    return named.get(kind) or str(header.get("stage") or kind)
+
+
+class TimedSite:
+    """A site that logs how long it worked on each message."""
+
+    def __init__(self, site: OpenSite, name: str, log: EventLog) -> None:
+        self._site, self._name, self._log = site, name, log
+        self.afterwards, self.budget, self.close = site.afterwards, site.budget, site.close
+
+    def handle(self, data: bytes) -> bytes:
+        """Answer, and log the seconds."""
+        stage, started = stage_of(wire.peek(data)), time.monotonic()
+        reply = self._site.handle(data)
+        self._log.event(WORKED, site=self._name, stage=stage, seconds=round(time.monotonic() - started, 4))
+        return reply
+
+
+def _opened(config: DaemonConfig, log: EventLog, checkpoint: Callable[[], None]) -> OpenSite:
+    with _opening:
+        site = open_site(config, log, checkpoint, SiteHooks(train=random_update, share=random_sum))
+    return TimedSite(site, config.site.name, log)
+
+
+def serve(folders: Sequence[Path], log: EventLog) -> None:
+    """Be the daemons of these sites until SIGTERM, SIGINT or SIGHUP. Call it in a process's main thread.
+
+    Raises:
+        YoriaiError: a site cannot be opened.
+    """
+    harden()
+    configs = [config_in(folder) for folder in folders]
+    with ExitStack() as stack:
+        listeners = [stack.enter_context(Listener(config.socket)) for config in configs]
+        woken, wake = stack.enter_context(wake_up_call())
+        desks, receptions = [], []
+        for config, listener in zip(configs, listeners, strict=True):
+            desk = Desk(
+                lambda checkpoint, config=config: _opened(config, log, checkpoint),  # type: ignore[misc]
+                log,
+                waiting=config.waiting,
+                on_failure=wake,
+            )
+            desk.start()
+            desks.append(desk)
+            # Each looks at the one socket that wakes them all, and takes nothing from it.
+            receptions.append(threading.Thread(target=Reception(config, desk, log).receive, args=(listener, woken)))
+            receptions[-1].start()
+        for reception in receptions:
+            reception.join()
+        for listener, desk in zip(listeners, desks, strict=True):
+            listener.stop()
+            desk.finish(grace_s=0.0)
+    for desk in desks:
+        if desk.failure is not None:
+            raise desk.failure
+
+
+if __name__ == "__main__":
+    serve([Path(folder) for folder in sys.argv[1:]], EventLog(sys.stderr, as_json=True))

@@ -1,0 +1,114 @@
+"""Consortium, server and sites on one machine, each in a folder, made by the functions that the commands call."""
+
+import secrets
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from yoriai.client.folder import enrol as of_site
+from yoriai.client.folder.server_ca import install_ca, read_server_ca
+from yoriai.client.folder.site_folder import SiteFolder, make_site
+from yoriai.config import server_of, site_of
+from yoriai.privacy.identity.federation_folder import (
+    AUTHORITY,
+    COORDINATOR,
+    REVOCATIONS,
+    ROSTER,
+    certificate_file,
+    found_federation,
+    unlocked,
+)
+from yoriai.privacy.identity.membership import Terms
+from yoriai.server.folder import enrol as of_server
+from yoriai.server.folder.making import make_server
+from yoriai.server.folder.server_folder import ServerFolder
+from yoriai.simulations.bench.deploy.plan import Asked, write_records
+
+_NAME = "bench"
+_VALID_FOR = timedelta(days=7)
+_AUTHORITY_VALID_FOR = timedelta(days=30)
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """The folders of a deployment, enrolled and ready to be started."""
+
+    server: ServerFolder
+    sites: Sequence[SiteFolder]
+
+
+def make_deployment(folder: Path, asked: Asked, base: Path) -> Deployment:
+    """Make all folders, and have the consortium sign everybody's request.
+
+    Args:
+        folder: new or empty.
+        base: the base model's folder.
+
+    Raises:
+        YoriaiError: as the commands.
+    """
+    now = datetime.now(UTC)
+    port, control_port = _free_ports(2)
+    settings = {"name": "office", "hosts": ["localhost"], "port": port, "control_port": control_port}
+    server = make_server(folder / "server", server_of(settings, {}), None, now=now)
+    sites = [_make_site(folder, name, f"localhost:{port}", asked, base) for name in asked.names]
+    office = _sign(folder / "consortium", server, sites, now)
+    _install(office, server, sites, now)
+    return Deployment(server, sites)
+
+
+def _make_site(folder: Path, name: str, server: str, asked: Asked, base: Path) -> SiteFolder:
+    settings = {
+        "name": name,
+        "records.folder": str(write_records(folder / "records", name)),
+        "base.model": str(base),
+        "server.address": server,
+        "policy.approve": "auto",
+        "policy.epsilon_budget": 1000.0,
+        "policy.allow_distributed_noise": asked.noise == "distributed",
+    }
+    return make_site(folder / name, site_of(settings, {}))
+
+
+def _sign(office: Path, server: ServerFolder, sites: Sequence[SiteFolder], now: datetime) -> Path:
+    """Found a consortium that admits every site and certifies the coordinator."""
+    passphrase = secrets.token_hex().encode()
+    found_federation(office, _NAME, passphrase, now=now, valid_for=_AUTHORITY_VALID_FOR)
+    with unlocked(office, passphrase, now=now) as opened:
+        federation = opened.federation
+        for site in sites:
+            request = of_site.write_request(site)
+            federation = federation.admitted(opened.authority, request, Terms(), now=now, valid_for=_VALID_FOR)
+        opened.save(federation.with_roster(opened.authority, now=now, valid_for=_VALID_FOR))
+    with unlocked(office, passphrase, now=now) as opened:
+        opened.certify(of_server.write_request(server), now=now, valid_for=_VALID_FOR)
+    return office
+
+
+def _install(office: Path, server: ServerFolder, sites: Sequence[SiteFolder], now: datetime) -> None:
+    authority, roster, revocations = office / AUTHORITY, office / ROSTER, office / REVOCATIONS
+    server_ca = read_server_ca(server.public_ca.read_bytes(), now=now)
+    certificates = [certificate_file(office, site.config().name) for site in sites]
+    for site, certificate in zip(sites, certificates, strict=True):
+        papers = of_site.Papers.read(certificate, authority, roster, revocations)
+        of_site.install(site, of_site.check_papers(site, papers, now=now))
+        install_ca(site, server_ca)
+    paths = {
+        "coordinator": office / COORDINATOR,
+        "authority": authority,
+        "roster": roster,
+        "revocations": revocations,
+    }
+    standing = of_server.check_papers(server, of_server.Papers.read(paths, certificates), now=now)
+    of_server.install(server, standing)
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports of loopback that nobody uses now."""
+    trials = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [int(trial.getsockname()[1]) for trial in trials]
+    for trial in trials:
+        trial.close()
+    return ports

@@ -1,0 +1,1 @@
+"""What a job would cost and send, worked out before it runs."""

@@ -1,0 +1,152 @@
+"""`yoriai bench`: measurements that anybody can repeat."""
+
+import datetime
+import json
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+bench = typer.Typer(help="Measure Yoriai on this machine.", no_args_is_help=True)
+
+
+@bench.command()
+def secagg(
+    params: Annotated[int, typer.Option(min=1, help="Parameters of one update.")] = 10_000_000,
+    sites: Annotated[int, typer.Option(min=3, help="Sites of the round.")] = 100,
+    dropped: Annotated[int, typer.Option(min=0, help="Sites that drop out after masking keys are agreed.")] = 10,
+    neighbours: Annotated[int, typer.Option(min=1, help="Neighbours that the measured site masks with.")] = 10,
+    bits: Annotated[int, typer.Option(min=2, max=32, help="Bits of one quantised value.")] = 16,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Secure aggregation beside Flower's own functions, in one process: bytes, site's and coordinator's seconds."""
+    from yoriai.simulations.bench.secagg import bench_secagg
+
+    found = bench_secagg(params, sites, dropped, neighbours, bits)
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+        return
+    table = Table("", "Yoriai", "Flower", "ratio", box=None, pad_edge=False)
+    for key in ("upload_bytes_per_param", "site_seconds", "coordinator_seconds"):
+        table.add_row(
+            key.replace("_", " "), f"{found[key]:.3f}", f"{found['flower'][key]:.3f}", f"{found['ratio'][key]:.2f}"
+        )
+    Console().print(table)
+
+
+@bench.command()
+def rules(
+    data: Annotated[str, typer.Option("--data", help="excavators or commands.")] = "excavators",
+    epsilon: Annotated[
+        list[str] | None,
+        typer.Option("--epsilon", help="Of each training by itself: a number or none; may be given several times."),
+    ] = None,
+    rule: Annotated[list[str] | None, typer.Option("--rule", help="May be given several times; default: all.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Splits that the final trainings are done on.")] = 3,
+    jobs: Annotated[int, typer.Option(min=1, help="Worker processes, of one thread each.")] = 2,
+    layers: Annotated[str, typer.Option(help="Layers with an adapter: all, or last:K.")] = "last:1",
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of each training.")] = 24,
+    noise: Annotated[str, typer.Option("--noise", help="local, or distributed.")] = "local",
+    sites: Annotated[
+        int | None, typer.Option("--sites", min=2, help="Deal the records out to so many sites (Dirichlet 0.5).")
+    ] = None,
+    setting: Annotated[
+        str | None, typer.Option("--setting", help="OPTIMIZER:RATE:CLIP for every training, in place of the search.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the measurements; an old one is gone on with.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """The rules, each tuned with the same effort on validation records, then measured on test records over splits.
+
+    The search for settings looks at private records and is charged to nobody: epsilon covers one training, not the
+    search. Whoever chooses settings on private records must charge every training that was tried.
+
+    With the defaults some hundred trainings of half a minute; what is measured is kept, so it may be interrupted.
+    """
+    from yoriai.server.round.registry import write_atomically
+    from yoriai.simulations.bench.rules import tables
+    from yoriai.simulations.bench.rules.combining import combine_seconds
+    from yoriai.simulations.bench.rules.plan import Scale, setting_of
+    from yoriai.simulations.bench.rules.run import Asked, run
+    from yoriai.simulations.bench.rules.store import Store
+    from yoriai.simulations.cli.options import epsilon_of, mode_of
+    from yoriai.simulations.scenarios import get_scenario
+    from yoriai.strategies.rule import get_rule, rule_names
+
+    get_scenario(data)
+    shared = mode_of(noise) == "distributed"
+    asked = Asked(
+        data=data,
+        rules=tuple(get_rule(name).name for name in (rule or rule_names()) if rule or _goes(name, shared)),
+        epsilons=tuple(epsilon_of(text) for text in (epsilon or ["8"])),
+        seeds=seeds,
+        scale=Scale(layers=layers, rounds=rounds, noise=noise, sites=sites),
+        jobs=jobs,
+        say=lambda line: typer.echo(line, err=True),
+        setting=setting_of(setting) if setting else None,
+    )
+    folder = out or Path("runs") / f"bench-rules-{data}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    typer.echo(f"measurements in {folder}", err=True)
+    found = run(asked, Store(folder / "trainings.jsonl"))
+    document = tables.as_json(found, " ".join(["yoriai", *sys.argv[1:]]), combine_seconds())
+    table = tables.rows(document["results"], document["trained_nothing"])
+    write_atomically(folder / "rules.json", json.dumps(document, indent=1).encode())
+    write_atomically(folder / "rules.md", f"{tables.markdown(table)}\n{tables.NOT_COVERED}\n".encode())
+    if as_json:
+        typer.echo(json.dumps(document, indent=1))
+        return
+    printed = Table(*table[0], box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for row in table[1:]:
+        printed.add_row(*row)
+    console = Console()
+    console.print(printed)
+    console.print(tables.NOT_COVERED, highlight=False)
+
+
+@bench.command()
+def deploy(
+    sites: Annotated[int, typer.Option(min=2, help="Sites, each with a SuperNode of about 300 MB.")] = 4,
+    params: Annotated[int, typer.Option(min=1, help="Trained parameters of the adapter, at least.")] = 1_000_000,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of the job.")] = 3,
+    noise: Annotated[str, typer.Option("--noise", help="local, or distributed.")] = "local",
+    large: Annotated[bool, typer.Option("--large", help="50 million parameters: 200 MB in fp32.")] = False,
+    folder: Annotated[
+        Path | None, typer.Option("--folder", help="Where to make the deployment and keep it, with its logs.")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there.")] = None,
+) -> None:
+    """A deployment on this machine, without training: nginx, SuperLink, SuperNodes, daemons, ledgers, masks are real.
+
+    Up to four sites' daemons have a process each, more share one.
+    """
+    from yoriai.server.round.registry import write_atomically
+    from yoriai.simulations.bench.deploy.plan import LARGE_PARAMS, Asked
+    from yoriai.simulations.bench.deploy.run import bench_deploy
+    from yoriai.simulations.bench.deploy.table import rows
+    from yoriai.simulations.cli.options import mode_of
+
+    asked = Asked(sites, LARGE_PARAMS if large else params, rounds, mode_of(noise))
+    with TemporaryDirectory(prefix="yoriai-", ignore_cleanup_errors=True) as temporary:  # A process may end late.
+        place = folder or Path(temporary)
+        place.mkdir(parents=True, exist_ok=True)
+        found = bench_deploy(asked, place.resolve(), lambda line: typer.echo(line, err=True))
+    document = {"command": " ".join(["yoriai", *sys.argv[1:]]), **found}
+    if json_file is not None:
+        write_atomically(json_file, json.dumps(document, indent=1).encode())
+    table = Table("", "", box=None, pad_edge=False, show_header=False)
+    for what, figure in rows(document):
+        table.add_row(what, figure)
+    Console().print(table)
+
+
+def _goes(rule: str, shared: bool) -> bool:
+    """Whether a rule can do with the sum that distributed noise leaves."""
+    from yoriai.strategies.rule import get_rule
+
+    return not shared or get_rule(rule).sum_suffices

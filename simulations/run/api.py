@@ -1,0 +1,304 @@
+"""`simulate`: from a job and records to a report, in a run's folder that can be resumed.
+
+RUN/
+  job.toml  run.json  .lock   what runs, and on which data (run_folder.py)
+  checkpoint.json  adapters/  state/   the coordinator's (server/round/registry.py)
+  ledgers/                    one a site
+  measurements.json  seconds.json      what the test records said so far, and how long it took
+  compare/                    the comparisons' own checkpoints and ledgers
+  adapter/                    PEFT's format, with task.json (labels, prior, template)
+  personal/SITE/              the same of each site's own adapter, where the job asks for them (personal.py)
+  report.json  report.html  figures/
+"""
+
+import datetime
+import json
+import uuid
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from yoriai import config
+from yoriai.client.model.lora import save_peft
+from yoriai.client.model.tasks import LabelHead
+from yoriai.client.model.workbench import Workbench
+from yoriai.config import JobConfig
+from yoriai.errors import CheckpointError, ConfigError
+from yoriai.server.round.registry import Checkpoint, Registry, write_atomically
+from yoriai.simulations.report.file import REPORT_FILE, load_report, write_report
+from yoriai.simulations.report.report import Report
+from yoriai.simulations.run import compare, run_folder
+from yoriai.simulations.run.experiment import DataSource, Experiment, noise_multiplier, resolve
+from yoriai.simulations.run.federation import Federation, Outcome, run_federation
+from yoriai.simulations.run.fitted import Fitted, fit
+from yoriai.simulations.run.measuring import Measurements, TestBench
+from yoriai.simulations.run.personal import Personal, PersonalRun, personal_adapters
+from yoriai.simulations.run.progress import Observer, Silent
+from yoriai.simulations.run.reporting import Measured, build_report, describe
+from yoriai.simulations.run.run_folder import StoredRun
+from yoriai.simulations.run.timing import Stopwatch
+from yoriai.simulations.scenarios.partition import DEFAULT_TEMPLATES
+from yoriai.strategies.adapter import AdapterState
+from yoriai.strategies.rule import get_rule
+
+ENGINES = ("inprocess", "flower")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a run is done, beside what it does.
+
+    Attributes:
+        engine: `inprocess` or `flower`.
+        compare: also train each site alone, without privacy, and at one place.
+        noise_seed: tests only; repeatable noise voids every guarantee.
+    """
+
+    engine: str = "inprocess"
+    compare: bool = False
+    noise_seed: bytes | None = None
+
+
+@dataclass(frozen=True)
+class _Session:
+    """One sitting of a run: what it is, where, and the model and the clock it works with."""
+
+    experiment: Experiment
+    folder: Path
+    run_id: str
+    options: Options
+    fitted: Fitted
+    observer: Observer
+    watch: Stopwatch
+
+    @property
+    def job(self) -> JobConfig:
+        return self.experiment.job
+
+    @property
+    def workbench(self) -> Workbench:
+        return self.fitted.workbench
+
+
+def simulate(
+    job: JobConfig | Path | str | None = None,
+    *,
+    data: DataSource | Path | str | None = None,
+    settings: dict[str, object] | None = None,
+    out: Path | str | None = None,
+    options: Options | None = None,
+    observer: Observer | None = None,
+) -> Report:
+    """Run a federated training on this machine and return its report.
+
+    Args:
+        job: a job, or the path of a job file; None takes the defaults for the data.
+        data: a folder of sites, a file to split, or None for the excavator work orders.
+        settings: overrides by dotted key, such as {"privacy.epsilon": 4.0}.
+        out: the run's folder, new or empty; None makes one under `runs/`.
+        options: engine and comparisons.
+        observer: told of each advance.
+
+    Raises:
+        YoriaiError: whatever is wrong with job, records or budget, with a remedy. What does not fit is found before
+            the folder is made; later on the folder keeps what was finished.
+    """
+    options, observer = options or Options(), observer or Silent()
+    if options.engine not in ENGINES:
+        raise ConfigError("no such engine", found=options.engine, expected=" or ".join(ENGINES))
+    source = data if isinstance(data, DataSource) else DataSource(path=Path(data) if data is not None else None)
+    loaded = job if isinstance(job, JobConfig) or job is None else config.load_job(Path(job))
+    folder = Path(out) if out is not None else None
+    if folder is not None:
+        run_folder.must_be_free(folder)
+    experiment = resolve(loaded, source, settings)
+    folder = folder or new_folder(experiment.job.name)
+    run = StoredRun(
+        run_id=f"{experiment.job.name}-{uuid.uuid4().hex[:12]}",
+        data=source,
+        engine=options.engine,
+        compare=options.compare,
+        reason=experiment.reason,
+        labels_from_records=experiment.labels_from_records,
+        records_digest=experiment.records_digest(),
+    )
+    session = _open(experiment, folder, run.run_id, options, observer)
+    with run_folder.locked(folder):
+        run_folder.store(folder, experiment.job, run)
+        observer.say(f"run      {folder}")
+        return _run(session)
+
+
+def resume(
+    folder: Path | str, *, compare: bool = False, options: Options | None = None, observer: Observer | None = None
+) -> Report:
+    """Carry on a run that was interrupted, from its last finished round; a finished one is only reported again.
+
+    Args:
+        compare: do the comparisons, even if the run was started without them.
+        options: None repeats those the run was started with.
+
+    Raises:
+        CheckpointError: the folder holds no run, another process works on it, or the records are others now.
+    """
+    folder, observer = Path(folder), observer or Silent()
+    job, run = run_folder.load(folder)
+    options = options or Options(engine=run.engine, compare=run.compare or compare)
+    with run_folder.locked(folder):
+        if (done := _finished(folder, options)) is not None:
+            return done
+        experiment = replace(resolve(job, run.data), reason=run.reason, labels_from_records=run.labels_from_records)
+        if experiment.records_digest() != run.records_digest:
+            raise CheckpointError(
+                f"the records are not those that the run in {folder} began with",
+                remedy="put them back, or start a new run",
+            )
+        return _run(_open(experiment, folder, run.run_id, options, observer))
+
+
+def _finished(folder: Path, options: Options) -> Report | None:
+    """The report of a run that has nothing left to do."""
+    if not (folder / REPORT_FILE).exists():
+        return None
+    report = load_report(folder)
+    complete = report.status != "interrupted" and (not options.compare or compare.LAST in report.overall)
+    return report if complete else None
+
+
+def _open(experiment: Experiment, folder: Path, run_id: str, options: Options, observer: Observer) -> _Session:
+    """Load the base and see that job and records fit it, before anything is written."""
+    watch = Stopwatch(folder / "seconds.json", sorted(site.name for site in experiment.sites), observer)
+    fitted = fit(experiment, watch)
+    # Calibrated here, it is not taken for the coordinator's overhead.
+    noise_multiplier(experiment.job, fitted.n_params, len(experiment.sites))
+    watch.lap("load")
+    for line in describe(experiment, fitted.workbench, fitted.cut):
+        observer.say(line)
+    return _Session(experiment, folder, run_id, options, fitted, observer, watch)
+
+
+def _run(session: _Session) -> Report:
+    """Train, measure, compare and report whatever is not done yet."""
+    watch = session.watch
+    kept = Measurements(session.folder / "measurements.json")
+    bench = TestBench(session.job, session.experiment.sites, session.workbench, watch)
+    federation = Federation(
+        job=session.job,
+        sites=session.experiment.sites,
+        roster=session.experiment.roster(),
+        folder=session.folder,
+        run_id=session.run_id,
+        n_params=session.fitted.n_params,
+        engine=session.options.engine,
+        noise_seed=session.options.noise_seed,
+        observer=watch,
+        on_round=lambda checkpoint: _after_round(session, checkpoint, bench, kept),
+    )
+    stored = Registry(session.folder).load()
+    try:
+        if "base" not in kept:
+            kept.put("base", bench.measure(session.fitted.initial))
+        if stored is not None:  # The interruption may have come between a round and its measurement.
+            _measure_between(session, stored, bench, kept)
+        watch.lap("evaluate")
+        outcome = _trained(federation, session)
+        watch.lap("account")
+        if "federated" not in kept:
+            kept.put("federated", bench.measure(outcome.checkpoint.adapter))
+        watch.lap("evaluate")
+        _save_adapter(session, outcome.checkpoint.adapter, session.folder / "adapter")
+        personal = _personal(session, federation, outcome, kept, bench)
+        report = _report(session, outcome, personal, kept, bench)
+        if session.options.compare:
+            _compare(session, federation, kept, bench)
+            report = _report(session, outcome, personal, kept, bench)
+    finally:
+        watch.save()
+    return report
+
+
+def _trained(federation: Federation, session: _Session) -> Outcome:
+    try:
+        return run_federation(federation, session.workbench)
+    except BaseException:
+        session.watch.lap("train")
+        raise
+
+
+def _after_round(session: _Session, checkpoint: Checkpoint, bench: TestBench, kept: Measurements) -> None:
+    session.watch.lap("train")
+    _measure_between(session, checkpoint, bench, kept)
+    session.watch.lap("evaluate")
+    session.watch.save()
+
+
+def _measure_between(session: _Session, checkpoint: Checkpoint, bench: TestBench, kept: Measurements) -> None:
+    """Measure every few rounds; the last one is measured at the end anyway."""
+    every, done = session.job.evaluation.every, checkpoint.next_round
+    due = every and done % every == 0 and done < session.job.federation.rounds
+    if due and (name := f"round {done}") not in kept:
+        kept.put(name, bench.measure(checkpoint.adapter))
+
+
+def _personal(
+    session: _Session, federation: Federation, outcome: Outcome, kept: Measurements, bench: TestBench
+) -> Personal:
+    """The sites' own adapters, where the job asks for them."""
+    if not session.job.personal.rounds:
+        return Personal()
+
+    def save(adapter: AdapterState, folder: Path) -> None:
+        _save_adapter(session, adapter, folder)
+
+    personal = personal_adapters(PersonalRun(federation, outcome, session.workbench, bench, save), kept)
+    for site, reason in sorted(personal.without.items()):
+        session.observer.say(f"site {site} has no personal adapter: {reason}")
+    session.watch.lap("personal")
+    return personal
+
+
+def _compare(session: _Session, federation: Federation, kept: Measurements, bench: TestBench) -> None:
+    # The stopwatch times the federation's sites; those of comparisons are told to the observer alone.
+    for comparison in compare.comparisons(replace(federation, observer=session.observer)):
+        session.observer.say(f"compare  {comparison.name.replace('_', ' ')}")
+        compare.measure(comparison, replace(bench, observer=session.observer), session.workbench, kept)
+        session.watch.lap("compare")
+
+
+def _report(session: _Session, outcome: Outcome, personal: Personal, kept: Measurements, bench: TestBench) -> Report:
+    """Build the report and write it; done before the comparisons too, so that they cannot cost it."""
+    measured = Measured(
+        kept=kept,
+        bench=bench,
+        seconds=session.watch.parts(),
+        site_seconds=session.watch.sites(),
+        cut=session.fitted.cut,
+        engine=session.options.engine,
+        personal=personal,
+    )
+    now = datetime.datetime.now(datetime.UTC)
+    report = build_report(session.experiment, session.workbench, outcome, measured, created=now)
+    write_report(report, session.folder)
+    return report
+
+
+def _save_adapter(session: _Session, adapter: AdapterState, folder: Path) -> None:
+    """The adapter as PEFT reads it, and beside it what a classifier needs to answer."""
+    job = session.job
+    save_peft(session.workbench.model(job), get_rule(job.federation.rule).to_peft(adapter), folder)
+    head = session.workbench.head(job)
+    template = job.task.template or DEFAULT_TEMPLATES.get(job.task.kind)
+    task: dict[str, object] = {"kind": job.task.kind, "template": template}
+    if isinstance(head, LabelHead):
+        task |= {"labels": list(job.task.labels), "prior": head.prior.tolist()}
+    write_atomically(folder / "task.json", json.dumps(task, indent=1).encode())
+
+
+def new_folder(name: str) -> Path:
+    """A folder of its own for a run that starts now."""
+    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    return Path("runs") / f"{name}-{now}"
+
+
+def run_files(folder: Path) -> tuple[Path, ...]:
+    """What a reader of a finished run wants to open."""
+    return (folder / "report.html", folder / "report.json", folder / "adapter")

@@ -1,0 +1,181 @@
+"""The in-process engine: every site is an object, one base model in memory serves them all in turn."""
+
+import hashlib
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+
+from yoriai.client.model.workbench import Workbench
+from yoriai.client.records.records import SiteRecords, fingerprint
+from yoriai.client.records.units import unit_count
+from yoriai.client.site.personal import personal_event
+from yoriai.client.site.secure import SiteIdentity
+from yoriai.client.site.site import Site, SiteHooks
+from yoriai.config import JobConfig, PolicySection, SiteConfig
+from yoriai.privacy.dp.accounting import Event
+from yoriai.privacy.dp.randomness import RandomSource, SeededSource, SystemSource
+from yoriai.privacy.identity.instruction import SequenceMemory
+from yoriai.privacy.identity.roster import RosterMemory
+from yoriai.privacy.job_terms.noise_shares import all_rounds
+from yoriai.privacy.ledger.ledger import Ledger
+from yoriai.privacy.ledger.order import budget_for
+from yoriai.privacy.secagg.shamir import Entropy
+from yoriai.simulations.scenarios.consortium import Consortium
+
+_LOG = logging.getLogger(__name__)
+
+
+def seeded_entropy(seed: bytes, name: str) -> Callable[[int], Entropy]:
+    """Random bytes for a site's keys and rounding by round, for tests only.
+
+    The same in a resumed run, others when a process repeats a round.
+    """
+    attempts = Counter[int]()
+
+    def of_round(round_index: int) -> Entropy:
+        attempts[round_index] += 1
+        key = b"%b:%b:%d:%d" % (seed, name.encode(), round_index, attempts[round_index])
+        drawn = count()
+        return lambda n: hashlib.shake_256(b"%b:%d" % (key, next(drawn))).digest(n)
+
+    return of_round
+
+
+@dataclass(frozen=True)
+class SiteSpec:
+    """All that it takes to build a simulated site, here or in another process.
+
+    Attributes:
+        ledger_path: the site's ledger; kept with the run, so that a resumed run goes on charging it.
+        event: what a round of the job costs; None without privacy.
+        consortium: folder of the site's key and certificate; None without secure aggregation.
+        noise_seed: tests only; makes sampling, noise and keys repeatable and so voids every guarantee.
+    """
+
+    job: JobConfig
+    records: SiteRecords
+    ledger_path: Path
+    event: Event | None = None
+    consortium: Path | None = None
+    noise_seed: bytes | None = None
+
+    def site_config(self) -> SiteConfig:
+        """The policy of a simulated site: exactly what its job asks for, and nothing beyond."""
+        privacy = self.job.privacy
+        policy = PolicySection(
+            epsilon_budget=self.epsilon_budget(),
+            delta=privacy.delta,
+            unit=privacy.unit,
+            max_records=max(1, unit_count(self.records.train, privacy)),
+            min_sites=self.job.federation.min_sites,
+            rules=(self.job.federation.rule,),
+            allow_plain_updates=not self.job.secure_aggregation.enabled,
+            allow_distributed_noise=privacy.noise == "distributed",
+            colluding=privacy.colluding,
+            allow_no_privacy=privacy.noise == "none",
+        )
+        return SiteConfig(name=self.records.name, policy=policy)
+
+    def epsilon_budget(self) -> float:
+        """The job's epsilon or, with a personal adapter, what the ledger makes of both by its filter."""
+        privacy = self.job.privacy
+        own = personal_event(self.job)
+        if own is None or self.event is None:
+            return privacy.epsilon
+        return budget_for([(self.event, all_rounds(self.job)), (own, 1)], privacy.delta, at_least=privacy.epsilon)
+
+    def randomness(self, run_id: str, round_index: int) -> RandomSource:
+        """The source for one round. A seeded one does not depend on the run's id, which differs from run to run."""
+        if self.noise_seed is None:
+            return SystemSource()
+        return SeededSource(b"%b:%b:%d" % (self.noise_seed, self.records.name.encode(), round_index))
+
+    def identity(self) -> SiteIdentity | None:
+        """The site's identity in its consortium."""
+        if self.consortium is None:
+            return None
+        consortium, name = Consortium(self.consortium), self.records.name
+        memory = RosterMemory(self.consortium / "sites" / f"{name}.seen")
+        key, certificate = consortium.key(name), consortium.certificate(name)
+        identity = SiteIdentity(key, certificate, consortium.trust, memory, SequenceMemory(None))
+        if self.noise_seed is None:
+            return identity
+        return replace(identity, entropy=seeded_entropy(self.noise_seed, name))
+
+    def open_ledger(self) -> Ledger:
+        """The site's ledger, made when missing."""
+        self.ledger_path.parent.mkdir(parents=True, exist_ok=True)
+        privacy = self.job.privacy
+        return Ledger.open(
+            self.ledger_path,
+            dataset=self.records.name,
+            epsilon_budget=self.epsilon_budget(),
+            delta=privacy.delta,
+            fingerprint=fingerprint(self.records.train),
+            accountant=privacy.accountant,
+            unit=privacy.unit,
+        )
+
+    def build(self, workbench: Workbench, ledger: Ledger, hooks: SiteHooks | None = None) -> Site:
+        """The site itself; whoever opened its ledger closes it."""
+        return Site(
+            self.site_config(),
+            self.records,
+            workbench=workbench,
+            ledger=ledger,
+            identity=self.identity(),
+            hooks=hooks or SiteHooks(randomness=self.randomness),
+        )
+
+
+class InProcessTransport:
+    """Calls each site in turn, in the order of names.
+
+    Args:
+        handlers: what answers a message, by site.
+        on_site: called as (stage, sites done, sites in all).
+        on_replies: called with each stage's replies by site.
+
+    Attributes:
+        seconds: time spent inside each site's handler; what is left of a run is the engine's own.
+    """
+
+    def __init__(
+        self,
+        handlers: Mapping[str, Callable[[bytes], bytes]],
+        *,
+        on_site: Callable[[str, int, int], None] | None = None,
+        on_replies: Callable[[str, Mapping[str, bytes]], None] | None = None,
+    ) -> None:
+        self._handlers = dict(sorted(handlers.items()))
+        self._on_site, self._on_replies = on_site, on_replies
+        self.seconds = dict.fromkeys(self._handlers, 0.0)
+
+    def sites(self) -> Sequence[str]:
+        """Every site, always."""
+        return tuple(self._handlers)
+
+    def exchange(self, stage: str, payloads: Mapping[str, bytes], timeout_s: float) -> Mapping[str, bytes]:
+        """Replies by site; a handler that raises is a missing reply, as it would be in a process of its own.
+
+        A call cannot be cut short in process, so `timeout_s` is not enforced here.
+        """
+        replies = {}
+        for done, site in enumerate(sorted(payloads)):
+            if self._on_site is not None:
+                self._on_site(stage, done, len(payloads))
+            started = time.monotonic()
+            try:
+                replies[site] = self._handlers[site](payloads[site])
+            except Exception as error:  # The type alone: the text might quote a record.
+                _LOG.error("site %s failed in stage %s: %s", site, stage, type(error).__name__)
+            self.seconds[site] += time.monotonic() - started
+        if self._on_site is not None:
+            self._on_site(stage, len(payloads), len(payloads))
+        if self._on_replies is not None:
+            self._on_replies(stage, replies)
+        return replies

@@ -1,0 +1,308 @@
+"""What is to be simulated: a job with nothing left open, the sites' records, and where they come from."""
+
+import hashlib
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from yoriai import wire
+from yoriai.client.records.units import owner_units, unit_count
+from yoriai.config import JobConfig, override
+from yoriai.errors import ConfigError, RecordError
+from yoriai.privacy.dp.accounting import Accountant, Event, answering
+from yoriai.privacy.identity.roster import MAX_WEIGHT
+from yoriai.privacy.job_terms.noise_shares import BATCH_FACTOR, all_rounds
+from yoriai.privacy.job_terms.round_noise import calibrated, round_event
+from yoriai.simulations.report.report import Data
+from yoriai.simulations.scenarios import DEFAULT, get_scenario
+from yoriai.simulations.scenarios.partition import (
+    Record,
+    SiteRecords,
+    infer_task_kind,
+    label_set,
+    partition,
+    read_records,
+    read_sites,
+    split,
+)
+from yoriai.strategies.fit import check_fit
+
+_TEST_FRACTION = 0.2
+_SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Where the records come from: records of one's own, or a ready scenario where there is no path.
+
+    Attributes:
+        path: a folder with a folder a site, or one file to split over `sites`.
+        sites, partition: how many sites one file is split over, and how; None stands for `iid`, and for as many sites
+            as the field of a `by:FIELD` has values.
+        prompt_field, response_field: columns or keys that hold prompt and response.
+        seed: of the partition and of the split.
+        scenario: a key of `scenarios.SCENARIOS`; does not go with a path.
+    """
+
+    path: Path | None = None
+    sites: int | None = None
+    partition: str | None = None
+    prompt_field: str = "prompt"
+    response_field: str = "response"
+    seed: int = 0
+    scenario: str = DEFAULT
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A job whose kind, template and labels are settled, and the sites that it runs on.
+
+    Attributes:
+        reason: why the task is of its kind, in a sentence.
+        labels_from_records: whether the label set was read off the records of all sites, which a real federation
+            cannot do.
+    """
+
+    job: JobConfig
+    sites: tuple[SiteRecords, ...]
+    data: Data
+    reason: str
+    labels_from_records: bool
+
+    def roster(self) -> wire.Roster:
+        """Weights by training.records_per_weight, in records or owners, so that exact counts stay at the sites.
+
+        With distributed noise every site's is 1, for their shares must count alike.
+        """
+        if self.job.privacy.noise == "distributed":
+            return wire.Roster(serial=1, weights={site.name: 1 for site in self.sites})
+        unit, counts = self.job.training.records_per_weight, self.unit_counts()
+        weights = {name: max(1, round(count / unit)) for name, count in counts.items()}
+        if max(weights.values()) > MAX_WEIGHT:
+            needed = math.ceil(max(counts.values()) / MAX_WEIGHT)
+            raise ConfigError(
+                "training.records_per_weight is too small for the largest site",
+                found=str(unit),
+                expected=f"at least {needed}, so that no weight is above {MAX_WEIGHT}",
+                remedy="raise it",
+            )
+        return wire.Roster(serial=1, weights=weights)
+
+    def unit_counts(self) -> dict[str, int]:
+        """Units of privacy in each site's training records: the records, or their owners."""
+        return {site.name: unit_count(site.train, self.job.privacy) for site in self.sites}
+
+    def records_digest(self) -> str:
+        """SHA-256 (hex) over all sites' records, to see whether they changed since a run began."""
+        digest = hashlib.sha256()
+        for site in self.sites:
+            for part in (site.train, site.test):
+                digest.update(f"{site.name} {len(part)}\n".encode())
+                for r in part:
+                    digest.update(repr((r.prompt, r.response, r.text, r.messages, r.owner)).encode("utf-8", "replace"))
+        return digest.hexdigest()
+
+
+def resolve(job: JobConfig | None, source: DataSource, settings: Mapping[str, object] | None = None) -> Experiment:
+    """Read the records and settle what the job leaves open.
+
+    Args:
+        job: None takes the scenario's job, or defaults for records of one's own.
+        settings: overrides by dotted key, applied last.
+
+    Raises:
+        ConfigError: a setting is wrong, or does not go with the records.
+        RecordError: the records cannot be read.
+        AssetError: a scenario's records cannot be fetched.
+    """
+    sites, data = _read(source)
+    _check_sites(sites)
+    if job is None:
+        job = get_scenario(source.scenario).job() if source.path is None else _job_for(source.path, sites)
+        job = _sized(_overridden(job, settings or {}), sites, settings or {})
+    else:
+        job = _overridden(job, settings or {})
+    check_fit(job)  # An unknown rule is one of its faults.
+    _check_owners(job, sites)
+    _check_delta(job, sites)
+    _check_batch(job, sites)
+    if len(sites) < job.federation.min_sites:
+        raise ConfigError(
+            "federation.min_sites is above the number of sites",
+            found=f"{len(sites)} sites",
+            expected=f"at least {job.federation.min_sites}",
+            remedy="lower it or add sites",
+        )
+    job, reason, labels_from_records = _settle_task(job, sites)
+    return Experiment(job, sites, data, reason, labels_from_records)
+
+
+def noise_multiplier(job: JobConfig, n_params: int = 0, sites: int = 0) -> float | None:
+    """The least noise with which all rounds, the spare ones too, stay within the job's epsilon.
+
+    None without privacy. Sizes are those of `round_noise.calibrated`, and bear on distributed noise only.
+    """
+    return calibrated(job, n_params=n_params, sites=sites)
+
+
+def event_of(job: JobConfig, n_params: int = 0, sites: int = 0) -> Event | None:
+    """What one round costs at that noise; None without privacy."""
+    return round_event(job, noise_multiplier(job, n_params, sites), n_params=n_params, sites=sites)
+
+
+def accountant_of(job: JobConfig, event: Event | None) -> Accountant | None:
+    """The accountant that speaks of the whole job, its spare rounds included; None without privacy."""
+    if event is None:
+        return None
+    return answering([(event, all_rounds(job))], job.privacy.delta, job.privacy.accountant)
+
+
+def _read(source: DataSource) -> tuple[tuple[SiteRecords, ...], Data]:
+    if source.path is None:
+        if source != DataSource(seed=source.seed, scenario=source.scenario):
+            raise ConfigError(
+                "--sites, --partition and the names of fields go with records of your own",
+                remedy="name them with --data",
+            )
+        ready = get_scenario(source.scenario)
+        return ready.sites(source.seed), Data(title=ready.title, licence=ready.licence, source=ready.source)
+    if source.scenario != DEFAULT:
+        raise ConfigError(
+            f"the scenario {source.scenario} brings its own records",
+            found=f"{source.path} as well",
+            remedy="leave one of them out",
+        )
+    own = Data(title=source.path.name or str(source.path), licence="the user's own", source=str(source.path))
+    fields = {"prompt_field": source.prompt_field, "response_field": source.response_field}
+    if source.path.is_dir():
+        if source.sites is not None or source.partition is not None:
+            raise ConfigError(
+                "--sites and --partition split one file, and --data is a folder of sites", remedy="leave them out"
+            )
+        return read_sites(source.path, **fields), own
+    records = read_records(source.path, **fields)
+    return _partitioned(records, source), own
+
+
+def _partitioned(records: Sequence[Record], source: DataSource) -> tuple[SiteRecords, ...]:
+    """The records of one file dealt out to sites, and split into train and test at each."""
+    how = source.partition or "iid"
+    by_field = how.startswith("by:")
+    if source.sites is None and not by_field:
+        raise ConfigError(
+            f"{source.path} is one file",
+            expected="a folder with a folder a site",
+            remedy="split the file with --sites N",
+        )
+    sites: dict[str, SiteRecords] = {}
+    for value, own in partition(records, source.sites or 0, how, source.seed).items():
+        name = _name_from(value)
+        if name in sites:
+            raise RecordError(f"{how}: two values give the same site name", found=name, remedy="rename one of them")
+        sites[name] = SiteRecords(name, *split(own, _TEST_FRACTION, source.seed))
+    return tuple(sites[name] for name in sorted(sites))
+
+
+def _name_from(text: str) -> str:
+    """A name as jobs and sites have it, made from any text."""
+    name = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in text).strip("._-")
+    return name[:64] or "unnamed"
+
+
+def _check_sites(sites: Sequence[SiteRecords]) -> None:
+    """Names that a ledger's file can have, something to train on at each site, and something to measure at all."""
+    for site in sites:
+        if not _SITE_NAME.fullmatch(site.name):
+            raise RecordError(
+                "a site's name does not fit",
+                found=repr(site.name),
+                expected="1 to 64 letters, digits, dots, dashes or underscores, beginning with a letter or digit",
+                remedy="rename its folder",
+            )
+        if not site.train:
+            raise RecordError(f"site {site.name} has no training records", remedy="add some, or leave the site out")
+    if not any(site.test for site in sites):
+        raise RecordError(
+            "no site has a test record, so nothing can be measured",
+            found=f"{sum(len(site.train) for site in sites)} training records at {len(sites)} sites",
+            remedy="add records, or split them over fewer sites",
+        )
+
+
+def _check_owners(job: JobConfig, sites: Sequence[SiteRecords]) -> None:
+    """Every training record has an owner, where owners are protected."""
+    for site in sites:
+        try:
+            owner_units(site.train, job.privacy)
+        except RecordError as error:
+            raise RecordError(
+                f"site {site.name}: {error.what}", found=error.found, expected=error.expected, remedy=error.remedy
+            ) from None
+
+
+def _check_delta(job: JobConfig, sites: Sequence[SiteRecords]) -> None:
+    """Delta must be below one over the records, or owners: above it, one of them may be published whole."""
+    name, count = max(((site.name, unit_count(site.train, job.privacy)) for site in sites), key=lambda pair: pair[1])
+    bound = 1 / count
+    if job.privacy.noise != "none" and job.privacy.delta >= bound:
+        whose = "training records" if job.privacy.unit == "record" else "owners of training records"
+        raise ConfigError(
+            f"privacy.delta is not below 1 / ({whose} of site {name})",
+            found=f"{job.privacy.delta:g}",
+            expected=f"below {bound:.3g}",
+            remedy="lower privacy.delta",
+        )
+
+
+def _overridden(job: JobConfig, settings: Mapping[str, object]) -> JobConfig:
+    """The job with these settings; an epsilon for a job without noise asks for some."""
+    noise = {"privacy.noise": "local"} if "privacy.epsilon" in settings and job.privacy.noise == "none" else {}
+    return override(job, {**noise, **settings})
+
+
+def _sized(job: JobConfig, sites: Sequence[SiteRecords], asked: Mapping[str, object]) -> JobConfig:
+    """Defaults for distributed noise among these sites, where nothing else was asked for: nobody is missing, and all
+    stand for the mean number."""
+    if job.privacy.noise != "distributed":
+        return job
+    units = sum(unit_count(site.train, job.privacy) for site in sites)
+    mean = max(1, round(units / len(sites)))
+    defaults = {"federation.min_sites": len(sites), "training.records_per_weight": mean}
+    return override(job, {**defaults, **asked})
+
+
+def _check_batch(job: JobConfig, sites: Sequence[SiteRecords]) -> None:
+    """The words of the secure sum are as wide as the batches that the job announces."""
+    if job.privacy.noise != "distributed":
+        return
+    mean = sum(unit_count(site.train, job.privacy) for site in sites) / len(sites)
+    unit = job.training.records_per_weight
+    if mean > BATCH_FACTOR * unit:
+        raise ConfigError(
+            "training.records_per_weight is too small: with distributed noise it is what a site has on average",
+            found=str(unit),
+            expected=f"about {mean:.0f}",
+            remedy="raise it; the words of the secure sum follow it",
+        )
+
+
+def _job_for(path: Path, sites: tuple[SiteRecords, ...]) -> JobConfig:
+    """Defaults for records without a job file, with a weight unit that fits the largest site."""
+    largest = max(len(site.train) for site in sites)
+    unit = max(1, math.ceil(largest / MAX_WEIGHT), min([10, *(len(site.train) for site in sites)]))
+    return override(JobConfig(name=_name_from(path.stem)), {"training.records_per_weight": unit})
+
+
+def _settle_task(job: JobConfig, sites: tuple[SiteRecords, ...]) -> tuple[JobConfig, str, bool]:
+    records = [record for site in sites for record in site.train]
+    if job.task.kind == "auto":
+        kind, reason = infer_task_kind(records)
+        job = override(job, {"task.kind": kind})
+    else:
+        reason = "The job says so."
+    if job.task.kind != "classify" or job.task.labels:
+        return job, reason, False
+    labels = label_set(records + [record for site in sites for record in site.test])
+    return override(job, {"task.labels": list(labels)}), reason, True

@@ -1,0 +1,56 @@
+"""A base model that the job's adapter and the records were seen to fit."""
+
+from dataclasses import dataclass
+
+from yoriai.client.model.base_model import choose_device, load_base
+from yoriai.client.model.workbench import Workbench
+from yoriai.errors import RecordError
+from yoriai.simulations.run.experiment import Experiment
+from yoriai.simulations.run.progress import Observer
+from yoriai.strategies.adapter import AdapterState
+from yoriai.strategies.rule import get_rule, largest_update
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A base that the job's adapter and the records were seen to fit.
+
+    Attributes:
+        initial: the adapter before round 0.
+        cut: records, for training or testing, that are cut to task.max_tokens, by site.
+        n_params: entries that a site sends in a round, at most.
+    """
+
+    workbench: Workbench
+    initial: AdapterState
+    cut: dict[str, int]
+    n_params: int
+
+
+def fit(experiment: Experiment, observer: Observer) -> Fitted:
+    """Load the base, attach the adapter and turn every record into tokens.
+
+    Raises:
+        YoriaiError: the base does not load or is another one, the adapter does not fit it, or a record does not fit
+            the task.
+    """
+    job = experiment.job
+    observer.advance("loading the base model", 0, 0)
+    base = load_base(
+        job.base.model,
+        device=choose_device(job.speed.device),
+        expected_digest=job.base.digest,
+        progress=lambda what, done, total: observer.advance(f"base model: {what}", done, total),
+    )
+    observer.advance("fitting the adapter", 0, 0)
+    workbench = Workbench(base, job.speed)
+    initial = workbench.initial_adapter(job)
+    cut = {}
+    for site in experiment.sites:
+        try:
+            cut[site.name] = workbench.encode((*site.train, *site.test), job.task).cut
+        except RecordError as error:
+            raise RecordError(
+                f"site {site.name}: {error.what}", found=error.found, expected=error.expected, remedy=error.remedy
+            ) from None
+    return Fitted(workbench, initial, cut, largest_update(get_rule(job.federation.rule), initial))

@@ -1,0 +1,144 @@
+"""Flower's own simulation runtime as the engine.
+
+The same sites and coordinator, with Flower's messages between them. Flower is imported inside the function that runs
+it, because it reads its settings from the environment when it is imported.
+"""
+
+import logging
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from yoriai.client.model.base_model import choose_device, load_base
+from yoriai.client.model.workbench import Workbench
+from yoriai.errors import RoundError
+from yoriai.flower import ENVIRONMENT
+from yoriai.server.round.messenger import Transport
+from yoriai.simulations.run.engines import SiteSpec
+
+if TYPE_CHECKING:
+    from flwr.app import Context
+
+    from yoriai.client.node.app import Door
+
+_Result = TypeVar("_Result")
+
+_ENVIRONMENT = {
+    **ENVIRONMENT,
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # The worker sees the GPUs although Ray hands out none.
+}
+
+_LONGEST_PLACE = 24  # In characters: Ray's sockets lie 83 below it, and a socket's path has at most 107.
+
+
+@dataclass(frozen=True)
+class _Doors:
+    """Builds a site where a message for it arrives, and keeps it there; travels to Flower's worker by pickle."""
+
+    specs: Mapping[str, SiteSpec]
+    base_digest: str
+
+    def __call__(self, context: "Context") -> "Door":
+        name = sorted(self.specs)[int(context.node_config["partition-id"])]
+        if name not in _BUILT:
+            spec = self.specs[name]
+            if not _WORKBENCHES:
+                device = choose_device(spec.job.speed.device)
+                base = load_base(spec.job.base.model, device=device, expected_digest=self.base_digest)
+                _WORKBENCHES.append(Workbench(base, spec.job.speed))
+            _BUILT[name] = spec.build(_WORKBENCHES[0], spec.open_ledger())
+        return _BUILT[name]
+
+
+# Of the worker process, and as long-lived as it: what its sites share, and the sites with their open ledgers.
+_WORKBENCHES: list[Workbench] = []
+_BUILT: dict[str, "Door"] = {}
+
+
+def run_in_flower(specs: Mapping[str, SiteSpec], base_digest: str, run: Callable[[Transport], _Result]) -> _Result:
+    """Run a coordinator over Flower's simulation runtime.
+
+    Args:
+        specs: the sites, by name.
+        base_digest: of the base model that the worker loads.
+        run: gets the Transport; what it returns is returned, and its error comes out here.
+    """
+    results: list[_Result] = []
+    failures: list[BaseException] = []
+    stop = threading.Event()
+
+    def guarded(transport: Transport) -> None:
+        try:
+            results.append(run(transport))
+        except BaseException as error:
+            failures.append(error)
+            raise
+
+    with _surroundings() as folder:
+        from flwr.simulation import run_simulation
+
+        from yoriai.client.node.app import client_app
+        from yoriai.server.service.app import server_app
+
+        try:
+            run_simulation(
+                server_app=server_app(guarded, expected_nodes=len(specs), stop=stop),
+                client_app=client_app(_Doors(dict(specs), base_digest)),
+                num_supernodes=len(specs),
+                backend_config=_backend(folder),  # type: ignore[arg-type]
+            )
+        except Exception:
+            if not failures:
+                raise
+        finally:
+            stop.set()  # After Ctrl-C the coordinator's thread would wait for replies that cannot come.
+    if failures:
+        raise failures[0]
+    if not results:
+        raise RoundError("Flower's runtime ended before the run did", remedy="resume it")
+    return results[0]
+
+
+def _backend(folder: str) -> dict[str, object]:
+    """One worker process with all processors, so that one base model in memory serves every site of it.
+
+    What the worker prints stays in the worker; its errors come back with the replies.
+    """
+    processors = os.cpu_count() or 1
+    return {
+        "init_args": {
+            "num_cpus": processors,
+            "include_dashboard": False,
+            "logging_level": "ERROR",
+            "log_to_driver": False,
+            "_temp_dir": folder,
+        },
+        "client_resources": {"num_cpus": processors, "num_gpus": 0.0},
+    }
+
+
+@contextmanager
+def _surroundings() -> Iterator[str]:
+    """A folder for Ray's and Flower's files, a quiet environment, only errors in Flower's log; all put back at the end.
+
+    Settings of the user's own environment win.
+    """
+    environment, logger = dict(os.environ), logging.getLogger("flwr")
+    place = tempfile.gettempdir() if len(tempfile.gettempdir()) <= _LONGEST_PLACE else "/tmp"
+    with tempfile.TemporaryDirectory(prefix="yoriai-", dir=place, ignore_cleanup_errors=True) as folder:
+        os.environ.update({**_ENVIRONMENT, "FLWR_HOME": folder, **environment})
+        import flwr.supercore.logger  # noqa: F401 - sets the logger's level when it is first imported
+
+        level = logger.level
+        logger.setLevel(logging.ERROR)
+        try:
+            yield folder
+        finally:
+            logger.setLevel(level)
+            os.environ.clear()
+            os.environ.update(environment)

@@ -1,0 +1,162 @@
+"""The sites' test records, measured by the simulation itself: in a deployment each site measures only for itself."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from yoriai.client.model.measure import Tally, majority_tally
+from yoriai.client.model.workbench import Workbench
+from yoriai.client.records.records import SiteRecords
+from yoriai.client.training.evaluate import evaluate
+from yoriai.config import JobConfig
+from yoriai.errors import CheckpointError
+from yoriai.server.round.registry import write_atomically
+from yoriai.simulations.report.report import Paired, Score
+from yoriai.simulations.run.progress import Observer
+from yoriai.strategies.adapter import AdapterState
+
+SiteTallies = dict[str, Tally]
+
+
+@dataclass(frozen=True)
+class TestBench:
+    """Measures adapters on every site's test records."""
+
+    __test__ = False  # pytest must not take this for a test class.
+
+    job: JobConfig
+    sites: tuple[SiteRecords, ...]
+    workbench: Workbench
+    observer: Observer
+
+    def measure(self, adapter: AdapterState) -> SiteTallies:
+        """Counts by site."""
+        model, head = self.workbench.model(self.job), self.workbench.head(self.job)
+        tallies = {}
+        measured = [site for site in self.sites if site.test]
+        for done, site in enumerate(measured):
+            self.observer.advance("measuring", done, len(measured))
+            name = site.name
+            records = self.workbench.prepare(
+                site.test,
+                self.job,
+                for_training=False,
+                progress=lambda n, total, name=name: self.observer.advance(f"prefix of tests {name}", n, total),  # type: ignore[misc]
+            )
+            tallies[name] = evaluate(
+                model,
+                adapter,
+                records,
+                head,
+                physical_batch_size=self.workbench.speed.physical_batch_size,
+                exact_match=self.job.task.kind == "instruct",
+            )
+        self.observer.advance("measuring", len(measured), len(measured))
+        return tallies
+
+    def majorities(self) -> SiteTallies:
+        """Always answering the commonest label of a site's training records; classify only."""
+        index = {label: i for i, label in enumerate(self.job.task.labels)}
+        return {
+            site.name: majority_tally(
+                [index[record.response or ""] for record in site.train],
+                [index[record.response or ""] for record in site.test],
+                len(index),
+            )
+            for site in self.sites
+            if site.test
+        }
+
+    def overall_majority(self) -> Tally:
+        """Always answering the commonest label of all training records together."""
+        index = {label: i for i, label in enumerate(self.job.task.labels)}
+        return majority_tally(
+            [index[record.response or ""] for site in self.sites for record in site.train],
+            [index[record.response or ""] for site in self.sites for record in site.test],
+            len(index),
+        )
+
+
+def together(tallies: Mapping[str, Tally]) -> Tally:
+    """All sites' counts added up, in the order of names."""
+    ordered = [tallies[name] for name in sorted(tallies)]
+    total = ordered[0]
+    for tally in ordered[1:]:
+        total = total + tally
+    return total
+
+
+def score(tally: Tally | None, kind: str) -> Score:
+    """The report's score of a tally; a site without test records scores nothing."""
+    if tally is None or not tally.records:
+        return Score(records=0)
+    answers = {"exact_match": tally.accuracy} if kind == "instruct" else {"accuracy": tally.accuracy}
+    records = tally.answered if kind == "instruct" and tally.answered else tally.records
+    return Score.measured(
+        records, loss=tally.loss, macro_f1=tally.macro_f1, bits_per_byte=tally.bits_per_byte, **answers
+    )
+
+
+def paired(before: Tally | None, after: Tally | None) -> Paired | None:
+    """Records whose answer changed, where both models answered the same ones."""
+    if before is None or after is None or before.hits is None or after.hits is None:
+        return None
+    return Paired(gained=int((~before.hits & after.hits).sum()), lost=int((before.hits & ~after.hits).sum()))
+
+
+class Measurements:
+    """Tallies by name ("base", "round 10", "federated", …), kept in one file so that a resumed run has them all."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._kept: dict[str, SiteTallies] = {}
+        if path.exists():
+            try:
+                stored = json.loads(path.read_bytes())
+                self._kept = {
+                    name: {site: _tally_from(values) for site, values in tallies.items()}
+                    for name, tallies in stored.items()
+                }
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                raise CheckpointError(
+                    f"{path} is damaged", found=type(error).__name__, remedy="delete it; what it holds is measured anew"
+                ) from error
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._kept
+
+    def __getitem__(self, name: str) -> SiteTallies:
+        return self._kept[name]
+
+    def put(self, name: str, tallies: SiteTallies) -> SiteTallies:
+        """Keep and store."""
+        self._kept[name] = tallies
+        stored = {n: {site: _tally_to(tally) for site, tally in t.items()} for n, t in self._kept.items()}
+        write_atomically(self._path, json.dumps(stored).encode())
+        return tallies
+
+    def by_round(self) -> dict[int, SiteTallies]:
+        """The measurements taken between rounds, by the number of finished rounds."""
+        prefix = "round "
+        return {int(n.removeprefix(prefix)): t for n, t in self._kept.items() if n.startswith(prefix)}
+
+
+def _tally_to(tally: Tally) -> dict[str, Any]:
+    return {
+        **tally.counts(),
+        "confusion": None if tally.confusion is None else tally.confusion.tolist(),
+        "hits": None if tally.hits is None else tally.hits.astype(int).tolist(),
+    }
+
+
+def _tally_from(values: dict[str, Any]) -> Tally:
+    confusion, hits = values.pop("confusion"), values.pop("hits")
+    return Tally(
+        **values,
+        confusion=None if confusion is None else np.array(confusion, np.int64),
+        hits=None if hits is None else np.array(hits, np.bool_),
+    )

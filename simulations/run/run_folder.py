@@ -1,0 +1,106 @@
+"""A run's own files in its folder: `job.toml` and `run.json` say what runs, `.lock` that it runs now."""
+
+import fcntl
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from yoriai.config import JobConfig, job_to_toml, load_job
+from yoriai.errors import CheckpointError, ConfigError
+from yoriai.server.round.registry import write_atomically
+from yoriai.simulations.run.experiment import DataSource
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """What a resumed run must know beside its job.
+
+    Attributes:
+        reason, labels_from_records: of the Experiment; the stored job has kind and labels settled already.
+        records_digest: of the records it began with.
+    """
+
+    run_id: str
+    data: DataSource
+    engine: str
+    compare: bool
+    reason: str
+    labels_from_records: bool
+    records_digest: str
+
+
+def must_be_free(folder: Path) -> None:
+    """Refuse a place where a new run would mix with files that are there already.
+
+    Raises:
+        ConfigError: it is a file, or a folder that holds something.
+    """
+    if (folder / "run.json").exists():
+        raise ConfigError(
+            f"{folder} holds a run already",
+            remedy=f"carry it on with: yoriai simulate --resume {folder}; or choose another --out",
+        )
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        found = "a folder with other files" if folder.is_dir() else "a file"
+        raise ConfigError(
+            f"{folder} is taken",
+            found=found,
+            expected="a new or empty folder",
+            remedy="choose another --out",
+        )
+
+
+def store(folder: Path, job: JobConfig, run: StoredRun) -> None:
+    """Write what a new run is; the folder is made when missing."""
+    write_atomically(folder / "job.toml", job_to_toml(job).encode())
+    path = str(run.data.path.resolve()) if run.data.path else None
+    stored = {**asdict(run), "data": {**asdict(run.data), "path": path}}
+    write_atomically(folder / "run.json", json.dumps(stored, indent=1).encode())
+
+
+def load(folder: Path) -> tuple[JobConfig, StoredRun]:
+    """What the run in a folder is.
+
+    Raises:
+        CheckpointError: the folder holds no run.
+        ConfigError: its job.toml is damaged.
+    """
+    try:
+        stored: dict[str, Any] = json.loads((folder / "run.json").read_bytes())
+        data = stored["data"]
+        source = DataSource(**{**data, "path": Path(data["path"]) if data["path"] else None})
+        run = StoredRun(**{**stored, "data": source})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{folder} holds no run that can be resumed",
+            found="no run.json" if isinstance(error, OSError) else "a damaged run.json",
+            remedy="name the folder of a run",
+        ) from error
+    return load_job(folder / "job.toml"), run
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes out of the run while this one works on it; the system lifts the lock if it dies.
+
+    Raises:
+        CheckpointError: another process works on the run, or the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("w")
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder} cannot be written", found=error.strerror or "", remedy="choose another folder"
+        ) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise CheckpointError(
+                f"another process works on the run in {folder}", remedy="wait for it, or end it, then resume"
+            ) from None
+        yield

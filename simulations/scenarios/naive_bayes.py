@@ -1,0 +1,102 @@
+"""Multinomial naive Bayes over words: what counting gives without a model, a graphics card or a round.
+
+A report's accuracy means little without it; on short texts it is hard to beat. Exactly:
+
+    log p(label | text) = log n(label)/n + sum over words of log (n(word, label) + 1) / (n(all words, label) + V)
+
+up to a constant, the counts n taken from the training records. Words are the runs of `\\w` in the lower-cased prompt,
+each as often as it stands there; V is the number of distinct training words, and a word outside them is ignored. A
+label without a training record is never answered. McCallum and Nigam, "A comparison of event models for naive Bayes
+text classification", AAAI-98 workshop on learning for text categorization.
+"""
+
+import re
+from collections.abc import Sequence
+from itertools import chain
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from yoriai.client.model.measure import Tally
+from yoriai.errors import RecordError
+from yoriai.simulations.scenarios.partition import Record, SiteRecords
+
+_WORD: Final = re.compile(r"\w+")
+
+
+def baselines(sites: Sequence[SiteRecords], labels: Sequence[str]) -> dict[str, dict[str, Tally]]:
+    """Naive Bayes on each site's test records, by site: `naive_bayes_own` learnt from the site's own training records,
+    `naive_bayes_all` from everybody's, which a federation may not put together.
+
+    Raises:
+        RecordError: a site has no training record, or a response is none of the labels.
+    """
+    everybody = tuple(chain.from_iterable(site.train for site in sites))
+    return {
+        "naive_bayes_own": {site.name: naive_bayes_tally(site.train, site.test, labels) for site in sites},
+        "naive_bayes_all": {site.name: naive_bayes_tally(everybody, site.test, labels) for site in sites},
+    }
+
+
+def naive_bayes_tally(train: Sequence[Record], test: Sequence[Record], labels: Sequence[str]) -> Tally:
+    """Learn from `train`, answer `test` and count; of equally likely labels the first is answered.
+
+    The loss is of the probabilities after a pseudo-record for each label, as in `majority_tally`: p becomes
+    (n p + 1) / (n + L), so that a label unseen in training does not cost an infinite loss. Answers do not depend on it.
+
+    Raises:
+        RecordError: there is no training record, or a response is none of the labels.
+    """
+    if not train:
+        raise RecordError("naive Bayes needs a training record", found="none")
+    vocabulary = {word: column for column, word in enumerate(sorted({word for r in train for word in _words(r)}))}
+    known, truth = _label_numbers(train, labels), _label_numbers(test, labels)
+    frequencies = np.bincount(known, minlength=len(labels))  # (L,)
+    words = np.zeros((len(labels), len(vocabulary)))
+    np.add.at(words, known, _counts(train, vocabulary))
+    log_words = np.log((words + 1) / (words.sum(1, keepdims=True) + len(vocabulary)))  # (L, V)
+    with np.errstate(divide="ignore"):
+        log_prior = np.log(frequencies / len(train))
+    scores = _counts(test, vocabulary) @ log_words.T + log_prior  # (N, L)
+    answers = scores.argmax(1)
+    shares = np.exp(scores - np.logaddexp.reduce(scores, axis=1, keepdims=True))
+    smoothed = (len(train) * shares + 1) / (len(train) + len(labels))
+    confusion = np.zeros((len(labels), len(labels)), np.int64)
+    np.add.at(confusion, (truth, answers), 1)
+    hits = answers == truth
+    return Tally(
+        records=len(test),
+        loss_sum=float(-np.log(smoothed[np.arange(len(test)), truth]).sum()),
+        loss_units=len(test),
+        correct=int(hits.sum()),
+        answered=len(test),
+        confusion=confusion,
+        hits=hits,
+    )
+
+
+def _words(record: Record) -> list[str]:
+    return _WORD.findall((record.prompt or "").lower())
+
+
+def _counts(records: Sequence[Record], vocabulary: dict[str, int]) -> NDArray[np.float64]:
+    """How often each word of the vocabulary stands in each record, (N, V)."""
+    counts = np.zeros((len(records), len(vocabulary)))
+    for row, record in enumerate(records):
+        for word in _words(record):
+            if (column := vocabulary.get(word)) is not None:
+                counts[row, column] += 1
+    return counts
+
+
+def _label_numbers(records: Sequence[Record], labels: Sequence[str]) -> NDArray[np.int64]:
+    numbers = {label: number for number, label in enumerate(labels)}
+    found = [numbers.get(record.response or "", -1) for record in records]
+    if -1 in found:
+        raise RecordError(
+            f"{records[found.index(-1)].place or 'a record'}: its response is none of the labels",
+            expected=f"one of {len(labels)} labels",
+            remedy="list it in task.labels",
+        )
+    return np.array(found, np.int64)

@@ -1,0 +1,176 @@
+"""The settings of a site: its name, where its things lie, and what it allows whatever a job asks for.
+
+A simulated site needs the policy alone. Paths that are not absolute are taken from the folder of the site's file.
+"""
+
+from typing import Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from yoriai.config.types import (
+    Address,
+    Count,
+    Digests,
+    Kinds,
+    MetricsPort,
+    Name,
+    NonEmpty,
+    Proxy,
+    Table,
+    Texts,
+    Version,
+)
+
+
+class RecordsSection(Table):
+    """The records of this site. They never leave it."""
+
+    folder: NonEmpty = Field(default="data", description="Folder with train.jsonl and test.jsonl (or .csv).")
+    dataset: Name = Field(
+        default="records",
+        description="Name of the data set, under which its ledger counts. It stays the same when the records change; "
+        "other records under another name have a budget of their own.",
+    )
+
+
+class ModelSection(Table):
+    """The base model as it lies at this site."""
+
+    model: NonEmpty = Field(
+        default="smollm2-135m-instruct",
+        description="The name of a packaged base model, a Hugging Face hub id, a folder, or a .gguf file.",
+    )
+
+
+class LedgerSection(Table):
+    """The record of what was spent of the privacy budget."""
+
+    witness: NonEmpty = Field(
+        default="witness",
+        description="Folder in which the end of each ledger is kept a second time, so that a ledger that was restored "
+        "from an old backup is found out. It belongs on another disk, and in no backup that holds the ledgers.",
+    )
+
+
+class ServerSection(Table):
+    """The coordinator's server. The site connects to it; nobody connects to the site."""
+
+    address: Address = Field(
+        default="",
+        description="The server as HOST:PORT. Empty: this site takes part in no deployment yet, and only its daemon "
+        "is started.",
+    )
+    proxy: Proxy = Field(
+        default="",
+        description="HTTP proxy through which the server is reached, by the method CONNECT. What goes through it is "
+        "encrypted for the server. Empty: straight to the server, whatever the environment says.",
+    )
+
+
+class PolicySection(Table):
+    """What this site allows, whatever a job asks for. Refusals tell of it: all of it is public, `kinds`, `labels`,
+    `max_tokens` and `max_records` too, which say of the records what jobs are checked against. The records themselves
+    are looked at for no answer that is not paid for."""
+
+    epsilon_budget: float = Field(
+        default=8.0,
+        gt=0,
+        description="Privacy loss that all jobs together may cost one record, or one owner, of this site, as it is "
+        "added or removed (no unit).",
+    )
+    delta: float = Field(
+        default=1e-5, gt=0, lt=1, description="Largest delta that a job may use, and the one the budget is counted at."
+    )
+    unit: Literal["record", "owner"] = Field(
+        default="record",
+        description="What the budget counts for: one record, or one owner with all of their records. Jobs with "
+        "another unit are refused, for charges per record say nothing of owners. Not to be changed for a data set that "
+        "was charged already.",
+    )
+    kinds: Kinds = Field(
+        default=(),
+        description="The tasks that this site's records can teach; jobs of another task.kind are refused. Empty: any "
+        "job is taken, and records that do not fit its task count as zero.",
+    )
+    labels: Texts = Field(
+        default=(),
+        description="The labels that this site's records may have; a classify job that lacks one of them is refused. "
+        "Coordinators get to know them. Empty: nothing is said of labels, the job's are taken, and records with "
+        "another label count as zero.",
+    )
+    max_tokens: Count | None = Field(
+        default=None,
+        description="Largest task.max_tokens that a job may ask for; it bounds memory and time. Left out, there is no "
+        "bound.",
+        examples=[512],
+    )
+    max_records: Count = Field(
+        default=10_000,
+        description="More records, or owners where unit is owner, than this site will ever have; a round number, for "
+        "coordinators get to know it. In place of their real number it bounds a job's delta, which has to be below "
+        "1 / max_records. The default is ten times below what a delta of 1e-5 would bear. `yoriai site check` compares "
+        "it with the records.",
+    )
+    approve: Literal["ask", "auto"] = Field(
+        default="ask",
+        description="ask: a job waits until the operator approves it by name. auto: every job that keeps to this "
+        "policy is taken.",
+    )
+    min_sites: Count = Field(default=2, description="Fewest sites in a job's rounds for this site to take part.")
+    base_digests: Digests = Field(
+        default=(),
+        description="SHA-256 digests, in hexadecimal, of the base models that this site trains. Empty: any.",
+    )
+    rules: Texts = Field(
+        default=(),
+        description="Aggregation rules of other packages, installed at this site, that a job may use. Those built in "
+        "need no mention; of others nothing is even imported.",
+    )
+    allow_plain_updates: bool = Field(
+        default=False, description="Whether this site takes part in jobs without secure aggregation."
+    )
+    allow_distributed_noise: bool = Field(
+        default=False,
+        description="Whether this site takes part in jobs whose noise is shared among the sites. Its records are then "
+        "protected by the others' shares as well: the guarantee holds as long as no more than `colluding` of a round's "
+        "sites leave theirs out or give them away.",
+    )
+    colluding: Count = Field(
+        default=1,
+        description="With distributed noise: sites of a round that this site does not count on, itself included. Jobs "
+        "that count on more are refused.",
+    )
+    allow_no_privacy: bool = Field(
+        default=False,
+        description="Whether this site takes part in jobs without differential privacy. In those a coordinator that "
+        "cheats can repeat a round with one site fewer and subtract the sums.",
+    )
+
+
+class SiteConfig(Table):
+    """A site: its name, where its things lie, and its policy."""
+
+    schema_: Version = Field(default=1, alias="schema", description="Version of this file's format.")
+    name: Name = Field(description="Name of the site, as in the roster.", examples=["north"])
+    metrics_port: MetricsPort = Field(
+        default=0,
+        description="The port of the daemon's metrics for Prometheus, on 127.0.0.1 only: budget, charges, state "
+        "and expiries, nothing about records. Every user of this machine can read them, the SuperNode's too. 0: none.",
+    )
+    node_metrics_port: MetricsPort = Field(
+        default=0,
+        description="The same for the SuperNode, whose user the daemon cannot see into: whether it runs, and how often "
+        "it was started again.",
+    )
+    records: RecordsSection = Field(default_factory=RecordsSection)
+    base: ModelSection = Field(default_factory=ModelSection)
+    ledger: LedgerSection = Field(default_factory=LedgerSection)
+    server: ServerSection = Field(default_factory=ServerSection)
+    policy: PolicySection = Field(default_factory=PolicySection)
+
+    @field_validator("node_metrics_port")
+    @classmethod
+    def _own_port(cls, port: int, info: ValidationInfo) -> int:
+        if port and port == info.data.get("metrics_port"):
+            raise ValueError("is metrics_port too")
+        return port
