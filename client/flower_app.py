@@ -4,7 +4,7 @@ The bundle carries no code; this is the site's own. It forwards bytes to the dae
 in the node's configuration.
 """
 
-from yoriai.client.daemon.door import door_of_node
-from yoriai.client.node.app import client_app
+from yoriai.client.daemon.daemon_client import daemon_client_of_node
+from yoriai.client.node.client_app import client_app
 
-app = client_app(lambda context: door_of_node(context.node_config))
+app = client_app(lambda context: daemon_client_of_node(context.node_config))

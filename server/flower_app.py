@@ -4,6 +4,6 @@ The bundle carries no code; this is the server's own. It finds the server's fold
 SuperLink hands on from `yoriai server start`, and the job in the run's configuration.
 """
 
-from yoriai.server.service.app import deployed_app
+from yoriai.server.service.server_app import deployed_app
 
 app = deployed_app()

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from yoriai.errors import AdapterError
-from yoriai.strategies.encoding import FloatArray, decode, encode
+from yoriai.strategies.state_encoding import FloatArray, decode, encode
 
 FORMAT = "yoriai-adapter"
 VERSION = "1"

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from yoriai.errors import AdapterError
 from yoriai.strategies.adapter import AdapterState, add_scaled
-from yoriai.strategies.encoding import FloatArray
 from yoriai.strategies.factors import Maps, lora_start
+from yoriai.strategies.state_encoding import FloatArray
 
 Updates = Mapping[str, tuple[float, AdapterState]]  # site -> weight, update
 Term = tuple[float, FloatArray, FloatArray]  # scale, B (out, r), A (r, in)

@@ -31,8 +31,8 @@ from numpy.typing import NDArray
 
 from yoriai.errors import AdapterError
 from yoriai.strategies.adapter import AdapterState
-from yoriai.strategies.encoding import FloatArray
 from yoriai.strategies.factors import BaseFactors, Maps, add_to_trainable, check_rank, kaiming_uniform
+from yoriai.strategies.state_encoding import FloatArray
 
 Pair = tuple[NDArray[np.float64], NDArray[np.float64]]  # B (out, r), A (r, in)
 

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from yoriai.errors import AdapterError, CheckpointError, ConfigError
 from yoriai.strategies.adapter import AdapterState, difference, elementwise, scaled, zeros_like
-from yoriai.strategies.encoding import decode, encode
+from yoriai.strategies.state_encoding import decode, encode
 
 FORMAT = "yoriai-server-optimizer"
 VERSION = "1"

@@ -11,7 +11,7 @@ import pytest
 import typer
 
 from yoriai.cli import app
-from yoriai.client.daemon.frames import SOCKET_VERSION
+from yoriai.client.daemon.socket_protocol import SOCKET_VERSION
 from yoriai.privacy.ledger.book import FORMAT
 from yoriai.server.round.migration import SCHEMA
 from yoriai.wire import PROTOCOL_VERSION
@@ -104,7 +104,7 @@ def test_every_event_is_explained_and_every_explained_event_is_logged() -> None:
 
 def test_every_metric_that_is_named_is_served_and_the_other_way_round() -> None:
     section = RUNBOOK.split("## Metrics\n")[1].split("\n## ")[0]
-    modules = ("client/daemon/metrics.py", "server/service/metrics.py")
+    modules = ("client/daemon/site_metrics.py", "server/service/server_metrics.py")
     served = "".join((ROOT / module).read_text(encoding="utf-8") for module in modules)
     named = {name.removesuffix("_total") for name in re.findall(r"`yoriai_([a-z_]+)", section)}
     assert {name for name in named if f'"{name}"' not in served} == {"stage_seconds"}

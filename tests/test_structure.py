@@ -128,7 +128,7 @@ def test_ruff_bans_the_second_path_to_a_module(folder: str, line: str) -> None:
         ("yoriai", ("flwr", "numpy", "pydantic", "torch", "transformers")),
         ("yoriai.cli", ("flwr", "opacus", "peft", "ray", "torch", "transformers")),
         ("yoriai.wire", ("flwr", "opacus", "peft", "torch", "transformers")),
-        ("yoriai.server.service.app", ("opacus", "peft", "torch", "transformers")),
+        ("yoriai.server.service.server_app", ("opacus", "peft", "torch", "transformers")),
         ("yoriai.strategies", ("flwr", "opacus", "peft", "torch", "transformers")),
     ],
 )

@@ -150,10 +150,10 @@ time.sleep(60)
 
 
 def test_a_child_whose_parent_died_before_it_was_tied_does_not_begin(tmp_path: Path) -> None:
-    from yoriai.system import tether
+    from yoriai.system import child_launcher
 
     mark = tmp_path / "mark"
-    line = [sys.executable, "-I", "-S", tether.__file__, str(os.getpid() + 1), "-", "/usr/bin/touch", str(mark)]
+    line = [sys.executable, "-I", "-S", child_launcher.__file__, str(os.getpid() + 1), "-", "/usr/bin/touch", str(mark)]
     done = subprocess.run(line, capture_output=True, text=True, check=False)
     assert (done.returncode, "parent process is gone" in done.stderr, mark.exists()) == (1, True, False)
 

@@ -7,10 +7,10 @@ from rich.console import Console
 from rich.text import Text
 
 from yoriai import federation_cli, job_cli
-from yoriai.client.cli import cli as site
+from yoriai.client.cli import site_cli as site
 from yoriai.errors import EXIT_INTERRUPTED, YoriaiError
-from yoriai.server.cli import cli as server
-from yoriai.simulations.cli import cli as simulations
+from yoriai.server.cli import server_cli as server
+from yoriai.simulations.cli import simulate_cli as simulations
 
 app = typer.Typer(
     name="yoriai",

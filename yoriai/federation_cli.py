@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from yoriai.privacy.identity.coordinator_identity import CoordinatorRequest
     from yoriai.privacy.identity.enrolment import Request
     from yoriai.privacy.identity.federation import Federation
-    from yoriai.privacy.identity.membership import Terms
+    from yoriai.privacy.identity.membership import MembershipTerms
 
 _console = Console()
 _LONGEST_DAYS = 36_500
@@ -86,7 +86,7 @@ def sign(
     """Make a site a member, or certify the coordinator, after comparing its key's fingerprint by telephone."""
     from yoriai.privacy.identity.coordinator_identity import is_coordinator_request, read_coordinator_request
     from yoriai.privacy.identity.enrolment import read_request
-    from yoriai.privacy.identity.membership import Terms
+    from yoriai.privacy.identity.membership import MembershipTerms
     from yoriai.system.files import read_carried
 
     data, valid_for = read_carried(request, "the request"), timedelta(days=valid_days)
@@ -98,7 +98,7 @@ def sign(
             )
         _sign_coordinator(folder, read_coordinator_request(data), valid_for, passphrase_file, yes=yes)
     else:
-        terms = Terms(1 if weight is None else weight, rank)
+        terms = MembershipTerms(1 if weight is None else weight, rank)
         _sign_site(folder, read_request(data), terms, valid_for, passphrase_file, renew=replace, yes=yes)
 
 
@@ -157,7 +157,7 @@ def revoke(
 def _sign_site(
     folder: Path,
     asked: "Request",
-    terms: "Terms",
+    terms: "MembershipTerms",
     valid_for: timedelta,
     passphrase_file: Path | None,
     *,

@@ -56,7 +56,7 @@ class BudgetView:
 
     Attributes:
         held: what the unused rounds of open plans would add to the charges.
-        spoke: the accountant behind `spent` in words, with the order if there was a filter.
+        accountant_text: the accountant behind `spent` in words, with the order if there was a filter.
         filtered: whether `spent` is beyond the first job's plan.
         further: whether there can be jobs beside the first one.
         policies: all that ever held; the last is in force.
@@ -72,7 +72,7 @@ class BudgetView:
     held: float
     left: float
     accountant: Accountant
-    spoke: str
+    accountant_text: str
     filtered: bool
     further: FurtherJobs
     charges: tuple[ChargeView, ...]
@@ -142,7 +142,7 @@ def view_of(ledger: Ledger, path: Path) -> BudgetView:
         held=promised - spent,
         left=max(0.0, budget - promised),
         accountant=accountant,
-        spoke=f"RDP at order {further.order}" if filtered else accountant_name(accountant),
+        accountant_text=f"RDP at order {further.order}" if filtered else accountant_name(accountant),
         filtered=filtered,
         further=further,
         charges=tuple(

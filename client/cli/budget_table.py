@@ -61,7 +61,7 @@ def _sums(view: BudgetView) -> Table:
         ("spent", epsilon_text(view.spent, 4)),
         ("held", f"{epsilon_text(view.held, 4)} for unused rounds of open jobs"),
         ("left", epsilon_text(view.left, 4)),
-        ("epsilon", terms(policy.unit, view.spoke)),
+        ("epsilon", terms(policy.unit, view.accountant_text)),
         ("further jobs", _further_jobs(view)),
     )
     for name, value in rows:

@@ -13,8 +13,8 @@ from rich.text import Text
 from yoriai.errors import EXIT_BAD_INPUT, ConfigError
 
 if TYPE_CHECKING:
-    from yoriai.client.cli.check import LoadedBase
     from yoriai.client.cli.check_rows import Row
+    from yoriai.client.cli.site_check import LoadedBase
 
 _console = Console()
 _MARKS = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "fail": ("✗", "bold red")}
@@ -34,8 +34,8 @@ def check(
 
     Nothing is spent, and nothing about the records is sent. Root sees everything; other users see what is theirs.
     """
-    from yoriai.client.cli.check import check_site
     from yoriai.client.cli.check_rows import passes
+    from yoriai.client.cli.site_check import check_site
     from yoriai.client.folder.site_folder import SiteFolder
 
     if not folder.is_dir():
@@ -72,7 +72,7 @@ def _load(name: str) -> "LoadedBase":
     """Load the base as the daemon would, and let it go."""
     import torch
 
-    from yoriai.client.cli.check import LoadedBase
+    from yoriai.client.cli.site_check import LoadedBase
     from yoriai.client.model.base_model import choose_device, load_base
     from yoriai.client.model.quiet import quiet_libraries
     from yoriai.system.memory import available_bytes

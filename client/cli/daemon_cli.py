@@ -19,9 +19,9 @@ from yoriai.privacy.dp.wording import epsilon_text
 
 if TYPE_CHECKING:
     from yoriai.client.daemon.daemon_config import DaemonConfig
-    from yoriai.client.daemon.desk import OpenSite
+    from yoriai.client.daemon.message_worker import OpenSite
     from yoriai.client.folder.site_folder import SiteFolder
-    from yoriai.client.node.starting import Users
+    from yoriai.client.node.site_start import Users
     from yoriai.system.log import EventLog
 
 _console = Console()
@@ -68,7 +68,7 @@ def start(
     from yoriai.client.daemon.daemon import run
     from yoriai.client.daemon.daemon_config import config_in
     from yoriai.client.folder.site_folder import SiteFolder
-    from yoriai.client.node import starting
+    from yoriai.client.node import site_start as starting
     from yoriai.client.node.node import check_ready, keep_node
     from yoriai.system.log import EventLog
 
@@ -106,7 +106,7 @@ def stop(
 
     The daemon gives it up after half a minute.
     """
-    from yoriai.client.node import stopping
+    from yoriai.client.node import site_stop as stopping
 
     for process in stopping.running(folder):
         stopping.stop(process, timeout_s)
@@ -117,13 +117,13 @@ def status(folder: _Folder, as_json: Annotated[bool, typer.Option("--json", help
 
     Exit code 4: the daemon is not to be reached.
     """
+    from yoriai.client.daemon.daemon_client import DaemonClient
     from yoriai.client.daemon.daemon_config import socket_in
-    from yoriai.client.daemon.door import SocketDoor
     from yoriai.client.node.node import node_state
 
-    door, node = SocketDoor(socket_in(folder)), node_state(folder)
+    client, node = DaemonClient(socket_in(folder)), node_state(folder)
     try:
-        found = {"reachable": True, **door.hello(), **door.health(), "node": node}
+        found = {"reachable": True, **client.hello(), **client.health(), "node": node}
     except DaemonError as error:
         if not as_json:
             if node["reachable"]:
@@ -165,7 +165,7 @@ def _node_in_words(node: Mapping[str, Any]) -> str:
 
 def _allow_same(site: "SiteFolder", users: "Users", log: "EventLog", *, same_user: bool) -> None:
     """Refuse a SuperNode that may read what is the daemon's, or say in the log that the operator wants it so."""
-    from yoriai.client.node.starting import refuse_same
+    from yoriai.client.node.site_start import refuse_same
 
     try:
         refuse_same(site, users)

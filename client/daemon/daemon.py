@@ -9,7 +9,7 @@ out: encrypt the swap.
 
     main thread    accepts, watches for signals
     a short thread a connection: who is it, what does it want; hands messages over
-    the desk       the one thread that works, see desk.py
+    the message worker       the one thread that works, see message_worker.py
 """
 
 import ctypes
@@ -26,11 +26,11 @@ from dataclasses import asdict
 import yoriai
 from yoriai import wire
 from yoriai.client.daemon.daemon_config import DaemonConfig
-from yoriai.client.daemon.desk import Desk, OpenSite, refuse
-from yoriai.client.daemon.frames import LARGEST_MESSAGE_BYTES, SOCKET_VERSION, Busy, Kind, Line, too_long
 from yoriai.client.daemon.listener import Listener, Peer, peer_of
-from yoriai.client.daemon.metrics import daemon_readings
+from yoriai.client.daemon.message_worker import MessageWorker, OpenSite, refuse
 from yoriai.client.daemon.signals import wake_up_call
+from yoriai.client.daemon.site_metrics import daemon_readings
+from yoriai.client.daemon.socket_protocol import LARGEST_MESSAGE_BYTES, SOCKET_VERSION, Busy, FrameKind, Line, too_long
 from yoriai.errors import EXIT_PARTIAL, DaemonError, WireError, YoriaiError
 from yoriai.system.log import EventLog
 from yoriai.system.metrics import served
@@ -59,19 +59,21 @@ def run(config: DaemonConfig, log: EventLog, open_site: Opener) -> None:
     harden()
     with Listener(config.socket) as listener, wake_up_call() as (woken, wake):
         log.event("started", site=config.site.name, pid=os.getpid(), version=yoriai.__version__)
-        desk = Desk(lambda checkpoint: open_site(config, log, checkpoint), log, waiting=config.waiting, on_failure=wake)
-        with served(config.site.metrics_port, lambda: daemon_readings(config, desk.health())):
-            desk.start()
-            Reception(config, desk, log).receive(listener, woken)
+        worker = MessageWorker(
+            lambda checkpoint: open_site(config, log, checkpoint), log, waiting=config.waiting, on_failure=wake
+        )
+        with served(config.site.metrics_port, lambda: daemon_readings(config, worker.health())):
+            worker.start()
+            Reception(config, worker, log).receive(listener, woken)
         listener.stop()
         log.event("stopping")
-        closed = desk.finish(config.grace_s)
-        log.event("stopped", closed=closed, error=type(desk.failure).__name__ if desk.failure else None)
+        closed = worker.finish(config.grace_s)
+        log.event("stopped", closed=closed, error=type(worker.failure).__name__ if worker.failure else None)
         if not closed:
             # A thread is stuck in a library and would hold up the interpreter's own end; the ledger is durable.
             os._exit(EXIT_PARTIAL)
-    if desk.failure is not None:
-        raise _told(config, desk.failure) from None
+    if worker.failure is not None:
+        raise _told(config, worker.failure) from None
 
 
 def _told(config: DaemonConfig, error: Exception) -> YoriaiError:
@@ -99,10 +101,10 @@ def harden() -> None:
 
 
 class Reception:
-    """Meets every connection: lets in who may, answers what is quick, and hands messages to the desk."""
+    """Meets every connection: lets in who may, answers what is quick, and hands messages to the message worker."""
 
-    def __init__(self, config: DaemonConfig, desk: Desk, log: EventLog) -> None:
-        self._config, self._desk, self._log = config, desk, log
+    def __init__(self, config: DaemonConfig, worker: MessageWorker, log: EventLog) -> None:
+        self._config, self._worker, self._log = config, worker, log
         self._own = frozenset({os.geteuid(), 0})
         self._places = threading.BoundedSemaphore(_CONNECTIONS)
 
@@ -127,7 +129,7 @@ class Reception:
                 refuse(Line(connection), Busy("too many talk to the site's daemon at once", remedy="try again later"))
 
     def _talk(self, connection: socket.socket) -> None:
-        """Hear what one connection wants. It is closed here unless the desk has taken it over."""
+        """Hear what one connection wants. It is closed here unless the message worker has taken it over."""
         line, taken = Line(connection).within(_QUESTION_S), False
         try:
             peer = peer_of(connection)
@@ -150,7 +152,7 @@ class Reception:
         return peer.uid in self._own | self._config.allowed_uids or peer.gid in self._config.allowed_gids
 
     def _answer(self, line: Line, peer: Peer) -> bool:
-        """Answer a question, or have the desk take over a message. Whether it has."""
+        """Answer a question, or have the message worker take over a message. Whether it has."""
         asked = line.preamble()
         if asked.version != SOCKET_VERSION:
             raise WireError(
@@ -159,19 +161,19 @@ class Reception:
                 expected=str(SOCKET_VERSION),
                 remedy="install the same Yoriai for the daemon and for Flower's side, and start both anew",
             )
-        if asked.kind == Kind.HANDLE:
+        if asked.kind == FrameKind.HANDLE:
             if asked.size_bytes > LARGEST_MESSAGE_BYTES:
                 raise too_long(asked.size_bytes)
-            self._desk.take(line, asked.size_bytes)
+            self._worker.take(line, asked.size_bytes)
             return True
-        if asked.kind == Kind.HELLO:
+        if asked.kind == FrameKind.HELLO:
             versions = {"socket": SOCKET_VERSION, "protocol": wire.PROTOCOL_VERSION, "version": yoriai.__version__}
-            line.send_note(Kind.ANSWER, {"site": self._config.site.name, **versions})
-        elif asked.kind == Kind.HEALTH:
-            health = asdict(self._desk.health())
+            line.send_note(FrameKind.ANSWER, {"site": self._config.site.name, **versions})
+        elif asked.kind == FrameKind.HEALTH:
+            health = asdict(self._worker.health())
             # Budget and jobs are the operator's to see, not whatever code a bundle brings.
             shown = health if peer.uid in self._own else {"state": health["state"]}
-            line.send_note(Kind.ANSWER, shown)
+            line.send_note(FrameKind.ANSWER, shown)
         else:
             raise WireError("the site's daemon does not know this question", found=f"kind {asked.kind}")
         return False

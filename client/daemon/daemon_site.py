@@ -1,4 +1,4 @@
-"""The site behind the daemon's desk: base, records, keys and ledger, opened once. The daemon's one heavy module."""
+"""The site behind the message worker: base, records, keys and ledger, opened once. The daemon's one heavy module."""
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from yoriai.client.daemon.daemon_config import DaemonConfig
 from yoriai.client.model.base_model import choose_device, load_base
+from yoriai.client.model.model_session import ModelSession
 from yoriai.client.model.quiet import quiet_libraries
-from yoriai.client.model.workbench import Workbench
 from yoriai.client.offer.costing import CostWorker
 from yoriai.client.offer.job_book import JobBook
 from yoriai.client.records.records import fingerprint, read_site
@@ -89,18 +89,18 @@ def open_site(
                 costing=costing,
             )
         )
-        workbench = Workbench(base, config.speed)
-        measuring = Measuring(records.test, workbench, progress=hooks.on_prefix, on_fault=hooks.on_fault)
+        session = ModelSession(base, config.speed)
+        measuring = Measuring(records.test, session, progress=hooks.on_prefix, on_fault=hooks.on_fault)
         book = JobBook(config.jobs) if config.jobs is not None else None
         site = Site(
             config.site,
             records,
-            workbench=workbench,
+            session=session,
             ledger=ledger,
             identity=identity,
             hooks=hooks,
             book=book,
-            deliveries=_deliveries(config, workbench, ledger=ledger, identity=identity, book=book, measuring=measuring),
+            deliveries=_deliveries(config, session, ledger=ledger, identity=identity, book=book, measuring=measuring),
         )
         undone_on_error.pop_all()
     return LoadedSite(site, ledger, measuring, costing)
@@ -108,7 +108,7 @@ def open_site(
 
 def _deliveries(
     config: DaemonConfig,
-    workbench: Workbench,
+    session: ModelSession,
     *,
     ledger: Ledger,
     identity: SiteIdentity | None,
@@ -120,7 +120,7 @@ def _deliveries(
         return None
     return Deliveries(
         config.site,
-        workbench=workbench,
+        session=session,
         ledger=ledger,
         identity=identity,
         book=book,

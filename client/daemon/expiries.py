@@ -1,4 +1,4 @@
-"""When the papers of a site expire that its consortium gave it, for whoever watches over them."""
+"""When the trust files of a site expire that its consortium gave it, for whoever watches over them."""
 
 import contextlib
 from collections.abc import Callable, Mapping
@@ -14,10 +14,10 @@ from yoriai.system.files import read_carried
 
 
 class Expiries:
-    """Reads the papers anew each time. What cannot be read any more, because it has expired, keeps its last value.
+    """Reads the trust files anew each time. What cannot be read any more, because it has expired, keeps its last value.
 
     Args:
-        site: its folder; a site that is not enrolled has no papers.
+        site: its folder; a site that is not enrolled has no trust files.
         clock: now.
     """
 

@@ -1,7 +1,7 @@
 """The place where a site's daemon listens: a Unix socket that only named users of this machine can reach.
 
     folder   0750, the daemon's own
-    lock     locked for as long as a daemon lives, and says which process this is; see `yoriai/system/held.py`
+    lock     locked for as long as a daemon lives, and says which process this is; see `yoriai/system/process_lock.py`
     socket   0660; whoever gets through is then asked of the kernel, and turned away unless their user is named
 
 Permissions alone would do, were no file's mode ever changed by hand; the kernel's word holds whatever the modes say.
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Self
 
 from yoriai.errors import DaemonError
-from yoriai.system.held import hold, let_go
+from yoriai.system.process_lock import hold, let_go
 
 _BACKLOG = 16
 _LONGEST_PATH_BYTES = 107  # sun_path of Linux, without the closing zero.
@@ -119,7 +119,7 @@ def _prepare_folder(folder: Path) -> None:
 
 
 def lock_of(socket_path: Path) -> Path:
-    """The lock of whoever listens at a socket; see `yoriai/system/held.py`."""
+    """The lock of whoever listens at a socket; see `yoriai/system/process_lock.py`."""
     return socket_path.with_name(f"{socket_path.name}.lock")
 
 

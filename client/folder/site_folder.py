@@ -29,8 +29,8 @@ from yoriai.errors import ConfigError, IdentityError
 from yoriai.privacy.identity.enrolment import read_enrolment
 from yoriai.privacy.identity.identity import Trust, read_key
 from yoriai.privacy.identity.instruction import SequenceMemory
-from yoriai.privacy.identity.papers import TrustFolder
 from yoriai.privacy.identity.roster import RosterMemory
+from yoriai.privacy.identity.trust_folder import TrustFolder
 from yoriai.system.files import PRIVATE, cannot_write, make_private_folder, read_carried, write_new
 
 if TYPE_CHECKING:

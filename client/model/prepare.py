@@ -1,8 +1,8 @@
 """Makes a job complete where the base model is: its digest, and the first adapter with its fixed factors."""
 
 from yoriai.client.model.base_model import choose_device, load_base
+from yoriai.client.model.model_session import ModelSession
 from yoriai.client.model.quiet import quiet_libraries
-from yoriai.client.model.workbench import Workbench
 from yoriai.config import JobConfig
 from yoriai.errors import ConfigError
 from yoriai.prepared_job import PreparedJob
@@ -21,7 +21,7 @@ def prepare(job: JobConfig) -> PreparedJob:
     check_fit(job)
     with quiet_libraries():
         base = load_base(job.base.model, device=choose_device(job.speed.device), expected_digest=job.base.digest)
-        adapter = Workbench(base, job.speed).initial_adapter(job)
+        adapter = ModelSession(base, job.speed).initial_adapter(job)
     return PreparedJob(job, base.digest, adapter.to_bytes())
 
 

@@ -22,13 +22,13 @@ from typing import Any
 import yoriai
 from yoriai import flower
 from yoriai.client.daemon.answers import NodeHealth
+from yoriai.client.daemon.daemon_client import NODE_CONFIG_KEY, DaemonClient
 from yoriai.client.daemon.daemon_config import socket_in
-from yoriai.client.daemon.desk import refuse
-from yoriai.client.daemon.door import NODE_CONFIG_KEY, SocketDoor
-from yoriai.client.daemon.frames import SOCKET_VERSION, Kind, Line
 from yoriai.client.daemon.listener import Listener, peer_of
-from yoriai.client.daemon.metrics import node_readings
+from yoriai.client.daemon.message_worker import refuse
 from yoriai.client.daemon.signals import wake_up_call
+from yoriai.client.daemon.site_metrics import node_readings
+from yoriai.client.daemon.socket_protocol import SOCKET_VERSION, FrameKind, Line
 from yoriai.client.folder.site_folder import SiteFolder
 from yoriai.config import SiteConfig
 from yoriai.errors import ConfigError, DaemonError, WireError
@@ -58,15 +58,15 @@ def node_command(site: SiteFolder, config: SiteConfig) -> list[str]:
     Raises:
         ConfigError: no port is free, or the site's path has a character that Flower's settings cannot hold.
     """
-    door = socket_in(site.path)
-    if set(str(door)) & set('"\\\n'):
+    daemon = socket_in(site.path)
+    if set(str(daemon)) & set('"\\\n'):
         raise ConfigError("the path of the site's folder has a quotation mark or a backslash", remedy="rename it")
     return [
         *(sys.executable, "-P", str(Path(__file__).with_name("supernode.py"))),
         *("--superlink", config.server.address),
         *("--root-certificates", str(site.server_ca)),
         *("--auth-supernode-private-key", str(site.node_key)),
-        *("--node-config", f'{NODE_CONFIG_KEY}="{door}"'),
+        *("--node-config", f'{NODE_CONFIG_KEY}="{daemon}"'),
         *("--host", _LOOPBACK),
         *("--port", str(_free_port())),
     ]
@@ -140,7 +140,7 @@ def node_state(folder: Path) -> dict[str, Any]:
     if not os.access(path.parent, os.X_OK):
         return {"reachable": None, "reason": "only root and the SuperNode's own user may see it"}
     try:
-        return {"reachable": True, **SocketDoor(path).health_as(NodeHealth)}
+        return {"reachable": True, **DaemonClient(path).health_as(NodeHealth)}
     except DaemonError as error:
         return {"reachable": False, "reason": error.what if os.path.lexists(path) else "not started"}
 
@@ -148,7 +148,7 @@ def node_state(folder: Path) -> dict[str, Any]:
 def _only_one(site: SiteFolder) -> Listener:
     path = node_socket_in(site.path)
     try:
-        pid = SocketDoor(path).pid()
+        pid = DaemonClient(path).pid()
     except DaemonError:
         return Listener(path)
     raise DaemonError(
@@ -179,8 +179,8 @@ def _answer(connection: socket.socket, state: Mapping[str, Any]) -> None:
         refuse(line, DaemonError("this user may not ask for the site's SuperNode"))
         return
     asked = line.preamble()
-    if asked.version == SOCKET_VERSION and asked.kind in (Kind.HELLO, Kind.HEALTH):
-        line.send_note(Kind.ANSWER, {**state, "version": yoriai.__version__})
+    if asked.version == SOCKET_VERSION and asked.kind in (FrameKind.HELLO, FrameKind.HEALTH):
+        line.send_note(FrameKind.ANSWER, {**state, "version": yoriai.__version__})
     else:
         refuse(line, DaemonError("the keeper of the site's SuperNode does not know this question"))
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from yoriai.errors import PolicyError
 from yoriai.privacy.dp.accounting import Accountant, Cost, Events, cost, event_from_dict, event_to_dict, is_quick
 from yoriai.privacy.dp.events import History, merged
-from yoriai.system import tether
+from yoriai.system import child_launcher
 
 TIMEOUT_S = 60.0
 MEMORY_BYTES = 2 * 1024**3
@@ -97,7 +97,7 @@ class CostWorker:
     def _start(self) -> None:
         self._line, theirs = socket.socketpair()
         self._line.settimeout(_GLANCE_S)
-        tied = [sys.executable, "-I", "-S", tether.__file__, str(os.getpid()), "-"]
+        tied = [sys.executable, "-I", "-S", child_launcher.__file__, str(os.getpid()), "-"]
         with theirs:
             self._process = subprocess.Popen(
                 [*tied, sys.executable, "-I", "-m", _MODULE, str(self._memory_bytes)],

@@ -16,7 +16,7 @@ from yoriai.errors import PolicyError, WireError
 from yoriai.privacy.dp.accounting import Costing, Event, SampledGaussian
 from yoriai.privacy.dp.wording import epsilon_text, terms
 from yoriai.privacy.identity.roster import MAX_WEIGHT, Roster
-from yoriai.privacy.job_terms.noise_shares import all_rounds
+from yoriai.privacy.job_terms.distributed_noise_parameters import all_rounds
 from yoriai.privacy.secagg.ranks import thin_ranks
 from yoriai.strategies.fit import check_fit
 from yoriai.strategies.rule import built_in_rules

@@ -9,7 +9,7 @@ equal. An owner's records are chosen from those of theirs that fit. A site of mi
 noise alone, and is charged like any other.
 
 What did not fit is counted for the site's own eyes. Where a user owns all records, as in a simulation, misfits are
-errors instead, found before anything is trained (`Workbench.prepare`).
+errors instead, found before anything is trained (`ModelSession.prepare`).
 """
 
 from collections import Counter

@@ -4,7 +4,7 @@ from yoriai.client.site.job import AcceptedJob, Round
 from yoriai.config import JobConfig
 from yoriai.errors import PolicyError, UsedUpError
 from yoriai.privacy.dp.accounting import Event
-from yoriai.privacy.job_terms.noise_shares import all_rounds
+from yoriai.privacy.job_terms.distributed_noise_parameters import all_rounds
 from yoriai.privacy.ledger.ledger import Ledger
 
 
@@ -73,7 +73,9 @@ class Charging:
             self._ledger.mark_released(run_id, this.index)
         else:
             masked = job.secure_aggregation.enabled
-            self._ledger.mark_left(run_id, this.index, at_most=1 + job.privacy.spare_rounds if masked else None)
+            self._ledger.mark_sent_uncharged(
+                run_id, this.index, at_most=1 + job.privacy.spare_rounds if masked else None
+            )
 
     def holds(self, accepted: AcceptedJob) -> bool:
         """Whether the ledger still has the run's plan; its operator may have given it back meanwhile."""

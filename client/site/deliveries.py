@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 
 from yoriai import wire
 from yoriai.client.model.lora import save_peft
-from yoriai.client.model.workbench import Workbench
+from yoriai.client.model.model_session import ModelSession
 from yoriai.client.offer.job_book import OVER, JobBook
 from yoriai.client.offer.policy import job_from
 from yoriai.client.site.adapter_place import CERTIFICATE, STATEMENT, VERSION, folder_of, folders_of
@@ -32,7 +32,7 @@ from yoriai.client.site.secure import SiteIdentity
 from yoriai.config import JobConfig, SiteConfig
 from yoriai.errors import AdapterError, IdentityError, PolicyError, StorageError
 from yoriai.privacy.identity.coordinator_identity import read_coordinator_certificate
-from yoriai.privacy.identity.delivery import Delivery, read_delivery
+from yoriai.privacy.identity.delivery import DeliveryStatement, read_delivery
 from yoriai.privacy.ledger.ledger import Ledger
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.rule import get_rule
@@ -57,7 +57,7 @@ class Deliveries:
 
     Args:
         config: name and policy.
-        workbench: by whose base an adapter is judged; whoever calls `receive` holds its lock.
+        session: by whose base an adapter is judged; whoever calls `receive` holds its lock.
         ledger: of the site, which gets back the rounds that the job did not need.
         identity: whose CA vouches for the coordinator.
         book: the jobs that the site has taken part in.
@@ -69,7 +69,7 @@ class Deliveries:
         self,
         config: SiteConfig,
         *,
-        workbench: Workbench,
+        session: ModelSession,
         ledger: Ledger,
         identity: SiteIdentity,
         book: JobBook,
@@ -77,7 +77,7 @@ class Deliveries:
         on_stored: Callable[[StoredAdapter], None],
     ) -> None:
         self._name, self._policy = config.name, config.policy
-        self._workbench, self._ledger, self._identity = workbench, ledger, identity
+        self._session, self._ledger, self._identity = session, ledger, identity
         self._book, self._folder, self._on_stored = book, folder, on_stored
 
     def receive(self, message: wire.Delivery) -> wire.Receipt:
@@ -101,7 +101,7 @@ class Deliveries:
             self._close(statement)
         return wire.Receipt(run_id=message.run_id, site=self._name, adapter_digest=statement.adapter_digest)
 
-    def _take(self, message: wire.Delivery, statement: Delivery, job: JobConfig, place: Path) -> None:
+    def _take(self, message: wire.Delivery, statement: DeliveryStatement, job: JobConfig, place: Path) -> None:
         """Store the adapter of a run that this site took part in."""
         self._check_fits(statement)
         if not place.is_dir():
@@ -110,12 +110,12 @@ class Deliveries:
         self._close(statement)
         self._on_stored(StoredAdapter(statement.run_id, job, place, statement.adapter_digest))
 
-    def _close(self, statement: Delivery) -> None:
+    def _close(self, statement: DeliveryStatement) -> None:
         """The run is over here. Whatever a kill leaves undone, the same message does the next time."""
         self._book.finish(statement.run_id, statement.adapter_digest, statement.rounds)
         self._ledger.finish(statement.run_id)
 
-    def _verified(self, message: wire.Delivery) -> Delivery:
+    def _verified(self, message: wire.Delivery) -> DeliveryStatement:
         """The statement, once the coordinator's key and the CA behind it are seen to be right."""
         trust = self._identity.trust()
         certificate = read_coordinator_certificate(message.certificate.encode(), trust, now=trust.now)
@@ -126,7 +126,7 @@ class Deliveries:
             raise PolicyError(f"site {self._name}: the coordinator's statement is about another run")
         return statement
 
-    def _job_of(self, statement: Delivery) -> JobConfig:
+    def _job_of(self, statement: DeliveryStatement) -> JobConfig:
         """The job that has ended; it must be one that this site accepted, and that has come to no other end."""
         run, entry = f"run {statement.run_id[:80]}", self._book.entry(statement.run_id)
         if entry is None or entry.state not in ("accepted", *OVER):
@@ -140,22 +140,22 @@ class Deliveries:
             raise PolicyError(f"site {self._name}: the statement about {run} is of another job, base, length or roster")
         return job
 
-    def _check_fits(self, statement: Delivery) -> None:
+    def _check_fits(self, statement: DeliveryStatement) -> None:
         """An update of this site must be in the run of an adapter, and the adapter's base must be here."""
         run = f"run {statement.run_id[:80]}"
         if not self._ledger.has_released(statement.run_id):
             raise PolicyError(
                 f"site {self._name}: no update of this site is in {run}", remedy="deliver to those that took part"
             )
-        if statement.base_digest != self._workbench.base.digest:
+        if statement.base_digest != self._session.base.digest:
             raise PolicyError(f"site {self._name} has another base model by now", remedy=f"load that of {run} again")
 
-    def _refuse_second(self, statement: Delivery, place: Path) -> None:
+    def _refuse_second(self, statement: DeliveryStatement, place: Path) -> None:
         """The folder is the record of an adapter: a kill may have come before the book knew of it."""
         if any(other != place for other in folders_of(self._folder, statement.run_id)):
             raise self._second(statement)
 
-    def _second(self, statement: Delivery) -> PolicyError:
+    def _second(self, statement: DeliveryStatement) -> PolicyError:
         digest = statement.adapter_digest
         return PolicyError(
             f"site {self._name}: run {statement.run_id[:80]} has come to another end already",
@@ -177,11 +177,11 @@ class Deliveries:
                 remedy="have the site's operator make room, and deliver it again",
             )
 
-    def _store(self, message: wire.Delivery, statement: Delivery, job: JobConfig, place: Path) -> None:
+    def _store(self, message: wire.Delivery, statement: DeliveryStatement, job: JobConfig, place: Path) -> None:
         state = AdapterState.from_bytes(message.payload)
         if state.digest() != statement.adapter_digest:
             raise AdapterError("the delivered adapter is not the one of the coordinator's statement")
-        model = self._workbench.model(job)
+        model = self._session.model(job)
         model.check(state)
         part = place.with_name(f".{place.name}.part")
         try:

@@ -8,11 +8,11 @@ from yoriai.client.model.prepared import PreparedRecords
 from yoriai.client.training.plan import Shares, TrainingPlan
 from yoriai.config import JobConfig
 from yoriai.errors import AdapterError, PolicyError
-from yoriai.privacy.job_terms.noise_shares import noise_shares
-from yoriai.privacy.job_terms.round_noise import shares_event
+from yoriai.privacy.job_terms.distributed_noise_parameters import distributed_noise_of
+from yoriai.privacy.job_terms.round_cost import shares_event
 from yoriai.strategies.adapter import AdapterState
+from yoriai.strategies.learning_rate_schedule import schedule_factor
 from yoriai.strategies.rule import get_rule, largest_update
-from yoriai.strategies.schedule import schedule_factor
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def shares_of(job: JobConfig, start: AdapterState, noise_multiplier: float | Non
     if job.privacy.noise != "distributed" or noise_multiplier is None:
         return None
     n_params = largest_update(get_rule(job.federation.rule), start)
-    noise = noise_shares(job, noise_multiplier, n_params=n_params, sites=sites)
+    noise = distributed_noise_of(job, noise_multiplier, n_params=n_params, sites=sites)
     return Shares(noise, n_params, shares_event(noise, job.training.sampling_rate))
 
 

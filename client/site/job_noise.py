@@ -1,7 +1,7 @@
 """The noise of a prepared job among the sites of a roster. Light: it loads no model library."""
 
 from yoriai.prepared_job import PreparedJob
-from yoriai.privacy.job_terms.round_noise import calibrated
+from yoriai.privacy.job_terms.round_cost import calibrated
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.rule import get_rule, largest_update
 

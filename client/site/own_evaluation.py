@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from yoriai.client.model.measure import Tally
-from yoriai.client.model.workbench import Workbench
+from yoriai.client.model.model_session import ModelSession
 from yoriai.client.records.records import Record
 from yoriai.client.site.adapter_place import EVALUATION, EVALUATION_SCHEMA, VERSION
 from yoriai.client.site.deliveries import StoredAdapter
@@ -26,19 +26,19 @@ class Measuring:
     """Stored adapters that are to be measured once the coordinator has its receipt.
 
     Args:
-        records, workbench, progress: as in `evaluate_stored`.
+        records, session, progress: as in `evaluate_stored`.
         on_fault: told what went wrong, for the site's own eyes. The adapter stays where it is.
     """
 
     def __init__(
         self,
         records: Sequence[Record],
-        workbench: Workbench,
+        session: ModelSession,
         *,
         progress: Callable[[int, int], None] | None,
         on_fault: Callable[[str], None],
     ) -> None:
-        self._records, self._workbench = records, workbench
+        self._records, self._session = records, session
         self._progress, self._on_fault = progress, on_fault
         self._kept: list[StoredAdapter] = []
 
@@ -51,7 +51,7 @@ class Measuring:
         while self._kept:
             stored = self._kept.pop()
             try:
-                evaluate_stored(stored, self._records, self._workbench, progress=self._progress)
+                evaluate_stored(stored, self._records, self._session, progress=self._progress)
             except Exception as error:  # Of an unexpected one the type alone: its text might quote a record.
                 what = str(error) if isinstance(error, YoriaiError) else type(error).__name__
                 self._on_fault(f"the adapter in {stored.folder.name} could not be measured: {what}")
@@ -60,7 +60,7 @@ class Measuring:
 def evaluate_stored(
     stored: StoredAdapter,
     records: Sequence[Record],
-    workbench: Workbench,
+    session: ModelSession,
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
@@ -68,7 +68,7 @@ def evaluate_stored(
 
     Args:
         records: the site's test records; without any, nothing is measured.
-        workbench: its lock is held meanwhile.
+        session: its lock is held meanwhile.
         progress: called as (records done, records in all) while they are prepared and at every batch; it may raise to
             give the evaluation up.
 
@@ -79,9 +79,9 @@ def evaluate_stored(
     if not records or place.exists():
         return
     state = AdapterState.from_bytes((stored.folder / VERSION).read_bytes())
-    with workbench.lock:
-        model, head = workbench.model(stored.job), workbench.head(stored.job)
-        prepared = workbench.prepare(records, stored.job, for_training=False, progress=progress)
+    with session.lock:
+        model, head = session.model(stored.job), session.head(stored.job)
+        prepared = session.prepare(records, stored.job, for_training=False, progress=progress)
 
         def measured(adapter: AdapterState) -> dict[str, Any]:
             tally = evaluate(
@@ -89,7 +89,7 @@ def evaluate_stored(
                 adapter,
                 prepared,
                 head,
-                physical_batch_size=workbench.speed.physical_batch_size,
+                physical_batch_size=session.speed.physical_batch_size,
                 exact_match=stored.job.task.kind == "instruct",
                 progress=progress,
             )

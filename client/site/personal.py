@@ -20,8 +20,8 @@ ledger works out.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from yoriai.client.model.model_session import ModelSession
 from yoriai.client.model.prepared import PreparedRecords
-from yoriai.client.model.workbench import Workbench
 from yoriai.client.site.job import training_plan
 from yoriai.client.training.plan import TrainingPlan
 from yoriai.client.training.train import train_round
@@ -32,7 +32,7 @@ from yoriai.privacy.dp.randomness import RandomSource
 from yoriai.privacy.ledger.ledger import Ledger
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.factors import add_to_trainable
-from yoriai.strategies.schedule import schedule_factor
+from yoriai.strategies.learning_rate_schedule import schedule_factor
 from yoriai.strategies.server_opt import Adam, OptState
 
 _RELEASE = 0  # The one release of a personal run, by the ledger's count of rounds.
@@ -87,7 +87,7 @@ def personal_event(job: JobConfig) -> SampledGaussian | None:
 
 def train_personal(
     training: PersonalTraining,
-    workbench: Workbench,
+    session: ModelSession,
     ledger: Ledger,
     *,
     source: RandomSource,
@@ -96,7 +96,7 @@ def train_personal(
     """Train the site's own adapter. Factors that do not train are those of the shared one, bit for bit.
 
     Args:
-        workbench: its model must be the one that the records were prepared for; its lock is held meanwhile.
+        session: its model must be the one that the records were prepared for; its lock is held meanwhile.
         ledger: of the records; not touched by a job without privacy.
         source: of sampling and noise.
         progress: told the number of finished rounds.
@@ -116,8 +116,8 @@ def train_personal(
     if event is not None:
         _charge(ledger, run_id, event)
     try:
-        with workbench.lock:
-            own = _trained(training, workbench, event, source=source, progress=progress)
+        with session.lock:
+            own = _trained(training, session, event, source=source, progress=progress)
     except Exception:
         # That it failed is seen, and may tell something of the records. Who is stopped or killed tells nothing.
         if event is not None:
@@ -154,7 +154,7 @@ def _release(ledger: Ledger, run_id: str) -> None:
 
 def _trained(
     training: PersonalTraining,
-    workbench: Workbench,
+    session: ModelSession,
     event: SampledGaussian | None,
     *,
     source: RandomSource,
@@ -162,10 +162,10 @@ def _trained(
 ) -> AdapterState:
     """All rounds, already charged for; `event` is what they may cost together."""
     job, state, adam = training.job, training.shared, Adam()
-    model, head = workbench.model(job), workbench.head(job)
+    model, head = session.model(job), session.head(job)
     moments: dict[tuple[str, ...], OptState] = {}
     for index in range(job.personal.rounds):
-        plan = _plan(training, index, event, workbench.speed.physical_batch_size)
+        plan = _plan(training, index, event, session.speed.physical_batch_size)
         model.load(state)
         model.check_output()
         trained = train_round(model, state, training.records, head, plan, source=source)

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from yoriai import wire
+from yoriai.client.model.model_session import ModelSession, PrefixProgress
 from yoriai.client.model.prepared import PreparedRecords
-from yoriai.client.model.workbench import PrefixProgress, Workbench
 from yoriai.client.offer.approval import Approval, terms_of
 from yoriai.client.offer.job_book import JobBook, Terms
 from yoriai.client.offer.offer_bounds import check_bounds
@@ -91,7 +91,7 @@ class Site:
     Args:
         config: name and policy.
         records: only the training records are used here.
-        workbench: base model and what is built on it.
+        session: base model and what is built on it.
         ledger: of this data set, at the policy's budget and delta.
         identity: key, certificate and trust, by which it knows its coordinator; None at a site that is no member.
         hooks: see SiteHooks.
@@ -104,7 +104,7 @@ class Site:
         config: SiteConfig,
         records: SiteRecords,
         *,
-        workbench: Workbench,
+        session: ModelSession,
         ledger: Ledger,
         identity: SiteIdentity | None = None,
         hooks: SiteHooks | None = None,
@@ -120,13 +120,13 @@ class Site:
             )
         self.name = config.name
         self._policy, self._records = config.policy, records
-        self._workbench, self._ledger, self._identity = workbench, ledger, identity
+        self._session, self._ledger, self._identity = session, ledger, identity
         self._charging, self._approval = Charging(config.name, ledger), Approval(config.name, config.policy, book)
         self._instructions, self._deliveries = Instructions(config.name, identity), deliveries
         self._hooks = hooks or SiteHooks()
         self._accepted: AcceptedJob | None = None
         duties = Duties(self._member, self._charging.charge, self._trained, self._shared, self._charging.mark_released)
-        self._secure = SecureRounds(self.name, workbench.base.digest, duties)
+        self._secure = SecureRounds(self.name, session.base.digest, duties)
 
     def handle(self, data: bytes) -> bytes:
         """Answer one message. Never raises on what another party sent, and never lets text of a record out."""
@@ -134,7 +134,7 @@ class Site:
         try:
             message = self._instructions.opened(data)
             run_id = message.run_id
-            with self._workbench.lock:  # Two rounds at once would mix their gradients in the one model.
+            with self._session.lock:  # Two rounds at once would mix their gradients in the one model.
                 reply = self._answer(message)
                 if self._identity is not None and not isinstance(reply, wire.Refusal):
                     head = self._identity.commitment(self.name, self._ledger)
@@ -173,7 +173,7 @@ class Site:
                 f"site {self.name}: a run's id holds {PERSONAL_MARK}, which is kept for the site's own runs"
             )
         job = read_job(self.name, self._policy, offer)
-        check_bounds(self.name, job, offer, self._workbench.base.width)
+        check_bounds(self.name, job, offer, self._session.base.width)
         check_membership(self.name, self._policy, job, offer)
         if self._identity is not None and offer.ledger_head:
             self._identity.check_commitment(self.name, self._ledger, offer.ledger_head)
@@ -188,17 +188,17 @@ class Site:
             rank = plain_rank(self.name, job, offer.roster.ranks)
         else:
             raise PolicyError(f"site {self.name}: policy forbids jobs without secure aggregation")
-        check_base(self.name, self._policy, job, offer, self._workbench.base.digest)
+        check_base(self.name, self._policy, job, offer, self._session.base.digest)
         shares = self._shares(job, offer, rank)
         event = round_event(self.name, self._policy, job, offer, shares, self._ledger.costing)
         check_records(self.name, self._policy, job)
-        self._workbench.check_task(job.task)
+        self._session.check_task(job.task)
         terms = terms_of(offer, job, event, roster_digest, costing=self._ledger.costing)
         if self._asked_for(terms):
             return self._approval.waiting(offer.run_id)
         start = AdapterState.from_bytes(offer.payload)
-        self._workbench.check_adapter(job, start)
-        model = self._workbench.model(job)  # From here on the model of a job at work is another's.
+        self._session.check_adapter(job, start)
+        model = self._session.model(job)  # From here on the model of a job at work is another's.
         self._take_part(terms, event, job)
         self._forget()  # Not before: an offer that waits, or is refused, leaves the job at hand and its keys alone.
         self._accepted = AcceptedJob(
@@ -217,7 +217,7 @@ class Site:
 
     def _ready(self, job: JobConfig) -> PreparedRecords:
         """The records, as far as they fit the job. The site's one look at them before it trains; it raises nothing."""
-        return self._workbench.prepare_fitting(
+        return self._session.prepare_fitting(
             self._records.train,
             job,
             tell=lambda line: self._hooks.on_fault(f"site {self.name}: {line}"),
@@ -264,7 +264,7 @@ class Site:
         accepted = self._job_of(request.run_id)
         if accepted is None:
             return self._unknown_job(request.run_id)
-        this = round_of(self.name, accepted, request, self._workbench.speed.physical_batch_size)
+        this = round_of(self.name, accepted, request, self._session.speed.physical_batch_size)
         if accepted.job.secure_aggregation.enabled:
             return self._secure.train(this, request)
         self._charging.charge(this)
@@ -307,22 +307,22 @@ class Site:
         if not self._charging.holds(accepted):  # Given back, and wanted again: what an offer promises is missing.
             self._accepted = None
             return None
-        # Another job may have taken the workbench meanwhile; what was prepared for this one is then of no use.
-        if self._workbench.model(accepted.job) is not accepted.model:
+        # Another job may have taken the session meanwhile; what was prepared for this one is then of no use.
+        if self._session.model(accepted.job) is not accepted.model:
             self._accepted = None
             return None
         return accepted
 
     def _trained(self, this: Round) -> AdapterState:
         """Train a round that is charged. The update may leave only after it is marked as released."""
-        head, source = self._workbench.head(this.job.job), self._hooks.randomness(this.job.run_id, this.index)
+        head, source = self._session.head(this.job.job), self._hooks.randomness(this.job.run_id, this.index)
         return paid(
             this, lambda: self._hooks.train(this, head, source, self._hooks.on_step), self._charging.mark_released
         ).update
 
     def _shared(self, this: Round, rotation_seed: bytes) -> np.ndarray:
         """The same where the noise is distributed: what the site enters into the secure sum, (size,) uint32."""
-        head, source = self._workbench.head(this.job.job), self._hooks.randomness(this.job.run_id, this.index)
+        head, source = self._session.head(this.job.job), self._hooks.randomness(this.job.run_id, this.index)
         return paid(
             this,
             lambda: self._hooks.share(this, head, source, self._hooks.on_step, rotation_seed=rotation_seed),

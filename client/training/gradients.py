@@ -24,11 +24,11 @@ from yoriai.client.model.prepared import Batch, PreparedRecords
 from yoriai.client.model.tasks import TaskHead
 from yoriai.client.training.plan import TrainingPlan
 from yoriai.errors import TrainingError
-from yoriai.privacy.dp.dpsgd import Block, ClippedGradientSum, Rows, held_gradients, take_gradients
+from yoriai.privacy.dp.dpsgd import Block, ClippedGradientSum, Rows, block_gradients, take_gradients
 from yoriai.privacy.dp.mechanisms import poisson_sample
 from yoriai.privacy.dp.randomness import RandomSource
 from yoriai.strategies.adapter import AdapterState
-from yoriai.strategies.held import held
+from yoriai.strategies.rank_block import rank_block
 
 
 class Canaries(Protocol):
@@ -42,7 +42,7 @@ class Canaries(Protocol):
         """How many there are."""
 
     def rows(self, indices: np.ndarray) -> np.ndarray:
-        """Gradients before the clip, (len(indices), d), over the held blocks in the order of the trained factors."""
+        """Gradients before the clip, (len(indices), d), over the rank's blocks in the order of the trained factors."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,13 +68,13 @@ class RoundGradients:
         """Load the round's adapter and open the factors that train."""
         model.load(start)
         trained = model.set_trainable(plan.factors)
-        blocks = {name: held(name, tuple(p.shape), plan.rank) for name, p in trained.items()}
+        blocks = {name: rank_block(name, tuple(p.shape), plan.rank) for name, p in trained.items()}
         return cls(model, records, head, plan, trained, blocks)
 
     def batch(
         self, source: RandomSource, *, canaries: Canaries | None = None, rows: Rows | None = None
     ) -> ClippedGradientSum:
-        """Draw a batch and sum its gradients over the held blocks, each unit's clipped; unclipped without privacy.
+        """Draw a batch and sum its gradients over the rank's blocks, each unit's clipped; unclipped without privacy.
 
         Args:
             source: of the sampling.
@@ -140,5 +140,5 @@ class RoundGradients:
                 remedy="lower the learning rate, or check the base model and the records",
             )
         held_only = {parameter: self.blocks[name] for name, parameter in self.trained.items()}
-        with nullcontext() if plan.rank is None else held_gradients(self.model.tail, held_only):
+        with nullcontext() if plan.rank is None else block_gradients(self.model.tail, held_only):
             losses.sum().backward()  # type: ignore[no-untyped-call]

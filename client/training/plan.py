@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from yoriai.privacy.distributed.shared_noise import SharedNoise
+from yoriai.privacy.distributed.distributed_noise import DistributedNoise
 from yoriai.privacy.dp.accounting import Event, SampledGaussian, SampledSkellam
 
 
@@ -15,7 +15,7 @@ class Shares:
         event: what the round costs, once enough sites' shares are in the sum.
     """
 
-    noise: SharedNoise
+    noise: DistributedNoise
     n_params: int
     event: SampledSkellam
 

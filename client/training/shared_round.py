@@ -5,7 +5,7 @@
     add the site's share of the noise, reduce modulo 2^w
 
 What comes out is not private by itself: it carries a share of the noise. It may leave the site masked only, in a round
-that opens for no fewer survivors than the noise was shared out over (`privacy/distributed/shared_noise.py`,
+that opens for no fewer survivors than the noise was shared out over (`privacy/distributed/distributed_noise.py`,
 docs/privacy.md). No optimizer steps here: the coordinator takes the step, once, on the opened sum.
 """
 
@@ -16,12 +16,12 @@ import numpy as np
 
 from yoriai.client.training.gradients import Canaries, RoundGradients
 from yoriai.errors import TrainingError
+from yoriai.privacy.distributed.distributed_noise import RoundedSum
 from yoriai.privacy.distributed.rotation import Rotation
-from yoriai.privacy.distributed.shared_noise import RoundedSum
 from yoriai.privacy.dp.accounting import SampledSkellam
 from yoriai.privacy.dp.randomness import RandomSource
 from yoriai.privacy.dp.skellam import SkellamTable
-from yoriai.privacy.job_terms.round_noise import shares_event
+from yoriai.privacy.job_terms.round_cost import shares_event
 
 
 @dataclass(frozen=True, repr=False)

@@ -10,9 +10,9 @@ What is done to the noised mean gradient is post-processing and costs no privacy
 back to the round's adapter, mu · (w − w_start) (Li et al. 2020, arXiv 1812.06127), which is zero in the first step. So
 is the bound on the finished update's norm.
 
-A site of a lower rank trains the leading block of each factor (`strategies.held`). Its records' gradients are computed,
-clipped, summed and noised for that block alone. The forward pass, the activations kept for the backward pass and the
-optimizer's state are those of the whole adapter.
+A site of a lower rank trains the leading block of each factor (`strategies.rank_block`). Its records' gradients are
+computed, clipped, summed and noised for that block alone. The forward pass, the activations kept for the backward pass
+and the optimizer's state are those of the whole adapter.
 """
 
 from collections.abc import Callable

@@ -50,10 +50,10 @@ __all__ = [
     "Events",
     "SampledGaussian",
     "SampledSkellam",
-    "answering",
     "calibrate",
     "calibrate_skellam",
     "cost",
+    "effective_accountant",
     "epsilon",
     "epsilon_at_order",
     "event_from_dict",
@@ -127,7 +127,7 @@ def epsilon(events: Events, delta: float, accountant: Accountant = "pld") -> flo
     return cost(events, delta, accountant).epsilon
 
 
-def answering(events: Events, delta: float, accountant: Accountant = "pld") -> Accountant:
+def effective_accountant(events: Events, delta: float, accountant: Accountant = "pld") -> Accountant:
     """Return the accountant whose answer `epsilon` gives; see `Cost`. Arguments and errors are those of `epsilon`."""
     return cost(events, delta, accountant).accountant
 

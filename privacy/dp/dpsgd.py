@@ -63,7 +63,7 @@ class ClippedGradientSum:
     Args:
         parameters: trainable tensors, whose `grad_sample` (N, *shape) Opacus fills.
         clip_norm: bound on one unit's gradient norm; None sums without a bound, and such a sum cannot be released.
-        held: block of each parameter that trains; None for all of it. What lies outside is neither counted in a
+        blocks: block of each parameter that trains; None for all of it. What lies outside is neither counted in a
             unit's norm, nor summed, nor noised. See `held_gradients` for not computing it in the first place.
         rows: takes the clipped gradients in place of this object's own sum, which then stays zero.
     """
@@ -72,15 +72,15 @@ class ClippedGradientSum:
         self,
         parameters: Sequence[nn.Parameter],
         clip_norm: float | None,
-        held: Sequence[Block] | None = None,
+        blocks: Sequence[Block] | None = None,
         *,
         rows: Rows | None = None,
     ) -> None:
         self._parameters = list(parameters)
         self._rows = rows
-        self._held = [() for _ in self._parameters] if held is None else list(held)
+        self._blocks = [() for _ in self._parameters] if blocks is None else list(blocks)
         self._clip_norm = clip_norm
-        self._shapes = [p[block].shape for p, block in zip(self._parameters, self._held, strict=True)]
+        self._shapes = [p[block].shape for p, block in zip(self._parameters, self._blocks, strict=True)]
         self._sum = torch.zeros(sum(map(math.prod, self._shapes)), dtype=torch.float64, device=parameters[0].device)
         self._wide = torch.empty_like(self._sum)
         self._begun: set[int] = set()
@@ -100,7 +100,7 @@ class ClippedGradientSum:
             TrainingError: a parameter got no per-record gradients, or those of another number of records, or of
                 several passes; there are more units than rows; or a unit comes back after another one.
         """
-        gradients = [_grad_sample(p, block) for p, block in zip(self._parameters, self._held, strict=True)]
+        gradients = [_grad_sample(p, block) for p, block in zip(self._parameters, self._blocks, strict=True)]
         if len({len(gradient) for gradient in gradients}) != 1:
             raise TrainingError("the trained factors hold gradients of different numbers of records")
         self._clear()
@@ -173,7 +173,7 @@ class ClippedGradientSum:
         For an audit's canaries: from here on they go the way that Opacus' gradients of real records go.
         """
         start = 0
-        for parameter, block, shape in zip(self._parameters, self._held, self._shapes, strict=True):
+        for parameter, block, shape in zip(self._parameters, self._blocks, self._shapes, strict=True):
             samples = parameter.new_zeros((len(rows), *parameter.shape))
             stop = start + math.prod(shape)
             given = torch.as_tensor(rows[:, start:stop]).to(samples)
@@ -183,7 +183,7 @@ class ClippedGradientSum:
         self.add_piece()
 
     def flat(self) -> np.ndarray:
-        """The sum as one float64 vector (n,): held blocks in the order of the parameters. Private until noised.
+        """The sum as one float64 vector (n,): blocks blocks in the order of the parameters. Private until noised.
 
         It ends the batch's last unit.
         """
@@ -213,9 +213,9 @@ class ClippedGradientSum:
 
 
 @torch.no_grad()
-def take_gradients(parameters: Sequence[nn.Parameter], held: Sequence[Block]) -> Tensor:
+def take_gradients(parameters: Sequence[nn.Parameter], blocks: Sequence[Block]) -> Tensor:
     """The per-record gradients that one backward pass left, (N, n) float32, neither clipped nor safe; clears them."""
-    gradients = [_grad_sample(p, block) for p, block in zip(parameters, held, strict=True)]
+    gradients = [_grad_sample(p, block) for p, block in zip(parameters, blocks, strict=True)]
     _clear(parameters)
     return torch.cat([gradient.flatten(1) for gradient in gradients], dim=1)
 
@@ -227,11 +227,11 @@ def _clear(parameters: Sequence[nn.Parameter]) -> None:
 
 
 def split_like(
-    vector: np.ndarray, parameters: Sequence[nn.Parameter], held: Sequence[Block] | None = None
+    vector: np.ndarray, parameters: Sequence[nn.Parameter], blocks: Sequence[Block] | None = None
 ) -> Iterator[Tensor]:
-    """Cut a flat vector (n,) back into tensors of the parameters' shapes, types and devices; zero outside `held`."""
+    """Cut a flat vector (n,) back into tensors of the parameters' shapes, types and devices; zero outside `blocks`."""
     start = 0
-    for parameter, block in zip(parameters, held or [()] * len(parameters), strict=True):
+    for parameter, block in zip(parameters, blocks or [()] * len(parameters), strict=True):
         whole = torch.zeros_like(parameter)
         inside = whole[block]
         stop = start + inside.numel()
@@ -241,7 +241,7 @@ def split_like(
 
 
 @contextmanager
-def held_gradients(network: GradSampleModule, held: Mapping[nn.Parameter, Block]) -> Iterator[None]:
+def block_gradients(network: GradSampleModule, blocks: Mapping[nn.Parameter, Block]) -> Iterator[None]:
     """Within it, Opacus computes the per-record gradients of linear maps for these blocks of their weights only.
 
     What that saves: memory and work for the gradients outside the blocks, N times the entries left out, which is what
@@ -249,14 +249,14 @@ def held_gradients(network: GradSampleModule, held: Mapping[nn.Parameter, Block]
     activations, which go through the whole adapter.
 
     Args:
-        held: block (rows, columns) of each weight that trains. Maps without bias.
+        blocks: block (rows, columns) of each weight that trains. Maps without bias.
     """
 
     def sampler(layer: nn.Linear, activations: list[Tensor], backprops: Tensor) -> dict[nn.Parameter, Tensor]:
         weight = layer.get_parameter("weight")
-        if weight not in held:
+        if weight not in blocks:
             return {}
-        rows, columns = held[weight]
+        rows, columns = blocks[weight]
         entering = activations[0][..., columns].to(backprops.dtype)  # (N, ..., in)
         return {weight: torch.einsum("n...i,n...j->nij", backprops[..., rows], entering)}
 

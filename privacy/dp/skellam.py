@@ -67,7 +67,7 @@ class SkellamTable:
 
     Assumes: the source's words are uniform and independent, as a cryptographic stream's are to whoever lacks its key.
     Does not cover: timing. How long a look-up takes hangs a little on where it ends.
-    Event it costs: none by itself; see `yoriai.privacy.distributed.shared_noise`.
+    Event it costs: none by itself; see `yoriai.privacy.distributed.distributed_noise`.
     Edge cases: variance 1 is allowed, 0 is not, since no noise is no mechanism.
 
     Attributes:

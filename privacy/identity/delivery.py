@@ -28,7 +28,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
-class Delivery:
+class DeliveryStatement:
     """The end of a run as the coordinator vouches for it. Digests are SHA-256, in hexadecimal.
 
     Attributes:
@@ -69,12 +69,12 @@ class Delivery:
         return canonical_json(asdict(self))
 
 
-def sign_delivery(key: SigningKey, statement: Delivery) -> bytes:
+def sign_delivery(key: SigningKey, statement: DeliveryStatement) -> bytes:
     """The statement's file."""
     return _FORMAT.seal(key, statement.payload)
 
 
-def read_delivery(data: bytes, public_key: Ed25519PublicKey) -> Delivery:
+def read_delivery(data: bytes, public_key: Ed25519PublicKey) -> DeliveryStatement:
     """Verify and parse a statement.
 
     Args:
@@ -84,4 +84,4 @@ def read_delivery(data: bytes, public_key: Ed25519PublicKey) -> Delivery:
     Raises:
         IdentityError: this key did not sign it, or it is malformed or of another version.
     """
-    return _FORMAT.statement(data, public_key, Delivery)
+    return _FORMAT.statement(data, public_key, DeliveryStatement)

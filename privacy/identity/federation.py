@@ -27,7 +27,14 @@ from yoriai.errors import IdentityError
 from yoriai.privacy.identity.coordinator_identity import CoordinatorRequest
 from yoriai.privacy.identity.enrolment import Enrolment, Request
 from yoriai.privacy.identity.identity import Authority, Trust, check_name
-from yoriai.privacy.identity.membership import Coordinator, Member, Revoked, Terms, read_coordinator, read_member
+from yoriai.privacy.identity.membership import (
+    Coordinator,
+    Member,
+    MembershipTerms,
+    Revoked,
+    read_coordinator,
+    read_member,
+)
 from yoriai.privacy.identity.roster import Roster, sign_roster
 from yoriai.privacy.identity.signed_file import SignedFormat, canonical_json
 
@@ -120,7 +127,7 @@ class Federation:
         self,
         authority: Authority,
         request: Request,
-        terms: Terms,
+        terms: MembershipTerms,
         *,
         now: datetime,
         valid_for: timedelta,

@@ -40,7 +40,7 @@ _AHEAD = timedelta(days=1)
 
 
 @dataclass(frozen=True)
-class Instruction:
+class InstructionStatement:
     """One message to one site as the coordinator vouches for it.
 
     Attributes:
@@ -100,12 +100,12 @@ def digest_of(message: bytes) -> str:
     return sha256(message).hexdigest()
 
 
-def sign_instruction(key: SigningKey, statement: Instruction) -> bytes:
+def sign_instruction(key: SigningKey, statement: InstructionStatement) -> bytes:
     """The statement's file."""
     return _FORMAT.seal(key, statement.payload)
 
 
-def read_instruction(data: bytes, public_key: Ed25519PublicKey) -> Instruction:
+def read_instruction(data: bytes, public_key: Ed25519PublicKey) -> InstructionStatement:
     """Verify and parse a statement.
 
     Args:
@@ -115,7 +115,7 @@ def read_instruction(data: bytes, public_key: Ed25519PublicKey) -> Instruction:
     Raises:
         IdentityError: this key did not sign it, or it is malformed or of another version.
     """
-    return _FORMAT.statement(data, public_key, Instruction)
+    return _FORMAT.statement(data, public_key, InstructionStatement)
 
 
 class SequenceMemory:

@@ -10,7 +10,7 @@ from yoriai.privacy.identity.roster import RosterEntry
 
 
 @dataclass(frozen=True)
-class Terms:
+class MembershipTerms:
     """How a member counts: its weight, 1 to 255, and the largest rank that it trains; None takes any job's."""
 
     weight: int = 1
@@ -26,7 +26,7 @@ class Member:
     """A member and the terms that the next roster gives it."""
 
     enrolment: Enrolment
-    terms: Terms
+    terms: MembershipTerms
 
     def __post_init__(self) -> None:
         self.terms.check(self.name)
@@ -83,4 +83,4 @@ def read_coordinator(fields: dict[str, Any]) -> Coordinator:
 def read_member(federation: str, fields: dict[str, Any]) -> Member:
     """A member from the federation's signed state. Raises IdentityError, or as its fields lack."""
     enrolment = Enrolment(federation, fields["name"], bytes.fromhex(fields["certificate"]), fields["node_key"])
-    return Member(enrolment, Terms(fields["weight"], fields["rank"]))
+    return Member(enrolment, MembershipTerms(fields["weight"], fields["rank"]))

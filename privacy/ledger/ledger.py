@@ -220,7 +220,7 @@ class Ledger(LedgerReading):
                 )
             self._store.append(kind="released", job_id=job_id, round_index=round_index)
 
-    def mark_left(self, job_id: str, round_index: int, at_most: int | None) -> None:
+    def mark_sent_uncharged(self, job_id: str, round_index: int, at_most: int | None) -> None:
         """Record that an update which no charge covers (a job without privacy) leaves; durable when it returns.
 
         Args:

@@ -191,13 +191,17 @@ class BudgetRule:
         if self._fits(book, before + new, first):
             return
         if first.covers(before + new):
-            spoke: str = self._fixed_cost(before + new).accountant
+            effective: str = self._fixed_cost(before + new).accountant
             base, after = self._fixed(before), self._fixed(before + new)
         else:
             if book.first_plan is not None:
                 self._refuse_closed(book, first)
             order = self.order_for(book, first.event)
-            spoke, base, after = _by(order), self._filtered(before, order), self._filtered(before + new, order)
+            effective, base, after = (
+                _by(order),
+                self._filtered(before, order),
+                self._filtered(before + new, order),
+            )
         left, ((job_id, _),) = max(0.0, self.policy.epsilon_budget - base), new
         others = sorted({key[0] for key in book.held(without=job_id)})
         remedy = "lower local_steps or rounds, or raise noise_multiplier"
@@ -207,7 +211,7 @@ class BudgetRule:
             remedy = f"{held} (yoriai site release DIR {run}); or {remedy}"
         raise BudgetError(
             f"data set {book.dataset}: {needs} epsilon {epsilon_text(after - base, 3)}, {epsilon_text(left, 3)} of "
-            f"{self.policy.epsilon_budget:g} is left, {terms(self.policy.unit, spoke)}",
+            f"{self.policy.epsilon_budget:g} is left, {terms(self.policy.unit, effective)}",
             remedy=remedy,
         )
 
@@ -215,12 +219,12 @@ class BudgetRule:
         """Raise BudgetError if the ledger takes nothing beyond its first job's plan."""
         if self._leaves_room(book, first):
             return
-        spoke = _by(self.order_for(book, first.event))
+        effective = _by(self.order_for(book, first.event))
         raise BudgetError(
             f"data set {book.dataset} takes nothing beyond the plan of its first job under this budget: what comes "
             "later is only covered if that whole plan fits at the ledger's order",
             found=f"epsilon {epsilon_text(self._whole(book, first), 3)} for its {first.rounds} rounds, "
-            f"{terms(self.policy.unit, spoke)}",
+            f"{terms(self.policy.unit, effective)}",
             expected=f"at most {self.policy.epsilon_budget:g}",
             remedy="raise the budget with its reason (yoriai site budget --ledger FILE --raise-to EPSILON --reason "
             "TEXT); on another data set, begin with a job of fewer rounds or more noise",

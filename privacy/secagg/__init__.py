@@ -11,9 +11,8 @@ from yoriai.privacy.secagg.keyset import SlotTerms, WindowTerms
 from yoriai.privacy.secagg.member import Member, SitePolicy, Update
 from yoriai.privacy.secagg.opening import Opened
 from yoriai.privacy.secagg.site import advertise
-from yoriai.privacy.secagg.slot import ReadyToMask
-from yoriai.privacy.secagg.slot import Window as SiteWindow
-from yoriai.privacy.secagg.summing import Window
+from yoriai.privacy.secagg.slot import ReadyToMask, SiteWindow
+from yoriai.privacy.secagg.summing import SumWindow
 
 __all__ = [
     "Advertising",
@@ -27,8 +26,8 @@ __all__ = [
     "SitePolicy",
     "SiteWindow",
     "SlotTerms",
+    "SumWindow",
     "Update",
-    "Window",
     "WindowTerms",
     "advertise",
     "next_range",

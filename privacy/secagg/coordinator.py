@@ -5,7 +5,7 @@ they arrive and none is kept: memory does not grow with the number of sites. A r
 or not the site's own drops that site, with the reason in `refused`. When too few are left, `RoundError` is raised:
 the window is void, nothing opens, and the next one starts afresh with `Advertising`.
 
-    Advertising -> KeySigning -> Sharing -> Holding -> Window; in every slot of it the stages of `summing.py`
+    Advertising -> KeySigning -> Sharing -> Holding -> SumWindow; in every slot of it the stages of `summing.py`
 
 Threat model, sources and what is not covered: see `site.py`. This side protects itself from forged and malformed
 messages, and notices wrongly rebuilt secrets (a seed against its commitment, a mask key against its public key); it
@@ -26,13 +26,13 @@ from yoriai.privacy.secagg.keyset import (
     verify_choice,
     verify_key_set,
 )
-from yoriai.privacy.secagg.messages import Buffer, Kind, RelayedShares, SealedShares
+from yoriai.privacy.secagg.messages import Buffer, MessageKind, RelayedShares, SealedShares
 from yoriai.privacy.secagg.ranks import thin_among
-from yoriai.privacy.secagg.replies import Keyed, Payloads, Replies, Stage
-from yoriai.privacy.secagg.summing import Commitments, Window
+from yoriai.privacy.secagg.replies import Keyed, Payloads, Replies, SumStage
+from yoriai.privacy.secagg.summing import Commitments, SumWindow
 
 
-class Advertising(Stage):
+class Advertising(SumStage):
     """Sites are asked to advertise their keys."""
 
     def __init__(self, directory: Directory, terms: WindowTerms, *, threads: int = 0) -> None:
@@ -59,7 +59,7 @@ class Advertising(Stage):
         answers = self._without_thin_ranks(self._collect(replies, frozenset(range(len(directory.roster.sites))), read))
         self._need_members("sites with keys", answers, terms)
         keys = verify_key_set(terms, directory, answers.values())
-        body = wire.frame(Kind.KEY_SET, terms.binding, wire.encode_list(answers.values()))
+        body = wire.frame(MessageKind.KEY_SET, terms.binding, wire.encode_list(answers.values()))
         return KeySigning(directory, self.refused, keys, self._threads), dict.fromkeys(self._names(answers), body)
 
     def _without_thin_ranks(self, answers: dict[int, bytes]) -> dict[int, bytes]:
@@ -89,7 +89,9 @@ class KeySigning(Keyed):
         if any(crowded(keys, graph, site) for site in graph):
             raise RoundError("a site was chosen by more than chance explains", remedy="the window is void")
         self._check_holders(graph, graph)
-        body = wire.frame(Kind.HOLDER_CHOICES, keys.binding, wire.encode_list(data for _, data in answers.values()))
+        body = wire.frame(
+            MessageKind.HOLDER_CHOICES, keys.binding, wire.encode_list(data for _, data in answers.values())
+        )
         stage = Sharing(self._directory, self.refused, keys, self._threads, graph=graph)
         return stage, dict.fromkeys(self._names(graph), body)
 
@@ -108,7 +110,7 @@ class Sharing(Keyed):
         keys, graph = self._keys, self._graph
 
         def read(data: Buffer) -> SealedShares:
-            sender, body = keys.open_sealed(data, Kind.SEALED_SHARES)
+            sender, body = keys.open_sealed(data, MessageKind.SEALED_SHARES)
             shares = SealedShares.decode(body, keys.terms.slots)
             if set(shares.sealed) != graph[sender] & graph.keys():
                 raise ProtocolError("sealed shares", expected="one for each holder that signed the key set")
@@ -121,7 +123,7 @@ class Sharing(Keyed):
         for position in sharers:
             sealed = {owner: sharers[owner].sealed[position] for owner in choosers(position, graph) & sharers.keys()}
             body = RelayedShares(tuple(sharers), sealed).encode()
-            payloads[self._directory.name(position)] = wire.frame(Kind.RELAYED_SHARES, keys.binding, body)
+            payloads[self._directory.name(position)] = wire.frame(MessageKind.RELAYED_SHARES, keys.binding, body)
         commitments = {position: shares.commitments for position, shares in sharers.items()}
         stage = Holding(self._directory, self.refused, keys, self._threads, graph=graph, commitments=commitments)
         return stage, payloads
@@ -143,12 +145,12 @@ class Holding(Keyed):
         super().__init__(directory, refused, keys, threads)
         self._graph, self._commitments = graph, commitments
 
-    def step(self, replies: Replies) -> Window:
+    def step(self, replies: Replies) -> SumWindow:
         """The window, for the sites that hold their shares; one whose answer was lost may send masked updates too."""
         keys = self._keys
 
         def read(data: Buffer) -> None:
-            _, body = keys.open_sealed(data, Kind.HOLDING)
+            _, body = keys.open_sealed(data, MessageKind.HOLDING)
             if len(body):
                 raise ProtocolError("a site that holds its shares has no more to say")
 
@@ -156,6 +158,6 @@ class Holding(Keyed):
         self._need_members("sites that hold their shares", ready, keys.terms, keys.quorum)
         self._check_holders(ready, self._graph)
         names = tuple(self._names(ready))
-        return Window(
+        return SumWindow(
             self._directory, keys, self._threads, graph=self._graph, commitments=self._commitments, members=names
         )

@@ -24,7 +24,7 @@ from yoriai.privacy.secagg import messages as wire
 from yoriai.privacy.secagg.fixedpoint import Grid, packed_bytes, word_width
 from yoriai.privacy.secagg.graph import Graph, Plan, choosers, plan, quorum
 from yoriai.privacy.secagg.masks import MaskKey, derive
-from yoriai.privacy.secagg.messages import LABEL, Advertisement, Binding, Buffer, Kind
+from yoriai.privacy.secagg.messages import LABEL, Advertisement, Binding, Buffer, MessageKind
 from yoriai.privacy.secagg.secret import SecretBytes
 
 _WINDOW = struct.Struct(">16sIH32s32sHHI")
@@ -140,7 +140,7 @@ class KeySet:
         """Consistency signatures without which nothing opens."""
         return quorum(len(self.advertised))
 
-    def open_sealed(self, data: Buffer, kind: Kind, binding: Binding | None = None) -> tuple[int, memoryview]:
+    def open_sealed(self, data: Buffer, kind: MessageKind, binding: Binding | None = None) -> tuple[int, memoryview]:
         """Sender and body of a member's message that is bound to this key set, or to one of its slots."""
         return wire.open_sealed(data, kind, binding or self.binding, lambda sender, _: self.key_of(sender))
 
@@ -190,7 +190,7 @@ class SlotKeys:
         """64-bit words of the tail."""
         return self.window.terms.tail_words
 
-    def open_sealed(self, data: Buffer, kind: Kind) -> tuple[int, memoryview]:
+    def open_sealed(self, data: Buffer, kind: MessageKind) -> tuple[int, memoryview]:
         """Sender and body of a member's message that is bound to this slot and its terms."""
         return self.window.open_sealed(data, kind, self.binding)
 
@@ -218,7 +218,7 @@ def verify_advertisement(terms: WindowTerms, directory: Directory, data: Buffer)
     def key_of(sender: int, body: memoryview) -> Ed25519PublicKey:
         return directory.check(sender, Advertisement.decode(body, terms.slots).certificate)
 
-    sender, body = wire.open_sealed(data, Kind.ADVERTISEMENT, terms.binding, key_of)
+    sender, body = wire.open_sealed(data, MessageKind.ADVERTISEMENT, terms.binding, key_of)
     return sender, Advertisement.decode(body, terms.slots)
 
 
@@ -258,8 +258,8 @@ def verify_choice(key_set: KeySet, data: Buffer) -> tuple[int, frozenset[int]]:
     Raises:
         ProtocolError: on a wrong signature or number, on strangers, or on the member itself among its holders.
     """
-    sender, body = key_set.open_sealed(data, Kind.HOLDER_CHOICE)
-    drawn = frozenset(wire.decode_sites(body, Kind.HOLDER_CHOICE))
+    sender, body = key_set.open_sealed(data, MessageKind.HOLDER_CHOICE)
+    drawn = frozenset(wire.decode_sites(body, MessageKind.HOLDER_CHOICE))
     if len(drawn) != key_set.plan.holders or sender in drawn or not drawn <= key_set.advertised.keys():
         raise ProtocolError("a site's choice of holders", expected=f"{key_set.plan.holders} other members")
     return sender, drawn

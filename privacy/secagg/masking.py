@@ -12,7 +12,7 @@ from yoriai.privacy.secagg.fixedpoint import add_packed_block, pack_block, packe
 from yoriai.privacy.secagg.keyset import SlotKeys
 from yoriai.privacy.secagg.masks import BLOCK, MaskKey, Scratch, Words, add_masks, agree, for_each_block
 from yoriai.privacy.secagg.member import Member, Update
-from yoriai.privacy.secagg.messages import Kind
+from yoriai.privacy.secagg.messages import MessageKind
 from yoriai.privacy.secagg.secret import SecretBytes
 
 SignedMask = tuple[int, MaskKey]
@@ -43,7 +43,7 @@ def masked_update(keys: SlotKeys, member: Member, update: Update, masks: Sequenc
     terms, width, dtype = keys.terms, keys.word_bits, word_dtype(keys.word_bits)
     tail_start = wire.HEADER_BYTES + keys.vector_bytes
     message = np.empty(tail_start + 8 * keys.tail_words, dtype=np.uint8)
-    start = wire.header(Kind.MASKED_UPDATE, keys.binding, member.position)
+    start = wire.header(MessageKind.MASKED_UPDATE, keys.binding, member.position)
     message[: len(start)] = np.frombuffer(start, dtype=np.uint8)
     vector = message[len(start) : tail_start]
     weight = dtype.type(member.directory.weight(member.position))

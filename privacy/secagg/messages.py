@@ -56,7 +56,7 @@ LABEL = b"yoriai/secagg/3"
 """Protocol version, the first bytes of every hash, derivation and signature."""
 
 
-class Kind(IntEnum):
+class MessageKind(IntEnum):
     """The message kinds of the table above."""
 
     ADVERTISEMENT = 1
@@ -103,21 +103,21 @@ KeyOf = Callable[[int, memoryview], Ed25519PublicKey]
 """Finds the key that must have signed: from the sender's position and the body, which is not yet authenticated."""
 
 
-def _refuse(kind: Kind, found: str, expected: str) -> NoReturn:
+def _refuse(kind: MessageKind, found: str, expected: str) -> NoReturn:
     raise ProtocolError(f"message {kind.name.lower()} refused", found=found, expected=expected)
 
 
-def header(kind: Kind, binding: Binding, sender: int) -> bytes:
+def header(kind: MessageKind, binding: Binding, sender: int) -> bytes:
     """The first 59 bytes of a frame."""
     return _HEADER.pack(MAGIC, kind, binding.run, binding.number, sender, binding.digest)
 
 
-def frame(kind: Kind, binding: Binding, body: bytes) -> bytes:
+def frame(kind: MessageKind, binding: Binding, body: bytes) -> bytes:
     """A message of the coordinator."""
     return header(kind, binding, COORDINATOR) + body
 
 
-def seal(kind: Kind, binding: Binding, sender: int, body: bytes, key: SigningKey) -> bytes:
+def seal(kind: MessageKind, binding: Binding, sender: int, body: bytes, key: SigningKey) -> bytes:
     """A message of a site."""
     start = header(kind, binding, sender) + body
     return start + sign_digest(start, key)
@@ -128,7 +128,7 @@ def sign_digest(message: Buffer, key: SigningKey) -> bytes:
     return key.sign(LABEL, hashlib.sha256(message).digest())
 
 
-def _check_header(data: Buffer, kind: Kind, binding: Binding, at_least: int) -> int:
+def _check_header(data: Buffer, kind: MessageKind, binding: Binding, at_least: int) -> int:
     view = memoryview(data)
     if len(view) < HEADER_BYTES + at_least:
         _refuse(kind, f"{len(view)} bytes", f"at least {HEADER_BYTES + at_least}")
@@ -150,7 +150,7 @@ def sender_of(data: Buffer) -> int:
     return int(_HEADER.unpack(view[:HEADER_BYTES])[4])
 
 
-def open_frame(data: Buffer, kind: Kind, binding: Binding) -> memoryview:
+def open_frame(data: Buffer, kind: MessageKind, binding: Binding) -> memoryview:
     """Body of a coordinator's message of this kind and binding.
 
     Raises:
@@ -161,7 +161,7 @@ def open_frame(data: Buffer, kind: Kind, binding: Binding) -> memoryview:
     return memoryview(data)[HEADER_BYTES:]
 
 
-def open_sealed(data: Buffer, kind: Kind, binding: Binding, key_of: KeyOf) -> tuple[int, memoryview]:
+def open_sealed(data: Buffer, kind: MessageKind, binding: Binding, key_of: KeyOf) -> tuple[int, memoryview]:
     """Sender and body of a site's message, after its signature has been verified.
 
     Raises:
@@ -202,7 +202,7 @@ class Advertisement:
         """
         end = KEY_BYTES * (1 + slots)
         if len(body) <= end:
-            _refuse(Kind.ADVERTISEMENT, f"{len(body)} bytes", f"{1 + slots} keys and a certificate")
+            _refuse(MessageKind.ADVERTISEMENT, f"{len(body)} bytes", f"{1 + slots} keys and a certificate")
         encryption_key, *mask_keys = (check_x25519(bytes(body[at : at + KEY_BYTES])) for at in range(0, end, KEY_BYTES))
         return cls(encryption_key, tuple(mask_keys), bytes(body[end:]))
 
@@ -213,7 +213,7 @@ def encode_sites(sites: Iterable[int]) -> bytes:
     return struct.pack(f">{len(ordered)}H", *ordered)
 
 
-def decode_sites(body: memoryview, kind: Kind) -> tuple[int, ...]:
+def decode_sites(body: memoryview, kind: MessageKind) -> tuple[int, ...]:
     """Roster positions, which must be strictly ascending, so that a set has one encoding and no member twice."""
     if len(body) % 2:
         _refuse(kind, f"{len(body)} bytes", "2 bytes a site")
@@ -228,7 +228,7 @@ def encode_list(messages: Iterable[bytes]) -> bytes:
     return b"".join(part for message in messages for part in (struct.pack(">I", len(message)), message))
 
 
-def decode_list(body: memoryview, kind: Kind) -> tuple[memoryview, ...]:
+def decode_list(body: memoryview, kind: MessageKind) -> tuple[memoryview, ...]:
     """Inverse of `encode_list`, for no more messages than there can be sites."""
     messages: list[memoryview] = []
     at = 0
@@ -266,9 +266,9 @@ class SealedShares:
         """Inverse of `encode` for so many slots; lengths and order are checked."""
         end = COMMITMENT_BYTES * slots
         if len(body) < end:
-            _refuse(Kind.SEALED_SHARES, f"{len(body)} bytes", f"at least {end}")
+            _refuse(MessageKind.SEALED_SHARES, f"{len(body)} bytes", f"at least {end}")
         commitments = (bytes(body[at : at + COMMITMENT_BYTES]) for at in range(0, end, COMMITMENT_BYTES))
-        return cls(tuple(commitments), _decode_records(body[end:], Kind.SEALED_SHARES, slots))
+        return cls(tuple(commitments), _decode_records(body[end:], MessageKind.SEALED_SHARES, slots))
 
 
 @dataclass(frozen=True)
@@ -285,7 +285,7 @@ class RelayedShares:
     @classmethod
     def decode(cls, body: memoryview, slots: int) -> "RelayedShares":
         """Inverse of `encode` for so many slots; lengths and order are checked."""
-        kind = Kind.RELAYED_SHARES
+        kind = MessageKind.RELAYED_SHARES
         if len(body) < 2:
             _refuse(kind, f"{len(body)} bytes", "at least 2")
         end = 2 + 2 * struct.unpack(">H", body[:2])[0]
@@ -298,7 +298,7 @@ def _encode_records(sealed: dict[int, bytes]) -> bytes:
     return b"".join(part for site in sorted(sealed) for part in (struct.pack(">H", site), sealed[site]))
 
 
-def _decode_records(body: memoryview, kind: Kind, slots: int) -> dict[int, bytes]:
+def _decode_records(body: memoryview, kind: MessageKind, slots: int) -> dict[int, bytes]:
     size = 2 + sealed_bytes(slots)
     if len(body) % size:
         _refuse(kind, f"{len(body)} bytes of ciphertexts", f"a multiple of {size}")
@@ -326,9 +326,9 @@ class ReleasedShares:
         """Inverse of `encode`; lengths, order and kinds are checked."""
         size = 3 + SHARE_BYTES
         if len(body) % size:
-            _refuse(Kind.RELEASED_SHARES, f"{len(body)} bytes", f"a multiple of {size}")
+            _refuse(MessageKind.RELEASED_SHARES, f"{len(body)} bytes", f"a multiple of {size}")
         rows = [struct.unpack(f">HB{SHARE_BYTES}s", body[at : at + size]) for at in range(0, len(body), size)]
-        decode_sites(memoryview(struct.pack(f">{len(rows)}H", *(row[0] for row in rows))), Kind.RELEASED_SHARES)
+        decode_sites(memoryview(struct.pack(f">{len(rows)}H", *(row[0] for row in rows))), MessageKind.RELEASED_SHARES)
         if any(kind not in (ShareKind.SEED, ShareKind.MASK_KEY) for _, kind, _ in rows):
-            _refuse(Kind.RELEASED_SHARES, "an unknown kind of share", "1 or 2")
+            _refuse(MessageKind.RELEASED_SHARES, "an unknown kind of share", "1 or 2")
         return cls({owner: (ShareKind(kind), SecretBytes(share)) for owner, kind, share in rows})

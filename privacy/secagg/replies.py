@@ -20,7 +20,7 @@ Payloads = Mapping[str, bytes]
 Content = TypeVar("Content")
 
 
-class Stage:
+class SumStage:
     """One stage of one window or slot at the coordinator."""
 
     def __init__(self, directory: Directory, refused: dict[str, str]) -> None:
@@ -62,7 +62,7 @@ def need(what: str, found: int, least: int) -> None:
         raise RoundError(f"too few {what}", found=str(found), expected=f"at least {least}", remedy="the round is void")
 
 
-class Keyed(Stage):
+class Keyed(SumStage):
     """A stage after the key set is fixed."""
 
     def __init__(self, directory: Directory, refused: dict[str, str], keys: KeySet, threads: int) -> None:

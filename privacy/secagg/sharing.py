@@ -69,15 +69,15 @@ def open_shares(keys: KeySet, own: int, private_key: X25519PrivateKey, sealed: M
     Raises:
         ProtocolError: if one was changed, or was sealed by or for another, or for another window or key set.
     """
-    held = {}
+    shares = {}
     for owner, ciphertext in sealed.items():
         cipher, context = _cipher(keys, private_key, owner, (owner, own))
         try:
             opened = SecretBytes(cipher.decrypt(_NONCE, ciphertext, context))
         except InvalidTag:
             raise ProtocolError("a relayed share cannot be opened", found=f"from position {owner}") from None
-        held[owner] = tuple(_pair(opened, slot) for slot in range(keys.terms.slots))
-    return held
+        shares[owner] = tuple(_pair(opened, slot) for slot in range(keys.terms.slots))
+    return shares
 
 
 def _pair(opened: SecretBytes, slot: int) -> Pair:

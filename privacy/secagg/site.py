@@ -22,8 +22,9 @@ Not covered: availability (any member can spoil a round), a correct sum if a mem
 the sum itself tells (differential privacy answers for that), timing, and colluders chosen after the graph has been
 drawn, for which a window leaves more time than a round.
 
-    advertise() -> Advertised --key set--> KeysSigned --choices--> SharesSealed --relayed shares--> Window, and HOLDING
-    in every slot: Window.begin --terms--> ReadyToMask --update--> Masked --survivors--> Agreed --request--> shares
+    advertise() -> Advertised --key set--> KeysSigned --choices--> SharesSealed --relayed shares--> SiteWindow,
+    and HOLDING
+    in every slot: SiteWindow.begin --terms--> ReadyToMask --update--> Masked --survivors--> Agreed --request--> shares
 
 The table of messages stands in `messages.py`. A stage object takes one message; whatever that leads to, it takes no
 second one. After a refusal the site is out of the window or the slot, and a restarted process has neither.
@@ -38,10 +39,10 @@ from yoriai.privacy.secagg import messages as wire
 from yoriai.privacy.secagg.graph import Graph, choosers, draw_holders
 from yoriai.privacy.secagg.keyset import KeySet, WindowTerms, crowded, seed_commitment, verify_choices, verify_key_set
 from yoriai.privacy.secagg.member import Member
-from yoriai.privacy.secagg.messages import Advertisement, Buffer, Kind, RelayedShares, SealedShares
+from yoriai.privacy.secagg.messages import Advertisement, Buffer, MessageKind, RelayedShares, SealedShares
 from yoriai.privacy.secagg.secret import SecretBytes
 from yoriai.privacy.secagg.sharing import Pair, open_shares, seal_shares
-from yoriai.privacy.secagg.slot import Stage, Window, check_holders
+from yoriai.privacy.secagg.slot import SiteStage, SiteWindow, check_holders
 
 _DISTRUST = "do not trust this coordinator"
 
@@ -55,10 +56,12 @@ def advertise(member: Member, terms: WindowTerms) -> tuple["Advertised", bytes]:
     if terms.n_counts and not member.policy.allow_counts:
         raise PolicyError("the job asks for evaluation counts", expected="none, as this site's policy says")
     stage = Advertised(member, terms)
-    return stage, wire.seal(Kind.ADVERTISEMENT, terms.binding, member.position, stage.public.encode(), member.key)
+    return stage, wire.seal(
+        MessageKind.ADVERTISEMENT, terms.binding, member.position, stage.public.encode(), member.key
+    )
 
 
-class Advertised(Stage):
+class Advertised(SiteStage):
     """Keys are advertised; the key set is awaited."""
 
     def __init__(self, member: Member, terms: WindowTerms) -> None:
@@ -81,17 +84,19 @@ class Advertised(Stage):
             PolicyError: if the key set is smaller than policy and job demand.
         """
         self._once.claim()
-        body = wire.open_frame(key_set, Kind.KEY_SET, self._terms.binding)
-        keys = verify_key_set(self._terms, self._member.directory, wire.decode_list(body, Kind.KEY_SET))
+        body = wire.open_frame(key_set, MessageKind.KEY_SET, self._terms.binding)
+        keys = verify_key_set(self._terms, self._member.directory, wire.decode_list(body, MessageKind.KEY_SET))
         if keys.advertised.get(self._own) != self.public:
             raise ProtocolError("the key set does not hold this site's own keys", remedy=_DISTRUST)
         self._check_members("sites in the key set", keys.ids)
         drawn = draw_holders(self._own, keys.ids, self._member.entropy)
         stage = KeysSigned(self._member, keys, frozenset(drawn), self._encryption, self._mask_secrets)
-        return stage, wire.seal(Kind.HOLDER_CHOICE, keys.binding, self._own, wire.encode_sites(drawn), self._member.key)
+        return stage, wire.seal(
+            MessageKind.HOLDER_CHOICE, keys.binding, self._own, wire.encode_sites(drawn), self._member.key
+        )
 
 
-class KeysSigned(Stage):
+class KeysSigned(SiteStage):
     """The key set is signed; the other members' signatures and choices of holders are awaited."""
 
     def __init__(
@@ -114,8 +119,8 @@ class KeysSigned(Stage):
         """
         self._once.claim()
         keys, own = self._keys, self._own
-        body = wire.open_frame(choices, Kind.HOLDER_CHOICES, keys.binding)
-        graph = verify_choices(keys, wire.decode_list(body, Kind.HOLDER_CHOICES))
+        body = wire.open_frame(choices, MessageKind.HOLDER_CHOICES, keys.binding)
+        graph = verify_choices(keys, wire.decode_list(body, MessageKind.HOLDER_CHOICES))
         if graph.get(own) != self._drawn:
             raise ProtocolError("the graph does not hold this site's own choice", remedy=_DISTRUST)
         self._check_members("sites that signed the key set", graph, keys.quorum)
@@ -129,10 +134,10 @@ class KeysSigned(Stage):
         commitments = tuple(seed_commitment(keys, slot, own, seed) for slot, (seed, _) in enumerate(secrets))
         message = SealedShares(commitments, sealed)
         stage = SharesSealed(self._member, keys, graph, self._encryption, secrets)
-        return stage, wire.seal(Kind.SEALED_SHARES, keys.binding, own, message.encode(), self._member.key)
+        return stage, wire.seal(MessageKind.SEALED_SHARES, keys.binding, own, message.encode(), self._member.key)
 
 
-class SharesSealed(Stage):
+class SharesSealed(SiteStage):
     """Shares are on their way; those of the sites that chose this one are awaited."""
 
     def __init__(
@@ -146,7 +151,7 @@ class SharesSealed(Stage):
         super().__init__(member, keys.terms)
         self._keys, self._graph, self._encryption, self._secrets = keys, graph, encryption, secrets
 
-    def step(self, relayed: Buffer) -> tuple[Window, bytes]:
+    def step(self, relayed: Buffer) -> tuple[SiteWindow, bytes]:
         """Decrypt the shares that this site holds for others, and sign that it does.
 
         Who has not shared by now takes no part in the whole window.
@@ -157,7 +162,7 @@ class SharesSealed(Stage):
         """
         self._once.claim()
         keys, graph, own = self._keys, self._graph, self._own
-        body = wire.open_frame(relayed, Kind.RELAYED_SHARES, keys.binding)
+        body = wire.open_frame(relayed, MessageKind.RELAYED_SHARES, keys.binding)
         message = RelayedShares.decode(body, keys.terms.slots)
         sharers = frozenset(message.sharers)
         if own not in sharers or not sharers <= set(graph):
@@ -166,6 +171,6 @@ class SharesSealed(Stage):
         check_holders(sharers, graph, keys)
         if set(message.sealed) != choosers(own, graph) & sharers:
             raise ProtocolError("relayed shares", expected="one from each site that chose this one, and no others")
-        held = open_shares(keys, own, self._encryption, message.sealed)
-        window = Window(keys, graph, sharers, own=own, secrets=self._secrets, held=held)
-        return window, wire.seal(Kind.HOLDING, keys.binding, own, b"", self._member.key)
+        shares = open_shares(keys, own, self._encryption, message.sealed)
+        window = SiteWindow(keys, graph, sharers, own=own, secrets=self._secrets, shares=shares)
+        return window, wire.seal(MessageKind.HOLDING, keys.binding, own, b"", self._member.key)

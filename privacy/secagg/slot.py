@@ -12,14 +12,14 @@ from yoriai.privacy.secagg.graph import Graph, neighbours, short_of_holders
 from yoriai.privacy.secagg.keyset import KeySet, SlotKeys, SlotTerms, WindowTerms, survivor_digest
 from yoriai.privacy.secagg.masking import masked_update, own_masks
 from yoriai.privacy.secagg.member import Member, Spend, Update
-from yoriai.privacy.secagg.messages import Buffer, Kind, ReleasedShares
+from yoriai.privacy.secagg.messages import Buffer, MessageKind, ReleasedShares
 from yoriai.privacy.secagg.messages import ShareKind as Share
 from yoriai.privacy.secagg.ranks import thin_among
 from yoriai.privacy.secagg.secret import Guarded, OneShot
 from yoriai.privacy.secagg.sharing import HeldShares, Pair
 
 
-class Stage(Guarded):
+class SiteStage(Guarded):
     """One stage of one window or slot at one site."""
 
     def __init__(self, member: Member, terms: WindowTerms) -> None:
@@ -41,7 +41,7 @@ class Stage(Guarded):
             )
 
 
-class Window(Guarded):
+class SiteWindow(Guarded):
     """A window at a site that holds its shares: in every slot a seed and a mask key, and a pair of shares an owner.
 
     Args:
@@ -50,7 +50,7 @@ class Window(Guarded):
         sharers: who has shared, and so is masked with.
         own: this site's position.
         secrets: this site's seed and mask key, a pair a slot.
-        held: what the site holds for others.
+        shares: what the site holds for others.
     """
 
     def __init__(
@@ -61,11 +61,11 @@ class Window(Guarded):
         *,
         own: int,
         secrets: Sequence[Pair],
-        held: HeldShares,
+        shares: HeldShares,
     ) -> None:
         self._keys, self._graph, self._sharers, self._own = keys, graph, sharers, own
         self._slots = {
-            slot: _SlotSecrets(pair, {owner: pairs[slot] for owner, pairs in held.items()})
+            slot: _SlotSecrets(pair, {owner: pairs[slot] for owner, pairs in shares.items()})
             for slot, pair in enumerate(secrets)
         }
 
@@ -97,13 +97,13 @@ class Window(Guarded):
 class _SlotSecrets(Guarded):
     """A site's own pair of one slot, and its pair of shares of every site that chose it."""
 
-    __slots__ = ("held", "own")
+    __slots__ = ("own", "shares")
 
-    def __init__(self, own: Pair, held: dict[int, Pair]) -> None:
-        self.own, self.held = own, held
+    def __init__(self, own: Pair, shares: dict[int, Pair]) -> None:
+        self.own, self.shares = own, shares
 
 
-class ReadyToMask(Stage):
+class ReadyToMask(SiteStage):
     """A slot is taken: the site trains now."""
 
     def __init__(
@@ -132,20 +132,20 @@ class ReadyToMask(Stage):
         self.check(update)
         update.claim()
         spend(update.identity)
-        stage = Masked(self._member, self._keys, self._graph, self._sharers, self._secrets.held)
+        stage = Masked(self._member, self._keys, self._graph, self._sharers, self._secrets.shares)
         partners = neighbours(self._own, self._graph) & self._sharers
         masks = own_masks(self._keys, self._own, self._secrets.own, partners)
         return stage, masked_update(self._keys, self._member, update, masks)
 
 
-class Masked(Stage):
+class Masked(SiteStage):
     """The masked update is out; the survivor set is awaited."""
 
     def __init__(
-        self, member: Member, keys: SlotKeys, graph: Graph, sharers: frozenset[int], held: Mapping[int, Pair]
+        self, member: Member, keys: SlotKeys, graph: Graph, sharers: frozenset[int], shares: Mapping[int, Pair]
     ) -> None:
         super().__init__(member, keys.window.terms)
-        self._keys, self._graph, self._sharers, self._held = keys, graph, sharers, held
+        self._keys, self._graph, self._sharers, self._shares = keys, graph, sharers, shares
 
     def step(self, survivors: Buffer) -> tuple["Agreed", bytes]:
         """Sign one survivor set, once.
@@ -157,23 +157,25 @@ class Masked(Stage):
         """
         self._once.claim()
         keys, own = self._keys, self._own
-        named = wire.decode_sites(wire.open_frame(survivors, Kind.SURVIVORS, keys.binding), Kind.SURVIVORS)
+        named = wire.decode_sites(
+            wire.open_frame(survivors, MessageKind.SURVIVORS, keys.binding), MessageKind.SURVIVORS
+        )
         alive = frozenset(named)
         if own not in alive or not alive <= self._sharers:
             raise ProtocolError("survivor set", expected="this site, and others that have shared")
         self._check_members("survivors", alive, keys.window.quorum)
         check_holders(alive, self._graph, keys.window)
         digest = survivor_digest(alive)
-        stage = Agreed(self._member, keys, alive, self._held)
-        return stage, wire.seal(Kind.CONSISTENCY, keys.binding, own, digest, self._member.key)
+        stage = Agreed(self._member, keys, alive, self._shares)
+        return stage, wire.seal(MessageKind.CONSISTENCY, keys.binding, own, digest, self._member.key)
 
 
-class Agreed(Stage):
+class Agreed(SiteStage):
     """This site has signed a survivor set; proof that a quorum signed the same one is awaited."""
 
-    def __init__(self, member: Member, keys: SlotKeys, survivors: frozenset[int], held: Mapping[int, Pair]) -> None:
+    def __init__(self, member: Member, keys: SlotKeys, survivors: frozenset[int], shares: Mapping[int, Pair]) -> None:
         super().__init__(member, keys.window.terms)
-        self._keys, self._survivors, self._held = keys, survivors, held
+        self._keys, self._survivors, self._shares = keys, survivors, shares
 
     def step(self, request: Buffer) -> bytes:
         """Release one share an owner: of the seed if it survived, of the mask key if it dropped out.
@@ -183,21 +185,21 @@ class Agreed(Stage):
         """
         self._once.claim()
         keys, digest = self._keys, survivor_digest(self._survivors)
-        body = wire.open_frame(request, Kind.UNMASK_REQUEST, keys.binding)
+        body = wire.open_frame(request, MessageKind.UNMASK_REQUEST, keys.binding)
         signers = set()
-        for blob in wire.decode_list(body, Kind.UNMASK_REQUEST):
-            signer, signed = keys.open_sealed(blob, Kind.CONSISTENCY)
+        for blob in wire.decode_list(body, MessageKind.UNMASK_REQUEST):
+            signer, signed = keys.open_sealed(blob, MessageKind.CONSISTENCY)
             if signer not in self._survivors or bytes(signed) != digest:
                 raise ProtocolError("a consistency signature", expected="a survivor's, over the set signed here")
             signers.add(signer)
         if len(signers) < (quorum := keys.window.quorum):
             raise ProtocolError("too few consistency signatures", found=str(len(signers)), expected=str(quorum))
         released = {}
-        for owner, (seed_share, key_share) in self._held.items():
+        for owner, (seed_share, key_share) in self._shares.items():
             survived = owner in self._survivors
             released[owner] = (Share.SEED, seed_share) if survived else (Share.MASK_KEY, key_share)
         message = ReleasedShares(released).encode()
-        return wire.seal(Kind.RELEASED_SHARES, keys.binding, self._own, message, self._member.key)
+        return wire.seal(MessageKind.RELEASED_SHARES, keys.binding, self._own, message, self._member.key)
 
 
 def check_holders(members: frozenset[int], graph: Graph, keys: KeySet) -> None:

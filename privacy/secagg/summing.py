@@ -1,6 +1,6 @@
 """The coordinator's side of one slot of a window: masked updates summed, survivors agreed on, the sum opened.
 
-    Window.begin(terms) -> Masking -> Consistency -> Unmasking -> Opened
+    SumWindow.begin(terms) -> Masking -> Consistency -> Unmasking -> Opened
 
 Threat model: see `site.py`. When too few sites are left, `RoundError` is raised: nothing opens, the slot is used up,
 and the round may be begun again in the next one.
@@ -15,7 +15,7 @@ from yoriai.privacy.secagg import messages as wire
 from yoriai.privacy.secagg.graph import Graph
 from yoriai.privacy.secagg.keyset import KeySet, SlotKeys, SlotTerms, survivor_digest
 from yoriai.privacy.secagg.masking import RunningSum
-from yoriai.privacy.secagg.messages import Buffer, Kind, ReleasedShares
+from yoriai.privacy.secagg.messages import Buffer, MessageKind, ReleasedShares
 from yoriai.privacy.secagg.messages import ShareKind as Share
 from yoriai.privacy.secagg.opening import Opened, left_over_masks
 from yoriai.privacy.secagg.replies import Keyed, Payloads, Replies, need
@@ -26,7 +26,7 @@ Commitments = tuple[bytes, ...]
 """What a site has committed to as its self-mask seeds, one a slot."""
 
 
-class Window:
+class SumWindow:
     """A window at the coordinator: everything of it that is public.
 
     Attributes:
@@ -83,7 +83,7 @@ class Masking(Keyed):
         total = RunningSum(slot.keys, self._threads)
 
         def read(data: Buffer) -> None:
-            _, body = slot.keys.open_sealed(data, Kind.MASKED_UPDATE)
+            _, body = slot.keys.open_sealed(data, MessageKind.MASKED_UPDATE)
             if len(body) != total.body_bytes:
                 raise ProtocolError("masked update", found=f"{len(body)} bytes", expected=str(total.body_bytes))
             total.add(body)
@@ -91,7 +91,7 @@ class Masking(Keyed):
         survivors = self._collect(replies, frozenset(slot.commitments), read)
         self._need_members("survivors", survivors, window.terms, window.quorum)
         self._check_holders(survivors, slot.graph)
-        body = wire.frame(Kind.SURVIVORS, slot.keys.binding, wire.encode_sites(survivors))
+        body = wire.frame(MessageKind.SURVIVORS, slot.keys.binding, wire.encode_sites(survivors))
         work = _Open(slot, frozenset(survivors), total)
         stage = Consistency(self._directory, self.refused, window, self._threads, work=work)
         return stage, dict.fromkeys(self._names(survivors), body)
@@ -124,7 +124,7 @@ class Consistency(_Closing):
         quorum, digest = self._keys.quorum, survivor_digest(self._work.survivors)
 
         def read(data: Buffer) -> bytes:
-            _, body = self._slot.open_sealed(data, Kind.CONSISTENCY)
+            _, body = self._slot.open_sealed(data, MessageKind.CONSISTENCY)
             if bytes(body) != digest:
                 raise ProtocolError("a signature over another survivor set")
             return bytes(data)
@@ -132,7 +132,7 @@ class Consistency(_Closing):
         signed = self._collect(replies, self._work.survivors, read)
         need("consistency signatures", len(signed), quorum)
         shown = wire.encode_list(list(signed.values())[:quorum])
-        body = wire.frame(Kind.UNMASK_REQUEST, self._slot.binding, shown)
+        body = wire.frame(MessageKind.UNMASK_REQUEST, self._slot.binding, shown)
         stage = Unmasking(self._directory, self.refused, self._keys, self._threads, work=self._work)
         return stage, dict.fromkeys(self._names(signed), body)
 
@@ -165,7 +165,7 @@ class Unmasking(_Closing):
     def _read(self, data: Buffer) -> dict[int, tuple[Share, SecretBytes]]:
         """Released shares; each must be one the sender holds, and of the kind that its owner's fate asks for."""
         work = self._work
-        sender, body = self._slot.open_sealed(data, Kind.RELEASED_SHARES)
+        sender, body = self._slot.open_sealed(data, MessageKind.RELEASED_SHARES)
         shares = ReleasedShares.decode(body).shares
         for owner, (kind, _) in shares.items():
             due = Share.SEED if owner in work.survivors else Share.MASK_KEY

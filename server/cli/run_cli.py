@@ -31,7 +31,7 @@ def start(
     from yoriai.server.folder.server_folder import ServerFolder
     from yoriai.server.service.keeper import Keeper
     from yoriai.server.service.keeper_lock import kept
-    from yoriai.server.service.metrics import readings
+    from yoriai.server.service.server_metrics import readings
     from yoriai.system.log import EventLog
     from yoriai.system.metrics import served
 

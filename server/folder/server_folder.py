@@ -24,8 +24,8 @@ from yoriai.errors import ConfigError, IdentityError
 from yoriai.privacy.identity.coordinator_identity import CoordinatorCertificate, read_coordinator_certificate
 from yoriai.privacy.identity.enrolment import Enrolment, read_enrolment
 from yoriai.privacy.identity.identity import SigningKey, Trust, read_key
-from yoriai.privacy.identity.papers import TrustFolder, read_paper
 from yoriai.privacy.identity.roster import Directory, read_roster
+from yoriai.privacy.identity.trust_folder import TrustFolder, read_trust_file
 from yoriai.server.round.rosters import SignedRoster
 from yoriai.system.files import cannot_write
 
@@ -180,7 +180,7 @@ class ServerFolder:
             IdentityError: there is none, the pinned CA did not sign it, or it has expired.
         """
         trust = self.trust(now)
-        file = read_paper("roster", self.roster)
+        file = read_trust_file("roster", self.roster)
         return SignedRoster(file, Directory(read_roster(file, trust), trust))
 
     def signing(self, now: datetime) -> tuple[SigningKey, bytes]:
@@ -190,7 +190,7 @@ class ServerFolder:
             IdentityError: the coordinator is not enrolled, or its certificate does not hold for this key now.
         """
         trust = self.trust(now)
-        file = read_paper("coordinator", self.coordinator_certificate)
+        file = read_trust_file("coordinator", self.coordinator_certificate)
         key = read_key(self.coordinator_key)
         check_own(self, key, read_coordinator_certificate(file, trust, now=now))
         return key, file
@@ -222,7 +222,7 @@ class ServerFolder:
                 yield entry.name, "its certificate file is not installed here"
                 continue
             try:
-                enrolment = read_enrolment(read_paper("member", self.member(entry.name)), trust)
+                enrolment = read_enrolment(read_trust_file("member", self.member(entry.name)), trust)
                 directory.check(position, enrolment.certificate)
             except IdentityError as error:
                 yield entry.name, str(error)

@@ -15,15 +15,22 @@ from yoriai import wire
 from yoriai.config import JobConfig, job_digest
 from yoriai.errors import RoundError
 from yoriai.server.round.attendance import Attendance
-from yoriai.server.round.collecting import Collected, VoidRound, plain_mean, too_few, with_reasons
 from yoriai.server.round.delivering import OnDelivery, deliver
-from yoriai.server.round.folding import aggregation_of, fold
 from yoriai.server.round.messenger import Messenger, Transport
-from yoriai.server.round.registry import Checkpoint, Registry, RoundRecord, factor_digests, lane_of, last_checkpoint
+from yoriai.server.round.registry import (
+    Checkpoint,
+    Registry,
+    RoundRecord,
+    factor_digests,
+    factor_group_of,
+    last_checkpoint,
+)
 from yoriai.server.round.rosters import SignedRoster, check_roster
+from yoriai.server.round.round_aggregate import RoundAggregate, VoidRound, plain_mean, too_few, with_reasons
 from yoriai.server.round.round_sums import carried_in
-from yoriai.server.round.schedule import sample_sites
 from yoriai.server.round.sealing import Sealer, Signing
+from yoriai.server.round.server_step import aggregation_of, take_server_step
+from yoriai.server.round.site_sampling import sample_sites
 from yoriai.server.round.windows import Windows
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.fit import check_fit
@@ -212,7 +219,7 @@ class Coordinator:
         )
 
     def _round(self, checkpoint: Checkpoint, on_void: Callable[[RoundError], None] | None) -> Checkpoint:
-        """Train one round at the sampled sites and fold the mean of their updates into the adapter."""
+        """Train one round at the sampled sites and take_server_step the mean of their updates into the adapter."""
         started = time.monotonic()
         kept = self._windows.chosen() if self._windows else None
         chosen = list(kept) if kept else self._sample(checkpoint.next_round)
@@ -225,7 +232,7 @@ class Coordinator:
                 too_few(f"{len(asked)} that accepted the job", refused, self._job.federation.min_sites),
             )
         collected, voided = self._collect(checkpoint, chosen, refused, on_void)
-        adapter, lane = fold(self._job, self._rule, checkpoint, collected)
+        adapter, factor_group = take_server_step(self._job, self._rule, checkpoint, collected)
         bytes_up, bytes_down = self._messenger.take_bytes()
         record = RoundRecord(
             round_index=checkpoint.next_round,
@@ -246,7 +253,7 @@ class Coordinator:
             checkpoint,
             next_round=checkpoint.next_round + 1,
             adapter=adapter,
-            lanes={**checkpoint.lanes, lane_of(self._rule, checkpoint.next_round): lane},
+            lanes={**checkpoint.lanes, factor_group_of(self._rule, checkpoint.next_round): factor_group},
             rounds=(*checkpoint.rounds, record),
             ledger_heads=dict(self._messenger.ledger_heads),
         )
@@ -257,7 +264,7 @@ class Coordinator:
         chosen: Sequence[str],
         refused: Mapping[str, str],
         on_void: Callable[[RoundError], None] | None,
-    ) -> tuple[Collected, tuple[VoidRound, ...]]:
+    ) -> tuple[RoundAggregate, tuple[VoidRound, ...]]:
         """What the round brought, and the rounds that were void before that.
 
         A void round of secure aggregation opened nothing; it begins again with the keys of another slot, and its
@@ -279,7 +286,7 @@ class Coordinator:
                 if on_void is not None:
                     on_void(named)
 
-    def _collect_once(self, checkpoint: Checkpoint, chosen: Sequence[str]) -> Collected:
+    def _collect_once(self, checkpoint: Checkpoint, chosen: Sequence[str]) -> RoundAggregate:
         request, signed = self._request(checkpoint), self._signed_roster
         if self._windows is not None and signed is not None:
             return self._windows.collect(

@@ -12,7 +12,7 @@ from dataclasses import replace
 from yoriai import wire
 from yoriai.errors import RoundError
 from yoriai.privacy.identity.coordinator_identity import certified_federation
-from yoriai.privacy.identity.delivery import Delivery, sign_delivery
+from yoriai.privacy.identity.delivery import DeliveryStatement, sign_delivery
 from yoriai.server.round.messenger import UNEXPECTED, Messenger
 from yoriai.server.round.registry import Checkpoint, Registry
 from yoriai.server.round.sealing import Signing
@@ -86,7 +86,7 @@ def deliver(
 def _message(checkpoint: Checkpoint, digest: str, roster_digest: str, signing: Signing) -> wire.Delivery:
     """The end, with the adapter if there is a digest."""
     key, certificate = signing
-    statement = Delivery(
+    statement = DeliveryStatement(
         federation=certified_federation(certificate),
         run_id=checkpoint.run_id,
         job_digest=checkpoint.job_digest,

@@ -1,7 +1,7 @@
 """Adapter versions by content, and the checkpoint that a run resumes from. Every write is atomic.
 
     adapters/<digest>.safetensors   one factor over all maps; factors that stand still are stored once
-    state/<digest>.bin              states of the server optimiser after the last round, one a lane
+    state/<digest>.bin              states of the server optimiser after the last round, one a factor group
     checkpoint.json                 which round comes next, and the digests that belong to it
 
 A file is written under a temporary name, synced, then renamed. A full disk or a kill leaves the last checkpoint as it
@@ -54,20 +54,20 @@ class RoundRecord:
 
 
 @dataclass(frozen=True)
-class Lane:
-    """What goes on from round to round for the factors that train together; a rule that alternates has several lanes.
+class FactorGroup:
+    """What goes on from round to round for factors that train together; a rule that alternates has several groups.
 
     Attributes:
         optimizer_state: bytes of the server optimiser's state; empty before the first round.
-        value_range: public range of the lane's next secure sum; None before the first, and without secure aggregation.
+        value_range: public range of the group's next secure sum; None before the first, and without secure aggregation.
     """
 
     optimizer_state: bytes = b""
     value_range: float | None = None
 
 
-def lane_of(rule: SumRule | EachRule, round_index: int) -> str:
-    """The name of the lane that a round belongs to: the factors that train in it."""
+def factor_group_of(rule: SumRule | EachRule, round_index: int) -> str:
+    """The name of the factor group that a round belongs to: the factors that train in it."""
     return "+".join(rule.trainable(round_index))
 
 
@@ -79,7 +79,7 @@ class Checkpoint:
         next_round: index of the round that comes next; the number of finished rounds.
         adapter: the adapter after them.
         rounds: one record a finished round.
-        lanes: by the factors that train together, such as "B" or "A+B".
+        factor groups: by the factors that train together, such as "B" or "A+B".
         ledger_heads: by site, its newest signed commitment to its ledger, which it gets back with the next offer.
         base_digest: of the base model; empty in a run that an older version began.
         delivered: sites that confirmed the end, with the last adapter's digest; empty where they have no part in it.
@@ -91,15 +91,15 @@ class Checkpoint:
     next_round: int
     adapter: AdapterState
     rounds: tuple[RoundRecord, ...] = field(default=())
-    lanes: Mapping[str, Lane] = field(default_factory=dict)
+    lanes: Mapping[str, FactorGroup] = field(default_factory=dict)
     ledger_heads: Mapping[str, str] = field(default_factory=dict)
     base_digest: str = ""
     delivered: Mapping[str, str] = field(default_factory=dict)
     ended_early: str = ""
 
-    def lane(self, name: str) -> Lane:
-        """A lane as it stands; an empty one before its first round."""
-        return self.lanes.get(name, Lane())
+    def factor_group(self, name: str) -> FactorGroup:
+        """A factor group as it stands; an empty one before its first round."""
+        return self.lanes.get(name, FactorGroup())
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class _AdapterEntry(_Stored):
     factors: dict[str, _Digest] = Field(min_length=1)
 
 
-class _LaneEntry(_Stored):
+class _FactorGroupEntry(_Stored):
     optimizer_state: _Digest
     value_range: float | None
 
@@ -144,7 +144,7 @@ class _Manifest(_Stored):
     next_round: int
     adapter: _AdapterEntry
     rounds: tuple[RoundRecord, ...]
-    lanes: dict[str, _LaneEntry]
+    lanes: dict[str, _FactorGroupEntry]
     ledger_heads: dict[str, str] = Field(default_factory=dict)
     base_digest: str
     delivered: dict[str, str]
@@ -176,10 +176,10 @@ class Registry:
         for factor, digest in factors.items():
             self._put(f"adapters/{digest}.safetensors", checkpoint.adapter.select((factor,)).to_bytes)
         lanes = {}
-        for name, lane in checkpoint.lanes.items():
-            digest = hashlib.sha256(lane.optimizer_state).hexdigest()
-            self._put(f"state/{digest}.bin", partial(bytes, lane.optimizer_state))
-            lanes[name] = _LaneEntry(optimizer_state=digest, value_range=lane.value_range)
+        for name, factor_group in checkpoint.lanes.items():
+            digest = hashlib.sha256(factor_group.optimizer_state).hexdigest()
+            self._put(f"state/{digest}.bin", partial(bytes, factor_group.optimizer_state))
+            lanes[name] = _FactorGroupEntry(optimizer_state=digest, value_range=factor_group.value_range)
         manifest = _Manifest(
             run_id=checkpoint.run_id,
             job_digest=checkpoint.job_digest,
@@ -193,7 +193,7 @@ class Registry:
             ended_early=checkpoint.ended_early,
         )
         write_atomically(self._folder / "checkpoint.json", manifest.model_dump_json(by_alias=True, indent=1).encode())
-        self._forget_states_but({lane.optimizer_state for lane in lanes.values()})
+        self._forget_states_but({factor_group.optimizer_state for factor_group in lanes.values()})
 
     def load(self) -> Checkpoint | None:
         """The last checkpoint; None when there is none.
@@ -213,8 +213,8 @@ class Registry:
                 adapter=self._adapter(manifest.adapter),
                 rounds=manifest.rounds,
                 lanes={
-                    name: Lane(self._state(lane.optimizer_state), lane.value_range)
-                    for name, lane in manifest.lanes.items()
+                    name: FactorGroup(self._state(factor_group.optimizer_state), factor_group.value_range)
+                    for name, factor_group in manifest.lanes.items()
                 },
                 ledger_heads=manifest.ledger_heads,
                 base_digest=manifest.base_digest,

@@ -13,18 +13,18 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from yoriai.config import JobConfig
+from yoriai.privacy.distributed.distributed_noise import DistributedNoise, open_sum
 from yoriai.privacy.distributed.rotation import Rotation
-from yoriai.privacy.distributed.shared_noise import SharedNoise, open_sum
 from yoriai.privacy.identity.roster import Directory
-from yoriai.privacy.job_terms.noise_shares import expected_batch, noise_shares
+from yoriai.privacy.job_terms.distributed_noise_parameters import distributed_noise_of, expected_batch
 from yoriai.privacy.job_terms.round_terms import first_range, public_grid, rotation_seed
 from yoriai.privacy.secagg import FixedPoint, Integers, Opened, next_range
 from yoriai.privacy.secagg.fixedpoint import Grid
-from yoriai.server.round.registry import Checkpoint, lane_of
+from yoriai.server.round.registry import Checkpoint, factor_group_of
 from yoriai.strategies.adapter import AdapterState
-from yoriai.strategies.held import corrections, held_size
+from yoriai.strategies.learning_rate_schedule import schedule_factor
+from yoriai.strategies.rank_block import block_size, corrections
 from yoriai.strategies.rule import EachRule, SumRule, largest_update
-from yoriai.strategies.schedule import schedule_factor
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class MeanOfUpdates:
     def read(self, opened: Opened) -> Read:
         """See RoundSum."""
         holders = self._holders(opened.survivors)
-        summed = sum(held_size(self.expected, rank) for _, rank in holders.values())
+        summed = sum(block_size(self.expected, rank) for _, rank in holders.values())
         return Read(
             self.expected.unflatten(opened.mean() * corrections(self.expected, holders)),
             opened.clipped,
@@ -116,7 +116,7 @@ class SharedGradientSum:
     """
 
     job: JobConfig
-    noise: SharedNoise
+    noise: DistributedNoise
     rotation: Rotation
     expected: AdapterState
     round_index: int
@@ -167,10 +167,10 @@ def carried_in(
     expected = adapter.select(rule.trainable(index))
     if job.privacy.noise == "distributed" and noise_multiplier is not None:
         n_params = largest_update(rule, adapter)
-        noise = noise_shares(job, noise_multiplier, n_params=n_params, sites=len(weights))
+        noise = distributed_noise_of(job, noise_multiplier, n_params=n_params, sites=len(weights))
         rotation = Rotation(rotation_seed(checkpoint.run_id, index, adapter.digest()), n_params)
         return SharedGradientSum(job, noise, rotation, expected, index)
-    value_range = checkpoint.lane(lane_of(rule, index)).value_range
+    value_range = checkpoint.factor_group(factor_group_of(rule, index)).value_range
     if value_range is None:
         value_range = first_range(job, noise_multiplier, min(weights.values()))
     return MeanOfUpdates(expected, public_grid(job, value_range), directory, job.lora.rank)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from yoriai import wire
 from yoriai.privacy.identity.coordinator_identity import certified_federation
 from yoriai.privacy.identity.identity import SigningKey
-from yoriai.privacy.identity.instruction import Instruction, digest_of, sign_instruction
+from yoriai.privacy.identity.instruction import InstructionStatement, digest_of, sign_instruction
 
 Signing = tuple[SigningKey, bytes]
 """The coordinator's key, and the file of its certificate."""
@@ -32,7 +32,7 @@ class Sealer:
     def sealed(self, site: str, message: bytes) -> bytes:
         """The instruction that carries an encoded message to a site."""
         self._last = max(self._last + 1, self._clock())
-        statement = Instruction(self._federation, site, self._run_id, self._last, digest_of(message))
+        statement = InstructionStatement(self._federation, site, self._run_id, self._last, digest_of(message))
         return wire.encode(
             wire.Instruction(
                 run_id=self._run_id,

@@ -17,19 +17,19 @@ from yoriai.config import JobConfig
 from yoriai.errors import RoundError
 from yoriai.privacy.identity.roster import Directory
 from yoriai.privacy.job_terms.round_terms import window_terms
-from yoriai.privacy.secagg import Advertising, SlotTerms, Window, WindowTerms
+from yoriai.privacy.secagg import Advertising, SlotTerms, SumWindow, WindowTerms
 from yoriai.server.round.attendance import Attendance
-from yoriai.server.round.collecting import (
-    Collected,
+from yoriai.server.round.messenger import Messenger
+from yoriai.server.round.round_aggregate import (
     Place,
     Replies,
+    RoundAggregate,
     VoidRound,
     protocol_payloads,
     secure_mean,
     too_few,
     with_reasons,
 )
-from yoriai.server.round.messenger import Messenger
 from yoriai.server.round.round_sums import RoundSum
 
 Ask = Callable[[Sequence[str], wire.TrainRequest | wire.WindowRequest], tuple[Replies, Mapping[str, str]]]
@@ -49,7 +49,7 @@ class _Open:
         used: slots that were begun.
     """
 
-    window: Window
+    window: SumWindow
     terms: WindowTerms
     chosen: tuple[str, ...]
     absent: dict[str, str]
@@ -111,7 +111,7 @@ class Windows:
         carried: RoundSum,
         rounds_left: int,
         ask: Ask,
-    ) -> Collected:
+    ) -> RoundAggregate:
         """One attempt at a round, in the next slot: of a new window if there has to be one.
 
         Args:
@@ -206,7 +206,7 @@ class Windows:
         self._attendance.doubt({site: absent[site] for site in silent})
         return _Open(window, terms, chosen, absent, unheard - silent, silent)
 
-    def _agree(self, terms: WindowTerms, answers: Replies, missing: dict[str, str]) -> tuple[Window, set[str]]:
+    def _agree(self, terms: WindowTerms, answers: Replies, missing: dict[str, str]) -> tuple[SumWindow, set[str]]:
         """The stages that open a window, from the first answers on; reasons go to `missing`.
 
         Returns:
@@ -223,7 +223,7 @@ class Windows:
                 missing |= {site: f"{reason} (stage {name})" for site, reason in faults.items()}
                 unheard |= faults.keys() | _started_anew(answers)
                 replies = protocol_payloads(answers, name, (terms.number, None), missing)
-            window: Window = stage.step(replies.items())
+            window: SumWindow = stage.step(replies.items())
         except RoundError as error:
             found = too_few(str(error), {**stage.refused, **missing}, terms.least_survivors).found
             raise VoidRound(found, masked=False) from None

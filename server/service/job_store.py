@@ -27,7 +27,7 @@ from yoriai import wire
 from yoriai.errors import CheckpointError, ConfigError, StorageError
 from yoriai.prepared_job import PreparedJob, read_prepared
 from yoriai.system.files import PRIVATE, locked_folder, make_private_folder, sync_folder, write_atomically
-from yoriai.system.held import Holder, hold, holder_of, let_go
+from yoriai.system.process_lock import Holder, hold, holder_of, let_go
 
 # A job in one of these states is to be run, or is being run.
 LIVE = ("queued", "starting", "running", "cancelling")

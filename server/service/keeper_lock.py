@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from yoriai.errors import DaemonError
-from yoriai.system.held import Holder, hold, holder_of, let_go
+from yoriai.system.process_lock import Holder, hold, holder_of, let_go
 
 _FILE = "keeper.lock"
 

@@ -9,7 +9,7 @@ from yoriai.errors import ConfigError
 from yoriai.prepared_job import PreparedJob
 from yoriai.server.folder.server_folder import ServerFolder
 from yoriai.server.round.rosters import check_alike
-from yoriai.server.service.coordinating import plain_roster
+from yoriai.server.service.job_run import plain_roster
 from yoriai.server.service.job_store import JobStore, StoredJob
 from yoriai.strategies.fit import check_fit
 

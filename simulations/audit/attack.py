@@ -20,7 +20,7 @@ from typing import Protocol
 import numpy as np
 
 from yoriai.client.model.magnitude import within_bounds
-from yoriai.client.model.workbench import Workbench
+from yoriai.client.model.model_session import ModelSession
 from yoriai.client.records.records import Record
 from yoriai.client.site.job import shares_of, training_plan
 from yoriai.client.training.plan import TrainingPlan
@@ -29,7 +29,7 @@ from yoriai.errors import ConfigError
 from yoriai.privacy.dp.accounting import Event
 from yoriai.privacy.dp.randomness import RandomSource
 from yoriai.privacy.dp.skellam import SkellamTable
-from yoriai.privacy.job_terms.noise_shares import all_rounds
+from yoriai.privacy.job_terms.distributed_noise_parameters import all_rounds
 from yoriai.privacy.ledger.ledger import Ledger
 from yoriai.simulations.audit.attacked_site import AttackedSite
 from yoriai.simulations.run.experiment import event_of, noise_multiplier
@@ -172,7 +172,7 @@ class Carrier:
     """
 
     job: JobConfig
-    workbench: Workbench
+    session: ModelSession
     records: tuple[Record, ...]
     folder: Path
     on_round: Callable[[int, int], None] | None = None
@@ -197,7 +197,7 @@ class Carrier:
     @cached_property
     def start(self) -> AdapterState:
         """Where every round begins."""
-        start = self.workbench.initial_adapter(self.job)
+        start = self.session.initial_adapter(self.job)
         if not self.hostile:
             return start
         generator, moving = np.random.default_rng(0), get_rule(self.job.federation.rule).moving
@@ -205,7 +205,7 @@ class Carrier:
             name: np.float32(_HOSTILE_FACTORS) * generator.standard_normal(tensor.shape, np.float32)
             for name, tensor in start.select(moving).tensors.items()
         }
-        return within_bounds(start, start.merged_with(AdapterState(thrown)), self.workbench.model(self.job).check)
+        return within_bounds(start, start.merged_with(AdapterState(thrown)), self.session.model(self.job).check)
 
     @property
     def noise_multiplier(self) -> float:
@@ -290,7 +290,7 @@ def attack(carrier: Carrier, directions: Directions, included: np.ndarray, sourc
         BudgetError, LedgerError, TrainingError: as at a site.
     """
     plan, event = carrier.plan(), carrier.round_event
-    site = AttackedSite(carrier.workbench, carrier.job, carrier.records, start=carrier.start, plan=plan, source=source)
+    site = AttackedSite(carrier.session, carrier.job, carrier.records, start=carrier.start, plan=plan, source=source)
     canaries = GradientCanaries(directions, np.flatnonzero(included), CANARY_NORM * plan.clip_norm)
     total, products = np.zeros(carrier.dimension), []
     run_id = f"audit-{uuid.uuid4().hex[:12]}"

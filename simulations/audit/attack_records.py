@@ -15,15 +15,15 @@ import numpy as np
 import torch
 
 from yoriai import wire
-from yoriai.client.model.workbench import Workbench
+from yoriai.client.model.model_session import ModelSession
 from yoriai.client.records.records import Record, SiteRecords
 from yoriai.config import JobConfig
 from yoriai.errors import RecordError
-from yoriai.privacy.dp.audit import auc, true_positive_rate
+from yoriai.privacy.dp.empirical_epsilon import auc, true_positive_rate
 from yoriai.privacy.dp.randomness import RandomSource
 from yoriai.simulations.run.compare import alone
-from yoriai.simulations.run.federation import Federation, run_federation
-from yoriai.simulations.run.progress import Observer
+from yoriai.simulations.run.observers import Observer
+from yoriai.simulations.run.simulated_federation import Federation, run_federation
 from yoriai.strategies.adapter import AdapterState
 
 _POOL = "all"
@@ -79,14 +79,14 @@ def candidates(job: JobConfig, sites: Sequence[SiteRecords], count: int, source:
     return Candidates(records, source.uniform(len(chosen)) < 0.5, canary)
 
 
-def losses_before(job: JobConfig, workbench: Workbench, found: Candidates) -> np.ndarray:
+def losses_before(job: JobConfig, session: ModelSession, found: Candidates) -> np.ndarray:
     """Every candidate's loss under the adapter that training starts from, whatever the job's privacy. (n,)."""
-    return _each_loss(job, workbench, found, workbench.initial_adapter(job))
+    return _each_loss(job, session, found, session.initial_adapter(job))
 
 
 def losses(
     job: JobConfig,
-    workbench: Workbench,
+    session: ModelSession,
     found: Candidates,
     folder: Path,
     observer: Observer,
@@ -107,21 +107,21 @@ def losses(
         run_id=f"audit-{uuid.uuid4().hex[:12]}",
         observer=observer,
     )
-    outcome = run_federation(federation, workbench)
+    outcome = run_federation(federation, session)
     return Losses(
         before=before,
-        after=_each_loss(federation.job, workbench, found, outcome.checkpoint.adapter),
+        after=_each_loss(federation.job, session, found, outcome.checkpoint.adapter),
         epsilon_ledger=outcome.epsilon.get(_POOL),
     )
 
 
 @torch.no_grad()
-def _each_loss(job: JobConfig, workbench: Workbench, found: Candidates, adapter: AdapterState) -> np.ndarray:
+def _each_loss(job: JobConfig, session: ModelSession, found: Candidates, adapter: AdapterState) -> np.ndarray:
     """Every candidate's loss under an adapter. (n,)."""
-    model, head = workbench.model(job), workbench.head(job)
+    model, head = session.model(job), session.head(job)
     model.load(adapter)
     model.tail.eval()
-    prepared = workbench.prepare(found.records, job)
+    prepared = session.prepare(found.records, job)
     # Batches come by length and then by place, and so must the places that their losses go to.
     order = sorted(range(len(prepared)), key=lambda place: (len(prepared.examples[place].token_ids), place))
     batches = prepared.batches(order, _BATCH)

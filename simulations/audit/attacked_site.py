@@ -4,15 +4,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from yoriai.client.model.workbench import Workbench
+from yoriai.client.model.model_session import ModelSession
 from yoriai.client.records.records import Record
 from yoriai.client.training.gradients import Canaries, RoundGradients
 from yoriai.client.training.plan import Shares, TrainingPlan
 from yoriai.client.training.shared_round import skellam_table, sum_round
 from yoriai.client.training.train import train_round
 from yoriai.config import JobConfig
+from yoriai.privacy.distributed.distributed_noise import RoundedSum, open_sum
 from yoriai.privacy.distributed.rotation import Rotation
-from yoriai.privacy.distributed.shared_noise import RoundedSum, open_sum
 from yoriai.privacy.dp.randomness import RandomSource
 from yoriai.strategies.adapter import AdapterState
 
@@ -27,7 +27,7 @@ class AttackedSite:
 
     def __init__(
         self,
-        bench: Workbench,
+        bench: ModelSession,
         job: JobConfig,
         records: Sequence[Record],
         *,

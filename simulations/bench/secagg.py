@@ -39,7 +39,7 @@ from yoriai.privacy.secagg import (
 from yoriai.privacy.secagg import messages as wire
 from yoriai.privacy.secagg.keyset import KeySet, SlotKeys, seed_commitment, verify_key_set
 from yoriai.privacy.secagg.masking import RunningSum, masked_update, own_masks
-from yoriai.privacy.secagg.messages import Advertisement, Kind
+from yoriai.privacy.secagg.messages import Advertisement, MessageKind
 from yoriai.privacy.secagg.opening import left_over_masks
 from yoriai.privacy.secagg.secret import SecretBytes
 from yoriai.privacy.secagg.sharing import coordinate
@@ -87,7 +87,7 @@ def _parties(members: list[Member], slot: SlotTerms) -> tuple[SlotKeys, list[_Pa
         public = X25519PrivateKey.from_private_bytes(mask.reveal()).public_key().public_bytes_raw()
         encryption = X25519PrivateKey.generate().public_key().public_bytes_raw()
         body = Advertisement(encryption, (public,), member.certificate).encode()
-        blobs.append(wire.seal(Kind.ADVERTISEMENT, terms.binding, member.position, body, member.key))
+        blobs.append(wire.seal(MessageKind.ADVERTISEMENT, terms.binding, member.position, body, member.key))
         parties.append(_Party(member, (seed, mask)))
     return verify_key_set(terms, members[0].directory, blobs).slot(slot), parties
 
@@ -139,7 +139,7 @@ def _coordinator(keys: SlotKeys, parties: list[_Party], dropped: int, quantised:
     clock, total = _Clock(), RunningSum(keys, 0)
     for message in arriving():
         with clock:
-            total.add(keys.open_sealed(message, Kind.MASKED_UPDATE)[1])
+            total.add(keys.open_sealed(message, MessageKind.MASKED_UPDATE)[1])
     with clock:
         total.remove(left_over_masks(keys, graph, commitments, survivors, released))
     # All sites hold one update here, so the plain sum is a multiple of it.

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from yoriai import wire
 from yoriai.config import JobConfig
-from yoriai.privacy.job_terms.noise_shares import noise_shares
+from yoriai.privacy.job_terms.distributed_noise_parameters import distributed_noise_of
 from yoriai.privacy.secagg import FixedPoint
 from yoriai.privacy.secagg.fixedpoint import packed_bytes
 from yoriai.privacy.secagg.messages import HEADER_BYTES, SIGNATURE_BYTES
@@ -62,7 +62,7 @@ def _offer(experiment: Experiment, fitted: Fitted, noise: float | None) -> wire.
         run_id=_run_id(experiment.job),
         job=experiment.job.model_dump(mode="json", by_alias=True),
         roster=experiment.roster(),
-        base_digest=fitted.workbench.base.digest,
+        base_digest=fitted.session.base.digest,
         noise_multiplier=noise,
         payload=fitted.initial.to_bytes(),
     )
@@ -81,7 +81,7 @@ def _words(experiment: Experiment, n_params: int, noise: float | None) -> tuple[
     """Values of an update, and bits of each where it is masked."""
     job, weights = experiment.job, experiment.roster().weights
     if job.privacy.noise == "distributed" and noise is not None:
-        shares = noise_shares(job, noise, n_params=n_params, sites=len(weights))
+        shares = distributed_noise_of(job, noise, n_params=n_params, sites=len(weights))
         return shares.size, shares.word_bits
     if not job.secure_aggregation.enabled:
         return n_params, None

@@ -43,10 +43,10 @@ def audit(
     with console.status("loading libraries"):
         from yoriai.client.model.quiet import quiet_libraries
         from yoriai.config import load_job
-        from yoriai.simulations.audit.audit import TINY, TINY_SETTINGS, Asked, base_for
-        from yoriai.simulations.audit.audit import audit as run
+        from yoriai.simulations.audit.canary_audit import TINY, TINY_SETTINGS, AuditPlan, base_for
+        from yoriai.simulations.audit.canary_audit import audit as run
         from yoriai.simulations.run.experiment import DataSource, resolve
-        from yoriai.simulations.run.progress import screen
+        from yoriai.simulations.run.observers import screen
 
     settings = overrides(rule=None, epsilon=epsilon, rounds=None, noise=noise)
     if base is not None:
@@ -59,7 +59,7 @@ def audit(
                 found='privacy.noise = "none"',
                 remedy="give an epsilon with --epsilon",
             )
-        asked = Asked(canaries=canaries, records=records, hostile=hostile)
+        asked = AuditPlan(canaries=canaries, records=records, hostile=hostile)
         found = run(experiment, base_for(experiment.job, observer), asked, observer)
     if as_json:
         typer.echo(json.dumps(found, indent=1))

@@ -73,7 +73,7 @@ def rules(
     from yoriai.simulations.bench.rules import tables
     from yoriai.simulations.bench.rules.combining import combine_seconds
     from yoriai.simulations.bench.rules.plan import Scale, setting_of
-    from yoriai.simulations.bench.rules.run import Asked, run
+    from yoriai.simulations.bench.rules.run import RulesPlan, run
     from yoriai.simulations.bench.rules.store import Store
     from yoriai.simulations.cli.options import epsilon_of, mode_of
     from yoriai.simulations.scenarios import get_scenario
@@ -81,7 +81,7 @@ def rules(
 
     get_scenario(data)
     shared = mode_of(noise) == "distributed"
-    asked = Asked(
+    asked = RulesPlan(
         data=data,
         rules=tuple(get_rule(name).name for name in (rule or rule_names()) if rule or _goes(name, shared)),
         epsilons=tuple(epsilon_of(text) for text in (epsilon or ["8"])),
@@ -126,12 +126,12 @@ def deploy(
     Up to four sites' daemons have a process each, more share one.
     """
     from yoriai.server.round.registry import write_atomically
-    from yoriai.simulations.bench.deploy.plan import LARGE_PARAMS, Asked
+    from yoriai.simulations.bench.deploy.plan import LARGE_PARAMS, DeployPlan
     from yoriai.simulations.bench.deploy.run import bench_deploy
     from yoriai.simulations.bench.deploy.table import rows
     from yoriai.simulations.cli.options import mode_of
 
-    asked = Asked(sites, LARGE_PARAMS if large else params, rounds, mode_of(noise))
+    asked = DeployPlan(sites, LARGE_PARAMS if large else params, rounds, mode_of(noise))
     with TemporaryDirectory(prefix="yoriai-", ignore_cleanup_errors=True) as temporary:  # A process may end late.
         place = folder or Path(temporary)
         place.mkdir(parents=True, exist_ok=True)

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from yoriai import config
 from yoriai.client.model.lora import save_peft
+from yoriai.client.model.model_session import ModelSession
 from yoriai.client.model.tasks import LabelHead
-from yoriai.client.model.workbench import Workbench
 from yoriai.config import JobConfig
 from yoriai.errors import CheckpointError, ConfigError
 from yoriai.server.round.registry import Checkpoint, Registry, write_atomically
@@ -28,13 +28,13 @@ from yoriai.simulations.report.file import REPORT_FILE, load_report, write_repor
 from yoriai.simulations.report.report import Report
 from yoriai.simulations.run import compare, run_folder
 from yoriai.simulations.run.experiment import DataSource, Experiment, noise_multiplier, resolve
-from yoriai.simulations.run.federation import Federation, Outcome, run_federation
 from yoriai.simulations.run.fitted import Fitted, fit
 from yoriai.simulations.run.measuring import Measurements, TestBench
-from yoriai.simulations.run.personal import Personal, PersonalRun, personal_adapters
-from yoriai.simulations.run.progress import Observer, Silent
+from yoriai.simulations.run.observers import Observer, Silent
+from yoriai.simulations.run.personal_adapters import Personal, PersonalRun, personal_adapters
 from yoriai.simulations.run.reporting import Measured, build_report, describe
 from yoriai.simulations.run.run_folder import StoredRun
+from yoriai.simulations.run.simulated_federation import Federation, Outcome, run_federation
 from yoriai.simulations.run.timing import Stopwatch
 from yoriai.simulations.scenarios.partition import DEFAULT_TEMPLATES
 from yoriai.strategies.adapter import AdapterState
@@ -59,7 +59,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class _Session:
+class _Running:
     """One sitting of a run: what it is, where, and the model and the clock it works with."""
 
     experiment: Experiment
@@ -75,8 +75,8 @@ class _Session:
         return self.experiment.job
 
     @property
-    def workbench(self) -> Workbench:
-        return self.fitted.workbench
+    def session(self) -> ModelSession:
+        return self.fitted.session
 
 
 def simulate(
@@ -121,11 +121,11 @@ def simulate(
         labels_from_records=experiment.labels_from_records,
         records_digest=experiment.records_digest(),
     )
-    session = _open(experiment, folder, run.run_id, options, observer)
+    running = _open(experiment, folder, run.run_id, options, observer)
     with run_folder.locked(folder):
         run_folder.store(folder, experiment.job, run)
         observer.say(f"run      {folder}")
-        return _run(session)
+        return _run(running)
 
 
 def resume(
@@ -164,128 +164,128 @@ def _finished(folder: Path, options: Options) -> Report | None:
     return report if complete else None
 
 
-def _open(experiment: Experiment, folder: Path, run_id: str, options: Options, observer: Observer) -> _Session:
+def _open(experiment: Experiment, folder: Path, run_id: str, options: Options, observer: Observer) -> _Running:
     """Load the base and see that job and records fit it, before anything is written."""
     watch = Stopwatch(folder / "seconds.json", sorted(site.name for site in experiment.sites), observer)
     fitted = fit(experiment, watch)
     # Calibrated here, it is not taken for the coordinator's overhead.
     noise_multiplier(experiment.job, fitted.n_params, len(experiment.sites))
     watch.lap("load")
-    for line in describe(experiment, fitted.workbench, fitted.cut):
+    for line in describe(experiment, fitted.session, fitted.cut):
         observer.say(line)
-    return _Session(experiment, folder, run_id, options, fitted, observer, watch)
+    return _Running(experiment, folder, run_id, options, fitted, observer, watch)
 
 
-def _run(session: _Session) -> Report:
+def _run(running: _Running) -> Report:
     """Train, measure, compare and report whatever is not done yet."""
-    watch = session.watch
-    kept = Measurements(session.folder / "measurements.json")
-    bench = TestBench(session.job, session.experiment.sites, session.workbench, watch)
+    watch = running.watch
+    kept = Measurements(running.folder / "measurements.json")
+    bench = TestBench(running.job, running.experiment.sites, running.session, watch)
     federation = Federation(
-        job=session.job,
-        sites=session.experiment.sites,
-        roster=session.experiment.roster(),
-        folder=session.folder,
-        run_id=session.run_id,
-        n_params=session.fitted.n_params,
-        engine=session.options.engine,
-        noise_seed=session.options.noise_seed,
+        job=running.job,
+        sites=running.experiment.sites,
+        roster=running.experiment.roster(),
+        folder=running.folder,
+        run_id=running.run_id,
+        n_params=running.fitted.n_params,
+        engine=running.options.engine,
+        noise_seed=running.options.noise_seed,
         observer=watch,
-        on_round=lambda checkpoint: _after_round(session, checkpoint, bench, kept),
+        on_round=lambda checkpoint: _after_round(running, checkpoint, bench, kept),
     )
-    stored = Registry(session.folder).load()
+    stored = Registry(running.folder).load()
     try:
         if "base" not in kept:
-            kept.put("base", bench.measure(session.fitted.initial))
+            kept.put("base", bench.measure(running.fitted.initial))
         if stored is not None:  # The interruption may have come between a round and its measurement.
-            _measure_between(session, stored, bench, kept)
+            _measure_between(running, stored, bench, kept)
         watch.lap("evaluate")
-        outcome = _trained(federation, session)
+        outcome = _trained(federation, running)
         watch.lap("account")
         if "federated" not in kept:
             kept.put("federated", bench.measure(outcome.checkpoint.adapter))
         watch.lap("evaluate")
-        _save_adapter(session, outcome.checkpoint.adapter, session.folder / "adapter")
-        personal = _personal(session, federation, outcome, kept, bench)
-        report = _report(session, outcome, personal, kept, bench)
-        if session.options.compare:
-            _compare(session, federation, kept, bench)
-            report = _report(session, outcome, personal, kept, bench)
+        _save_adapter(running, outcome.checkpoint.adapter, running.folder / "adapter")
+        personal = _personal(running, federation, outcome, kept, bench)
+        report = _report(running, outcome, personal, kept, bench)
+        if running.options.compare:
+            _compare(running, federation, kept, bench)
+            report = _report(running, outcome, personal, kept, bench)
     finally:
         watch.save()
     return report
 
 
-def _trained(federation: Federation, session: _Session) -> Outcome:
+def _trained(federation: Federation, running: _Running) -> Outcome:
     try:
-        return run_federation(federation, session.workbench)
+        return run_federation(federation, running.session)
     except BaseException:
-        session.watch.lap("train")
+        running.watch.lap("train")
         raise
 
 
-def _after_round(session: _Session, checkpoint: Checkpoint, bench: TestBench, kept: Measurements) -> None:
-    session.watch.lap("train")
-    _measure_between(session, checkpoint, bench, kept)
-    session.watch.lap("evaluate")
-    session.watch.save()
+def _after_round(running: _Running, checkpoint: Checkpoint, bench: TestBench, kept: Measurements) -> None:
+    running.watch.lap("train")
+    _measure_between(running, checkpoint, bench, kept)
+    running.watch.lap("evaluate")
+    running.watch.save()
 
 
-def _measure_between(session: _Session, checkpoint: Checkpoint, bench: TestBench, kept: Measurements) -> None:
+def _measure_between(running: _Running, checkpoint: Checkpoint, bench: TestBench, kept: Measurements) -> None:
     """Measure every few rounds; the last one is measured at the end anyway."""
-    every, done = session.job.evaluation.every, checkpoint.next_round
-    due = every and done % every == 0 and done < session.job.federation.rounds
+    every, done = running.job.evaluation.every, checkpoint.next_round
+    due = every and done % every == 0 and done < running.job.federation.rounds
     if due and (name := f"round {done}") not in kept:
         kept.put(name, bench.measure(checkpoint.adapter))
 
 
 def _personal(
-    session: _Session, federation: Federation, outcome: Outcome, kept: Measurements, bench: TestBench
+    running: _Running, federation: Federation, outcome: Outcome, kept: Measurements, bench: TestBench
 ) -> Personal:
     """The sites' own adapters, where the job asks for them."""
-    if not session.job.personal.rounds:
+    if not running.job.personal.rounds:
         return Personal()
 
     def save(adapter: AdapterState, folder: Path) -> None:
-        _save_adapter(session, adapter, folder)
+        _save_adapter(running, adapter, folder)
 
-    personal = personal_adapters(PersonalRun(federation, outcome, session.workbench, bench, save), kept)
+    personal = personal_adapters(PersonalRun(federation, outcome, running.session, bench, save), kept)
     for site, reason in sorted(personal.without.items()):
-        session.observer.say(f"site {site} has no personal adapter: {reason}")
-    session.watch.lap("personal")
+        running.observer.say(f"site {site} has no personal adapter: {reason}")
+    running.watch.lap("personal")
     return personal
 
 
-def _compare(session: _Session, federation: Federation, kept: Measurements, bench: TestBench) -> None:
+def _compare(running: _Running, federation: Federation, kept: Measurements, bench: TestBench) -> None:
     # The stopwatch times the federation's sites; those of comparisons are told to the observer alone.
-    for comparison in compare.comparisons(replace(federation, observer=session.observer)):
-        session.observer.say(f"compare  {comparison.name.replace('_', ' ')}")
-        compare.measure(comparison, replace(bench, observer=session.observer), session.workbench, kept)
-        session.watch.lap("compare")
+    for comparison in compare.comparisons(replace(federation, observer=running.observer)):
+        running.observer.say(f"compare  {comparison.name.replace('_', ' ')}")
+        compare.measure(comparison, replace(bench, observer=running.observer), running.session, kept)
+        running.watch.lap("compare")
 
 
-def _report(session: _Session, outcome: Outcome, personal: Personal, kept: Measurements, bench: TestBench) -> Report:
+def _report(running: _Running, outcome: Outcome, personal: Personal, kept: Measurements, bench: TestBench) -> Report:
     """Build the report and write it; done before the comparisons too, so that they cannot cost it."""
     measured = Measured(
         kept=kept,
         bench=bench,
-        seconds=session.watch.parts(),
-        site_seconds=session.watch.sites(),
-        cut=session.fitted.cut,
-        engine=session.options.engine,
+        seconds=running.watch.parts(),
+        site_seconds=running.watch.sites(),
+        cut=running.fitted.cut,
+        engine=running.options.engine,
         personal=personal,
     )
     now = datetime.datetime.now(datetime.UTC)
-    report = build_report(session.experiment, session.workbench, outcome, measured, created=now)
-    write_report(report, session.folder)
+    report = build_report(running.experiment, running.session, outcome, measured, created=now)
+    write_report(report, running.folder)
     return report
 
 
-def _save_adapter(session: _Session, adapter: AdapterState, folder: Path) -> None:
+def _save_adapter(running: _Running, adapter: AdapterState, folder: Path) -> None:
     """The adapter as PEFT reads it, and beside it what a classifier needs to answer."""
-    job = session.job
-    save_peft(session.workbench.model(job), get_rule(job.federation.rule).to_peft(adapter), folder)
-    head = session.workbench.head(job)
+    job = running.job
+    save_peft(running.session.model(job), get_rule(job.federation.rule).to_peft(adapter), folder)
+    head = running.session.head(job)
     template = job.task.template or DEFAULT_TEMPLATES.get(job.task.kind)
     task: dict[str, object] = {"kind": job.task.kind, "template": template}
     if isinstance(head, LabelHead):

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from yoriai import wire
 from yoriai.client.model.measure import Tally
-from yoriai.client.model.workbench import Workbench
+from yoriai.client.model.model_session import ModelSession
 from yoriai.client.records.records import SiteRecords
 from yoriai.config import JobConfig, override
 from yoriai.errors import BudgetError
-from yoriai.simulations.run.federation import Federation, run_federation
 from yoriai.simulations.run.measuring import Measurements, SiteTallies, TestBench
+from yoriai.simulations.run.simulated_federation import Federation, run_federation
 
 # The comparison that is made last, with privacy or without.
 LAST = "central_no_privacy"
@@ -61,18 +61,18 @@ def comparisons(federation: Federation) -> Iterator[Comparison]:
     yield Comparison(LAST, ((_with_noise(pooled, "none", folder, LAST), everyone),))
 
 
-def measure(comparison: Comparison, bench: TestBench, workbench: Workbench, kept: Measurements) -> SiteTallies:
+def measure(comparison: Comparison, bench: TestBench, session: ModelSession, kept: Measurements) -> SiteTallies:
     """Run what is not measured yet and return the counts by site."""
     if comparison.name in kept:
         return kept[comparison.name]
-    return kept.put(comparison.name, tallies_of(comparison, bench, workbench))
+    return kept.put(comparison.name, tallies_of(comparison, bench, session))
 
 
-def tallies_of(comparison: Comparison, bench: TestBench, workbench: Workbench) -> SiteTallies:
+def tallies_of(comparison: Comparison, bench: TestBench, session: ModelSession) -> SiteTallies:
     """Run the comparison's trainings and count by site."""
     tallies: dict[str, Tally] = {}
     for federation, tested in comparison.federations:
-        checkpoint = run_federation(federation, workbench).checkpoint
+        checkpoint = run_federation(federation, session).checkpoint
         if checkpoint.ended_early:  # Its figure would stand beside a whole training's.
             remedy = f"remove {federation.folder}, then resume: nothing of it was released"
             raise BudgetError("a comparison ended early", found=checkpoint.ended_early, remedy=remedy)

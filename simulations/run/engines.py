@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 
-from yoriai.client.model.workbench import Workbench
+from yoriai.client.model.model_session import ModelSession
 from yoriai.client.records.records import SiteRecords, fingerprint
 from yoriai.client.records.units import unit_count
 from yoriai.client.site.personal import personal_event
@@ -20,7 +20,7 @@ from yoriai.privacy.dp.accounting import Event
 from yoriai.privacy.dp.randomness import RandomSource, SeededSource, SystemSource
 from yoriai.privacy.identity.instruction import SequenceMemory
 from yoriai.privacy.identity.roster import RosterMemory
-from yoriai.privacy.job_terms.noise_shares import all_rounds
+from yoriai.privacy.job_terms.distributed_noise_parameters import all_rounds
 from yoriai.privacy.ledger.ledger import Ledger
 from yoriai.privacy.ledger.order import budget_for
 from yoriai.privacy.secagg.shamir import Entropy
@@ -120,12 +120,12 @@ class SiteSpec:
             unit=privacy.unit,
         )
 
-    def build(self, workbench: Workbench, ledger: Ledger, hooks: SiteHooks | None = None) -> Site:
+    def build(self, session: ModelSession, ledger: Ledger, hooks: SiteHooks | None = None) -> Site:
         """The site itself; whoever opened its ledger closes it."""
         return Site(
             self.site_config(),
             self.records,
-            workbench=workbench,
+            session=session,
             ledger=ledger,
             identity=self.identity(),
             hooks=hooks or SiteHooks(randomness=self.randomness),

@@ -11,10 +11,10 @@ from yoriai import wire
 from yoriai.client.records.units import owner_units, unit_count
 from yoriai.config import JobConfig, override
 from yoriai.errors import ConfigError, RecordError
-from yoriai.privacy.dp.accounting import Accountant, Event, answering
+from yoriai.privacy.dp.accounting import Accountant, Event, effective_accountant
 from yoriai.privacy.identity.roster import MAX_WEIGHT
-from yoriai.privacy.job_terms.noise_shares import BATCH_FACTOR, all_rounds
-from yoriai.privacy.job_terms.round_noise import calibrated, round_event
+from yoriai.privacy.job_terms.distributed_noise_parameters import BATCH_FACTOR, all_rounds
+from yoriai.privacy.job_terms.round_cost import calibrated, round_event
 from yoriai.simulations.report.report import Data
 from yoriai.simulations.scenarios import DEFAULT, get_scenario
 from yoriai.simulations.scenarios.partition import (
@@ -156,7 +156,7 @@ def accountant_of(job: JobConfig, event: Event | None) -> Accountant | None:
     """The accountant that speaks of the whole job, its spare rounds included; None without privacy."""
     if event is None:
         return None
-    return answering([(event, all_rounds(job))], job.privacy.delta, job.privacy.accountant)
+    return effective_accountant([(event, all_rounds(job))], job.privacy.delta, job.privacy.accountant)
 
 
 def _read(source: DataSource) -> tuple[tuple[SiteRecords, ...], Data]:

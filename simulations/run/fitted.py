@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 from yoriai.client.model.base_model import choose_device, load_base
-from yoriai.client.model.workbench import Workbench
+from yoriai.client.model.model_session import ModelSession
 from yoriai.errors import RecordError
 from yoriai.simulations.run.experiment import Experiment
-from yoriai.simulations.run.progress import Observer
+from yoriai.simulations.run.observers import Observer
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.rule import get_rule, largest_update
 
@@ -21,7 +21,7 @@ class Fitted:
         n_params: entries that a site sends in a round, at most.
     """
 
-    workbench: Workbench
+    session: ModelSession
     initial: AdapterState
     cut: dict[str, int]
     n_params: int
@@ -43,14 +43,14 @@ def fit(experiment: Experiment, observer: Observer) -> Fitted:
         progress=lambda what, done, total: observer.advance(f"base model: {what}", done, total),
     )
     observer.advance("fitting the adapter", 0, 0)
-    workbench = Workbench(base, job.speed)
-    initial = workbench.initial_adapter(job)
+    session = ModelSession(base, job.speed)
+    initial = session.initial_adapter(job)
     cut = {}
     for site in experiment.sites:
         try:
-            cut[site.name] = workbench.encode((*site.train, *site.test), job.task).cut
+            cut[site.name] = session.encode((*site.train, *site.test), job.task).cut
         except RecordError as error:
             raise RecordError(
                 f"site {site.name}: {error.what}", found=error.found, expected=error.expected, remedy=error.remedy
             ) from None
-    return Fitted(workbench, initial, cut, largest_update(get_rule(job.federation.rule), initial))
+    return Fitted(session, initial, cut, largest_update(get_rule(job.federation.rule), initial))

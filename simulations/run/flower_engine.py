@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from yoriai.client.model.base_model import choose_device, load_base
-from yoriai.client.model.workbench import Workbench
+from yoriai.client.model.model_session import ModelSession
 from yoriai.errors import RoundError
 from yoriai.flower import ENVIRONMENT
 from yoriai.server.round.messenger import Transport
@@ -23,7 +23,7 @@ from yoriai.simulations.run.engines import SiteSpec
 if TYPE_CHECKING:
     from flwr.app import Context
 
-    from yoriai.client.node.app import Door
+    from yoriai.client.node.client_app import Door
 
 _Result = TypeVar("_Result")
 
@@ -50,13 +50,13 @@ class _Doors:
             if not _WORKBENCHES:
                 device = choose_device(spec.job.speed.device)
                 base = load_base(spec.job.base.model, device=device, expected_digest=self.base_digest)
-                _WORKBENCHES.append(Workbench(base, spec.job.speed))
+                _WORKBENCHES.append(ModelSession(base, spec.job.speed))
             _BUILT[name] = spec.build(_WORKBENCHES[0], spec.open_ledger())
         return _BUILT[name]
 
 
 # Of the worker process, and as long-lived as it: what its sites share, and the sites with their open ledgers.
-_WORKBENCHES: list[Workbench] = []
+_WORKBENCHES: list[ModelSession] = []
 _BUILT: dict[str, "Door"] = {}
 
 
@@ -82,8 +82,8 @@ def run_in_flower(specs: Mapping[str, SiteSpec], base_digest: str, run: Callable
     with _surroundings() as folder:
         from flwr.simulation import run_simulation
 
-        from yoriai.client.node.app import client_app
-        from yoriai.server.service.app import server_app
+        from yoriai.client.node.client_app import client_app
+        from yoriai.server.service.server_app import server_app
 
         try:
             run_simulation(

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from yoriai.client.model.measure import Tally, majority_tally
-from yoriai.client.model.workbench import Workbench
+from yoriai.client.model.model_session import ModelSession
 from yoriai.client.records.records import SiteRecords
 from yoriai.client.training.evaluate import evaluate
 from yoriai.config import JobConfig
 from yoriai.errors import CheckpointError
 from yoriai.server.round.registry import write_atomically
 from yoriai.simulations.report.report import Paired, Score
-from yoriai.simulations.run.progress import Observer
+from yoriai.simulations.run.observers import Observer
 from yoriai.strategies.adapter import AdapterState
 
 SiteTallies = dict[str, Tally]
@@ -30,18 +30,18 @@ class TestBench:
 
     job: JobConfig
     sites: tuple[SiteRecords, ...]
-    workbench: Workbench
+    session: ModelSession
     observer: Observer
 
     def measure(self, adapter: AdapterState) -> SiteTallies:
         """Counts by site."""
-        model, head = self.workbench.model(self.job), self.workbench.head(self.job)
+        model, head = self.session.model(self.job), self.session.head(self.job)
         tallies = {}
         measured = [site for site in self.sites if site.test]
         for done, site in enumerate(measured):
             self.observer.advance("measuring", done, len(measured))
             name = site.name
-            records = self.workbench.prepare(
+            records = self.session.prepare(
                 site.test,
                 self.job,
                 for_training=False,
@@ -52,7 +52,7 @@ class TestBench:
                 adapter,
                 records,
                 head,
-                physical_batch_size=self.workbench.speed.physical_batch_size,
+                physical_batch_size=self.session.speed.physical_batch_size,
                 exact_match=self.job.task.kind == "instruct",
             )
         self.observer.advance("measuring", len(measured), len(measured))

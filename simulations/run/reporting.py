@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 import yoriai
 from yoriai.client.model import assets
 from yoriai.client.model.measure import Tally
-from yoriai.client.model.workbench import Workbench
+from yoriai.client.model.model_session import ModelSession
 from yoriai.client.records.units import owner_name
 from yoriai.privacy.dp.wording import adjacency
-from yoriai.privacy.job_terms.noise_shares import honest_shares
+from yoriai.privacy.job_terms.distributed_noise_parameters import honest_shares
 from yoriai.server.round.registry import RoundRecord
 from yoriai.simulations.report.report import (
     PERSONAL,
@@ -29,9 +29,9 @@ from yoriai.simulations.report.report import (
     Task,
 )
 from yoriai.simulations.run.experiment import Experiment, accountant_of, event_of, noise_multiplier
-from yoriai.simulations.run.federation import Outcome
 from yoriai.simulations.run.measuring import Measurements, TestBench, paired, score, together
-from yoriai.simulations.run.personal import Personal
+from yoriai.simulations.run.personal_adapters import Personal
+from yoriai.simulations.run.simulated_federation import Outcome
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.rule import get_rule, largest_update
 
@@ -61,9 +61,9 @@ class Measured:
     personal: Personal = field(default_factory=Personal)
 
 
-def describe(experiment: Experiment, workbench: Workbench, cut: dict[str, int]) -> list[str]:
+def describe(experiment: Experiment, session: ModelSession, cut: dict[str, int]) -> list[str]:
     """What a run works on, in lines for its beginning: base and records with licence and source, and the task."""
-    base, data, task = base_of(workbench), experiment.data, experiment.job.task
+    base, data, task = base_of(session), experiment.data, experiment.job.task
     lines = [
         f"base     {base.name}; licence: {base.licence}; source: {base.source}",
         f"records  {data.title}; licence: {data.licence}; source: {data.source}",
@@ -76,7 +76,12 @@ def describe(experiment: Experiment, workbench: Workbench, cut: dict[str, int]) 
 
 
 def build_report(
-    experiment: Experiment, workbench: Workbench, outcome: Outcome, measured: Measured, *, created: datetime.datetime
+    experiment: Experiment,
+    session: ModelSession,
+    outcome: Outcome,
+    measured: Measured,
+    *,
+    created: datetime.datetime,
 ) -> Report:
     """The whole report of a finished run."""
     job, kept = experiment.job, measured.kept
@@ -92,7 +97,7 @@ def build_report(
             labels=job.task.labels,
             metrics=_METRICS[job.task.kind],
         ),
-        base=base_of(workbench),
+        base=base_of(session),
         data=experiment.data,
         job=job.model_dump(mode="json", by_alias=True),
         privacy=_privacy(experiment, outcome.checkpoint.adapter),
@@ -108,9 +113,9 @@ def build_report(
     )
 
 
-def base_of(workbench: Workbench) -> Base:
+def base_of(session: ModelSession) -> Base:
     """The base with its licence and source."""
-    base = workbench.base
+    base = session.base
     if base.name in assets.ASSETS:
         info = assets.asset_info(base.name)
         return Base(name=base.name, digest=base.digest, licence=info.licence, source=info.source)

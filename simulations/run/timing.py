@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from yoriai.server.round.registry import write_atomically
-from yoriai.simulations.run.progress import Observer
+from yoriai.simulations.run.observers import Observer
 
 _AT_A_SITE = ("steps at site ", "prefix of site ")
 

@@ -11,7 +11,7 @@ from tests.tiny import tiny_llama, tiny_tokenizer
 from tests.world import save_tiny_base
 from yoriai.client.model.base_model import BaseModel, wrap_base
 from yoriai.client.model.lora import AdaptedModel, svd_factors
-from yoriai.client.model.workbench import Workbench
+from yoriai.client.model.model_session import ModelSession
 from yoriai.config import JobConfig, LoraSection, SpeedSection, override
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.rule import get_rule
@@ -90,8 +90,8 @@ def make_job() -> JobMaker:
 
 
 @pytest.fixture
-def workbench(base: BaseModel) -> Iterator[Workbench]:
-    """A workbench on the base, which gets the base back without an adapter."""
-    bench = Workbench(base, SpeedSection(threads=1, physical_batch_size=8))
+def session(base: BaseModel) -> Iterator[ModelSession]:
+    """A session on the base, which gets the base back without an adapter."""
+    bench = ModelSession(base, SpeedSection(threads=1, physical_batch_size=8))
     yield bench
     bench.close()

@@ -16,8 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from yoriai.client.daemon.daemon_client import DaemonClient
 from yoriai.client.daemon.daemon_config import DaemonConfig
-from yoriai.client.daemon.door import SocketDoor
 from yoriai.errors import YoriaiError
 from yoriai.system.log import EventLog
 
@@ -83,9 +83,9 @@ class StubSite:
 
 def open_stub(config: DaemonConfig, _log: EventLog, checkpoint: Callable[[], None]) -> StubSite:
     """Open a stub, which hangs for no longer than a test has time."""
-    from yoriai.client.daemon import desk
+    from yoriai.client.daemon import message_worker as worker
 
-    desk.ABANDON_S = 0.3
+    worker.ABANDON_S = 0.3
     config.ledgers.mkdir(parents=True, exist_ok=True)
     return StubSite(config, checkpoint)
 
@@ -126,7 +126,7 @@ class Daemon:
     def __init__(
         self, config: DaemonConfig, open_site: Callable[..., Any], log: Path, *, ignored: Sequence[int] = ()
     ) -> None:
-        self.door, self._log = SocketDoor(config.socket, patience_s=WAIT_S), log
+        self.daemon, self._log = DaemonClient(config.socket, patience_s=WAIT_S), log
         self._process: BaseProcess = context().Process(
             target=_be_daemon, args=(config, open_site, log, ignored), daemon=True
         )
@@ -142,7 +142,7 @@ class Daemon:
         deadline = time.monotonic() + WAIT_S
         while time.monotonic() < deadline and self._process.is_alive():
             try:
-                if self.door.health()["state"] == "ready":
+                if self.daemon.health()["state"] == "ready":
                     return self
             except YoriaiError:
                 time.sleep(0.02)
@@ -246,6 +246,6 @@ def _ask_as(uid: int, gid: int, socket: Path, sending: Any) -> None:
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
     try:
-        sending.send(repr(SocketDoor(socket).health()))
+        sending.send(repr(DaemonClient(socket).health()))
     except YoriaiError as error:
         sending.send(str(error))

@@ -12,9 +12,9 @@ from tests.commands import Office, found, yoriai
 from tests.proxies import tinyproxy, wait_for
 from tests.tls import HttpsServer, Issuer, https
 from tests.world import write_records
-from yoriai.client.cli.check import LoadedBase, check_base, check_memory, check_room, check_site
 from yoriai.client.cli.check_rows import Row
 from yoriai.client.cli.check_server import ask
+from yoriai.client.cli.site_check import LoadedBase, check_base, check_memory, check_room, check_site
 from yoriai.client.folder.site_folder import SiteFolder
 from yoriai.client.records.records import fingerprint, read_site
 from yoriai.config import PolicySection, ServerSection, SiteConfig
@@ -60,8 +60,8 @@ def north(tmp_path: Path, office: Office, ca: Issuer, server: HttpsServer, base_
     assert office.run("sign", folder / "north.request", "--yes").code == 0
     assert office.run("roster").code == 0
     lists = ("--roster", office.folder / "roster", "--revocations", office.folder / "revocations.der")
-    papers = ("--certificate", office.member("north"), "--authority", office.folder / "authority.der", *lists)
-    assert yoriai("site", "enrol", folder, *papers, "--server-ca", tmp_path / "ca.crt", "--yes").code == 0
+    trust_files = ("--certificate", office.member("north"), "--authority", office.folder / "authority.der", *lists)
+    assert yoriai("site", "enrol", folder, *trust_files, "--server-ca", tmp_path / "ca.crt", "--yes").code == 0
     return SiteFolder(folder)
 
 

@@ -38,17 +38,17 @@ from tests.coordinators import Known, save_identity, saved_identity
 from tests.world import write_records
 from yoriai import wire
 from yoriai.client.daemon.daemon_config import DaemonConfig
-from yoriai.client.daemon.frames import LARGEST_MESSAGE_BYTES, Kind, Line
+from yoriai.client.daemon.socket_protocol import LARGEST_MESSAGE_BYTES, FrameKind, Line
 from yoriai.client.folder.site_folder import make_site
 from yoriai.client.model.base_model import load_base
-from yoriai.client.model.workbench import Workbench
+from yoriai.client.model.model_session import ModelSession
 from yoriai.client.offer.job_book import JobBook
 from yoriai.client.records.records import read_site
 from yoriai.client.site.adapter_place import folder_of, read_evaluation
 from yoriai.client.site.site import Site
 from yoriai.config import JobConfig, PolicySection, SiteConfig, SpeedSection, job_digest
 from yoriai.errors import EXIT_PARTIAL, ConfigError, DaemonError
-from yoriai.privacy.identity.delivery import Delivery, sign_delivery
+from yoriai.privacy.identity.delivery import DeliveryStatement, sign_delivery
 from yoriai.privacy.ledger.ledger import Ledger
 from yoriai.privacy.ledger.witness import committed
 from yoriai.server.round.sealing import Sealer
@@ -97,15 +97,15 @@ def real(config: DaemonConfig, base_folder: Path) -> DaemonConfig:
 
 
 @pytest.fixture
-def bench(base_folder: Path) -> Iterator[Workbench]:
+def bench(base_folder: Path) -> Iterator[ModelSession]:
     """The same base in this process."""
     base = load_base(str(base_folder), device=torch.device("cpu"))
-    made = Workbench(base, SpeedSection(threads=1, physical_batch_size=8))
+    made = ModelSession(base, SpeedSection(threads=1, physical_batch_size=8))
     yield made
     made.close()
 
 
-def offered(answer: Answer, job: JobConfig, bench: Workbench, **more: Any) -> wire.Message:
+def offered(answer: Answer, job: JobConfig, bench: ModelSession, **more: Any) -> wire.Message:
     """A site's answer to the offer of a job."""
     values = {
         "run_id": "run-1",
@@ -118,7 +118,7 @@ def offered(answer: Answer, job: JobConfig, bench: Workbench, **more: Any) -> wi
     return wire.decode(answer(wire.encode(wire.JobOffer(**(values | more)))))
 
 
-def request(job: JobConfig, bench: Workbench, round_index: int) -> bytes:
+def request(job: JobConfig, bench: ModelSession, round_index: int) -> bytes:
     """A coordinator's message that begins a round, from the first adapter."""
     start = bench.initial_adapter(job)
     return wire.encode(
@@ -155,18 +155,18 @@ def connected(config: DaemonConfig) -> Line:
 
 
 def test_a_job_through_the_socket_is_bit_for_bit_the_job_of_the_site_itself(
-    real: DaemonConfig, bench: Workbench, make_job: JobMaker, tmp_path: Path
+    real: DaemonConfig, bench: ModelSession, make_job: JobMaker, tmp_path: Path
 ) -> None:
     job = make_job()
     with Ledger.open(tmp_path / "own.sqlite", dataset="north", epsilon_budget=20.0, delta=1e-5) as ledger:
         records = read_site("north", real.data)
-        site = Site(real.site, records, workbench=bench, ledger=ledger, hooks=seeded_hooks())
+        site = Site(real.site, records, session=bench, ledger=ledger, hooks=seeded_hooks())
         assert isinstance(offered(site.handle, job, bench), wire.Acceptance)
         expected = [site.handle(request(job, bench, index)) for index in range(2)]
     with Daemon(real, open_seeded, tmp_path / "log") as daemon:
-        assert isinstance(offered(daemon.door.handle, job, bench), wire.Acceptance)
-        assert [daemon.door.handle(request(job, bench, index)) for index in range(2)] == expected
-        health = daemon.ready().door.health()
+        assert isinstance(offered(daemon.daemon.handle, job, bench), wire.Acceptance)
+        assert [daemon.daemon.handle(request(job, bench, index)) for index in range(2)] == expected
+        health = daemon.ready().daemon.health()
         assert daemon.end() == 0
     assert isinstance(wire.decode(expected[0]), wire.PlainUpdate)
     assert expected[0] != expected[1]
@@ -179,23 +179,23 @@ def test_a_job_through_the_socket_is_bit_for_bit_the_job_of_the_site_itself(
 
 
 def test_while_an_offer_is_added_up_its_operator_is_answered_and_the_ledger_is_free(
-    real: DaemonConfig, bench: Workbench, make_job: JobMaker, tmp_path: Path
+    real: DaemonConfig, bench: ModelSession, make_job: JobMaker, tmp_path: Path
 ) -> None:
     job = make_job()
     with Daemon(real, open_seeded, tmp_path / "log") as daemon, ThreadPoolExecutor() as pool:
-        assert isinstance(offered(daemon.door.handle, job, bench), wire.Acceptance)
+        assert isinstance(offered(daemon.daemon.handle, job, bench), wire.Acceptance)
         (counting,) = children_of(daemon)
         os.kill(counting, signal.SIGSTOP)  # As if it took for ever.
-        answer = pool.submit(offered, daemon.door.handle, job, bench, run_id="run-2", noise_multiplier=40.0)
-        wait_for(lambda: daemon.door.health()["state"] == "working")
-        assert daemon.door.health()["job"] == "run-1"
+        answer = pool.submit(offered, daemon.daemon.handle, job, bench, run_id="run-2", noise_multiplier=40.0)
+        wait_for(lambda: daemon.daemon.health()["state"] == "working")
+        assert daemon.daemon.health()["job"] == "run-1"
         assert charges(real) == []
         assert not answer.done()
         os.kill(counting, signal.SIGKILL)
         reply = answer.result(20)
         assert isinstance(reply, wire.Refusal)
         assert "cannot be added up within this site's limits" in reply.reason
-        again = offered(daemon.door.handle, job, bench, run_id="run-2", noise_multiplier=40.0)
+        again = offered(daemon.daemon.handle, job, bench, run_id="run-2", noise_multiplier=40.0)
         assert isinstance(again, wire.Acceptance)
         assert daemon.end() == 0
 
@@ -211,15 +211,15 @@ def children_of(daemon: Daemon) -> list[int]:
 
 
 def test_killed_in_a_round_it_starts_again_on_its_ledger_and_trains_the_round_on_the_same_charge(
-    real: DaemonConfig, bench: Workbench, make_job: JobMaker, tmp_path: Path
+    real: DaemonConfig, bench: ModelSession, make_job: JobMaker, tmp_path: Path
 ) -> None:
     job, slow = make_job(training__local_steps=20), real.ledgers.parent / "slow"
     with Daemon(real, open_seeded, tmp_path / "log") as daemon:
-        assert isinstance(offered(daemon.door.handle, job, bench), wire.Acceptance)
-        daemon.door.handle(request(job, bench, 0))
+        assert isinstance(offered(daemon.daemon.handle, job, bench), wire.Acceptance)
+        daemon.daemon.handle(request(job, bench, 0))
         slow.touch()
         with ThreadPoolExecutor() as pool:
-            answer = pool.submit(daemon.door.handle, request(job, bench, 1))
+            answer = pool.submit(daemon.daemon.handle, request(job, bench, 1))
             wait_for((real.ledgers.parent / "begun").exists)
             daemon.end(signal.SIGKILL)
             with pytest.raises(DaemonError, match="broke off"):
@@ -228,24 +228,24 @@ def test_killed_in_a_round_it_starts_again_on_its_ledger_and_trains_the_round_on
     assert charges(real) == [(0, True), (1, False)]
     slow.unlink()
     with Daemon(real, open_seeded, tmp_path / "log") as daemon:
-        unknown = wire.decode(daemon.door.handle(request(job, bench, 1)))
+        unknown = wire.decode(daemon.daemon.handle(request(job, bench, 1)))
         assert isinstance(unknown, wire.Refusal)
         assert unknown.unknown_job
-        assert isinstance(offered(daemon.door.handle, job, bench), wire.Acceptance)
-        again = wire.decode(daemon.door.handle(request(job, bench, 1)))
+        assert isinstance(offered(daemon.daemon.handle, job, bench), wire.Acceptance)
+        again = wire.decode(daemon.daemon.handle(request(job, bench, 1)))
         assert isinstance(again, wire.PlainUpdate)
     assert charges(real) == [(0, True), (1, True)]
 
 
 def test_stopped_in_a_round_it_gives_the_round_up_and_its_charge_stays_open(
-    real: DaemonConfig, bench: Workbench, make_job: JobMaker, tmp_path: Path
+    real: DaemonConfig, bench: ModelSession, make_job: JobMaker, tmp_path: Path
 ) -> None:
     job = make_job(training__local_steps=100)
     with Daemon(replace(real, grace_s=0.2), open_seeded, tmp_path / "log") as daemon:
-        assert isinstance(offered(daemon.door.handle, job, bench), wire.Acceptance)
+        assert isinstance(offered(daemon.daemon.handle, job, bench), wire.Acceptance)
         (real.ledgers.parent / "slow").touch()
         with ThreadPoolExecutor() as pool:
-            answer = pool.submit(daemon.door.handle, request(job, bench, 0))
+            answer = pool.submit(daemon.daemon.handle, request(job, bench, 0))
             wait_for((real.ledgers.parent / "begun").exists)
             assert daemon.end() == 0
             refusal = wire.decode(answer.result(10))
@@ -258,11 +258,11 @@ def test_stopped_in_a_round_it_gives_the_round_up_and_its_charge_stays_open(
 def asking(daemon: Daemon, consortium: Consortium) -> Callable[[bytes], bytes]:
     """Asks the daemon of site north, each message under the coordinator's signature."""
     sealer = Sealer(consortium.signing(), "run-1")
-    return lambda data: daemon.door.handle(sealer.sealed("north", data))
+    return lambda data: daemon.daemon.handle(sealer.sealed("north", data))
 
 
 def test_keys_are_read_and_neither_they_nor_records_show_in_the_log(
-    real: DaemonConfig, bench: Workbench, make_job: JobMaker, tmp_path: Path
+    real: DaemonConfig, bench: ModelSession, make_job: JobMaker, tmp_path: Path
 ) -> None:
     consortium = Consortium.found(tmp_path / "consortium", {"north": 2, "south": 1}, federation="test")
     identity = partial(identity_of, consortium.folder, "north")
@@ -276,7 +276,7 @@ def test_keys_are_read_and_neither_they_nor_records_show_in_the_log(
         plain = make_job(task__kind="instruct", task__labels=(), federation__rule="fedavg")
         assert isinstance(reply, wire.Acceptance)
         offered(ask, plain, bench)
-        daemon.door.handle(os.urandom(1000))
+        daemon.daemon.handle(os.urandom(1000))
         daemon.end()
     log = daemon.log()
     assert "line 1" in log
@@ -292,19 +292,19 @@ def test_keys_are_read_and_neither_they_nor_records_show_in_the_log(
 
 
 def test_more_records_than_the_policy_says_in_public_show_in_the_log_and_in_no_answer(
-    real: DaemonConfig, bench: Workbench, make_job: JobMaker, tmp_path: Path
+    real: DaemonConfig, bench: ModelSession, make_job: JobMaker, tmp_path: Path
 ) -> None:
     policy = real.site.policy.model_copy(update={"max_records": 2})
     site = real.site.model_copy(update={"policy": policy})
     with Daemon(replace(real, site=site), open_seeded, tmp_path / "log") as daemon:
-        reply = offered(daemon.door.handle, make_job(), bench)
+        reply = offered(daemon.daemon.handle, make_job(), bench)
         daemon.end()
     assert isinstance(reply, wire.Acceptance)
     assert "policy.max_records is less than there are" in daemon.log()
 
 
 def test_an_enrolled_site_signs_for_its_ledger(
-    real: DaemonConfig, bench: Workbench, make_job: JobMaker, tmp_path: Path
+    real: DaemonConfig, bench: ModelSession, make_job: JobMaker, tmp_path: Path
 ) -> None:
     consortium = Consortium.found(tmp_path / "consortium", {"north": 2, "south": 1}, federation="test")
     identity = partial(identity_of, consortium.folder, "north")
@@ -321,7 +321,7 @@ def test_an_enrolled_site_signs_for_its_ledger(
 
 
 def test_a_job_waits_for_its_operator_and_its_last_adapter_is_stored_and_then_measured(
-    real: DaemonConfig, bench: Workbench, make_job: JobMaker, tmp_path: Path
+    real: DaemonConfig, bench: ModelSession, make_job: JobMaker, tmp_path: Path
 ) -> None:
     known, job = Known(), make_job()
     save_identity(known.identity("north", tmp_path), known, tmp_path)
@@ -329,7 +329,7 @@ def test_a_job_waits_for_its_operator_and_its_last_adapter_is_stored_and_then_me
     identity = partial(saved_identity, tmp_path)
     config = replace(real, identity=identity, jobs=jobs, adapters=adapters)
     adapter = bench.initial_adapter(job)
-    statement = Delivery(
+    statement = DeliveryStatement(
         "miyagi", "run-1", job_digest(job, bench.base.digest), bench.base.digest, "", 3, adapter.digest()
     )
     delivery = wire.Delivery(
@@ -341,7 +341,7 @@ def test_a_job_waits_for_its_operator_and_its_last_adapter_is_stored_and_then_me
     with Daemon(config, open_seeded, tmp_path / "log") as daemon:
 
         def ask(data: bytes) -> bytes:
-            return daemon.door.handle(known.sealed("north", wire.decode(data)))
+            return daemon.daemon.handle(known.sealed("north", wire.decode(data)))
 
         reply = offered(ask, job, bench)
         assert isinstance(reply, wire.Refusal)
@@ -371,7 +371,7 @@ def test_a_site_that_cannot_be_opened_ends_the_daemon_with_the_reason(config: Da
 def test_socket_and_folder_are_closed_to_others_and_the_process_is_hardened(stub: Daemon, config: DaemonConfig) -> None:
     assert stat.S_IMODE(config.socket.stat().st_mode) == 0o660
     assert stat.S_IMODE(config.socket.parent.stat().st_mode) == 0o750
-    assert stub.door.handle(b"process").decode() == "0 (0, 0) 77 1"
+    assert stub.daemon.handle(b"process").decode() == "0 (0, 0) 77 1"
 
 
 @pytest.mark.parametrize("mode", [0o770, 0o751, 0o755])
@@ -383,14 +383,14 @@ def test_a_folder_that_is_open_to_others_is_refused(config: DaemonConfig, tmp_pa
 
 def test_a_second_daemon_is_refused_and_the_first_goes_on(stub: Daemon, config: DaemonConfig, tmp_path: Path) -> None:
     assert "is listening at" in refused(config, open_stub, tmp_path / "second")
-    assert stub.door.handle(b"echo") == b"echo"
+    assert stub.daemon.handle(b"echo") == b"echo"
 
 
 def test_the_socket_of_a_killed_daemon_is_replaced(stub: Daemon, config: DaemonConfig, tmp_path: Path) -> None:
     stub.end(signal.SIGKILL)
     assert config.socket.exists()
     with Daemon(config, open_stub, tmp_path / "log") as second:
-        assert second.door.handle(b"echo") == b"echo"
+        assert second.daemon.handle(b"echo") == b"echo"
 
 
 def test_a_place_where_nobody_can_listen_is_told_by_name(config: DaemonConfig, tmp_path: Path) -> None:
@@ -404,7 +404,7 @@ def test_a_hangup_that_was_to_be_ignored_is_ignored(config: DaemonConfig, tmp_pa
     with Daemon(config, open_stub, tmp_path / "log", ignored=[signal.SIGHUP]) as daemon:
         daemon.send(signal.SIGHUP)
         time.sleep(0.2)
-        assert daemon.door.handle(b"echo") == b"echo"
+        assert daemon.daemon.handle(b"echo") == b"echo"
 
 
 def test_a_file_in_the_sockets_place_is_kept(config: DaemonConfig, tmp_path: Path) -> None:
@@ -429,21 +429,21 @@ def test_the_kernel_is_asked_who_connects_whatever_the_permissions_say(config: D
 
 def test_half_a_message_holds_up_nobody(stub: Daemon, config: DaemonConfig) -> None:
     line = connected(config)
-    line.announce(Kind.HANDLE, 1000)
-    assert line.preamble().kind == Kind.PROCEED
+    line.announce(FrameKind.HANDLE, 1000)
+    assert line.preamble().kind == FrameKind.PROCEED
     line.send_bytes(b"half")
     line.connection.close()
-    assert stub.door.handle(b"echo") == b"echo"
+    assert stub.daemon.handle(b"echo") == b"echo"
     assert events(stub)[-3:] == ["lost", "asked", "answered"]
 
 
 def test_who_goes_away_before_the_answer_stops_nothing(stub: Daemon, config: DaemonConfig) -> None:
     line = connected(config)
-    line.announce(Kind.HANDLE, 9)
-    assert line.preamble().kind == Kind.PROCEED
+    line.announce(FrameKind.HANDLE, 9)
+    assert line.preamble().kind == FrameKind.PROCEED
     line.send_bytes(b"sleep 0.2")
     line.connection.close()
-    assert stub.door.handle(b"echo") == b"echo"
+    assert stub.daemon.handle(b"echo") == b"echo"
     assert "unheard" in events(stub)
 
 
@@ -460,30 +460,30 @@ def test_what_is_no_question_is_refused_by_name(stub: Daemon, config: DaemonConf
     line = connected(config)
     line.send_bytes(sent)
     answer = line.preamble()
-    assert answer.kind == Kind.REFUSED
+    assert answer.kind == FrameKind.REFUSED
     assert reason in str(line.note(answer.size_bytes))
     assert line.connection.recv(1) == b""
     line.connection.close()
-    assert stub.door.handle(b"echo") == b"echo"
+    assert stub.daemon.handle(b"echo") == b"echo"
 
 
 def test_ten_clients_at_once_each_get_their_own_answer_one_at_a_time(config: DaemonConfig, tmp_path: Path) -> None:
     with Daemon(replace(config, waiting=10), open_stub, tmp_path / "log") as daemon, ThreadPoolExecutor(10) as pool:
         sent = [b"%d" % number * 300_000 for number in range(10)]
-        assert list(pool.map(daemon.door.handle, sent)) == sent
-        alone = {daemon.door.handle(b"process").split()[-1] for _ in range(3)}
+        assert list(pool.map(daemon.daemon.handle, sent)) == sent
+        alone = {daemon.daemon.handle(b"process").split()[-1] for _ in range(3)}
     assert alone == {b"1"}
 
 
 def test_beyond_the_queue_a_message_is_refused_at_once(config: DaemonConfig, tmp_path: Path) -> None:
     waiting = 2
     with Daemon(replace(config, waiting=waiting), open_stub, tmp_path / "log") as daemon, ThreadPoolExecutor(8) as pool:
-        first = pool.submit(daemon.door.handle, b"sleep 1.5")
-        wait_for(lambda: daemon.door.health()["state"] == "working")
-        others = [pool.submit(daemon.door.handle, b"echo") for _ in range(waiting)]
-        wait_for(lambda: daemon.door.health()["waiting"] == waiting)
+        first = pool.submit(daemon.daemon.handle, b"sleep 1.5")
+        wait_for(lambda: daemon.daemon.health()["state"] == "working")
+        others = [pool.submit(daemon.daemon.handle, b"echo") for _ in range(waiting)]
+        wait_for(lambda: daemon.daemon.health()["waiting"] == waiting)
         began = time.monotonic()
-        refusal = wire.decode(daemon.door.handle(b"one too many"))
+        refusal = wire.decode(daemon.daemon.handle(b"one too many"))
         assert time.monotonic() - began < 0.5
         assert not first.done()
         assert [other.result() for other in others] == [b"echo"] * waiting
@@ -495,10 +495,10 @@ def test_asked_to_stop_it_finishes_the_message_refuses_the_next_and_cleans_up(
     stub: Daemon, config: DaemonConfig
 ) -> None:
     with ThreadPoolExecutor() as pool:
-        first = pool.submit(stub.door.handle, b"sleep 0.6")
-        wait_for(lambda: stub.door.health()["state"] == "working")
-        second = pool.submit(stub.door.handle, b"echo")
-        wait_for(lambda: stub.door.health()["waiting"] == 1)
+        first = pool.submit(stub.daemon.handle, b"sleep 0.6")
+        wait_for(lambda: stub.daemon.health()["state"] == "working")
+        second = pool.submit(stub.daemon.handle, b"echo")
+        wait_for(lambda: stub.daemon.health()["waiting"] == 1)
         assert stub.end() == 0
         assert first.result(10) == b"sleep 0.6"
         refusal = wire.decode(second.result(10))
@@ -513,21 +513,21 @@ def test_what_comes_after_the_answer_holds_up_the_next_message_and_ends_with_the
 ) -> None:
     with Daemon(config, open_stub, tmp_path / "log") as daemon:
         began = time.monotonic()
-        assert daemon.door.handle(b"later 1") == b"later 1"
+        assert daemon.daemon.handle(b"later 1") == b"later 1"
         assert time.monotonic() - began < 0.9
-        assert daemon.door.health()["state"] == "working"
-        assert daemon.door.handle(b"later 60") == b"later 60"
+        assert daemon.daemon.health()["state"] == "working"
+        assert daemon.daemon.handle(b"later 60") == b"later 60"
         assert time.monotonic() - began > 1.0
     with Daemon(replace(config, grace_s=0.2), open_stub, tmp_path / "second") as daemon:
-        daemon.door.handle(b"later 60")
+        daemon.daemon.handle(b"later 60")
         assert daemon.end() == 0
         assert "abandoned" in events(daemon)
 
 
 def test_a_message_that_hangs_does_not_hold_up_the_end(config: DaemonConfig, tmp_path: Path) -> None:
     with Daemon(replace(config, grace_s=0.1), open_stub, tmp_path / "log") as daemon, ThreadPoolExecutor() as pool:
-        answer = pool.submit(daemon.door.handle, b"hang")
-        wait_for(lambda: daemon.door.health()["state"] == "working")
+        answer = pool.submit(daemon.daemon.handle, b"hang")
+        wait_for(lambda: daemon.daemon.health()["state"] == "working")
         assert daemon.end() == EXIT_PARTIAL
         with pytest.raises(DaemonError):
             answer.result(10)
@@ -537,7 +537,7 @@ def test_a_message_that_hangs_does_not_hold_up_the_end(config: DaemonConfig, tmp
 def test_stopped_while_loading_it_ends_at_once(config: DaemonConfig, tmp_path: Path) -> None:
     daemon = Daemon(config, open_for_ever, tmp_path / "log")
     wait_for(config.socket.exists)
-    assert daemon.door.health()["state"] == "loading"
+    assert daemon.daemon.health()["state"] == "loading"
     began = time.monotonic()
     assert daemon.end() == EXIT_PARTIAL
     assert time.monotonic() - began < config.grace_s / 2
@@ -551,10 +551,10 @@ def test_a_queue_without_a_place_is_refused(config: DaemonConfig) -> None:
 
 def test_a_fault_of_the_code_is_told_by_its_type_alone(stub: Daemon) -> None:
     with pytest.raises(DaemonError, match="failed"):
-        stub.door.handle(b"fail")
-    assert stub.door.health()["last_error"] == "RuntimeError"
+        stub.daemon.handle(b"fail")
+    assert stub.daemon.health()["last_error"] == "RuntimeError"
     assert MARKER not in stub.log()
-    assert stub.door.handle(b"echo") == b"echo"
+    assert stub.daemon.handle(b"echo") == b"echo"
 
 
 def test_the_daemon_of_a_folder_is_started_shown_and_stopped_by_commands(

@@ -25,7 +25,7 @@ from tests.tiny import tiny_llama, tiny_tokenizer
 from yoriai import wire
 from yoriai.client.cli.jobs_terms import early_end
 from yoriai.client.folder.site_folder import make_site
-from yoriai.client.model.workbench import Workbench
+from yoriai.client.model.model_session import ModelSession
 from yoriai.client.offer.job_book import Entry, JobBook, operator_name
 from yoriai.client.records.records import Record
 from yoriai.client.site import own_evaluation
@@ -34,7 +34,7 @@ from yoriai.client.site.own_evaluation import Measuring
 from yoriai.client.site.site import Site, SiteHooks
 from yoriai.config import JobConfig, PolicySection, SiteConfig, job_digest
 from yoriai.errors import EXIT_BAD_INPUT, EXIT_REFUSED
-from yoriai.privacy.identity.delivery import Delivery, sign_delivery
+from yoriai.privacy.identity.delivery import DeliveryStatement, sign_delivery
 from yoriai.privacy.identity.identity import SigningKey
 from yoriai.privacy.ledger.folder import open_in_folder
 from yoriai.privacy.ledger.ledger import Ledger, Policy
@@ -53,7 +53,7 @@ TESTS = tuple(Record(prompt=f"{MARKER} test {n}", response=LABELS[n % 3]) for n 
 class Home:
     """A site with a job book and a place for adapters, and the coordinator's side of a conversation with it."""
 
-    bench: Workbench
+    bench: ModelSession
     ledger: Ledger
     folder: Path
     policy: PolicySection
@@ -74,7 +74,7 @@ class Home:
         self.measuring = Measuring(self.tests, self.bench, progress=None, on_fault=self.log.append)
         deliveries = Deliveries(
             config,
-            workbench=self.bench,
+            session=self.bench,
             ledger=self.ledger,
             identity=self.identity,
             book=self.book,
@@ -84,7 +84,7 @@ class Home:
         self.site = Site(
             config,
             records,
-            workbench=self.bench,
+            session=self.bench,
             ledger=self.ledger,
             identity=self.identity,
             hooks=SiteHooks(on_fault=self.log.append),
@@ -134,7 +134,7 @@ class Home:
         }
         if adapter is None:
             fields["adapter_digest"] = ""
-        statement = Delivery(**{key: changes.get(key, value) for key, value in fields.items()})
+        statement = DeliveryStatement(**{key: changes.get(key, value) for key, value in fields.items()})
         return self.send(
             wire.Delivery(
                 run_id=changes.get("message_run_id", statement.run_id),
@@ -148,7 +148,7 @@ class Home:
         return sorted(self.adapters.iterdir())
 
 
-def last_adapter(bench: Workbench, job: JobConfig, seed: int = 0) -> AdapterState:
+def last_adapter(bench: ModelSession, job: JobConfig, seed: int = 0) -> AdapterState:
     """The initial adapter with the factors that train drawn anew."""
     initial, drawn = bench.initial_adapter(job), np.random.default_rng(seed)
     moving = initial.select(get_rule(job.federation.rule).moving).tensors
@@ -158,10 +158,10 @@ def last_adapter(bench: Workbench, job: JobConfig, seed: int = 0) -> AdapterStat
 
 
 @pytest.fixture
-def home(workbench: Workbench, tmp_path: Path) -> Iterator[Home]:
+def home(session: ModelSession, tmp_path: Path) -> Iterator[Home]:
     policy = PolicySection(epsilon_budget=20.0, allow_plain_updates=True, approve="auto")
     with Ledger.open(tmp_path / "ledger.sqlite", dataset="north", epsilon_budget=20.0, delta=1e-5) as ledger:
-        yield Home(workbench, ledger, tmp_path, policy)
+        yield Home(session, ledger, tmp_path, policy)
 
 
 def refused(reply: wire.Message, reason: str) -> wire.Refusal:
@@ -303,7 +303,7 @@ def test_auto_takes_the_job_at_once_and_keeps_it_in_the_book(home: Home, make_jo
     assert (entry.state, entry.decided_by) == ("accepted", "policy.approve = auto")
 
 
-# Delivery
+# DeliveryStatement
 
 
 def test_a_signed_adapter_is_stored_in_pefts_format_with_what_proves_it(home: Home, make_job: JobMaker) -> None:
@@ -504,7 +504,7 @@ def test_a_run_that_only_waits_takes_no_adapter(home: Home, make_job: JobMaker) 
 
 def test_a_site_without_a_place_for_adapters_says_so(home: Home, make_job: JobMaker) -> None:
     config = SiteConfig(name="north", policy=home.policy)
-    home.site = Site(config, site_records(), workbench=home.bench, ledger=home.ledger, identity=home.identity)
+    home.site = Site(config, site_records(), session=home.bench, ledger=home.ledger, identity=home.identity)
     job = make_job()
     refused(home.deliver(job, home.took_part(job)), "takes no adapters")
 
@@ -620,7 +620,7 @@ def test_an_adapter_that_was_stored_before_a_kill_could_note_it_is_the_runs_end(
 
 
 def test_an_end_that_a_kill_cut_short_anywhere_is_finished_by_the_next(
-    workbench: Workbench, make_job: JobMaker, tmp_path: Path
+    session: ModelSession, make_job: JobMaker, tmp_path: Path
 ) -> None:
     """The book is written first, the ledger after it: a site that was killed between them frees upon the next word."""
     job, policy = make_job(), PolicySection(epsilon_budget=20.0, allow_plain_updates=True, approve="auto")
@@ -628,12 +628,12 @@ def test_an_end_that_a_kill_cut_short_anywhere_is_finished_by_the_next(
         folder = tmp_path / f"{steps}"
         folder.mkdir()
         with Ledger.open(folder / "ledger.sqlite", dataset="north", epsilon_budget=20.0, delta=1e-5) as ledger:
-            killed = Home(workbench, ledger, folder, policy)
+            killed = Home(session, ledger, folder, policy)
             killed.offer(job)
 
         def end(folder: Path = folder) -> None:
             with Ledger.open(folder / "ledger.sqlite", dataset="north", epsilon_budget=20.0, delta=1e-5) as ledger:
-                told(Home(workbench, ledger, folder, policy).deliver(job, None, rounds=0))
+                told(Home(session, ledger, folder, policy).deliver(job, None, rounds=0))
 
         done = survives(steps, end)
         end()
@@ -653,14 +653,14 @@ def by_the_command(home: Home, command: str, *more: str) -> Outcome:
 
 
 @pytest.fixture
-def kept(workbench: Workbench, tmp_path: Path) -> Iterator[Home]:
+def kept(session: ModelSession, tmp_path: Path) -> Iterator[Home]:
     """The same site in a folder as the commands know it."""
     policy = PolicySection(epsilon_budget=20.0, allow_plain_updates=True, approve="auto")
     site = make_site(tmp_path / "north", SiteConfig(name="north", policy=policy))
     with open_in_folder(
         site.ledgers, "records", "a" * 64, Policy(20.0, 1e-5), witnesses=site.path / "witness"
     ) as ledger:
-        yield Home(workbench, ledger, site.path, policy)
+        yield Home(session, ledger, site.path, policy)
 
 
 def test_refusing_a_run_frees_its_unused_rounds_at_once_and_approving_it_takes_them_again(

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from tests.client.conftest import LABELS, JobMaker, start_for
+from yoriai.client.model.model_session import ModelSession
 from yoriai.client.model.tasks import LabelHead
-from yoriai.client.model.workbench import Workbench
 from yoriai.client.records.records import Record
 from yoriai.client.training import evaluate as module
 from yoriai.client.training.evaluate import evaluate
@@ -15,9 +15,9 @@ ORDERS = [Record(prompt=f"{'long ' * (n % 3)}order {n}", response=LABELS[n % 3])
 PAIRS = [Record(prompt="ask", response="yes"), Record(prompt="ask more", response="no no no")]
 
 
-def test_counts_are_those_of_each_record_by_itself(workbench: Workbench, make_job: JobMaker) -> None:
+def test_counts_are_those_of_each_record_by_itself(session: ModelSession, make_job: JobMaker) -> None:
     job = make_job()
-    model, head, records = workbench.model(job), workbench.head(job), workbench.prepare(ORDERS, job)
+    model, head, records = session.model(job), session.head(job), session.prepare(ORDERS, job)
     assert isinstance(head, LabelHead)
     adapter = start_for(model, "core")
     tally = evaluate(model, adapter, records, head, physical_batch_size=3)
@@ -35,13 +35,12 @@ def test_counts_are_those_of_each_record_by_itself(workbench: Workbench, make_jo
 
 
 @pytest.mark.parametrize("size", [1, 2, 64])
-def test_the_batch_size_changes_no_count(workbench: Workbench, make_job: JobMaker, size: int) -> None:
+def test_the_batch_size_changes_no_count(session: ModelSession, make_job: JobMaker, size: int) -> None:
     job = make_job()
-    model = workbench.model(job)
-    records = workbench.prepare(ORDERS, job)
+    model = session.model(job)
+    records = session.prepare(ORDERS, job)
     tallies = [
-        evaluate(model, start_for(model, "core"), records, workbench.head(job), physical_batch_size=n)
-        for n in (3, size)
+        evaluate(model, start_for(model, "core"), records, session.head(job), physical_batch_size=n) for n in (3, size)
     ]
     assert tallies[0].hits is not None
     assert tallies[1].hits is not None
@@ -49,48 +48,52 @@ def test_the_batch_size_changes_no_count(workbench: Workbench, make_job: JobMake
     assert tallies[0].loss == pytest.approx(tallies[1].loss, rel=1e-5)
 
 
-def test_measuring_leaves_no_gradient_and_no_activation_behind(workbench: Workbench, make_job: JobMaker) -> None:
+def test_measuring_leaves_no_gradient_and_no_activation_behind(session: ModelSession, make_job: JobMaker) -> None:
     job = make_job()
-    model = workbench.model(job)
+    model = session.model(job)
     model.load(start_for(model, "core"))
     model.set_trainable(("R",))
     evaluate(
-        model, start_for(model, "core"), workbench.prepare(ORDERS, job), workbench.head(job), physical_batch_size=4
+        model,
+        start_for(model, "core"),
+        session.prepare(ORDERS, job),
+        session.head(job),
+        physical_batch_size=4,
     )
     assert not any(getattr(module_, "activations", None) for module_ in model.tail.modules())
     assert all(parameter.grad_sample is None for parameter in model.factor_parameters().values())  # type: ignore[attr-defined]
 
 
-def test_no_records_give_no_score(workbench: Workbench, make_job: JobMaker) -> None:
+def test_no_records_give_no_score(session: ModelSession, make_job: JobMaker) -> None:
     job = make_job()
-    model = workbench.model(job)
+    model = session.model(job)
     none = module.PreparedRecords(model, [], known=None)
-    tally = evaluate(model, start_for(model, "core"), none, workbench.head(job), physical_batch_size=4)
+    tally = evaluate(model, start_for(model, "core"), none, session.head(job), physical_batch_size=4)
     assert (tally.records, tally.accuracy) == (0, None)
 
 
 def test_exact_match_counts_responses_generated_whole(
-    workbench: Workbench, make_job: JobMaker, monkeypatch: pytest.MonkeyPatch
+    session: ModelSession, make_job: JobMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = make_job(task__kind="instruct", task__labels=())
-    model, records = workbench.model(job), workbench.prepare(PAIRS, job)
+    model, records = session.model(job), session.prepare(PAIRS, job)
     wanted = {len(e.token_ids) - int(e.loss_mask.sum()): e.token_ids.tolist() for e in records.examples}
     assert len(wanted) == 2
     answers = {start: torch.tensor([ids]) for start, ids in wanted.items()}
     answers[max(answers)][0, -2] += 1  # The second response is wrong in one token.
     monkeypatch.setattr(model.peft_model, "generate", lambda **given: answers[given["input_ids"].shape[1]])
     tally = evaluate(
-        model, start_for(model, "core"), records, workbench.head(job), physical_batch_size=4, exact_match=True
+        model, start_for(model, "core"), records, session.head(job), physical_batch_size=4, exact_match=True
     )
     assert (tally.correct, tally.answered, tally.accuracy) == (1, 2, 0.5)
 
 
-def test_greedy_decoding_with_the_adapter_is_what_is_compared(workbench: Workbench, make_job: JobMaker) -> None:
+def test_greedy_decoding_with_the_adapter_is_what_is_compared(session: ModelSession, make_job: JobMaker) -> None:
     """A response made of what the adapted model itself says next matches; one of what it does not say, does not."""
     job = make_job(task__kind="instruct", task__labels=())
-    model = workbench.model(job)
+    model = session.model(job)
     adapter = start_for(model, "core")
-    records = workbench.prepare(PAIRS[:1], job)
+    records = session.prepare(PAIRS[:1], job)
     (example,) = records.examples
     start = int(np.flatnonzero(example.loss_mask)[0])
     ids = torch.from_numpy(example.token_ids).long()[None]
@@ -98,23 +101,23 @@ def test_greedy_decoding_with_the_adapter_is_what_is_compared(workbench: Workben
     with torch.no_grad():
         for position in range(start, ids.shape[1]):
             hidden = model.final_hidden(model.prefix(ids[:, :position]))[0, -1]
-            ids[0, position] = (workbench.base.model.get_output_embeddings().weight @ hidden).argmax()
+            ids[0, position] = (session.base.model.get_output_embeddings().weight @ hidden).argmax()
     said = module.PreparedRecords(model, [type(example)(ids[0].int().numpy(), example.loss_mask)], known=None)
-    head = workbench.head(job)
+    head = session.head(job)
     assert evaluate(model, adapter, said, head, physical_batch_size=1, exact_match=True).correct == 1
     assert evaluate(model, adapter, records, head, physical_batch_size=1, exact_match=True).correct == 0
 
 
 def test_at_most_so_many_responses_are_generated_and_none_without_targets(
-    workbench: Workbench, make_job: JobMaker, monkeypatch: pytest.MonkeyPatch
+    session: ModelSession, make_job: JobMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "EXACT_MATCH_RECORDS", 2)
     job = make_job(task__kind="instruct", task__labels=())
-    model = workbench.model(job)
-    (example,) = workbench.encode(PAIRS[:1], job.task).examples
+    model = session.model(job)
+    (example,) = session.encode(PAIRS[:1], job.task).examples
     silent = type(example)(example.token_ids, np.zeros_like(example.loss_mask))
     records = module.PreparedRecords(model, [silent, *[example] * 3], known=None)
     tally = evaluate(
-        model, start_for(model, "core"), records, workbench.head(job), physical_batch_size=4, exact_match=True
+        model, start_for(model, "core"), records, session.head(job), physical_batch_size=4, exact_match=True
     )
     assert (tally.records, tally.answered) == (4, 2)

@@ -17,7 +17,7 @@ import pytest
 from tests.client.conftest import LABELS, JobMaker
 from tests.client.hostile import hostile_adapter, hostile_settings, like_the_noise, numbers
 from tests.client.test_shared_round import Quiet
-from yoriai.client.model.workbench import Workbench
+from yoriai.client.model.model_session import ModelSession
 from yoriai.client.records.records import Record
 from yoriai.client.site.job import shares_of, training_plan
 from yoriai.client.training.gradients import RoundGradients
@@ -29,7 +29,7 @@ from yoriai.errors import ConfigError, TrainingError
 from yoriai.privacy.dp.accounting import SampledGaussian
 from yoriai.privacy.dp.dpsgd import ClippedGradientSum
 from yoriai.privacy.dp.randomness import SystemSource
-from yoriai.privacy.job_terms.round_noise import calibrated
+from yoriai.privacy.job_terms.round_cost import calibrated
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.rule import get_rule, largest_update
 
@@ -62,7 +62,7 @@ class Case:
     """A job at one site, and the adapter that it trains from."""
 
     job: JobConfig
-    bench: Workbench
+    bench: ModelSession
     start: AdapterState
     plan: TrainingPlan
 
@@ -96,7 +96,7 @@ def releases(monkeypatch: pytest.MonkeyPatch) -> list[Release]:
     return seen
 
 
-def case_of(bench: Workbench, job: JobConfig, generator: np.random.Generator, sites: int = 1) -> Case:
+def case_of(bench: ModelSession, job: JobConfig, generator: np.random.Generator, sites: int = 1) -> Case:
     """The job as a site would hold it, with the least noise that its epsilon allows.
 
     Raises:
@@ -142,7 +142,7 @@ def judge(case: Case, releases: list[Release]) -> float:
 
 
 def tried(
-    make_job: JobMaker, bench: Workbench, seeds: range, judged: Callable[[Case], float], **settings: object
+    make_job: JobMaker, bench: ModelSession, seeds: range, judged: Callable[[Case], float], **settings: object
 ) -> Iterator[float]:
     """By how much one record moved the sum, for each hostile job of these seeds that is not refused."""
     fixed = {"privacy__accountant": "rdp", "lora__target_modules": ALL_MAPS, "speed__threads": 1}
@@ -172,7 +172,7 @@ def check_enough(moved: Iterator[float], wanted: int) -> None:
 VANISHING = {"alpha": 1e-25, "clip_norm": 1e-36, "learning_rate": 1e25}
 
 
-def vanishing(make_job: JobMaker, bench: Workbench, **settings: object) -> Case:
+def vanishing(make_job: JobMaker, bench: ModelSession, **settings: object) -> Case:
     """A job beyond what any config takes, built behind its back, with an honest adapter."""
     job = make_job(lora__target_modules=ALL_MAPS, privacy__accountant="rdp", **settings)
     lora = job.lora.model_copy(update={"alpha": VANISHING["alpha"]})
@@ -203,9 +203,9 @@ def test_every_number_of_a_job_has_a_least_and_a_largest_value() -> None:
 
 
 def test_no_hostile_job_has_less_noise_or_sensitivity_than_its_event_says(
-    make_job: JobMaker, workbench: Workbench, releases: list[Release]
+    make_job: JobMaker, session: ModelSession, releases: list[Release]
 ) -> None:
-    check_enough(tried(make_job, workbench, range(200), lambda case: judge(case, releases)), 6)
+    check_enough(tried(make_job, session, range(200), lambda case: judge(case, releases)), 6)
 
 
 def judge_shared(case: Case) -> float:
@@ -232,35 +232,35 @@ def judge_shared(case: Case) -> float:
 
 
 def test_no_hostile_job_has_less_shared_noise_or_sensitivity_than_its_event_says(
-    make_job: JobMaker, workbench: Workbench
+    make_job: JobMaker, session: ModelSession
 ) -> None:
-    check_enough(tried(make_job, workbench, range(200, 400), judge_shared, **SHARED), 5)
+    check_enough(tried(make_job, session, range(200, 400), judge_shared, **SHARED), 5)
 
 
 def test_vanishing_gradients_beside_a_vanishing_clip_norm_stay_below_the_noise(
-    make_job: JobMaker, workbench: Workbench, releases: list[Release]
+    make_job: JobMaker, session: ModelSession, releases: list[Release]
 ) -> None:
-    judge(vanishing(make_job, workbench), releases)
-    judge_shared(vanishing(make_job, workbench, **SHARED))
+    judge(vanishing(make_job, session), releases)
+    judge_shared(vanishing(make_job, session, **SHARED))
 
 
 def test_norms_in_half_the_precision_would_be_found_out(
-    make_job: JobMaker, workbench: Workbench, releases: list[Release], monkeypatch: pytest.MonkeyPatch
+    make_job: JobMaker, session: ModelSession, releases: list[Release], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The fault that these tests were written for, put back in."""
     monkeypatch.setattr(ClippedGradientSum, "_norm", lambda self: float(self._wide.float().norm()))
     with pytest.raises(AssertionError):
-        judge(vanishing(make_job, workbench), releases)
+        judge(vanishing(make_job, session), releases)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_an_adapter_that_makes_last_bits_large_lets_no_record_move_the_others(
-    make_job: JobMaker, workbench: Workbench, seed: int, releases: list[Release]
+    make_job: JobMaker, session: ModelSession, seed: int, releases: list[Release]
 ) -> None:
     """A longer record changed the padding of all, and with it their last bits, which such an adapter amplifies."""
     job = make_job(lora__target_modules=ALL_MAPS, privacy__accountant="rdp", training__sampling_rate=1.0)
     generator = np.random.default_rng(seed)
-    case = case_of(workbench, job, generator)
+    case = case_of(session, job, generator)
     magnitudes = (1.0, 10.0, 100.0, 1e3, 1e4, 1e5)
-    start = hostile_adapter(workbench.model(job), workbench.initial_adapter(job), generator, magnitudes)
+    start = hostile_adapter(session.model(job), session.initial_adapter(job), generator, magnitudes)
     judge(replace(case, start=start), releases)

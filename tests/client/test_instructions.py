@@ -12,7 +12,7 @@ from tests.client.conftest import JobMaker
 from tests.client.test_site import noise_for, site_records
 from tests.coordinators import DAY, Known
 from yoriai import wire
-from yoriai.client.model.workbench import Workbench
+from yoriai.client.model.model_session import ModelSession
 from yoriai.client.site.site import Site
 from yoriai.config import JobConfig, PolicySection, SiteConfig
 from yoriai.privacy.identity.identity import SigningKey, Trust
@@ -31,7 +31,7 @@ RUN = "run-1"
 class Member:
     """A site with an identity, and the coordinator that its CA has certified."""
 
-    bench: Workbench
+    bench: ModelSession
     ledger: Ledger
     folder: Path
     known: Known
@@ -48,7 +48,7 @@ class Member:
         self.site = Site(
             SiteConfig(name="north", policy=policy),
             site_records(),
-            workbench=self.bench,
+            session=self.bench,
             ledger=self.ledger,
             identity=self.identity,
         )
@@ -80,9 +80,9 @@ class Member:
 
 
 @pytest.fixture
-def member(workbench: Workbench, tmp_path: Path) -> Iterator[Member]:
+def member(session: ModelSession, tmp_path: Path) -> Iterator[Member]:
     with Ledger.open(tmp_path / "l.sqlite", dataset="north", epsilon_budget=20.0, delta=1e-5) as ledger:
-        yield Member(workbench, ledger, tmp_path, Known())
+        yield Member(session, ledger, tmp_path, Known())
 
 
 def refused(reply: wire.Message, why: str) -> None:
@@ -228,7 +228,7 @@ def test_a_site_without_an_identity_has_no_coordinator_to_know_and_reads_no_sign
     member: Member, make_job: JobMaker
 ) -> None:
     policy = PolicySection(epsilon_budget=20.0, allow_plain_updates=True)
-    bare = Site(SiteConfig(name="north", policy=policy), site_records(), workbench=member.bench, ledger=member.ledger)
+    bare = Site(SiteConfig(name="north", policy=policy), site_records(), session=member.bench, ledger=member.ledger)
     job = make_job()
     assert isinstance(wire.decode(bare.handle(wire.encode(member.offer(job)))), wire.Acceptance)
     reply = wire.decode(bare.handle(member.known.sealed("north", member.offer(job))))

@@ -23,7 +23,7 @@ from yoriai.errors import PolicyError
 from yoriai.privacy.dp.randomness import SeededSource
 from yoriai.privacy.identity.roster import Roster, RosterEntry
 from yoriai.strategies.adapter import AdapterState
-from yoriai.strategies.held import held, held_size, restricted
+from yoriai.strategies.rank_block import block_size, rank_block, restricted_to_block
 from yoriai.strategies.rule import get_rule
 
 pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook", "ignore:.is_gradient_checkpointing")
@@ -43,7 +43,7 @@ def update(model: AdaptedModel, rule: str, plan: TrainingPlan, **more: Any) -> A
 
 @pytest.mark.parametrize("rule", RULES)
 def test_the_private_step_clips_each_record_by_what_it_holds(attach: Attach, rule: str) -> None:
-    """Against a loop over single records, whose gradients are restricted first and clipped then."""
+    """Against a loop over single records, whose gradients are restricted_to_block first and clipped then."""
     model, plan = attach(rule), replace(PLAN, rank=RANK, clip_norm=3e-4)
     records, head = prepared(model), label_head()
     model.load(start_for(model, rule))
@@ -54,7 +54,7 @@ def test_the_private_step_clips_each_record_by_what_it_holds(attach: Attach, rul
         (batch,) = records.batches([index], 1)
         loss = head.losses(head.hidden(model, batch), batch).sum()
         row = dict(zip(trained, torch.autograd.grad(loss, list(trained.values())), strict=True))
-        narrow = restricted(AdapterState({name: g.numpy() for name, g in row.items()}), RANK)
+        narrow = restricted_to_block(AdapterState({name: g.numpy() for name, g in row.items()}), RANK)
         norm = np.linalg.norm(narrow.flatten().astype(float))
         assert norm > plan.clip_norm
         for name, tensor in narrow.tensors.items():
@@ -71,11 +71,11 @@ def test_the_private_step_clips_each_record_by_what_it_holds(attach: Attach, rul
 def test_noise_is_drawn_for_held_entries_only_and_nothing_else_moves(attach: Attach, rule: str, optimizer: str) -> None:
     model, source = attach(rule), CountingSource()
     found = update(model, rule, replace(PLAN, rank=RANK, local_steps=2, optimizer=optimizer), source=source)
-    size = held_size(found, RANK)
+    size = block_size(found, RANK)
     assert size < found.flatten().size
     assert source.gaussians == [size, size]
     assert np.count_nonzero(found.flatten()) == size
-    assert restricted(found, RANK) == found
+    assert restricted_to_block(found, RANK) == found
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -83,7 +83,7 @@ def test_gradients_outside_the_block_are_not_computed(
     attach: Attach, rule: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, shapes = attach(rule), {}
-    genuine = module.held_gradients
+    genuine = module.block_gradients
 
     @contextmanager
     def watched(*given: Any) -> Iterator[None]:
@@ -97,7 +97,7 @@ def test_gradients_outside_the_block_are_not_computed(
     update(model, rule, replace(PLAN, rank=RANK))
     assert shapes
     for name, (kept, whole) in shapes.items():
-        assert kept == tuple(part.stop for part in held(name, whole, RANK))
+        assert kept == tuple(part.stop for part in rank_block(name, whole, RANK))
         assert kept != whole
 
 
@@ -114,7 +114,7 @@ def test_without_privacy_the_rank_holds_as_well(attach: Attach) -> None:
     model = attach("fedavg")
     plan = replace(PLAN, noise_multiplier=None)
     whole, narrow = update(model, "fedavg", plan), update(model, "fedavg", replace(plan, rank=RANK))
-    np.testing.assert_allclose(narrow.flatten(), restricted(whole, RANK).flatten(), rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(narrow.flatten(), restricted_to_block(whole, RANK).flatten(), rtol=1e-4, atol=1e-7)
 
 
 def test_dropping_a_record_moves_a_narrow_update_by_at_most_the_clip_norm(attach: Attach) -> None:

@@ -16,7 +16,7 @@ import pytest
 from tests.client.conftest import LABELS, JobMaker
 from tests.client.test_site import Office, noise_for
 from yoriai import wire
-from yoriai.client.model.workbench import Workbench
+from yoriai.client.model.model_session import ModelSession
 from yoriai.client.offer.job_book import JobBook
 from yoriai.client.records.records import Record, SiteRecords
 from yoriai.client.site.site import Site, SiteHooks
@@ -57,7 +57,7 @@ MODES: dict[str, dict[str, Any]] = {
 
 
 @contextmanager
-def office_of(bench: Workbench, folder: Path, records: tuple[Record, ...], **policy: Any) -> Iterator[Office]:
+def office_of(bench: ModelSession, folder: Path, records: tuple[Record, ...], **policy: Any) -> Iterator[Office]:
     """A site with these records, a ledger and a book of its own."""
     folder.mkdir(parents=True)
     given = {"epsilon_budget": 100.0, "allow_plain_updates": True, "allow_no_privacy": True, "approve": "auto"}
@@ -69,7 +69,7 @@ def office_of(bench: Workbench, folder: Path, records: tuple[Record, ...], **pol
         office.site = Site(
             SiteConfig(name="north", policy=section),
             office.records,
-            workbench=bench,
+            session=bench,
             ledger=ledger,
             hooks=SiteHooks(on_fault=office.log.append),
             book=JobBook(folder / "jobs"),
@@ -82,7 +82,7 @@ def alike(reply: wire.Message) -> dict[str, Any]:
     return {"kind": reply.kind, **reply.model_dump(), "size_bytes": len(getattr(reply, "payload", b""))}
 
 
-def offers(bench: Workbench, make_job: JobMaker, mode: dict[str, Any]) -> Iterator[wire.JobOffer]:
+def offers(bench: ModelSession, make_job: JobMaker, mode: dict[str, Any]) -> Iterator[wire.JobOffer]:
     """Offers that probe records, a run each: honest ones, bad ones, and ones that the policy rules out."""
     start = bench.initial_adapter(make_job()).to_bytes()
     private = mode.get("privacy__noise") != "none"
@@ -120,7 +120,7 @@ def offers(bench: Workbench, make_job: JobMaker, mode: dict[str, Any]) -> Iterat
     yield offer({"payload": b""}, lora__rank=99)
 
 
-def conversation(bench: Workbench, make_job: JobMaker, mode: dict[str, Any]) -> list[bytes]:
+def conversation(bench: ModelSession, make_job: JobMaker, mode: dict[str, Any]) -> list[bytes]:
     """Every offer; then all rounds of an honest run, among requests out of place. The same bytes for every site."""
     asked: list[wire.Message] = list(offers(bench, make_job, mode))
     honest, job = "run-0", make_job(**mode)
@@ -146,14 +146,14 @@ def conversation(bench: Workbench, make_job: JobMaker, mode: dict[str, Any]) -> 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_no_answer_tells_which_of_two_neighbouring_data_sets_a_site_has(
-    workbench: Workbench, make_job: JobMaker, tmp_path: Path, mode: str
+    session: ModelSession, make_job: JobMaker, tmp_path: Path, mode: str
 ) -> None:
     settings, heard = MODES[mode], {}
     names = list(NEIGHBOURS) if mode == "per record" else ["one more", "longer and shorter", "without an owner"]
     policy = {"unit": settings.get("privacy__unit", "record"), "delta": 0.5, "max_records": 9}
-    asked = conversation(workbench, make_job, settings)
+    asked = conversation(session, make_job, settings)
     for name, records in {"usual": USUAL, **{name: NEIGHBOURS[name] for name in names}}.items():
-        with office_of(workbench, tmp_path / name, records, **policy) as office:
+        with office_of(session, tmp_path / name, records, **policy) as office:
             heard[name] = [alike(wire.decode(office.site.handle(data))) for data in asked]
     kinds = [answer["kind"] for answer in heard["usual"]]
     assert kinds.count("acceptance") > 10
@@ -164,9 +164,9 @@ def test_no_answer_tells_which_of_two_neighbouring_data_sets_a_site_has(
 
 
 def test_an_operator_who_is_asked_decides_before_anything_looks_at_a_record(
-    workbench: Workbench, make_job: JobMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    session: ModelSession, make_job: JobMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with office_of(workbench, tmp_path / "site", USUAL, approve="ask", delta=0.5) as office:
+    with office_of(session, tmp_path / "site", USUAL, approve="ask", delta=0.5) as office:
 
         class Unread:
             """Records that may not be looked at, not even counted."""
@@ -175,18 +175,18 @@ def test_an_operator_who_is_asked_decides_before_anything_looks_at_a_record(
                 raise AssertionError(f"a record was looked at: {name}")
 
         monkeypatch.setattr(office.site, "_records", Unread())
-        waiting = [office.send(offer) for offer in offers(workbench, make_job, {})]
+        waiting = [office.send(offer) for offer in offers(session, make_job, {})]
     assert not [reply for reply in waiting if not isinstance(reply, wire.Refusal)]
     assert [reply for reply in waiting if isinstance(reply, wire.Refusal) and "internal error" in reply.reason] == []
     assert sum(reply.waiting for reply in waiting if isinstance(reply, wire.Refusal)) >= 10
 
 
 def test_labels_that_occur_cannot_be_found_by_halving_a_dictionary(
-    workbench: Workbench, make_job: JobMaker, tmp_path: Path
+    session: ModelSession, make_job: JobMaker, tmp_path: Path
 ) -> None:
     dictionary = (*(f"{letter}{number:02d}" for letter in "AB" for number in range(40)), *LABELS)
     for name in ("one more", "labels of their own"):
-        with office_of(workbench, tmp_path / name, NEIGHBOURS[name]) as office:
+        with office_of(session, tmp_path / name, NEIGHBOURS[name]) as office:
             part = dictionary
             while len(part) > 1:
                 part, office.run = part[: len(part) // 2], f"run-{len(part)}"
@@ -197,9 +197,9 @@ def test_labels_that_occur_cannot_be_found_by_halving_a_dictionary(
 
 
 def test_the_longest_record_cannot_be_found_by_halving_lengths(
-    workbench: Workbench, make_job: JobMaker, tmp_path: Path
+    session: ModelSession, make_job: JobMaker, tmp_path: Path
 ) -> None:
-    with office_of(workbench, tmp_path / "site", USUAL) as office:
+    with office_of(session, tmp_path / "site", USUAL) as office:
         for max_tokens in (128, 64, 32, 16, 12, 14, 13, 15):
             office.run = f"run-{max_tokens}"
             job = make_job(task__max_tokens=max_tokens, task__too_long="refuse")
@@ -209,12 +209,12 @@ def test_the_longest_record_cannot_be_found_by_halving_lengths(
 
 @pytest.mark.parametrize("approve", ["ask", "auto"])
 def test_the_number_of_records_cannot_be_found_by_halving_delta(
-    workbench: Workbench, make_job: JobMaker, tmp_path: Path, approve: str
+    session: ModelSession, make_job: JobMaker, tmp_path: Path, approve: str
 ) -> None:
     """With a policy.delta that bears it, 1 / delta above the live number was taken, and below it refused."""
     heard = []
     for name, records in (("few", USUAL), ("more", USUAL * 8)):
-        with office_of(workbench, tmp_path / name, records, approve=approve, delta=0.5, max_records=100) as office:
+        with office_of(session, tmp_path / name, records, approve=approve, delta=0.5, max_records=100) as office:
             answers = []
             for office.run, units in ((f"run-{units}", units) for units in (4, 8, 16, 40, 64, 99, 100, 101, 500)):
                 answers.append(alike(office.offer(make_job(privacy__delta=1 / units), noise_multiplier=50.0)))
@@ -228,7 +228,11 @@ def test_the_number_of_records_cannot_be_found_by_halving_delta(
 
 @pytest.mark.parametrize("lacking", [MemoryError, RuntimeError])
 def test_want_of_room_for_prepared_records_shows_in_the_sites_log_alone(
-    workbench: Workbench, make_job: JobMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacking: type[Exception]
+    session: ModelSession,
+    make_job: JobMaker,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    lacking: type[Exception],
 ) -> None:
     """How much room they take depends on how many they are, and on how long."""
     from yoriai.client.model import prepared
@@ -236,7 +240,7 @@ def test_want_of_room_for_prepared_records_shows_in_the_sites_log_alone(
     def no_room(*_: object) -> None:
         raise lacking(SECRET)
 
-    with office_of(workbench, tmp_path / "site", USUAL) as office:
+    with office_of(session, tmp_path / "site", USUAL) as office:
         monkeypatch.setattr(prepared, "_allocate", no_room)
         job = make_job()
         assert isinstance(office.offer(job), wire.Acceptance)
@@ -247,14 +251,14 @@ def test_want_of_room_for_prepared_records_shows_in_the_sites_log_alone(
 
 
 def test_a_fault_in_reading_tokens_shows_in_the_sites_log_alone(
-    workbench: Workbench, make_job: JobMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    session: ModelSession, make_job: JobMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from yoriai.client.model import workbench as module
+    from yoriai.client.model import model_session as module
 
     def fails(*_: object, **__: object) -> None:
         raise MemoryError(SECRET)
 
-    with office_of(workbench, tmp_path / "site", USUAL) as office:
+    with office_of(session, tmp_path / "site", USUAL) as office:
         monkeypatch.setattr(module, "fitting", fails)
         job = make_job()
         assert isinstance(office.offer(job), wire.Acceptance)
@@ -264,11 +268,11 @@ def test_a_fault_in_reading_tokens_shows_in_the_sites_log_alone(
 
 
 def test_a_job_for_which_nothing_fits_is_charged_like_any_other(
-    workbench: Workbench, make_job: JobMaker, tmp_path: Path
+    session: ModelSession, make_job: JobMaker, tmp_path: Path
 ) -> None:
     job, charged = make_job(), []
     for name, records in (("usual", USUAL), ("none", ()), ("misfit", (Record(text="x"),))):
-        with office_of(workbench, tmp_path / name, records) as office:
+        with office_of(session, tmp_path / name, records) as office:
             assert isinstance(office.offer(job), wire.Acceptance)
             for index in range(3):
                 office.train(job, index)

@@ -16,9 +16,10 @@ from tests.tls import Issuer
 from yoriai.client.daemon.daemon_config import socket_in
 from yoriai.client.folder.server_ca import installed_ca
 from yoriai.client.folder.site_folder import SiteFolder
-from yoriai.client.node import node, starting
+from yoriai.client.node import node
+from yoriai.client.node import site_start as starting
 from yoriai.client.node.node import check_ready, node_command, node_environment
-from yoriai.client.node.starting import Users, refuse_same, users_of
+from yoriai.client.node.site_start import Users, refuse_same, users_of
 from yoriai.config import SiteConfig, load_site
 from yoriai.errors import EXIT_BAD_INPUT, EXIT_REFUSED, ConfigError
 from yoriai.system.log import EventLog

@@ -15,7 +15,7 @@ from tests.client.conftest import Attach, JobMaker
 from tests.client.test_site import Office, accepted, updated
 from tests.client.test_train import PLAN, NoLoss, prepared
 from yoriai import wire
-from yoriai.client.model.workbench import Workbench
+from yoriai.client.model.model_session import ModelSession
 from yoriai.client.records.records import Record, SiteRecords
 from yoriai.client.site.site import SiteHooks
 from yoriai.client.training.train import train_round
@@ -71,12 +71,12 @@ def owned(count: int) -> SiteRecords:
 
 
 @pytest.fixture
-def office(workbench: Workbench, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Office]:
+def office(session: ModelSession, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Office]:
     """A site whose policy protects the unit that the test asks for."""
     policy = PolicySection(epsilon_budget=1000.0, allow_plain_updates=True, unit=request.param)
     path, limits = tmp_path / "ledger.sqlite", {"epsilon_budget": 1000.0, "delta": 1e-5}
     with Ledger.open(path, dataset="north", **limits, unit=request.param) as ledger:
-        yield Office(workbench, ledger, policy, owned(12))
+        yield Office(session, ledger, policy, owned(12))
 
 
 @pytest.mark.parametrize("office", ["record", "owner"], indirect=True)

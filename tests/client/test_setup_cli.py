@@ -9,7 +9,7 @@ import pytest
 
 from tests.commands import Office, Outcome, found, site, yoriai
 from tests.crashes import survives
-from yoriai.client.cli import setup_cli
+from yoriai.client.cli import site_setup_cli as setup_cli
 from yoriai.client.folder.site_folder import SiteFolder, make_site
 from yoriai.config import PolicySection, RecordsSection, SiteConfig, load_site, parse_site, site_to_toml
 from yoriai.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_REFUSED, ConfigError, IdentityError

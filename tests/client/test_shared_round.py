@@ -17,8 +17,8 @@ from yoriai.client.training.plan import TrainingPlan
 from yoriai.client.training.shared_round import SharedSum, sum_round
 from yoriai.config import JobConfig
 from yoriai.errors import TrainingError
+from yoriai.privacy.distributed.distributed_noise import open_sum
 from yoriai.privacy.distributed.rotation import Rotation
-from yoriai.privacy.distributed.shared_noise import open_sum
 from yoriai.privacy.dp.randomness import SeededSource
 from yoriai.privacy.dp.skellam import SkellamTable
 from yoriai.strategies.rule import get_rule

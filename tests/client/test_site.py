@@ -10,7 +10,7 @@ import pytest
 
 from tests.client.conftest import LABELS, JobMaker
 from yoriai import wire
-from yoriai.client.model.workbench import Workbench
+from yoriai.client.model.model_session import ModelSession
 from yoriai.client.offer.costing import CostWorker
 from yoriai.client.offer.policy import check_membership
 from yoriai.client.records.records import Record, SiteRecords
@@ -24,7 +24,7 @@ from yoriai.privacy.dp.randomness import SeededSource
 from yoriai.privacy.ledger.ledger import Ledger
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.core import Core
-from yoriai.strategies.held import held_size, restricted
+from yoriai.strategies.rank_block import block_size, restricted_to_block
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Full backward hook", "ignore:.is_gradient_checkpointing", "ignore:Pydantic serializer"
@@ -47,7 +47,7 @@ def site_records(count: int = 8) -> SiteRecords:
 class Office:
     """The coordinator's side of a conversation with one site, and what the site writes down locally."""
 
-    bench: Workbench
+    bench: ModelSession
     ledger: Ledger
     policy: PolicySection
     records: SiteRecords = field(default_factory=site_records)
@@ -63,7 +63,7 @@ class Office:
             randomness=lambda run, index: SeededSource(f"{run}:{index}".encode()), on_fault=self.log.append
         )
         config = SiteConfig(name="north", policy=self.policy)
-        self.site = Site(config, self.records, workbench=self.bench, ledger=self.ledger, hooks=hooks)
+        self.site = Site(config, self.records, session=self.bench, ledger=self.ledger, hooks=hooks)
 
     def send(self, message: wire.Message) -> wire.Message:
         """Ask, and see that no word of the records is in the answer."""
@@ -108,10 +108,10 @@ def noise_for(job: JobConfig) -> float | None:
 
 
 @pytest.fixture
-def office(workbench: Workbench, tmp_path: Path) -> Iterator[Office]:
+def office(session: ModelSession, tmp_path: Path) -> Iterator[Office]:
     policy = PolicySection(epsilon_budget=20.0, allow_plain_updates=True)
     with Ledger.open(tmp_path / "ledger.sqlite", dataset="north", epsilon_budget=20.0, delta=1e-5) as ledger:
-        yield Office(workbench, ledger, policy)
+        yield Office(session, ledger, policy)
 
 
 def refused(reply: wire.Message, reason: str) -> wire.Refusal:
@@ -703,8 +703,8 @@ def test_a_site_of_lower_rank_sends_an_update_that_is_zero_beyond_it(office: Off
     roster = wire.Roster(serial=1, weights={"north": 2, "south": 1}, ranks={"north": 2})
     accepted(office.offer(job, roster=roster))
     update = updated(office.train(job))
-    assert restricted(update, 2) == update
-    assert np.count_nonzero(update.flatten()) == held_size(update, 2)
+    assert restricted_to_block(update, 2) == update
+    assert np.count_nonzero(update.flatten()) == block_size(update, 2)
 
 
 def test_a_site_keeps_to_the_bound_on_its_update(office: Office, make_job: JobMaker) -> None:

@@ -25,7 +25,7 @@ from yoriai import wire
 from yoriai.client.daemon.daemon_config import DaemonConfig, config_in
 from yoriai.client.daemon.expiries import Expiries
 from yoriai.client.folder.site_folder import SiteFolder
-from yoriai.client.model.workbench import Workbench
+from yoriai.client.model.model_session import ModelSession
 from yoriai.client.node.node import node_state
 from yoriai.config import PolicySection, SiteConfig, SpeedSection, parse_site
 from yoriai.errors import ConfigError
@@ -80,7 +80,7 @@ def of_a_roster() -> Mapping[str, float]:
     return {"roster": 1e9}
 
 
-def offer(make_job: JobMaker, bench: Workbench, **more: object) -> bytes:
+def offer(make_job: JobMaker, bench: ModelSession, **more: object) -> bytes:
     job = make_job(**more)
     return wire.encode(
         wire.JobOffer(
@@ -95,22 +95,22 @@ def offer(make_job: JobMaker, bench: Workbench, **more: object) -> bytes:
 
 
 def test_budget_charges_refusals_and_round_are_the_ledgers_and_the_desks_and_nothing_tells_of_records(
-    config: DaemonConfig, base_folder: Path, workbench: Workbench, make_job: JobMaker, tmp_path: Path
+    config: DaemonConfig, base_folder: Path, session: ModelSession, make_job: JobMaker, tmp_path: Path
 ) -> None:
     rows: list[dict[str, object]] = [{"prompt": f"{MARKER} {n}", "response": LABELS[n % 3]} for n in range(8)]
     for part in ("train", "test"):
         write_records(config.data / f"{part}.jsonl", rows)
     config, port = replace(config, base=str(base_folder)), config.site.metrics_port
-    start = workbench.initial_adapter(make_job())
+    start = session.initial_adapter(make_job())
     train = wire.TrainRequest(
         run_id="run-1", round_index=0, adapter_digest=start.digest(), payload=start.select(("R",)).to_bytes()
     )
     with Daemon(config, open_seeded, tmp_path / "log") as daemon:
         before = metrics_of(port)
-        daemon.door.handle(offer(make_job, workbench, federation__min_sites=1))  # Fewer than the policy's.
-        daemon.door.handle(offer(make_job, workbench))
-        daemon.door.handle(wire.encode(train))
-        budget = daemon.ready().door.health()["budget"]
+        daemon.daemon.handle(offer(make_job, session, federation__min_sites=1))  # Fewer than the policy's.
+        daemon.daemon.handle(offer(make_job, session))
+        daemon.daemon.handle(wire.encode(train))
+        budget = daemon.ready().daemon.health()["budget"]
         after = metrics_of(port)
     assert {name.partition("{")[0] for name in after} == NAMES
     assert not [name for name in after if MARKER in name]
@@ -156,8 +156,8 @@ def member(tmp_path: Path) -> SiteFolder:
     assert office.run("sign", folder / "north.request", "--yes", "--valid-days", 40).code == 0
     assert office.run("roster", "--valid-days", 30).code == 0
     lists = ("--roster", office.folder / "roster", "--revocations", office.folder / "revocations.der")
-    papers = ("--certificate", office.member("north"), "--authority", office.folder / "authority.der", *lists)
-    assert yoriai("site", "enrol", folder, *papers, "--yes").code == 0
+    trust_files = ("--certificate", office.member("north"), "--authority", office.folder / "authority.der", *lists)
+    assert yoriai("site", "enrol", folder, *trust_files, "--yes").code == 0
     return SiteFolder(folder)
 
 

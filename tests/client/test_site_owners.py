@@ -8,7 +8,7 @@ import pytest
 from tests.client.conftest import LABELS, JobMaker
 from tests.client.test_site import MARKER, Office, accepted, noise_for, refused, updated
 from yoriai import wire
-from yoriai.client.model.workbench import Workbench
+from yoriai.client.model.model_session import ModelSession
 from yoriai.client.records.records import Record, SiteRecords
 from yoriai.config import PolicySection
 from yoriai.privacy.dp.accounting import SampledGaussian
@@ -34,12 +34,12 @@ def owned(count: int = 8, owners: int = 4, *, lacking: int | None = None) -> Sit
 
 
 @pytest.fixture
-def office(workbench: Workbench, tmp_path: Path) -> Iterator[Office]:
+def office(session: ModelSession, tmp_path: Path) -> Iterator[Office]:
     policy = PolicySection(epsilon_budget=20.0, allow_plain_updates=True, unit="owner", delta=0.5)
     with Ledger.open(
         tmp_path / "ledger.sqlite", dataset="north", epsilon_budget=20.0, delta=1e-5, unit="owner"
     ) as ledger:
-        yield Office(workbench, ledger, policy, owned())
+        yield Office(session, ledger, policy, owned())
 
 
 def count_by(office: Office, unit: str, folder: Path) -> None:

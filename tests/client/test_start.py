@@ -21,12 +21,12 @@ from tests.commands import site, yoriai
 from tests.proxies import tinyproxy, wait_for
 from tests.tls import Issuer, https
 from tests.world import write_records
+from yoriai.client.daemon.daemon_client import DaemonClient
 from yoriai.client.daemon.daemon_config import socket_in
-from yoriai.client.daemon.door import SocketDoor
-from yoriai.client.daemon.frames import Kind, Line
 from yoriai.client.daemon.listener import lock_of
+from yoriai.client.daemon.socket_protocol import FrameKind, Line
 from yoriai.client.node.node import node_socket_in, node_state
-from yoriai.client.node.stopping import running
+from yoriai.client.node.site_stop import running
 from yoriai.errors import EXIT_PARTIAL, YoriaiError
 
 YORIAI = Path(sys.executable).with_name("yoriai")
@@ -62,7 +62,7 @@ class Started:
 
 def answering(socket: Path) -> int | None:
     try:
-        return SocketDoor(socket).pid()
+        return DaemonClient(socket).pid()
     except YoriaiError:
         return None
 
@@ -266,4 +266,4 @@ def _answer_all(listener: socket.socket, said: dict[str, object]) -> None:
         while True:
             with listener.accept()[0] as connection, suppress(OSError, YoriaiError):
                 Line(connection).preamble()
-                Line(connection).send_note(Kind.ANSWER, said)
+                Line(connection).send_note(FrameKind.ANSWER, said)

@@ -9,9 +9,9 @@ import torch
 
 from tests.client.conftest import LABELS, Attach, JobMaker, start_for
 from yoriai.client.model.base_model import BaseModel
+from yoriai.client.model.model_session import ModelSession
 from yoriai.client.model.prepared import Batch, PreparedRecords
 from yoriai.client.model.tasks import LabelHead, LanguageHead, label_vectors
-from yoriai.client.model.workbench import Workbench
 from yoriai.client.records.encoding import Example, encode
 from yoriai.client.records.records import Record
 from yoriai.config import TaskSection
@@ -71,33 +71,33 @@ def test_label_tally_by_hand() -> None:
 
 @pytest.mark.parametrize("template", [None, "Order: {prompt}\nPart:"])
 def test_the_untouched_base_gives_an_empty_prompt_uniform_logits(
-    workbench: Workbench, make_job: JobMaker, template: str | None
+    session: ModelSession, make_job: JobMaker, template: str | None
 ) -> None:
     job = make_job(task__template=template)
-    model, head = workbench.model(job), workbench.head(job)
+    model, head = session.model(job), session.head(job)
     assert isinstance(head, LabelHead)
-    model.load(workbench.initial_adapter(job))
-    empty = encode([Record(prompt="", response="pump")], workbench.base.tokenizer, job.task, context_tokens=256)
+    model.load(session.initial_adapter(job))
+    empty = encode([Record(prompt="", response="pump")], session.base.tokenizer, job.task, context_tokens=256)
     (batch,) = PreparedRecords(model, empty.examples, known=None).batches([0], 1)
     logits = head.logits(head.hidden(model, batch))
     torch.testing.assert_close(logits, torch.zeros(1, len(LABELS)), rtol=0, atol=1e-6)
     assert head.prior.abs().max() > 1e-3
 
 
-def test_the_prior_is_the_bases_own_whatever_adapter_is_loaded(workbench: Workbench, make_job: JobMaker) -> None:
+def test_the_prior_is_the_bases_own_whatever_adapter_is_loaded(session: ModelSession, make_job: JobMaker) -> None:
     job = make_job()
-    before = workbench.head(job)
-    workbench.close()
-    model = workbench.model(job)
+    before = session.head(job)
+    session.close()
+    model = session.model(job)
     model.load(start_for(model, "core"))
-    after = workbench.head(job)
+    after = session.head(job)
     assert isinstance(before, LabelHead)
     assert isinstance(after, LabelHead)
     torch.testing.assert_close(before.prior, after.prior, rtol=0, atol=0)
 
 
-def test_nothing_of_a_label_head_trains(workbench: Workbench, make_job: JobMaker) -> None:
-    head = workbench.head(make_job())
+def test_nothing_of_a_label_head_trains(session: ModelSession, make_job: JobMaker) -> None:
+    head = session.head(make_job())
     assert isinstance(head, LabelHead)
     assert not head.vectors.requires_grad
     assert not head.prior.requires_grad

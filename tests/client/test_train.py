@@ -11,9 +11,9 @@ import torch
 from tests.client.conftest import LABELS, Attach, JobMaker, start_for
 from yoriai.client.model.lora import AdaptedModel
 from yoriai.client.model.measure import Tally
+from yoriai.client.model.model_session import ModelSession
 from yoriai.client.model.prepared import Batch, PreparedRecords
 from yoriai.client.model.tasks import LabelHead, TaskHead
-from yoriai.client.model.workbench import Workbench
 from yoriai.client.records.encoding import Example
 from yoriai.client.records.records import Record
 from yoriai.client.site.job import training_plan
@@ -349,18 +349,18 @@ def test_golden_update_of_the_tiny_model(attach: Attach) -> None:
     np.testing.assert_allclose([np.abs(found).sum(), found[0], found[-1]], golden, rtol=2e-3)
 
 
-def test_plan_and_draws_do_not_depend_on_the_records(make_job: JobMaker, workbench: Workbench) -> None:
+def test_plan_and_draws_do_not_depend_on_the_records(make_job: JobMaker, session: ModelSession) -> None:
     """Neighbouring data sets: the same plan, the same event, the same noise; only the secret sample differs."""
     job = make_job(training__records_per_weight=7, training__local_steps=2)
     plan = training_plan(job, 0, weight=3, noise_multiplier=1.5, physical_batch_size=8)
     assert plan.divisor == 0.5 * 3 * 7
     assert plan.event() == SampledGaussian(0.5, 1.5, 2)
-    model, start = workbench.model(job), workbench.initial_adapter(job)
+    model, start = session.model(job), session.initial_adapter(job)
     records = [Record(prompt=f"record {n}", response=LABELS[n % 3]) for n in range(5)]
     draws, norms = [], []
     for chosen in (records, records[:-1]):
         source = CountingSource()
-        done = train_round(model, start, workbench.prepare(chosen, job), NoLoss(), plan, source=source)
+        done = train_round(model, start, session.prepare(chosen, job), NoLoss(), plan, source=source)
         draws.append(source.gaussians)
         norms.append(float(np.linalg.norm(done.update.flatten())))
         assert done.event == plan.event()

@@ -11,9 +11,9 @@ import torch
 from tests.client.conftest import LABELS, Attach, JobMaker, start_for
 from tests.client.test_train import GRAIN, PLAN, CountingSource, NoLoss, examples, label_head, update
 from yoriai.client.model.lora import AdaptedModel
+from yoriai.client.model.model_session import ModelSession
 from yoriai.client.model.pieces import Rows
 from yoriai.client.model.prepared import PreparedRecords
-from yoriai.client.model.workbench import Workbench
 from yoriai.client.records.records import Record
 from yoriai.client.records.units import owner_units, unit_count
 from yoriai.client.site.job import training_plan
@@ -147,16 +147,16 @@ class Watched(CountingSource):
 
 
 @pytest.mark.parametrize("unit", ["record", "owner"])
-def test_neighbouring_data_sets_have_the_same_mechanism(make_job: JobMaker, workbench: Workbench, unit: str) -> None:
+def test_neighbouring_data_sets_have_the_same_mechanism(make_job: JobMaker, session: ModelSession, unit: str) -> None:
     """Event, divisor and scale of the noise come from job and roster, never from the records that are there."""
     job = make_job(training__records_per_weight=7, training__local_steps=2, privacy__unit=unit)
-    model, start = workbench.model(job), workbench.initial_adapter(job)
+    model, start = session.model(job), session.initial_adapter(job)
     whole = [record("abcd"[n % 4], n) for n in range(9)]
     neighbour = whole[:-1] if unit == "record" else [r for r in whole if r.owner != "a"]
     plans, events, draws, units = [], [], [], []
     for records in (whole, neighbour):
         plan, source = training_plan(job, 0, weight=3, noise_multiplier=1.5, physical_batch_size=8), Watched()
-        done = train_round(model, start, workbench.prepare(records, job), NoLoss(), plan, source=source)
+        done = train_round(model, start, session.prepare(records, job), NoLoss(), plan, source=source)
         plans.append(plan)
         events.append(done.event)
         draws.append(source.gaussians)
@@ -182,8 +182,8 @@ def test_the_noise_does_not_grow_with_an_owners_records(attach: Attach) -> None:
     np.testing.assert_array_equal(noise(UNITS), noise(((0, 1, 2, 3, 4, 5),)))
 
 
-def test_records_that_only_measure_need_no_owner(make_job: JobMaker, workbench: Workbench) -> None:
+def test_records_that_only_measure_need_no_owner(make_job: JobMaker, session: ModelSession) -> None:
     job = make_job(privacy__unit="owner")
-    assert len(workbench.prepare([record(None)], job, for_training=False)) == 1
+    assert len(session.prepare([record(None)], job, for_training=False)) == 1
     with pytest.raises(RecordError, match="no owner"):
-        workbench.prepare([record(None)], job)
+        session.prepare([record(None)], job)

@@ -16,7 +16,7 @@ from tests.client.users import Pair, as_user, asking, daemon_as, memory_of, read
 from tests.commands import found, yoriai
 from tests.tls import Issuer
 from tests.world import save_tiny_base, write_records
-from yoriai.client.cli.check import check_site
+from yoriai.client.cli.site_check import check_site
 from yoriai.client.daemon.daemon_config import socket_in
 from yoriai.client.folder.site_folder import SiteFolder
 from yoriai.errors import EXIT_BAD_INPUT, YoriaiError
@@ -52,8 +52,8 @@ def north(users: Pair) -> Iterator[SiteFolder]:
         assert office.run("roster").code == 0
         (home / "ca.crt").write_bytes(Issuer.make().pem)
         lists = ("--roster", office.folder / "roster", "--revocations", office.folder / "revocations.der")
-        papers = ("--certificate", office.member("north"), "--authority", office.folder / "authority.der", *lists)
-        assert yoriai("site", "enrol", folder, *papers, "--server-ca", home / "ca.crt", "--yes").code == 0
+        trust_files = ("--certificate", office.member("north"), "--authority", office.folder / "authority.der", *lists)
+        assert yoriai("site", "enrol", folder, *trust_files, "--server-ca", home / "ca.crt", "--yes").code == 0
         yield SiteFolder(folder)
 
 
@@ -62,7 +62,7 @@ def daemon(users: Pair, north: SiteFolder, tmp_path_factory: pytest.TempPathFact
     """The real daemon, as its own user: its number, once it has loaded."""
     log = tmp_path_factory.mktemp("daemon") / "log"
     log.touch()
-    with daemon_as(users.site, north.path, users.node, log) as door:
+    with daemon_as(users.site, north.path, users.node, log) as daemon:
         deadline = time.monotonic() + 60
         state = ""
         while state != "ready":
@@ -70,10 +70,10 @@ def daemon(users: Pair, north: SiteFolder, tmp_path_factory: pytest.TempPathFact
             assert "Traceback" not in log.read_text(), log.read_text()
             time.sleep(0.05)
             try:
-                state = str(door.health()["state"])
+                state = str(daemon.health()["state"])
             except YoriaiError:
                 continue
-        yield door.pid()
+        yield daemon.pid()
 
 
 def test_everything_belongs_to_the_one_or_the_other(users: Pair, north: SiteFolder, daemon: int) -> None:

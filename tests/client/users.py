@@ -16,7 +16,7 @@ from typing import Any
 
 from tests.client.daemons import WAIT_S, context
 from tests.system import needed
-from yoriai.client.daemon.door import SocketDoor
+from yoriai.client.daemon.daemon_client import DaemonClient
 from yoriai.errors import YoriaiError
 
 _PTRACE_ATTACH = 16
@@ -54,14 +54,14 @@ def become(name: str) -> None:
 
 
 @contextmanager
-def daemon_as(name: str, folder: Path, node_user: str, log: Path) -> Iterator[SocketDoor]:
+def daemon_as(name: str, folder: Path, node_user: str, log: Path) -> Iterator[DaemonClient]:
     """A real daemon of a site's folder, as this user, which the other may talk to."""
     from yoriai.client.daemon.daemon_config import socket_in
 
     process = context().Process(target=_be_daemon, args=(name, folder, node_user, log), daemon=True)
     process.start()
     try:
-        yield SocketDoor(socket_in(folder))
+        yield DaemonClient(socket_in(folder))
     finally:
         process.kill()
         process.join()
@@ -129,8 +129,8 @@ def tracing(pid: int) -> str:
 
 def asking(socket: Path) -> dict[str, Any]:
     """The daemon's hello and health, or the error."""
-    door = SocketDoor(socket)
+    daemon = DaemonClient(socket)
     try:
-        return {"hello": door.hello(), "health": door.health()}
+        return {"hello": daemon.hello(), "health": daemon.health()}
     except YoriaiError as error:
         return {"error": str(error)}

@@ -102,7 +102,7 @@ def write_bundle(folder: Path, questions: Mapping[str, bytes], *, shadowing: boo
     Args:
         shadowing: whether its code stands in a folder `yoriai/`, under the very names that Yoriai's own bundle gives.
     """
-    from yoriai.client.daemon import frames
+    from yoriai.client.daemon import socket_protocol as frames
 
     encoded = {name: base64.b64encode(message).decode() for name, message in questions.items()}
     client = CLIENT.format(

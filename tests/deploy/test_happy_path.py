@@ -14,14 +14,14 @@ from tests.deploy.processes import free_port
 from tests.deploy.world import LABELS, Deployment, events_of, final_adapter, tapped
 from yoriai import wire
 from yoriai.client.model.base_model import choose_device, load_base
-from yoriai.client.model.workbench import Workbench
+from yoriai.client.model.model_session import ModelSession
 from yoriai.client.records.records import read_sites
 from yoriai.client.site import secure_round
 from yoriai.config import job_digest
 from yoriai.privacy.identity.identity import read_key
 from yoriai.server.round.registry import Registry
 from yoriai.server.service.job_store import StoredJob
-from yoriai.simulations.run.federation import Federation, run_federation
+from yoriai.simulations.run.simulated_federation import Federation, run_federation
 
 pytestmark = pytest.mark.deploy
 
@@ -74,7 +74,7 @@ def reference(done: Done, tmp_path_factory: pytest.TempPathFactory) -> tuple[Reg
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(secure_round, "quantise", watched)
-        run_federation(federation, Workbench(load_base(job.base.model, device=choose_device("cpu")), job.speed))
+        run_federation(federation, ModelSession(load_base(job.base.model, device=choose_device("cpu")), job.speed))
     return Registry(folder), updates
 
 

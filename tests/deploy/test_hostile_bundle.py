@@ -14,7 +14,7 @@ from yoriai import wire
 from yoriai.config import JobConfig, override
 from yoriai.server.flower.flower_control import FlowerControl
 from yoriai.server.round.sealing import Sealer
-from yoriai.server.service.coordinating import plain_roster
+from yoriai.server.service.job_run import plain_roster
 from yoriai.server.service.job_store import StoredJob
 
 pytestmark = pytest.mark.deploy

@@ -23,10 +23,10 @@ from yoriai.privacy.dp.accounting import (
     Event,
     SampledGaussian,
     SampledSkellam,
-    answering,
     calibrate,
     calibrate_skellam,
     cost,
+    effective_accountant,
     epsilon,
 )
 from yoriai.privacy.dp.tight import ROUNDING
@@ -176,7 +176,7 @@ def test_a_negative_count_is_refused() -> None:
 @pytest.mark.parametrize("accountant", ["pld", "prv", "rdp"])
 def test_a_history_with_skellam_noise_is_answered_by_rdp_whoever_was_asked(accountant: Accountant) -> None:
     mixed: list[tuple[Event, int]] = [(SKELLAM, 3), (SampledGaussian(0.1, 1.0), 2)]
-    assert answering(mixed, DELTA, accountant) == "rdp"
+    assert effective_accountant(mixed, DELTA, accountant) == "rdp"
     assert epsilon(mixed, DELTA, accountant) == epsilon(mixed, DELTA, "rdp")
 
 
@@ -244,9 +244,9 @@ def test_tiny_noise_costs_the_cheap_upper_bound(accountant: Accountant) -> None:
 def test_the_accountant_that_answers_is_named(accountant: Accountant) -> None:
     """Far above any privacy worth the name the tight ones are not asked, and that is said too."""
     honest, hostile = [SampledGaussian(0.1, 1.0, 50)], [SampledGaussian(0.5, 1e-3, 50)]
-    assert answering(honest, DELTA, accountant) == accountant
-    assert answering(hostile, DELTA, accountant) == "rdp"
-    assert answering([], DELTA, accountant) == accountant
+    assert effective_accountant(honest, DELTA, accountant) == accountant
+    assert effective_accountant(hostile, DELTA, accountant) == "rdp"
+    assert effective_accountant([], DELTA, accountant) == accountant
 
 
 def _exact(mu: float, delta: float) -> float:

@@ -8,7 +8,7 @@ from scipy import stats
 
 from yoriai.errors import ConfigError
 from yoriai.privacy.dp.accounting import SampledGaussian, calibrate
-from yoriai.privacy.dp.audit import (
+from yoriai.privacy.dp.empirical_epsilon import (
     LARGEST_EPSILON,
     Guesses,
     auc,

@@ -14,12 +14,12 @@ from yoriai.privacy.identity.coordinator_identity import (
     make_coordinator_request,
     read_coordinator_request,
 )
-from yoriai.privacy.identity.delivery import _FORMAT, Delivery, read_delivery, sign_delivery
+from yoriai.privacy.identity.delivery import _FORMAT, DeliveryStatement, read_delivery, sign_delivery
 from yoriai.privacy.identity.identity import Authority, SigningKey
 from yoriai.privacy.identity.signed_file import SignedFormat, canonical_json
 
 KEY = SigningKey.generate()
-STATEMENT = Delivery(
+STATEMENT = DeliveryStatement(
     federation="miyagi",
     run_id="run 1/ä",
     job_digest="0a" * 32,

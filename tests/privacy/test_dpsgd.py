@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from yoriai.errors import TrainingError
 from yoriai.privacy.dp.accounting import SampledGaussian
-from yoriai.privacy.dp.dpsgd import ClippedGradientSum, held_gradients, split_like
+from yoriai.privacy.dp.dpsgd import ClippedGradientSum, block_gradients, split_like
 from yoriai.privacy.dp.mechanisms import grid_step
 from yoriai.privacy.dp.randomness import SeededSource
 from yoriai.privacy.dp.skellam import SkellamTable
@@ -269,8 +269,8 @@ def test_a_held_block_alone_counts_for_the_clip_and_the_sum(network: GradSampleM
     expected = 0.0
     for record in records:
         gradients = torch.autograd.grad(network._module(record[None]).square().sum(), list(network.parameters()))
-        held = [gradient[block].flatten() for gradient, block in zip(gradients, BLOCKS, strict=True)]
-        row = torch.cat(held).double().numpy()
+        blocks = [gradient[block].flatten() for gradient, block in zip(gradients, BLOCKS, strict=True)]
+        row = torch.cat(blocks).double().numpy()
         expected += row * min(1.0, CLIP / np.linalg.norm(row))
     network.enable_hooks()
     np.testing.assert_allclose(_held_sum(network, records).flat(), expected, rtol=1e-5, atol=1e-6)
@@ -291,7 +291,7 @@ def test_held_gradients_are_those_that_a_slice_would_leave(records: Tensor) -> N
     _backward(network, records)
     whole = [parameter.grad_sample.clone() for parameter in parameters]  # type: ignore[attr-defined]
     ClippedGradientSum(parameters, CLIP)  # Clears what the pass left.
-    with held_gradients(network, dict(zip(parameters, blocks, strict=True))):
+    with block_gradients(network, dict(zip(parameters, blocks, strict=True))):
         _backward(network, records)
     for parameter, block, full in zip(parameters, blocks, whole, strict=True):
         torch.testing.assert_close(parameter.grad_sample, full[(slice(None), *block)])  # type: ignore[attr-defined]

@@ -16,7 +16,7 @@ from yoriai.privacy.identity.enrolment import Request, make_request, read_enrolm
 from yoriai.privacy.identity.federation import Federation, read_federation, sign_federation
 from yoriai.privacy.identity.federation_folder import certificate_file, found_federation, look_at, unlocked
 from yoriai.privacy.identity.identity import Trust, revocation_number
-from yoriai.privacy.identity.membership import Terms
+from yoriai.privacy.identity.membership import MembershipTerms
 from yoriai.privacy.identity.node_key import NodeKey
 from yoriai.privacy.identity.roster import read_roster
 
@@ -30,7 +30,7 @@ def request(name: str, identity: str = "", node: str = "") -> Request:
 
 
 def admitted(federation: Federation, asked: Request, *, renew: bool = False, weight: int = 1) -> Federation:
-    return federation.admitted(authority(), asked, Terms(weight), now=NOW, valid_for=YEAR, renew=renew)
+    return federation.admitted(authority(), asked, MembershipTerms(weight), now=NOW, valid_for=YEAR, renew=renew)
 
 
 def empty() -> Federation:
@@ -142,15 +142,18 @@ def test_who_is_no_member_cannot_be_revoked() -> None:
         both().without(authority(), "west", now=NOW)
 
 
-@pytest.mark.parametrize(("terms", "match"), [(Terms(0), "weight"), (Terms(256), "weight"), (Terms(1, 0), "rank")])
-def test_terms_that_no_roster_can_have_are_refused(terms: Terms, match: str) -> None:
+@pytest.mark.parametrize(
+    ("terms", "match"),
+    [(MembershipTerms(0), "weight"), (MembershipTerms(256), "weight"), (MembershipTerms(1, 0), "rank")],
+)
+def test_terms_that_no_roster_can_have_are_refused(terms: MembershipTerms, match: str) -> None:
     with pytest.raises(IdentityError, match=match):
         empty().admitted(authority(), request("north"), terms, now=NOW, valid_for=YEAR)
 
 
 def test_a_certificate_does_not_outlive_the_ca() -> None:
     with pytest.raises(IdentityError, match="outlive"):
-        empty().admitted(authority(), request("north"), Terms(), now=NOW, valid_for=20 * YEAR)
+        empty().admitted(authority(), request("north"), MembershipTerms(), now=NOW, valid_for=20 * YEAR)
 
 
 # Numbers.
@@ -196,7 +199,9 @@ def found(folder: Path) -> Path:
 
 def sign(folder: Path, asked: Request, *, renew: bool = False) -> None:
     with unlocked(folder, SECRET, now=NOW) as opened:
-        opened.save(opened.federation.admitted(opened.authority, asked, Terms(), now=NOW, valid_for=YEAR, renew=renew))
+        opened.save(
+            opened.federation.admitted(opened.authority, asked, MembershipTerms(), now=NOW, valid_for=YEAR, renew=renew)
+        )
 
 
 def issue(folder: Path) -> None:

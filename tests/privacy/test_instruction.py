@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from yoriai.errors import IdentityError, StorageError
-from yoriai.privacy.identity.delivery import Delivery, sign_delivery
+from yoriai.privacy.identity.delivery import DeliveryStatement, sign_delivery
 from yoriai.privacy.identity.identity import SigningKey
 from yoriai.privacy.identity.instruction import (
-    Instruction,
+    InstructionStatement,
     SequenceMemory,
     digest_of,
     read_instruction,
@@ -33,11 +33,11 @@ FIELDS: dict[str, Any] = {
 }
 
 
-def statement(**changes: Any) -> Instruction:
-    return Instruction(**{**FIELDS, **changes})
+def statement(**changes: Any) -> InstructionStatement:
+    return InstructionStatement(**{**FIELDS, **changes})
 
 
-def checked(found: Instruction, message: bytes = MESSAGE) -> None:
+def checked(found: InstructionStatement, message: bytes = MESSAGE) -> None:
     found.check(message, federation="miyagi", site="north", now=NOW)
 
 
@@ -63,7 +63,7 @@ def test_a_bit_changed_anywhere_is_found() -> None:
 
 
 def test_a_signature_for_a_delivery_is_none_for_a_message() -> None:
-    delivered = sign_delivery(KEY, Delivery("miyagi", "run-1", "0" * 64, "0" * 64, "", 0, ""))
+    delivered = sign_delivery(KEY, DeliveryStatement("miyagi", "run-1", "0" * 64, "0" * 64, "", 0, ""))
     with pytest.raises(IdentityError, match="another version or kind"):
         read_instruction(delivered, KEY.public_key)
     with pytest.raises(IdentityError, match="right signature"):

@@ -34,7 +34,7 @@ def _work(path: Path, told: Callable[[str], None]) -> None:
         told("raised")
         ledger.reserve("other", 0, OTHER)
         told("reserved other")
-        ledger.mark_left("free", 0, at_most=1)
+        ledger.mark_sent_uncharged("free", 0, at_most=1)
         told("left")
         ledger.finish("job")
         told("finished")
@@ -75,7 +75,7 @@ def _check_nothing_is_lost(path: Path, told: list[str]) -> None:
             assert ("raised" not in told) or ledger.policies()[-1].reason == "agreed"
             if "left" in told:
                 with pytest.raises(UsedUpError, match="left 1 times already"):
-                    ledger.mark_left("free", 0, at_most=1)
+                    ledger.mark_sent_uncharged("free", 0, at_most=1)
 
 
 def test_killed_at_every_step_the_ledger_holds_all_that_a_caller_was_told(tmp_path: Path) -> None:

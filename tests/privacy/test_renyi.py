@@ -8,7 +8,7 @@ import pytest
 from dp_accounting import GaussianDpEvent, NeighboringRelation, PoissonSampledDpEvent, rdp
 
 from yoriai.errors import ConfigError
-from yoriai.privacy.dp.accounting import answering, epsilon
+from yoriai.privacy.dp.accounting import effective_accountant, epsilon
 from yoriai.privacy.dp.events import SAMPLER_ERROR, Event, SampledGaussian, SampledSkellam
 from yoriai.privacy.dp.renyi import ORDERS, epsilon_at_order, renyi_divergence
 
@@ -75,7 +75,7 @@ def test_a_sampler_s_error_that_uses_up_delta_leaves_no_epsilon(event: SampledSk
     """Either by its size, or because e^epsilon multiplies it."""
     assert epsilon([event], DELTA) == math.inf
     assert epsilon_at_order([event], DELTA, 2) == math.inf
-    assert answering([event], DELTA) == "rdp"
+    assert effective_accountant([event], DELTA) == "rdp"
 
 
 def test_a_charge_that_outgrows_what_it_leaves_of_delta_leaves_no_epsilon() -> None:

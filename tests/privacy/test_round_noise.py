@@ -7,8 +7,8 @@ import pytest
 from yoriai.config import JobConfig, override
 from yoriai.errors import ConfigError
 from yoriai.privacy.dp.accounting import SampledGaussian, SampledSkellam, epsilon
-from yoriai.privacy.job_terms.noise_shares import all_rounds, noise_shares
-from yoriai.privacy.job_terms.round_noise import calibrated, round_event
+from yoriai.privacy.job_terms.distributed_noise_parameters import all_rounds, distributed_noise_of
+from yoriai.privacy.job_terms.round_cost import calibrated, round_event
 
 SIZES = {"n_params": 7168, "sites": 5}
 
@@ -60,7 +60,7 @@ def test_distributed_noise_is_about_a_tenth_over_central_and_not_less() -> None:
 def test_the_shares_that_count_make_up_the_whole_noise(least: int, colluding: int) -> None:
     chosen = job(federation__min_sites=least, privacy__colluding=colluding)
     noise = noise_of(chosen)
-    shares, event = noise_shares(chosen, noise, **SIZES), event_of(chosen, noise)
+    shares, event = distributed_noise_of(chosen, noise, **SIZES), event_of(chosen, noise)
     assert shares.honest == event.draws == least - colluding
     assert event.variance == shares.honest * shares.share_variance
     assert event.variance == pytest.approx(noise**2 * event.squared_l2, rel=1e-4)
@@ -70,7 +70,7 @@ def test_the_shares_that_count_make_up_the_whole_noise(least: int, colluding: in
 
 
 def test_at_no_drop_out_and_one_colluder_five_sites_carry_an_eighth_more_than_central() -> None:
-    shares = noise_shares(job(), 1.0, **SIZES)
+    shares = distributed_noise_of(job(), 1.0, **SIZES)
     assert math.sqrt(5 * shares.share_variance / shares.squared_l2) == pytest.approx(1.118, abs=1e-3)
 
 

@@ -74,9 +74,9 @@ def test_the_bound_is_the_papers_rounded_down(scale: int, size: int) -> None:
         s, d, beta = Decimal(scale), Decimal(size), Decimal("-0.5").exp()
         root = (-2 * beta.ln()).sqrt()
         likely = s**2 + d / 4 + root * (s + d.sqrt() / 2)
-        papers = min(likely, (s + d.sqrt()) ** 2)
+        trust_files = min(likely, (s + d.sqrt()) ** 2)
     # The logarithm of the exponential is off in the last places, which may matter where the bound is whole.
-    assert squared_l2(scale, size) == math.floor(papers + Decimal("1e-30"))
+    assert squared_l2(scale, size) == math.floor(trust_files + Decimal("1e-30"))
     assert l1_bound(scale, size) == min(math.isqrt(size * squared_l2(scale, size)), squared_l2(scale, size))
 
 

@@ -15,7 +15,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from yoriai.errors import RoundError
 from yoriai.flower_payload import pack, payload_of
-from yoriai.server.service.app import GridTransport
+from yoriai.server.service.server_app import GridTransport
 
 Node = Callable[[bytes], object]
 

@@ -24,9 +24,9 @@ from yoriai import wire
 from yoriai.config import job_digest, override
 from yoriai.errors import CheckpointError, RoundError
 from yoriai.server.round.registry import Checkpoint, Registry
-from yoriai.server.round.schedule import sample_sites
+from yoriai.server.round.site_sampling import sample_sites
 from yoriai.strategies.adapter import AdapterState, weighted_mean, zeros_like
-from yoriai.strategies.schedule import schedule_factor
+from yoriai.strategies.learning_rate_schedule import schedule_factor
 
 INITIAL = initial_adapter()
 

@@ -12,7 +12,7 @@ from yoriai import wire
 from yoriai.config import job_digest
 from yoriai.errors import RoundError
 from yoriai.privacy.identity.coordinator_identity import read_coordinator_certificate
-from yoriai.privacy.identity.delivery import Delivery, read_delivery
+from yoriai.privacy.identity.delivery import DeliveryStatement, read_delivery
 from yoriai.server.round.registry import Checkpoint, Registry
 from yoriai.strategies.adapter import AdapterState
 
@@ -33,7 +33,7 @@ def test_every_site_that_took_part_gets_the_last_adapter_with_a_statement_that_h
     for name in "ab":
         (message,) = fakes[name].deliveries
         certificate = read_coordinator_certificate(message.certificate.encode(), trust, now=trust.now)
-        assert read_delivery(message.statement.encode(), certificate.public_key) == Delivery(
+        assert read_delivery(message.statement.encode(), certificate.public_key) == DeliveryStatement(
             federation="miyagi",
             run_id=RUN_ID,
             job_digest=job_digest(small_job(federation__rounds=2), BASE_DIGEST),

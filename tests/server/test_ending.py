@@ -9,7 +9,7 @@ from tests.server.faulty import RUN_ID, Fault, FaultyTransport, initial_adapter,
 from tests.server.keepers import KNOWN, Keeper, coordinator, keepers
 from yoriai import wire
 from yoriai.errors import RoundError
-from yoriai.privacy.identity.delivery import Delivery, read_delivery
+from yoriai.privacy.identity.delivery import DeliveryStatement, read_delivery
 from yoriai.server.round.coordinator import Coordinator
 from yoriai.server.round.registry import Checkpoint, Registry, summary_of
 
@@ -33,7 +33,7 @@ def ended(transport: FaultyTransport, folder: Path, asked: Callable[[], bool] | 
     return coordinator(transport, folder, job=LONG).run(INITIAL, end_asked=asked)
 
 
-def statement_to(keeper: Keeper) -> Delivery:
+def statement_to(keeper: Keeper) -> DeliveryStatement:
     (message,) = keeper.deliveries
     return read_delivery(message.statement.encode(), KNOWN.key.public_key)
 

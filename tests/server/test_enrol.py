@@ -18,7 +18,7 @@ from yoriai.privacy.identity.coordinator_identity import (
 from yoriai.privacy.identity.enrolment import read_enrolment
 from yoriai.privacy.identity.identity import Authority, read_key
 from yoriai.privacy.identity.node_key import NodeKey
-from yoriai.server.cli import setup_cli
+from yoriai.server.cli import server_setup_cli as setup_cli
 from yoriai.server.folder.server_folder import ServerFolder
 
 NAMES = ("north", "south")

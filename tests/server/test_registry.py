@@ -16,7 +16,14 @@ import numpy as np
 import pytest
 
 from yoriai.errors import CheckpointError
-from yoriai.server.round.registry import Checkpoint, Lane, Registry, RoundRecord, factor_digests, write_atomically
+from yoriai.server.round.registry import (
+    Checkpoint,
+    FactorGroup,
+    Registry,
+    RoundRecord,
+    factor_digests,
+    write_atomically,
+)
 from yoriai.strategies.adapter import AdapterState
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,7 +47,7 @@ def checkpoint(rounds: int, *, width: int = 4) -> Checkpoint:
         )
         for index in range(rounds)
     )
-    lanes = {"B": Lane(b"state of round %d" % rounds, 0.5), "A": Lane(b"state of the other lane", None)}
+    lanes = {"B": FactorGroup(b"state of round %d" % rounds, 0.5), "A": FactorGroup(b"state of the other lane", None)}
     return Checkpoint("run", "job", rounds, adapter, records, lanes, {"a": "signed"})
 
 

@@ -21,9 +21,9 @@ from yoriai.config import ServerConfig, load_server, parse_server, server_of, se
 from yoriai.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_REFUSED, ConfigError
 from yoriai.flower import environment
 from yoriai.privacy.identity.identity import read_key
-from yoriai.server.folder.making import make_server
 from yoriai.server.folder.server_files import rendered
 from yoriai.server.folder.server_folder import ServerFolder
+from yoriai.server.folder.server_setup import make_server
 from yoriai.server.folder.tls import KeyPair, issue, make_authority
 
 NOW = datetime.now(UTC)

@@ -10,8 +10,8 @@ import pytest
 from tests.simulations.miniature import Miniature
 from tests.simulations.secure_world import World
 from tests.world import Notebook, job_settings, save_tiny_base, write_sites
-from yoriai.client.model.workbench import Workbench
-from yoriai.simulations.audit.audit import base_for
+from yoriai.client.model.model_session import ModelSession
+from yoriai.simulations.audit.canary_audit import base_for
 from yoriai.simulations.report.report import Report
 from yoriai.simulations.run.api import Options, simulate
 from yoriai.simulations.run.experiment import Experiment
@@ -63,7 +63,7 @@ def world(mini: Miniature, tmp_path: Path) -> Iterator[Callable[..., World]]:
 
 
 @pytest.fixture(scope="module")
-def workbench(experiment: Experiment) -> Iterator[Workbench]:
+def session(experiment: Experiment) -> Iterator[ModelSession]:
     """Where the job of a module's own `experiment` is audited."""
     bench = base_for(experiment.job)
     yield bench

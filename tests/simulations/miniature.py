@@ -6,13 +6,13 @@ from pathlib import Path
 
 from tests.world import job_settings, save_tiny_base, write_sites
 from yoriai.client.model.base_model import choose_device, load_base
-from yoriai.client.model.workbench import Workbench
+from yoriai.client.model.model_session import ModelSession
 from yoriai.client.site.site import SiteHooks
 from yoriai.privacy.ledger.ledger import Ledger
 from yoriai.server.round.registry import Checkpoint
 from yoriai.simulations.run.engines import SiteSpec
 from yoriai.simulations.run.experiment import DataSource, Experiment, resolve
-from yoriai.simulations.run.federation import Federation, Outcome, run_federation
+from yoriai.simulations.run.simulated_federation import Federation, Outcome, run_federation
 from yoriai.strategies.rule import get_rule, largest_update
 
 SIZES = {"north": 20, "east": 12, "south": 16, "west": 9}
@@ -49,16 +49,16 @@ class Miniature:
         )
         if federation.job.privacy.noise != "distributed":
             return federation
-        initial = self.workbench(federation).initial_adapter(federation.job)
+        initial = self.session(federation).initial_adapter(federation.job)
         return replace(federation, n_params=largest_update(get_rule(federation.job.federation.rule), initial))
 
-    def workbench(self, federation: Federation) -> Workbench:
+    def session(self, federation: Federation) -> ModelSession:
         job = federation.job
-        return Workbench(load_base(job.base.model, device=choose_device("cpu")), job.speed)
+        return ModelSession(load_base(job.base.model, device=choose_device("cpu")), job.speed)
 
     def run(self, federation: Federation) -> Outcome:
         """Run it in what might be a new process: nothing is kept from an earlier run but the folder."""
-        return run_federation(federation, self.workbench(federation))
+        return run_federation(federation, self.session(federation))
 
 
 def interrupt_after(rounds: int) -> Callable[[Checkpoint], None]:
@@ -86,7 +86,7 @@ class StubDoor:
 class StubSpec(SiteSpec):
     """Builds such a site where a real one would be built."""
 
-    def build(self, workbench: Workbench, ledger: Ledger, hooks: SiteHooks | None = None) -> StubDoor:  # type: ignore[override]
+    def build(self, session: ModelSession, ledger: Ledger, hooks: SiteHooks | None = None) -> StubDoor:  # type: ignore[override]
         if self.records.name == "broken":
             raise RuntimeError("this site cannot be built")
         return StubDoor(self.records.name)

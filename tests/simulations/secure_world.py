@@ -9,7 +9,7 @@ import numpy as np
 from tests.coordinators import asked
 from tests.simulations.miniature import Miniature
 from yoriai import wire
-from yoriai.client.model.workbench import Workbench
+from yoriai.client.model.model_session import ModelSession
 from yoriai.client.site.site import Site
 from yoriai.errors import RoundError
 from yoriai.privacy.job_terms.round_terms import first_range
@@ -38,7 +38,7 @@ class World:
         dotted = {key.replace(".", "__"): value for key, value in {**SETTINGS, **settings}.items()}
         self.federation = mini.federation(folder, **dotted)
         self.job, self.folder = self.federation.job, folder
-        self.workbench = mini.workbench(self.federation)
+        self.session = mini.session(self.federation)
         self.secure = self.job.secure_aggregation.enabled
         self.consortium = Consortium.found(
             folder / "consortium", self.federation.roster.weights, federation=self.job.name
@@ -48,14 +48,14 @@ class World:
         self.ledgers = {n: open_ledgers.enter_context(s.open_ledger()) for n, s in self.specs.items()}
         self.sites = {name: self.build(name) for name in self.specs}
 
-    def build(self, name: str, workbench: Workbench | None = None) -> Site:
-        return self.specs[name].build(workbench or self.workbench, self.ledgers[name])
+    def build(self, name: str, session: ModelSession | None = None) -> Site:
+        return self.specs[name].build(session or self.session, self.ledgers[name])
 
     def coordinator(self, transport: "Dropping") -> Coordinator:
         return Coordinator(
             self.job,
             self.federation.roster,
-            base_digest=self.workbench.base.digest,
+            base_digest=self.session.base.digest,
             noise_multiplier=self.federation.noise_multiplier,
             rule=get_rule(self.job.federation.rule),
             transport=transport,
@@ -76,13 +76,13 @@ class World:
 
     def run(self, transport: "Dropping | None" = None, **callbacks: Callable[..., None]) -> Checkpoint:
         transport = transport or Dropping(self.sites)
-        return self.coordinator(transport).run(self.workbench.initial_adapter(self.job), **callbacks)
+        return self.coordinator(transport).run(self.session.initial_adapter(self.job), **callbacks)
 
     def trained(self, checkpoint: Checkpoint) -> np.ndarray:
         return checkpoint.adapter.select(("R",)).flatten()
 
     def trained_at_start(self) -> np.ndarray:
-        return self.workbench.initial_adapter(self.job).select(("R",)).flatten()
+        return self.session.initial_adapter(self.job).select(("R",)).flatten()
 
     def step(self) -> float:
         """Distance of two levels of the first round's grid."""
@@ -148,9 +148,9 @@ def offer(secure: World, **changes: object) -> wire.JobOffer:
         "job": secure.job.model_dump(mode="json", by_alias=True),
         "roster": secure.federation.roster,
         "signed_roster": secure.consortium.roster_file().decode(),
-        "base_digest": secure.workbench.base.digest,
+        "base_digest": secure.session.base.digest,
         "noise_multiplier": secure.federation.noise_multiplier,
-        "payload": secure.workbench.initial_adapter(secure.job).to_bytes(),
+        "payload": secure.session.initial_adapter(secure.job).to_bytes(),
     }
     return wire.JobOffer(**{**fields, **changes})
 
@@ -163,7 +163,7 @@ def reason(secure: World, message: wire.Message) -> str:
 
 def masked_request(secure: World, **changes: object) -> wire.TrainRequest:
     """An honest request for the first slot of the first window."""
-    start = secure.workbench.initial_adapter(secure.job)
+    start = secure.session.initial_adapter(secure.job)
     fields: dict[str, object] = {
         "run_id": "run-1",
         "round_index": 0,

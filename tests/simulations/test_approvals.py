@@ -13,7 +13,7 @@ from tests.world import job_settings, save_tiny_base, write_sites
 from yoriai import wire
 from yoriai.client.cli.jobs_terms import early_end
 from yoriai.client.model.base_model import load_base
-from yoriai.client.model.workbench import Workbench
+from yoriai.client.model.model_session import ModelSession
 from yoriai.client.offer.job_book import JobBook
 from yoriai.client.records.records import read_sites
 from yoriai.client.site.adapter_place import VERSION, folder_of, read_evaluation
@@ -44,7 +44,7 @@ class Village:
 
     def __init__(self, home: Path, base: Path, closing: ExitStack, **policy: Any) -> None:
         self.home = home
-        bench = Workbench(load_base(str(base), device=torch.device("cpu")), SpeedSection(threads=1))
+        bench = ModelSession(load_base(str(base), device=torch.device("cpu")), SpeedSection(threads=1))
         closing.callback(bench.close)
         self.bench, self.ledgers, self.books = bench, dict[str, Ledger](), dict[str, JobBook]()
         self.members = {name: KNOWN.identity(name, home) for name in NAMES}
@@ -62,7 +62,7 @@ class Village:
             self.measuring.append(measuring)
             deliveries = Deliveries(
                 config,
-                workbench=bench,
+                session=bench,
                 ledger=ledger,
                 identity=self.members[name],
                 book=self.books[name],
@@ -72,7 +72,7 @@ class Village:
             self.sites[name] = Site(
                 config,
                 records,
-                workbench=bench,
+                session=bench,
                 ledger=ledger,
                 identity=self.members[name],
                 book=self.books[name],

@@ -13,18 +13,18 @@ from typer.testing import CliRunner
 
 from tests.world import write_sites
 from yoriai.cli import app
-from yoriai.client.model.workbench import Workbench
+from yoriai.client.model.model_session import ModelSession
 from yoriai.config import JobConfig, override
 from yoriai.errors import ConfigError
 from yoriai.privacy.dp import dpsgd
-from yoriai.privacy.dp.audit import epsilon_from_cosines
 from yoriai.privacy.dp.dpsgd import ClippedGradientSum
+from yoriai.privacy.dp.empirical_epsilon import epsilon_from_cosines
 from yoriai.privacy.dp.randomness import SeededSource
 from yoriai.privacy.dp.skellam import SkellamTable
-from yoriai.simulations.audit import audit as auditing
+from yoriai.simulations.audit import canary_audit as auditing
 from yoriai.simulations.audit.attack import Carrier, Dirac, Noiseless, RandomDirections, attack, for_attack
 from yoriai.simulations.audit.attack_records import Candidates, Losses, candidates, membership
-from yoriai.simulations.audit.audit import TINY_SETTINGS, Asked, audit
+from yoriai.simulations.audit.canary_audit import TINY_SETTINGS, AuditPlan, audit
 from yoriai.simulations.cli.audit_cli import print_audit
 from yoriai.simulations.run.experiment import DataSource, Experiment, resolve
 
@@ -47,17 +47,17 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
 
 
 @pytest.fixture(scope="module")
-def honest(experiment: Experiment, workbench: Workbench) -> dict[str, Any]:
+def honest(experiment: Experiment, session: ModelSession) -> dict[str, Any]:
     """The audit of the trainer as it is, black-box part included."""
-    return audit(experiment, workbench, asked(records=40))
+    return audit(experiment, session, asked(records=40))
 
 
-def asked(seed: bytes = b"audit", records: int = 0) -> Asked:
-    return Asked(canaries=CANARIES, directions=300, records=records, carriers=4, source=SeededSource(seed))
+def asked(seed: bytes = b"audit", records: int = 0) -> AuditPlan:
+    return AuditPlan(canaries=CANARIES, directions=300, records=records, carriers=4, source=SeededSource(seed))
 
 
-def carrier(job: JobConfig, workbench: Workbench, experiment: Experiment, folder: Path, **more: Any) -> Carrier:
-    return Carrier(for_attack(job, **more), workbench, experiment.sites[0].train[:2], folder)
+def carrier(job: JobConfig, session: ModelSession, experiment: Experiment, folder: Path, **more: Any) -> Carrier:
+    return Carrier(for_attack(job, **more), session, experiment.sites[0].train[:2], folder)
 
 
 def test_the_bound_of_an_honest_trainer_is_above_nothing_and_below_the_ledger(honest: dict[str, Any]) -> None:
@@ -91,7 +91,7 @@ def test_the_estimate_from_random_directions_is_about_the_epsilon_of_the_ledger(
 
 
 def test_half_the_noise_is_caught(
-    experiment: Experiment, workbench: Workbench, honest: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    experiment: Experiment, session: ModelSession, honest: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     right = dpsgd.gaussian_mechanism
 
@@ -100,7 +100,7 @@ def test_half_the_noise_is_caught(
         return released, replace(event, noise_multiplier=noise_multiplier)
 
     monkeypatch.setattr(dpsgd, "gaussian_mechanism", half)
-    found = audit(experiment, workbench, asked())
+    found = audit(experiment, session, asked())
     assert found["refuted"]
     assert found["white_box"]["job_rounds"]["noise_refuted"]
     assert found["epsilon_lower_white_box"] > 1.4 * honest["epsilon_lower_white_box"]
@@ -108,7 +108,7 @@ def test_half_the_noise_is_caught(
 
 
 def test_a_clip_of_the_batch_in_place_of_the_record_is_caught(
-    experiment: Experiment, workbench: Workbench, monkeypatch: pytest.MonkeyPatch
+    experiment: Experiment, session: ModelSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The mean of the batch is clipped and the noise made for one record added, as a plain framework would."""
 
@@ -120,15 +120,15 @@ def test_a_clip_of_the_batch_in_place_of_the_record_is_caught(
         self._clear()
 
     monkeypatch.setattr(ClippedGradientSum, "add_piece", batch_clipped)
-    found = audit(experiment, workbench, asked())
+    found = audit(experiment, session, asked())
     assert found["refuted"]
     assert found["white_box"]["full_step"]["probes"]["many_guesses"]["epsilon_lower"] > found["epsilon_ledger"]
 
 
 def test_canaries_under_a_hostile_job_prove_no_more_than_the_ledger_says(
-    experiment: Experiment, workbench: Workbench
+    experiment: Experiment, session: ModelSession
 ) -> None:
-    found = audit(experiment, workbench, replace(asked(), hostile=True))
+    found = audit(experiment, session, replace(asked(), hostile=True))
     assert found["settings"]["hostile"]
     assert found["control"]["clip_norm"] == 1e-6
     assert 0.5 < found["epsilon_lower_white_box"] < found["epsilon_ledger"] <= 4.0
@@ -137,7 +137,7 @@ def test_canaries_under_a_hostile_job_prove_no_more_than_the_ledger_says(
 
 
 def test_canaries_under_a_hostile_job_that_switched_the_noise_off_prove_more_than_the_ledger_says(
-    experiment: Experiment, workbench: Workbench, monkeypatch: pytest.MonkeyPatch
+    experiment: Experiment, session: ModelSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     right = dpsgd.gaussian_mechanism
 
@@ -145,7 +145,7 @@ def test_canaries_under_a_hostile_job_that_switched_the_noise_off_prove_more_tha
         return total, right(total, **more)[1]
 
     monkeypatch.setattr(dpsgd, "gaussian_mechanism", none)
-    found = audit(experiment, workbench, replace(asked(), hostile=True))
+    found = audit(experiment, session, replace(asked(), hostile=True))
     assert found["refuted"]
     assert found["white_box"]["full_step"]["probes"]["many_guesses"]["epsilon_lower"] > found["epsilon_ledger"]
 
@@ -158,7 +158,7 @@ def test_the_control_samples_and_rounds_as_its_source_does_and_adds_no_noise() -
     np.testing.assert_array_equal(control.uniform(5), source.uniform(5))
 
 
-def test_the_same_noise_in_every_round_is_caught(experiment: Experiment, workbench: Workbench) -> None:
+def test_the_same_noise_in_every_round_is_caught(experiment: Experiment, session: ModelSession) -> None:
     class Repeating(SeededSource):
         """Draws the noise of each length once and hands it out for ever; random directions have their own length."""
 
@@ -169,16 +169,16 @@ def test_the_same_noise_in_every_round_is_caught(experiment: Experiment, workben
                 self._kept[n] = super().gaussian(n)
             return self._kept[n]
 
-    found = audit(experiment, workbench, replace(asked(), source=Repeating(b"again")))
+    found = audit(experiment, session, replace(asked(), source=Repeating(b"again")))
     assert found["refuted"]
     assert found["white_box"]["job_rounds"]["noise_correlation"] > 0.99
     assert found["white_box"]["job_rounds"]["probes"]["repeated_noise"]["epsilon_lower"] > 3.0
 
 
 def test_every_round_is_charged_to_a_real_ledger(
-    experiment: Experiment, workbench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    experiment: Experiment, session: ModelSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rides = carrier(experiment.job, workbench, experiment, tmp_path)
+    rides = carrier(experiment.job, session, experiment, tmp_path)
     done: list[tuple[int, int]] = []
     rides = replace(rides, on_round=lambda n, total: done.append((n, total)))
     source = SeededSource(b"ledger")
@@ -191,10 +191,10 @@ def test_every_round_is_charged_to_a_real_ledger(
 
 
 def test_canaries_that_are_in_shift_their_products_by_the_clip_norm_and_others_not_at_all(
-    experiment: Experiment, workbench: Workbench, tmp_path: Path
+    experiment: Experiment, session: ModelSession, tmp_path: Path
 ) -> None:
     rides = carrier(
-        override(experiment.job, {"privacy.clip_norm": 0.3}), workbench, experiment, tmp_path, full_batch=True
+        override(experiment.job, {"privacy.clip_norm": 0.3}), session, experiment, tmp_path, full_batch=True
     )
     source = SeededSource(b"shift")
     for directions in (Dirac(4000, rides.dimension, source), RandomDirections(1000, rides.dimension, source)):
@@ -242,9 +242,9 @@ def test_a_training_that_learnt_its_members_by_heart_is_found_out() -> None:
 
 
 def test_random_directions_are_unit_vectors_that_estimate_nothing_where_they_are_out(
-    experiment: Experiment, workbench: Workbench, tmp_path: Path
+    experiment: Experiment, session: ModelSession, tmp_path: Path
 ) -> None:
-    rides, source = carrier(experiment.job, workbench, experiment, tmp_path, full_batch=True), SeededSource(b"out")
+    rides, source = carrier(experiment.job, session, experiment, tmp_path, full_batch=True), SeededSource(b"out")
     directions = RandomDirections(300, rides.dimension, source)
     np.testing.assert_allclose(np.linalg.norm(directions.rows(np.arange(300)), axis=1), 1.0, rtol=1e-5)
     seen = attack(rides, directions, np.zeros(300, np.bool_), source)

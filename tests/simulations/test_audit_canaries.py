@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from tests.world import write_sites
-from yoriai.client.model.workbench import Workbench
+from yoriai.client.model.model_session import ModelSession
 from yoriai.client.training.train import train_round
 from yoriai.privacy.dp.randomness import SeededSource
 from yoriai.simulations.audit.attack import Carrier, Dirac, GradientCanaries, Noiseless, attack, for_attack
-from yoriai.simulations.audit.audit import TINY_SETTINGS, attack_records
+from yoriai.simulations.audit.canary_audit import TINY_SETTINGS, attack_records
 from yoriai.simulations.run.experiment import DataSource, Experiment, resolve
 
 pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook", "ignore:.is_gradient_checkpointing")
@@ -37,9 +37,9 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     return resolve(None, DataSource(path=sites), SETTINGS)
 
 
-def carrier(experiment: Experiment, workbench: Workbench, folder: Path, *, full_batch: bool) -> Carrier:
+def carrier(experiment: Experiment, session: ModelSession, folder: Path, *, full_batch: bool) -> Carrier:
     job = for_attack(experiment.job, full_batch=full_batch)
-    return Carrier(job, workbench, experiment.sites[0].train[:RECORDS], folder)
+    return Carrier(job, session, experiment.sites[0].train[:RECORDS], folder)
 
 
 class Drawing:
@@ -58,7 +58,7 @@ class Drawing:
 
 def seen_of(rides: Carrier, directions: Dirac, included: np.ndarray, units: set[int]) -> np.ndarray:
     """What one round that draws these units shows of every direction, in clip norms."""
-    job, plan, bench = rides.job, rides.plan(), rides.workbench
+    job, plan, bench = rides.job, rides.plan(), rides.session
     canaries = GradientCanaries(directions, included, 4.0 * plan.clip_norm)
     records = bench.prepare(rides.records, job)
     done = train_round(
@@ -75,9 +75,9 @@ def seen_of(rides: Carrier, directions: Dirac, included: np.ndarray, units: set[
 
 @pytest.mark.parametrize("drawn", [{0}, {CANARIES - 1}, {4}, {0, 3, 8}, {1, 2, 5, 6, 7}, set()])
 def test_the_canaries_that_ride_through_a_round_are_exactly_those_that_were_drawn(
-    experiment: Experiment, workbench: Workbench, tmp_path: Path, drawn: set[int]
+    experiment: Experiment, session: ModelSession, tmp_path: Path, drawn: set[int]
 ) -> None:
-    rides = carrier(experiment, workbench, tmp_path, full_batch=False)
+    rides = carrier(experiment, session, tmp_path, full_batch=False)
     directions = Dirac(40, rides.dimension, SeededSource(b"named"))
     included = np.arange(40)[3::4][:CANARIES]  # Every canary has its own name, which is not its place.
     units = {RECORDS - 1} | {RECORDS + place for place in drawn}
@@ -90,9 +90,9 @@ def test_the_canaries_that_ride_through_a_round_are_exactly_those_that_were_draw
 
 @pytest.mark.parametrize("seed", [b"one", b"two"])
 def test_a_release_without_noise_shows_exactly_the_canaries_that_are_in(
-    experiment: Experiment, workbench: Workbench, tmp_path: Path, seed: bytes
+    experiment: Experiment, session: ModelSession, tmp_path: Path, seed: bytes
 ) -> None:
-    rides = carrier(experiment, workbench, tmp_path, full_batch=True)
+    rides = carrier(experiment, session, tmp_path, full_batch=True)
     source = SeededSource(seed)
     directions = Dirac(60, rides.dimension, source)
     included = source.uniform(60) < 0.4
@@ -103,15 +103,15 @@ def test_a_release_without_noise_shows_exactly_the_canaries_that_are_in(
 
 
 def test_each_candidates_loss_is_its_own_however_they_are_batched(
-    experiment: Experiment, workbench: Workbench, monkeypatch: pytest.MonkeyPatch
+    experiment: Experiment, session: ModelSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = experiment.job
     found = attack_records.candidates(job, experiment.sites, 24, SeededSource(b"losses"))
     monkeypatch.setattr(attack_records, "_BATCH", 5)
-    together = attack_records.losses_before(job, workbench, found)
+    together = attack_records.losses_before(job, session, found)
     monkeypatch.setattr(attack_records, "_BATCH", 1)
     alone = [
-        attack_records.losses_before(job, workbench, replace(found, records=(record,)))[0] for record in found.records
+        attack_records.losses_before(job, session, replace(found, records=(record,)))[0] for record in found.records
     ]
     assert len({len(record.prompt or "") for record in found.records}) > 1
     assert len(set(np.round(alone, 6))) > 3

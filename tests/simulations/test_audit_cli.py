@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 from tests.world import write_sites
 from yoriai.cli import app
 from yoriai.errors import EXIT_BAD_INPUT, ConfigError
-from yoriai.simulations.audit import audit as auditing
+from yoriai.simulations.audit import canary_audit as auditing
 from yoriai.simulations.cli.audit_cli import EXIT_REFUTED, print_audit
 from yoriai.simulations.run.experiment import Experiment
-from yoriai.simulations.run.progress import Observer
+from yoriai.simulations.run.observers import Observer
 
 
 def _part(correct: int, guesses: int, epsilon: float) -> dict[str, Any]:
@@ -72,7 +72,7 @@ class Audited:
         self.asked: auditing.Asked | None = None
 
     def __call__(
-        self, experiment: Experiment, workbench: object, asked: auditing.Asked, observer: Observer
+        self, experiment: Experiment, session: object, asked: auditing.Asked, observer: Observer
     ) -> dict[str, Any]:
         self.experiment, self.asked = experiment, asked
         observer.say("audit    what is under way")

@@ -18,7 +18,7 @@ from yoriai.config import JobConfig
 from yoriai.errors import ConfigError, StorageError
 from yoriai.simulations.bench.deploy import figures, processes, usage
 from yoriai.simulations.bench.deploy.daemons import stage_of
-from yoriai.simulations.bench.deploy.plan import Asked, job_for, save_base, shape_for
+from yoriai.simulations.bench.deploy.plan import DeployPlan, job_for, save_base, shape_for
 from yoriai.simulations.bench.deploy.usage import Process, Usage, below, cpu_by_kind, kind_of, parse_stat
 
 
@@ -97,13 +97,13 @@ def test_the_first_adapter_of_the_job_has_the_reckoned_size(tmp_path: Path) -> N
     from yoriai.strategies.adapter import AdapterState
 
     shape = shape_for(5_000)
-    job = job_for(Asked(3, 5_000, 1, "local"), save_base(tmp_path / "base", shape.hidden), shape.rank)
+    job = job_for(DeployPlan(3, 5_000, 1, "local"), save_base(tmp_path / "base", shape.hidden), shape.rank)
     assert AdapterState.from_bytes(prepare(job).adapter).size_bytes == 4 * shape.params
 
 
 @pytest.mark.parametrize(("noise", "fewest"), [("local", 40), ("distributed", 50)])
 def test_distributed_noise_does_without_no_site(noise: str, fewest: int) -> None:
-    job: JobConfig = job_for(Asked(50, 1, 3, noise), Path("/base"), 1)
+    job: JobConfig = job_for(DeployPlan(50, 1, 3, noise), Path("/base"), 1)
     assert job.federation.min_sites == fewest
 
 

@@ -132,7 +132,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(plan, "LORA_RANK", 4)
     monkeypatch.setattr(plan, "CORE_RANK", 4)
     training._sites.cache_clear()
-    training._workbench.cache_clear()
+    training._session.cache_clear()
     return "tiny"
 
 

@@ -10,7 +10,7 @@ from tests.simulations.conftest import Run
 from tests.world import job_settings
 from yoriai.config import JobConfig
 from yoriai.errors import RecordError
-from yoriai.simulations.check.check import Check, check, print_check
+from yoriai.simulations.check.job_check import Check, check, print_check
 from yoriai.simulations.run.api import simulate
 from yoriai.simulations.run.experiment import DataSource
 

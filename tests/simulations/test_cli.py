@@ -15,7 +15,7 @@ from tests.world import write_job, write_records, write_sites
 from yoriai import cli
 from yoriai.config import load_job
 from yoriai.errors import ConfigError
-from yoriai.simulations.cli.cli import overrides
+from yoriai.simulations.cli.simulate_cli import overrides
 from yoriai.simulations.report.file import load_report
 
 ROOT = Path(__file__).resolve().parents[2]

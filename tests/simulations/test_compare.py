@@ -10,7 +10,7 @@ from yoriai.client.records.records import Record, SiteRecords
 from yoriai.config import JobConfig, override
 from yoriai.privacy.ledger.ledger import Ledger
 from yoriai.simulations.run.compare import LAST, Comparison, comparisons
-from yoriai.simulations.run.federation import Federation
+from yoriai.simulations.run.simulated_federation import Federation
 
 
 def federation(folder: Path, noise: str = "local") -> Federation:

@@ -21,11 +21,11 @@ from yoriai.errors import ConfigError, PolicyError, RoundError
 from yoriai.privacy.dp.accounting import SampledSkellam
 from yoriai.privacy.dp.randomness import SeededSource
 from yoriai.privacy.dp.skellam import SkellamTable
-from yoriai.privacy.job_terms.noise_shares import noise_shares
+from yoriai.privacy.job_terms.distributed_noise_parameters import distributed_noise_of
 from yoriai.privacy.ledger.ledger import Ledger
 from yoriai.simulations.run import engines
 from yoriai.simulations.run.api import simulate
-from yoriai.simulations.run.federation import Federation
+from yoriai.simulations.run.simulated_federation import Federation
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.rule import get_rule
 
@@ -159,7 +159,7 @@ def test_a_site_shares_noise_only_if_its_operator_allows_it_and_counts_on_as_man
         here.sites["north"] = Site(
             changed,
             spec.records,
-            workbench=here.workbench,
+            session=here.session,
             ledger=here.ledgers["north"],
             identity=spec.identity(),
         )
@@ -226,8 +226,8 @@ def test_a_site_that_was_offered_more_noise_than_the_others_masks_and_charges_no
         here = world(mini, tmp_path, stack)
         told = here.federation.noise_multiplier
         assert told is not None
-        n_params = here.workbench.initial_adapter(here.job).select(("R",)).size_bytes // 4
-        true, false = (noise_shares(here.job, told * by, n_params=n_params, sites=4) for by in (1.0, 1.02))
+        n_params = here.session.initial_adapter(here.job).select(("R",)).size_bytes // 4
+        true, false = (distributed_noise_of(here.job, told * by, n_params=n_params, sites=4) for by in (1.0, 1.02))
         assert (false.word_bits, false.size) == (true.word_bits, true.size)
         assert false.variance > true.variance
         checkpoint = here.run(Flattering(here, "north", told * 1.02))

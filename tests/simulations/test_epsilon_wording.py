@@ -17,7 +17,7 @@ from yoriai.config.models import PersonalSection, PrivacySection
 from yoriai.errors import ConfigError, RecordError
 from yoriai.privacy.dp.wording import adjacency, epsilon_text, per_unit, terms
 from yoriai.simulations.bench.rules import tables
-from yoriai.simulations.check.check import check, print_check
+from yoriai.simulations.check.job_check import check, print_check
 from yoriai.simulations.report.claims import main_metric
 from yoriai.simulations.report.figures import draw
 from yoriai.simulations.report.html import meanings, price_text, render_html

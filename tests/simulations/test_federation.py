@@ -11,8 +11,8 @@ from tests.simulations.miniature import SIZES, Miniature, interrupt_after
 from yoriai.errors import CheckpointError, RoundError
 from yoriai.privacy.ledger.ledger import Ledger
 from yoriai.server.round.registry import Registry
-from yoriai.simulations.run import federation as federations
-from yoriai.simulations.run.federation import Federation
+from yoriai.simulations.run import simulated_federation as federations
+from yoriai.simulations.run.simulated_federation import Federation
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def test_outcome_names_the_rounds_what_they_cost_and_how_long_each_site_took(wor
     federation = world.federation(tmp_path)
     outcome = world.run(federation)
     assert [record.answered for record in outcome.checkpoint.rounds] == [tuple(sorted(SIZES))] * 3
-    assert outcome.checkpoint.adapter != world.workbench(federation).initial_adapter(federation.job)
+    assert outcome.checkpoint.adapter != world.session(federation).initial_adapter(federation.job)
     assert outcome.refused == {}
     assert set(outcome.epsilon) == set(outcome.seconds) == set(SIZES)
     for site, points in outcome.spending.items():

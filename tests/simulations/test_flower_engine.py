@@ -20,8 +20,8 @@ from yoriai import wire
 from yoriai.client.records.records import SiteRecords
 from yoriai.errors import RoundError
 from yoriai.server.round.messenger import Transport
-from yoriai.simulations.run.federation import Federation, run_federation
 from yoriai.simulations.run.flower_engine import run_in_flower
+from yoriai.simulations.run.simulated_federation import Federation, run_federation
 
 _SECONDS_TO_DIE = 20.0
 
@@ -58,9 +58,9 @@ def test_both_engines_give_the_same_bits_and_flower_stays_quiet(
     settings: dict[str, object] = {"federation__rule": rule, "federation__rounds": 2}
     in_process = world.run(world.federation(tmp_path / "inprocess", **settings))
     federation = _with_absent_site(world.federation(tmp_path / "flower", engine="flower", **settings))
-    workbench = world.workbench(federation)
+    session = world.session(federation)
     capfd.readouterr()
-    outcome = run_federation(federation, workbench)
+    outcome = run_federation(federation, session)
     shown = capfd.readouterr()
     assert outcome.checkpoint.adapter == in_process.checkpoint.adapter
     assert outcome.checkpoint.lanes == in_process.checkpoint.lanes
@@ -88,7 +88,7 @@ def test_site_that_raises_is_a_missing_reply_and_the_coordinators_error_comes_ou
             raise RoundError("the coordinator's own", remedy="see above")
 
         with pytest.raises(RoundError, match="the coordinator's own; see above"):
-            run_in_flower(specs, world.workbench(federation).base.digest, run)
+            run_in_flower(specs, world.session(federation).base.digest, run)
     assert found == [(("raising", "working"), {"working": b"2working"})]
 
 

@@ -16,7 +16,7 @@ from yoriai.errors import TrainingError
 from yoriai.privacy.ledger.ledger import Ledger
 from yoriai.simulations.report.file import load_report, report_json
 from yoriai.simulations.report.report import Report
-from yoriai.simulations.run import personal as module
+from yoriai.simulations.run import personal_adapters as module
 from yoriai.simulations.run.api import Options, resume, simulate
 from yoriai.simulations.run.engines import InProcessTransport, SiteSpec
 from yoriai.strategies.adapter import AdapterState

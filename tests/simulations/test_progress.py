@@ -10,7 +10,7 @@ from rich.console import Console
 
 from tests.world import Notebook
 from yoriai.client.model.quiet import quiet_libraries
-from yoriai.simulations.run.progress import Bars, Lines, screen
+from yoriai.simulations.run.observers import Bars, Lines, screen
 from yoriai.simulations.run.timing import Stopwatch
 
 

@@ -9,14 +9,14 @@ import pytest
 from tests.simulations.conftest import Run
 from tests.world import job_settings, write_sites
 from yoriai.client.model.base_model import choose_device, load_base
-from yoriai.client.model.workbench import Workbench
+from yoriai.client.model.model_session import ModelSession
 from yoriai.server.round.registry import Registry
 from yoriai.simulations.report.report import Report
 from yoriai.simulations.run.experiment import DataSource, Experiment, resolve
-from yoriai.simulations.run.federation import Outcome
 from yoriai.simulations.run.measuring import Measurements, TestBench
-from yoriai.simulations.run.progress import Silent
+from yoriai.simulations.run.observers import Silent
 from yoriai.simulations.run.reporting import Measured, base_of, build_report, describe
+from yoriai.simulations.run.simulated_federation import Outcome
 
 NOW = datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC)
 
@@ -28,9 +28,9 @@ def experiment(base: Path, sites: Path) -> Experiment:
 
 
 @pytest.fixture(scope="module")
-def workbench(base: Path, experiment: Experiment) -> Workbench:
+def session(base: Path, experiment: Experiment) -> ModelSession:
     """The base in memory."""
-    return Workbench(load_base(str(base), device=choose_device("cpu")), experiment.job.speed)
+    return ModelSession(load_base(str(base), device=choose_device("cpu")), experiment.job.speed)
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +44,11 @@ def outcome(run: Run) -> Outcome:
 
 
 @pytest.fixture(scope="module")
-def measured(run: Run, experiment: Experiment, workbench: Workbench) -> Measured:
+def measured(run: Run, experiment: Experiment, session: ModelSession) -> Measured:
     """As the shared run left it, with times of our own."""
     return Measured(
         kept=Measurements(run.folder / "measurements.json"),
-        bench=TestBench(experiment.job, experiment.sites, workbench, Silent()),
+        bench=TestBench(experiment.job, experiment.sites, session, Silent()),
         seconds={"train": 10.0, "total": 30.0},
         site_seconds={"a": 4.0, "b": 3.0, "c": 2.5},
         cut={"a": 0, "b": 4, "c": 1},
@@ -57,9 +57,9 @@ def measured(run: Run, experiment: Experiment, workbench: Workbench) -> Measured
 
 
 @pytest.fixture(scope="module")
-def report(experiment: Experiment, workbench: Workbench, outcome: Outcome, measured: Measured) -> Report:
+def report(experiment: Experiment, session: ModelSession, outcome: Outcome, measured: Measured) -> Report:
     """Built anew."""
-    return build_report(experiment, workbench, outcome, measured, created=NOW)
+    return build_report(experiment, session, outcome, measured, created=NOW)
 
 
 def test_it_equals_the_runs_own_report_in_what_was_measured(report: Report, run: Run) -> None:
@@ -75,9 +75,9 @@ def test_times_are_those_given_and_what_no_site_took_is_overhead(report: Report)
 
 
 def test_flower_sites_leave_no_times(
-    experiment: Experiment, workbench: Workbench, outcome: Outcome, measured: Measured
+    experiment: Experiment, session: ModelSession, outcome: Outcome, measured: Measured
 ) -> None:
-    found = build_report(experiment, workbench, outcome, replace(measured, site_seconds={}), created=NOW)
+    found = build_report(experiment, session, outcome, replace(measured, site_seconds={}), created=NOW)
     assert found.seconds == {"train": 10.0, "total": 30.0}
     assert [site.seconds for site in found.sites] == [0.0, 0.0, 0.0]
 
@@ -94,9 +94,9 @@ def test_bytes_of_sites_and_of_rounds_are_the_same_bytes(report: Report) -> None
 
 
 def test_notes_tell_of_cut_records_labels_small_tests_and_absent_sites(
-    experiment: Experiment, workbench: Workbench, outcome: Outcome, measured: Measured
+    experiment: Experiment, session: ModelSession, outcome: Outcome, measured: Measured
 ) -> None:
-    found = build_report(experiment, workbench, replace(outcome, refused={"c": "budget"}), measured, created=NOW)
+    found = build_report(experiment, session, replace(outcome, refused={"c": "budget"}), measured, created=NOW)
     notes = "\n".join(found.notes)
     assert "Records longer than 128 tokens were cut: b 4, c 1." in notes
     assert "label set was read off" in notes
@@ -104,18 +104,18 @@ def test_notes_tell_of_cut_records_labels_small_tests_and_absent_sites(
     assert "Site c did not take part: budget" in notes
 
 
-def test_a_packaged_base_has_its_own_licence_and_source(workbench: Workbench, base: Path) -> None:
-    own = base_of(workbench)
+def test_a_packaged_base_has_its_own_licence_and_source(session: ModelSession, base: Path) -> None:
+    own = base_of(session)
     assert (own.name, own.source) == (str(base), str(base))
-    packaged = Workbench(replace(workbench.base, name="smollm2-135m-instruct"), workbench.speed)
+    packaged = ModelSession(replace(session.base, name="smollm2-135m-instruct"), session.speed)
     assert base_of(packaged).licence == "Apache-2.0"
 
 
-def test_the_beginning_of_a_run_names_licences_task_and_cuts(experiment: Experiment, workbench: Workbench) -> None:
-    lines = describe(experiment, workbench, {"a": 2, "b": 1, "c": 0})
+def test_the_beginning_of_a_run_names_licences_task_and_cuts(experiment: Experiment, session: ModelSession) -> None:
+    lines = describe(experiment, session, {"a": 2, "b": 1, "c": 0})
     assert [line.split()[0] for line in lines] == ["base", "records", "task", "cut"]
     assert lines[3] == "cut      3 of 110 records are longer than 128 tokens and lose the rest"
-    assert len(describe(experiment, workbench, {"a": 0, "b": 0, "c": 0})) == 3
+    assert len(describe(experiment, session, {"a": 0, "b": 0, "c": 0})) == 3
 
 
 def test_a_site_without_test_records_is_in_the_report_without_a_score(base: Path, tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def test_a_job_in_the_clear_is_refused_by_a_site_that_does_not_allow_it(world: C
 def test_a_round_in_the_clear_of_a_secure_job_is_refused(world: Callable[..., World]) -> None:
     secure = world()
     secure.ask("north", offer(secure))
-    start = secure.workbench.initial_adapter(secure.job)
+    start = secure.session.initial_adapter(secure.job)
     request = wire.TrainRequest(
         run_id="run-1", round_index=0, adapter_digest=start.digest(), payload=start.select(("R",)).to_bytes()
     )

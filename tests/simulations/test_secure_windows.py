@@ -9,7 +9,7 @@ from tests.simulations.secure_world import Cheat, Dropping, World, masked_reques
 from yoriai import wire
 from yoriai.errors import RoundError
 from yoriai.server.round.registry import Checkpoint
-from yoriai.server.round.schedule import sample_sites
+from yoriai.server.round.site_sampling import sample_sites
 
 SLOT, WINDOW = list(wire.SLOT_STAGES), list(wire.WINDOW_STAGES)
 THREE = {"federation.rounds": 3}

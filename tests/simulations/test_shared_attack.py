@@ -8,14 +8,14 @@ import pytest
 
 from tests.simulations.test_audit import SETTINGS, asked
 from tests.world import write_sites
-from yoriai.client.model.workbench import Workbench
-from yoriai.privacy.distributed import shared_noise
-from yoriai.privacy.distributed.shared_noise import RoundedSum
+from yoriai.client.model.model_session import ModelSession
+from yoriai.privacy.distributed import distributed_noise
+from yoriai.privacy.distributed.distributed_noise import RoundedSum
 from yoriai.privacy.dp.accounting import SampledSkellam
 from yoriai.privacy.dp.randomness import SeededSource
 from yoriai.privacy.dp.skellam import SkellamTable
 from yoriai.simulations.audit.attack import Carrier, Dirac, Noiseless, attack, for_attack
-from yoriai.simulations.audit.audit import audit
+from yoriai.simulations.audit.canary_audit import audit
 from yoriai.simulations.run.experiment import DataSource, Experiment, resolve
 
 pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook", "ignore:.is_gradient_checkpointing")
@@ -28,8 +28,8 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
 
 
 @pytest.fixture(scope="module")
-def honest(experiment: Experiment, workbench: Workbench) -> dict[str, Any]:
-    return audit(experiment, workbench, asked())
+def honest(experiment: Experiment, session: ModelSession) -> dict[str, Any]:
+    return audit(experiment, session, asked())
 
 
 def test_the_bound_of_honest_sites_is_above_nothing_and_below_the_ledger(honest: dict[str, Any]) -> None:
@@ -52,7 +52,7 @@ def test_canaries_outside_see_the_noise_that_was_charged(honest: dict[str, Any])
 
 @pytest.mark.parametrize("fault", ["one share missing", "shares of half the scale"])
 def test_a_broken_share_is_caught(
-    experiment: Experiment, workbench: Workbench, monkeypatch: pytest.MonkeyPatch, fault: str
+    experiment: Experiment, session: ModelSession, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     """Three honest shares are counted on; without one of them a third of the variance is missing."""
     right, calls = RoundedSum.release, []
@@ -65,8 +65,8 @@ def test_a_broken_share_is_caught(
             monkeypatch.setattr(self, "_source", _Halved(self._source))
         return right(self, table)
 
-    monkeypatch.setattr(shared_noise.RoundedSum, "release", broken)
-    found = audit(experiment, workbench, asked())
+    monkeypatch.setattr(distributed_noise.RoundedSum, "release", broken)
+    found = audit(experiment, session, asked())
     assert found["refuted"]
     assert found["white_box"]["job_rounds"]["noise_refuted"]
 
@@ -82,9 +82,9 @@ class _Halved:
 
 
 def test_canaries_that_are_in_shift_their_products_by_the_clip_norm_and_others_not_at_all(
-    experiment: Experiment, workbench: Workbench, tmp_path: Path
+    experiment: Experiment, session: ModelSession, tmp_path: Path
 ) -> None:
-    rides = Carrier(for_attack(experiment.job, full_batch=True), workbench, experiment.sites[0].train[:2], tmp_path)
+    rides = Carrier(for_attack(experiment.job, full_batch=True), session, experiment.sites[0].train[:2], tmp_path)
     assert isinstance(rides.round_event, SampledSkellam)
     directions = Dirac(200, rides.dimension, SeededSource(b"d"))
     included = np.arange(200) % 2 == 0

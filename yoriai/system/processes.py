@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from yoriai.errors import DaemonError
-from yoriai.system.held import Holder
+from yoriai.system.process_lock import Holder
 
 
 def end(holder: Holder, owner: int, what: str, *, timeout_s: float, remedy: str) -> None:

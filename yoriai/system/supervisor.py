@@ -3,7 +3,7 @@
 The child leads a session of its own, so that one signal reaches it and what it has started in turn. When it ends, for
 whatever reason, the rest of its group is killed before another is started; Flower's processes start further ones, and
 two generations must not live side by side. If the supervisor's process is killed, the kernel kills the child
-(`tether.py`); the kernel looks at the thread that started it, so that thread does nothing but wait for it.
+(`child_launcher.py`); the kernel looks at the thread that started it, so that thread does nothing but wait for it.
 
 Not covered: a grandchild that leaves the group on purpose. Under systemd the unit's control group ends it as well.
 """
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO
 
 from yoriai.errors import ConfigError, StorageError
-from yoriai.system import tether
+from yoriai.system import child_launcher
 from yoriai.system.files import PRIVATE
 from yoriai.system.log import EventLog
 
@@ -168,7 +168,7 @@ class Supervisor:
         self._log.event("child_ended", child=self._name, pid=process.pid, code=code, lived_s=lived_s)
 
     def _launch(self) -> "subprocess.Popen[bytes]":
-        tied = [sys.executable, "-I", "-S", tether.__file__, str(os.getpid()), self._user, *self._command()]
+        tied = [sys.executable, "-I", "-S", child_launcher.__file__, str(os.getpid()), self._user, *self._command()]
         return subprocess.Popen(
             tied,
             env=self._environment,

@@ -20,8 +20,8 @@ from yoriai import wire
 from yoriai.client.daemon.daemon import Reception, harden
 from yoriai.client.daemon.daemon_config import DaemonConfig, config_in
 from yoriai.client.daemon.daemon_site import open_site
-from yoriai.client.daemon.desk import Desk, OpenSite
 from yoriai.client.daemon.listener import Listener
+from yoriai.client.daemon.message_worker import MessageWorker, OpenSite
 from yoriai.client.daemon.signals import wake_up_call
 from yoriai.client.model.tasks import TaskHead
 from yoriai.client.site.job import Round
@@ -29,11 +29,11 @@ from yoriai.client.site.site import SiteHooks
 from yoriai.client.training.shared_round import SharedSum, skellam_table
 from yoriai.client.training.train import LocalUpdate
 from yoriai.errors import TrainingError
+from yoriai.privacy.distributed.distributed_noise import RoundedSum
 from yoriai.privacy.distributed.rotation import Rotation
-from yoriai.privacy.distributed.shared_noise import RoundedSum
 from yoriai.privacy.dp.accounting import SampledGaussian
 from yoriai.privacy.dp.randomness import RandomSource
-from yoriai.privacy.job_terms.round_noise import shares_event
+from yoriai.privacy.job_terms.round_cost import shares_event
 from yoriai.simulations.bench.deploy.figures import WORKED
 from yoriai.strategies.adapter import AdapterState
 from yoriai.system.log import EventLog
@@ -123,7 +123,7 @@ def serve(folders: Sequence[Path], log: EventLog) -> None:
         woken, wake = stack.enter_context(wake_up_call())
         desks, receptions = [], []
         for config, listener in zip(configs, listeners, strict=True):
-            desk = Desk(
+            desk = MessageWorker(
                 lambda checkpoint, config=config: _opened(config, log, checkpoint),  # type: ignore[misc]
                 log,
                 waiting=config.waiting,

@@ -12,7 +12,7 @@ from pathlib import Path
 from yoriai.server.flower.flower_control import SERVER_VARIABLE
 from yoriai.server.folder.server_folder import ServerFolder
 from yoriai.server.round.messenger import Transport
-from yoriai.server.service.app import server_app
+from yoriai.server.service.server_app import server_app
 from yoriai.system.files import write_atomically
 
 EXCHANGES = 3

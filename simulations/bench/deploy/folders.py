@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from yoriai.client.folder import enrol as of_site
+from yoriai.client.folder import site_enrolment as of_site
 from yoriai.client.folder.server_ca import install_ca, read_server_ca
 from yoriai.client.folder.site_folder import SiteFolder, make_site
 from yoriai.config import server_of, site_of
@@ -20,11 +20,11 @@ from yoriai.privacy.identity.federation_folder import (
     found_federation,
     unlocked,
 )
-from yoriai.privacy.identity.membership import Terms
-from yoriai.server.folder import enrol as of_server
-from yoriai.server.folder.making import make_server
+from yoriai.privacy.identity.membership import MembershipTerms
+from yoriai.server.folder import coordinator_enrolment as of_server
 from yoriai.server.folder.server_folder import ServerFolder
-from yoriai.simulations.bench.deploy.plan import Asked, write_records
+from yoriai.server.folder.server_setup import make_server
+from yoriai.simulations.bench.deploy.plan import DeployPlan, write_records
 
 _NAME = "bench"
 _VALID_FOR = timedelta(days=7)
@@ -39,7 +39,7 @@ class Deployment:
     sites: Sequence[SiteFolder]
 
 
-def make_deployment(folder: Path, asked: Asked, base: Path) -> Deployment:
+def make_deployment(folder: Path, asked: DeployPlan, base: Path) -> Deployment:
     """Make all folders, and have the consortium sign everybody's request.
 
     Args:
@@ -59,7 +59,7 @@ def make_deployment(folder: Path, asked: Asked, base: Path) -> Deployment:
     return Deployment(server, sites)
 
 
-def _make_site(folder: Path, name: str, server: str, asked: Asked, base: Path) -> SiteFolder:
+def _make_site(folder: Path, name: str, server: str, asked: DeployPlan, base: Path) -> SiteFolder:
     settings = {
         "name": name,
         "records.folder": str(write_records(folder / "records", name)),
@@ -80,7 +80,9 @@ def _sign(office: Path, server: ServerFolder, sites: Sequence[SiteFolder], now: 
         federation = opened.federation
         for site in sites:
             request = of_site.write_request(site)
-            federation = federation.admitted(opened.authority, request, Terms(), now=now, valid_for=_VALID_FOR)
+            federation = federation.admitted(
+                opened.authority, request, MembershipTerms(), now=now, valid_for=_VALID_FOR
+            )
         opened.save(federation.with_roster(opened.authority, now=now, valid_for=_VALID_FOR))
     with unlocked(office, passphrase, now=now) as opened:
         opened.certify(of_server.write_request(server), now=now, valid_for=_VALID_FOR)
@@ -92,8 +94,8 @@ def _install(office: Path, server: ServerFolder, sites: Sequence[SiteFolder], no
     server_ca = read_server_ca(server.public_ca.read_bytes(), now=now)
     certificates = [certificate_file(office, site.config().name) for site in sites]
     for site, certificate in zip(sites, certificates, strict=True):
-        papers = of_site.Papers.read(certificate, authority, roster, revocations)
-        of_site.install(site, of_site.check_papers(site, papers, now=now))
+        trust_files = of_site.TrustFiles.read(certificate, authority, roster, revocations)
+        of_site.install(site, of_site.check_trust_files(site, trust_files, now=now))
         install_ca(site, server_ca)
     paths = {
         "coordinator": office / COORDINATOR,
@@ -101,7 +103,7 @@ def _install(office: Path, server: ServerFolder, sites: Sequence[SiteFolder], no
         "roster": roster,
         "revocations": revocations,
     }
-    standing = of_server.check_papers(server, of_server.Papers.read(paths, certificates), now=now)
+    standing = of_server.check_trust_files(server, of_server.TrustFiles.read(paths, certificates), now=now)
     of_server.install(server, standing)
 
 

@@ -19,7 +19,7 @@ _RECORDS = 8
 
 
 @dataclass(frozen=True)
-class Asked:
+class DeployPlan:
     """A measurement.
 
     Attributes:
@@ -87,7 +87,7 @@ def write_records(folder: Path, name: str) -> Path:
     return place
 
 
-def job_for(asked: Asked, base: Path, rank: int) -> JobConfig:
+def job_for(asked: DeployPlan, base: Path, rank: int) -> JobConfig:
     """The job: the whole adapter trains in every round, and goes both ways in full."""
     # No share of the noise may be missing; where each site's is whole, a fifth of the sites may.
     fewest = asked.sites if asked.noise == "distributed" else max(2, asked.sites - asked.sites // 5)

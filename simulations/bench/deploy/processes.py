@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+from yoriai.client.daemon.daemon_client import DaemonClient
 from yoriai.client.daemon.daemon_config import socket_in
-from yoriai.client.daemon.door import SocketDoor
 from yoriai.client.folder.site_folder import SiteFolder
 from yoriai.errors import ConfigError, DaemonError, ServerError
 from yoriai.server.flower.flower_control import FlowerControl
@@ -83,7 +83,7 @@ def running(folder: Path, deployment: Deployment, say: Callable[[str], None], *,
         say(f"waiting for {len(sites)} daemons and {len(sites)} SuperNodes")
         _start_nodes(processes, deployment)
         for site in sites:
-            door = SocketDoor(socket_in(site.path))
+            door = DaemonClient(socket_in(site.path))
             _wait(lambda door=door: door.health()["state"] == "ready", f"the daemon of {site.path.name}")  # type: ignore[misc]
         yield
     finally:

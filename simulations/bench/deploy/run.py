@@ -15,7 +15,7 @@ from yoriai.server.service.job_store import LIVE, StoredJob
 from yoriai.server.service.submitting import submit
 from yoriai.simulations.bench.deploy import empty, figures
 from yoriai.simulations.bench.deploy.folders import Deployment, make_deployment
-from yoriai.simulations.bench.deploy.plan import Asked, job_for, save_base, shape_for
+from yoriai.simulations.bench.deploy.plan import DeployPlan, job_for, save_base, shape_for
 from yoriai.simulations.bench.deploy.processes import daemon_logs, events_in, nginx_binary, running, traffic_file
 from yoriai.simulations.bench.deploy.usage import Totals, Usage, check_memory
 from yoriai.simulations.run.machine import machine, versions
@@ -26,7 +26,7 @@ _LONGEST_EMPTY_S = 3600.0
 Say = Callable[[str], None]
 
 
-def bench_deploy(asked: Asked, folder: Path, say: Say) -> dict[str, Any]:
+def bench_deploy(asked: DeployPlan, folder: Path, say: Say) -> dict[str, Any]:
     """Measure one job, then Flower's part of an exchange.
 
     Args:

@@ -75,7 +75,7 @@ def below(root: int, processes: Mapping[int, Process]) -> list[Process]:
 
 
 @dataclass
-class Kind:
+class ProcessKind:
     """What processes of one kind have needed.
 
     Attributes:
@@ -106,7 +106,7 @@ class Usage:
         all_bytes: most memory of all processes together, each page counted once (proportional set size).
     """
 
-    kinds: dict[str, Kind] = field(default_factory=dict)
+    kinds: dict[str, ProcessKind] = field(default_factory=dict)
     node_bytes: int = 0
     all_bytes: int = 0
 
@@ -148,7 +148,7 @@ class Usage:
             self._alive = frozenset(found)
         alive: dict[str, int] = {}
         for process in found.values():
-            kind = self.kinds.setdefault(process.kind, Kind())
+            kind = self.kinds.setdefault(process.kind, ProcessKind())
             kind.peak_bytes = max(kind.peak_bytes, _peak_bytes(process))
             alive[process.kind] = alive.get(process.kind, 0) + 1
         for name, count in alive.items():

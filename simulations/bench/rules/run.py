@@ -23,7 +23,7 @@ _THREADS: Final = 1
 
 
 @dataclass(frozen=True)
-class Asked:
+class RulesPlan:
     """What is to be measured.
 
     Attributes:
@@ -64,12 +64,12 @@ class Result:
 class Found:
     """All that was measured. `trained_nothing` has accuracies by seed: base, majority, naive Bayes."""
 
-    asked: Asked
+    asked: RulesPlan
     results: tuple[Result, ...]
     trained_nothing: dict[str, tuple[float, ...]]
 
 
-def run(asked: Asked, store: Store, executor: Executor | None = None) -> Found:
+def run(asked: RulesPlan, store: Store, executor: Executor | None = None) -> Found:
     """Measure what the store does not hold yet, and put it together.
 
     Args:
@@ -99,7 +99,7 @@ def _beside(scale: plan.Scale, epsilon: float | None) -> tuple[str, ...]:
 
 
 class _Bench:
-    def __init__(self, asked: Asked, store: Store, pool: Executor) -> None:
+    def __init__(self, asked: RulesPlan, store: Store, pool: Executor) -> None:
         self._asked, self._store, self._pool = asked, store, pool
 
     def search(self, epsilon: float | None) -> dict[str, Setting]:

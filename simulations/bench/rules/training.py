@@ -9,8 +9,8 @@ from pathlib import Path
 
 from yoriai import wire
 from yoriai.client.model.base_model import choose_device, load_base
+from yoriai.client.model.model_session import ModelSession
 from yoriai.client.model.quiet import quiet_libraries
-from yoriai.client.model.workbench import Workbench
 from yoriai.client.records.records import SiteRecords
 from yoriai.config import JobConfig
 from yoriai.server.round.registry import Checkpoint
@@ -20,9 +20,9 @@ from yoriai.simulations.bench.rules.store import Measured
 from yoriai.simulations.report.report import Data
 from yoriai.simulations.run import compare
 from yoriai.simulations.run.experiment import Experiment
-from yoriai.simulations.run.federation import Federation, run_federation
 from yoriai.simulations.run.measuring import SiteTallies, TestBench
-from yoriai.simulations.run.progress import Silent
+from yoriai.simulations.run.observers import Silent
+from yoriai.simulations.run.simulated_federation import Federation, run_federation
 from yoriai.simulations.scenarios import get_scenario
 from yoriai.simulations.scenarios.partition import partition
 from yoriai.strategies.adapter import AdapterState
@@ -35,9 +35,9 @@ def measure(training: Training, threads: int) -> Measured:
     """Train and measure; runs in a worker process."""
     sites = _sites(training.data, training.seed, training.validation, training.scale.sites)
     job = job_of(training, sites)
-    workbench = _workbench(job.base.model, threads)
+    session = _session(job.base.model, threads)
     experiment = Experiment(job, sites, Data(title="", licence="", source=""), "", False)
-    bench = TestBench(job, sites, workbench, Silent())
+    bench = TestBench(job, sites, session, Silent())
     with tempfile.TemporaryDirectory(prefix="yoriai-bench-") as folder, quiet_libraries():
         federation = Federation(
             job=job,
@@ -45,30 +45,30 @@ def measure(training: Training, threads: int) -> Measured:
             roster=experiment.roster(),
             folder=Path(folder),
             run_id=f"bench-{training.rule}",
-            n_params=largest_update(get_rule(training.rule), workbench.initial_adapter(job)),
+            n_params=largest_update(get_rule(training.rule), session.initial_adapter(job)),
         )
         # Frozen states are kept from one training to the next; whoever comes first must not pay for them.
         for site in sites:
-            workbench.prepare(site.train, job)
+            session.prepare(site.train, job)
         if training.kind in ("federated", FEDERATED_LOCAL):
             return _federated(training, federation, bench)
         wanted = training.kind.removesuffix("_rdp")
         comparison = next(c for c in compare.comparisons(federation) if c.name == wanted)
-        return _scores(compare.tallies_of(comparison, bench, workbench), seconds=0.0, up=0, down=0)
+        return _scores(compare.tallies_of(comparison, bench, session), seconds=0.0, up=0, down=0)
 
 
 def base_accuracy(data: str, seed: int, threads: int) -> SiteTallies:
     """The untouched base on a split's test records, by site; runs in a worker process."""
     job = get_scenario(data).job()
-    workbench, sites = _workbench(job.base.model, threads), _sites(data, seed, False, None)
-    return TestBench(job, sites, workbench, Silent()).measure(workbench.initial_adapter(job))
+    session, sites = _session(job.base.model, threads), _sites(data, seed, False, None)
+    return TestBench(job, sites, session, Silent()).measure(session.initial_adapter(job))
 
 
 def _federated(training: Training, federation: Federation, bench: TestBench) -> Measured:
     watch = _RoundWatch(federation)
     started = time.monotonic()
     watched = replace(federation, on_round=watch.after_round, on_replies=watch.replies)
-    checkpoint = run_federation(watched, bench.workbench).checkpoint
+    checkpoint = run_federation(watched, bench.session).checkpoint
     seconds = (time.monotonic() - started - watch.seconds) / len(checkpoint.rounds)
     # The first round's bytes hold the offer, which is sent once.
     later = checkpoint.rounds[1:] or checkpoint.rounds
@@ -129,10 +129,10 @@ def _scores(
 
 
 @lru_cache(maxsize=1)
-def _workbench(model: str, threads: int) -> Workbench:
+def _session(model: str, threads: int) -> ModelSession:
     with quiet_libraries():
         base = load_base(model, device=choose_device("auto"))
-    return Workbench(base, JobConfig(name="bench").speed.model_copy(update={"threads": threads}))
+    return ModelSession(base, JobConfig(name="bench").speed.model_copy(update={"threads": threads}))
 
 
 @lru_cache(maxsize=8)

@@ -25,7 +25,7 @@ from yoriai.privacy.identity.roster import Directory
 from yoriai.privacy.secagg import Member, SitePolicy, advertise, slot
 from yoriai.privacy.secagg import messages as wire
 from yoriai.privacy.secagg.keyset import survivor_digest
-from yoriai.privacy.secagg.messages import Advertisement, Kind, RelayedShares, ReleasedShares, ShareKind
+from yoriai.privacy.secagg.messages import Advertisement, MessageKind, RelayedShares, ReleasedShares, ShareKind
 
 SIX = (1,) * 6
 
@@ -37,14 +37,14 @@ def _after(stage: str, cohort: Cohort | None = None, **kwargs: object) -> Round:
 
 
 def _key_set(cohort: Cohort, blobs: list[bytes]) -> bytes:
-    return wire.frame(Kind.KEY_SET, cohort.terms.binding, wire.encode_list(blobs))
+    return wire.frame(MessageKind.KEY_SET, cohort.terms.binding, wire.encode_list(blobs))
 
 
 def _advertised(game: Round) -> list[bytes]:
     return [game.sent["advertise"][i] for i in sorted(game.sent["advertise"])]
 
 
-def _resign(game: Round, i: int, kind: Kind, body: bytes, binding: wire.Binding) -> bytes:
+def _resign(game: Round, i: int, kind: MessageKind, body: bytes, binding: wire.Binding) -> bytes:
     """What a colluding site can do: sign anything with its own key."""
     return wire.seal(kind, binding, i, body, signing_key(game.cohort.names[i]))
 
@@ -68,7 +68,7 @@ def test_a_swapped_public_key_or_certificate_is_refused(at: int) -> None:
 def test_keys_signed_by_another_member_are_refused() -> None:
     game = _after("advertise")
     blobs, body = _advertised(game), Advertisement(b"e" * 32, THREE, certificate(game.cohort.names[1])).encode()
-    start = wire.header(Kind.ADVERTISEMENT, game.cohort.terms.binding, 1) + body
+    start = wire.header(MessageKind.ADVERTISEMENT, game.cohort.terms.binding, 1) + body
     blobs[1] = start + wire.sign_digest(start, signing_key(game.cohort.names[2]))
     with pytest.raises(ProtocolError, match="signature"):
         game.stages[0].step(_key_set(game.cohort, blobs))
@@ -110,7 +110,7 @@ def test_one_public_key_for_two_uses_two_slots_or_two_sites_is_refused() -> None
     ):
         game = _after("advertise", Cohort(SIX))
         body = Advertisement(*keys, certificate(name)).encode()
-        blobs[5] = _resign(game, 5, Kind.ADVERTISEMENT, body, cohort.terms.binding)
+        blobs[5] = _resign(game, 5, MessageKind.ADVERTISEMENT, body, cohort.terms.binding)
         with pytest.raises(ProtocolError, match="two places"):
             game.stages[0].step(_key_set(cohort, blobs))
 
@@ -147,7 +147,7 @@ def test_a_certificate_of_the_servers_own_ca_is_refused() -> None:
     der = forger.sign_request(make_request(name, key), now=NOW, valid_for=YEAR)
     body = Advertisement(b"e" * 32, THREE, der).encode()
     blobs = _advertised(game)
-    blobs[1] = wire.seal(Kind.ADVERTISEMENT, cohort.terms.binding, 1, body, key)
+    blobs[1] = wire.seal(MessageKind.ADVERTISEMENT, cohort.terms.binding, 1, body, key)
     with pytest.raises(IdentityError):
         game.stages[0].step(_key_set(cohort, blobs))
 
@@ -160,7 +160,7 @@ def test_a_second_genuine_certificate_of_a_name_is_refused() -> None:
     der = authority().sign_request(make_request(name, key), now=NOW, valid_for=YEAR)
     blobs = _advertised(game)
     body = Advertisement(b"e" * 32, THREE, der).encode()
-    blobs[1] = wire.seal(Kind.ADVERTISEMENT, cohort.terms.binding, 1, body, key)
+    blobs[1] = wire.seal(MessageKind.ADVERTISEMENT, cohort.terms.binding, 1, body, key)
     with pytest.raises(IdentityError, match="roster"):
         game.stages[0].step(_key_set(cohort, blobs))
 
@@ -178,7 +178,7 @@ def test_terms_that_name_another_roster_are_refused() -> None:
     terms = other_terms(cohort, roster_digest=roster(SIX, serial=2).digest)
     stages, blobs = zip(*(advertise(cohort.member(i), terms) for i in range(6)), strict=True)
     with pytest.raises(ProtocolError, match="another roster"):
-        stages[0].step(wire.frame(Kind.KEY_SET, terms.binding, wire.encode_list(blobs)))
+        stages[0].step(wire.frame(MessageKind.KEY_SET, terms.binding, wire.encode_list(blobs)))
 
 
 # Replays and other contexts.
@@ -214,7 +214,9 @@ def test_a_payload_of_another_attempt_at_the_same_window_is_refused(stage: str) 
 def test_a_members_message_of_another_window_or_round_is_refused_inside_a_payload(stage: str) -> None:
     game, other = _after(stage), _after(stage, Cohort(SIX, number=4, round_index=4))
     kind, binding = (
-        (Kind.HOLDER_CHOICES, game.binding()) if stage == "sign keys" else (Kind.UNMASK_REQUEST, game.slot_binding())
+        (MessageKind.HOLDER_CHOICES, game.binding())
+        if stage == "sign keys"
+        else (MessageKind.UNMASK_REQUEST, game.slot_binding())
     )
     blobs = [game.sent[stage][0], *(other.sent[stage][i] for i in range(1, 6))]
     with pytest.raises(ProtocolError, match="another run, window or round"):
@@ -243,7 +245,7 @@ def test_after_a_refusal_the_site_is_out_of_the_slot() -> None:
 
 def _choices(game: Round, change: Callable[[list[bytes]], list[bytes]]) -> bytes:
     blobs = change([game.sent["sign keys"][i] for i in range(len(game.cohort.names))])
-    return wire.frame(Kind.HOLDER_CHOICES, game.binding(), wire.encode_list(blobs))
+    return wire.frame(MessageKind.HOLDER_CHOICES, game.binding(), wire.encode_list(blobs))
 
 
 def test_a_site_whose_own_choice_is_withheld_goes_no_further() -> None:
@@ -265,7 +267,7 @@ def test_a_choice_of_the_wrong_number_of_strangers_or_of_oneself_is_refused(draw
     game = _after("sign keys", Cohort((1,) * 34))
     if len(drawn) == 19 and 1 not in drawn and 99 not in drawn:
         drawn = [*drawn, 33]
-    forged = _resign(game, 1, Kind.HOLDER_CHOICE, wire.encode_sites(drawn), game.binding())
+    forged = _resign(game, 1, MessageKind.HOLDER_CHOICE, wire.encode_sites(drawn), game.binding())
     with pytest.raises(ProtocolError, match="choice of holders"):
         game.stages[0].step(_choices(game, lambda blobs: [blobs[0], forged, *blobs[2:]]))
 
@@ -299,7 +301,7 @@ def _relayed(game: Round, i: int) -> RelayedShares:
 
 
 def _relay(game: Round, sharers: tuple[int, ...], sealed: dict[int, bytes]) -> bytes:
-    return wire.frame(Kind.RELAYED_SHARES, game.binding(), RelayedShares(sharers, sealed).encode())
+    return wire.frame(MessageKind.RELAYED_SHARES, game.binding(), RelayedShares(sharers, sealed).encode())
 
 
 @pytest.mark.parametrize("at", [0, 33, 66, 197, 198, 213])
@@ -384,7 +386,7 @@ def test_survivors_that_a_site_has_not_masked_with_are_refused() -> None:
     window, _ = game.stages[0].step(_relay(game, (0, 1, 2, 3, 4), rest))
     masked, _ = window.begin(game.cohort.member(0), game.cohort.slot_terms).step(game.cohort.update(0), spend)
     with pytest.raises(ProtocolError, match="survivor set"):
-        masked.step(wire.frame(Kind.SURVIVORS, game.slot_binding(), wire.encode_sites(range(6))))
+        masked.step(wire.frame(MessageKind.SURVIVORS, game.slot_binding(), wire.encode_sites(range(6))))
 
 
 def test_a_rebuilt_mask_key_opens_no_relayed_share() -> None:
@@ -406,7 +408,7 @@ def test_a_rebuilt_mask_key_opens_no_relayed_share() -> None:
 
 
 def _survivors(game: Round, sites: object) -> bytes:
-    return wire.frame(Kind.SURVIVORS, game.slot_binding(), wire.encode_sites(sites))  # type: ignore[arg-type]
+    return wire.frame(MessageKind.SURVIVORS, game.slot_binding(), wire.encode_sites(sites))  # type: ignore[arg-type]
 
 
 def test_a_lowered_threshold_of_survivors_is_refused() -> None:
@@ -455,7 +457,7 @@ def test_a_survivor_who_never_shared_is_refused() -> None:
 def test_a_survivor_set_out_of_order_repeated_or_truncated_is_refused(body: str) -> None:
     game = _after("mask")
     with pytest.raises(ProtocolError, match="survivors refused"):
-        game.stages[0].step(wire.frame(Kind.SURVIVORS, game.slot_binding(), bytes.fromhex(body)))
+        game.stages[0].step(wire.frame(MessageKind.SURVIVORS, game.slot_binding(), bytes.fromhex(body)))
 
 
 def test_on_the_sparse_graph_survivors_without_their_holders_are_refused() -> None:
@@ -482,7 +484,7 @@ def test_survivors_told_differently_to_different_sites_open_nothing() -> None:
     agreed, signatures = {}, {}
     for i, alive in told.items():
         agreed[i], signatures[i] = game.stages[i].step(_survivors(game, alive))
-    request = wire.frame(Kind.UNMASK_REQUEST, game.slot_binding(), wire.encode_list(signatures.values()))
+    request = wire.frame(MessageKind.UNMASK_REQUEST, game.slot_binding(), wire.encode_list(signatures.values()))
     for i in told:
         with pytest.raises(ProtocolError, match="the set signed here"):
             agreed[i].step(request)
@@ -492,8 +494,8 @@ def _requests(game: Round, signers: list[int], digest: bytes | None = None) -> b
     """An unmask request with genuine signatures, or with ones that colluders made over another set."""
     blobs = [game.sent["consistency"][i] for i in signers]
     if digest is not None:
-        blobs = [_resign(game, i, Kind.CONSISTENCY, digest, game.slot_binding()) for i in signers]
-    return wire.frame(Kind.UNMASK_REQUEST, game.slot_binding(), wire.encode_list(blobs))
+        blobs = [_resign(game, i, MessageKind.CONSISTENCY, digest, game.slot_binding()) for i in signers]
+    return wire.frame(MessageKind.UNMASK_REQUEST, game.slot_binding(), wire.encode_list(blobs))
 
 
 def test_one_third_plus_one_signatures_missing_open_nothing() -> None:
@@ -514,16 +516,18 @@ def test_a_forged_consistency_signature_is_refused() -> None:
     blobs = [bytearray(game.sent["consistency"][i]) for i in range(6)]
     blobs[4][-1] ^= 1
     with pytest.raises(ProtocolError, match="signature"):
-        game.stages[0].step(wire.frame(Kind.UNMASK_REQUEST, game.slot_binding(), wire.encode_list(map(bytes, blobs))))
+        game.stages[0].step(
+            wire.frame(MessageKind.UNMASK_REQUEST, game.slot_binding(), wire.encode_list(map(bytes, blobs)))
+        )
 
 
 def test_a_consistency_signature_of_a_site_that_did_not_survive_is_refused() -> None:
     game = _after("consistency", dropped_after={"hold": [5]})
     digest = survivor_digest(range(5))
     blobs = [game.sent["consistency"][i] for i in range(4)]
-    blobs.append(_resign(game, 5, Kind.CONSISTENCY, digest, game.slot_binding()))
+    blobs.append(_resign(game, 5, MessageKind.CONSISTENCY, digest, game.slot_binding()))
     with pytest.raises(ProtocolError, match="a survivor's"):
-        game.stages[0].step(wire.frame(Kind.UNMASK_REQUEST, game.slot_binding(), wire.encode_list(blobs)))
+        game.stages[0].step(wire.frame(MessageKind.UNMASK_REQUEST, game.slot_binding(), wire.encode_list(blobs)))
 
 
 def test_a_consistency_signature_from_outside_the_key_set_is_refused() -> None:
@@ -531,10 +535,10 @@ def test_a_consistency_signature_from_outside_the_key_set_is_refused() -> None:
     digest = survivor_digest(range(6))
     blobs = [
         *(game.sent["consistency"][i] for i in range(4)),
-        _resign(game, 6, Kind.CONSISTENCY, digest, game.slot_binding()),
+        _resign(game, 6, MessageKind.CONSISTENCY, digest, game.slot_binding()),
     ]
     with pytest.raises(ProtocolError, match="outside the key set"):
-        game.stages[0].step(wire.frame(Kind.UNMASK_REQUEST, game.slot_binding(), wire.encode_list(blobs)))
+        game.stages[0].step(wire.frame(MessageKind.UNMASK_REQUEST, game.slot_binding(), wire.encode_list(blobs)))
 
 
 def _released(reply: bytes) -> dict[int, ShareKind]:

@@ -13,7 +13,7 @@ from yoriai.privacy.secagg import messages as wire
 from yoriai.privacy.secagg.messages import (
     Advertisement,
     Binding,
-    Kind,
+    MessageKind,
     RelayedShares,
     ReleasedShares,
     SealedShares,
@@ -25,10 +25,10 @@ BINDING = Binding(b"r" * 16, 7, b"d" * 32)
 
 
 def _sealed(body: bytes = b"body") -> bytes:
-    return wire.seal(Kind.CONSISTENCY, BINDING, 3, body, signing_key("signer"))
+    return wire.seal(MessageKind.CONSISTENCY, BINDING, 3, body, signing_key("signer"))
 
 
-def _open(message: bytes, binding: Binding = BINDING, kind: Kind = Kind.CONSISTENCY) -> tuple[int, bytes]:
+def _open(message: bytes, binding: Binding = BINDING, kind: MessageKind = MessageKind.CONSISTENCY) -> tuple[int, bytes]:
     sender, body = wire.open_sealed(message, kind, binding, lambda sender, body: signing_key("signer").public_key)
     return sender, bytes(body)
 
@@ -65,12 +65,12 @@ def test_a_message_of_another_run_round_or_key_set_is_refused(binding: Binding) 
 
 def test_a_message_of_another_kind_is_refused() -> None:
     with pytest.raises(ProtocolError):
-        _open(_sealed(), kind=Kind.MASKED_UPDATE)
+        _open(_sealed(), kind=MessageKind.MASKED_UPDATE)
 
 
 def test_a_site_cannot_speak_as_the_coordinator() -> None:
     with pytest.raises(ProtocolError):
-        wire.open_frame(_sealed(), Kind.CONSISTENCY, BINDING)
+        wire.open_frame(_sealed(), MessageKind.CONSISTENCY, BINDING)
 
 
 def test_contexts_differ_in_purpose_parties_order_round_run_and_key_set() -> None:
@@ -107,14 +107,14 @@ def test_an_advertisement_of_another_number_of_slots_is_not_that_of_this_one() -
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.binary(max_size=40), max_size=5))
 def test_lists_of_messages_survive_the_wire(messages: list[bytes]) -> None:
-    decoded = wire.decode_list(memoryview(wire.encode_list(messages)), Kind.KEY_SET)
+    decoded = wire.decode_list(memoryview(wire.encode_list(messages)), MessageKind.KEY_SET)
     assert [bytes(m) for m in decoded] == messages
 
 
 def test_a_list_longer_than_any_federation_is_refused_before_its_messages_are_looked_at() -> None:
-    assert len(wire.decode_list(memoryview(wire.encode_list([b""] * 2048)), Kind.KEY_SET)) == 2048
+    assert len(wire.decode_list(memoryview(wire.encode_list([b""] * 2048)), MessageKind.KEY_SET)) == 2048
     with pytest.raises(ProtocolError, match="at most 2048 messages"):
-        wire.decode_list(memoryview(wire.encode_list([b""] * 2049)), Kind.KEY_SET)
+        wire.decode_list(memoryview(wire.encode_list([b""] * 2049)), MessageKind.KEY_SET)
 
 
 def test_released_shares_survive_the_wire() -> None:

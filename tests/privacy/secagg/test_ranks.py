@@ -13,7 +13,7 @@ from yoriai.errors import PolicyError, RoundError
 from yoriai.privacy.secagg import SitePolicy, coordinator, quantise, replies
 from yoriai.privacy.secagg.ranks import thin_ranks
 from yoriai.strategies.adapter import AdapterState
-from yoriai.strategies.held import restricted
+from yoriai.strategies.rank_block import restricted_to_block
 
 # Of six sites, three hold all four columns, and three the first two. With min_sites 3, all or none of each three count.
 RANKS = (2, 4, 2, 4, 2, None)
@@ -24,11 +24,11 @@ EVERYBODY = frozenset(range(6))
 
 
 class Columns(Cohort):
-    """Every site's update is a B factor of rank 4, restricted to its own rank and put on the grid."""
+    """Every site's update is a B factor of rank 4, restricted_to_block to its own rank and put on the grid."""
 
     def levels(self, i: int) -> NDArray[np.uint32]:
         values = np.random.default_rng(i).uniform(-1, 1, (5, 4)).astype(np.float32)
-        update = restricted(AdapterState({"m:B": values}), self.ranks[i])
+        update = restricted_to_block(AdapterState({"m:B": values}), self.ranks[i])
         return quantise(update.flatten(), self.grid, seeded(f"rounding {i}"), threads=1).levels
 
 

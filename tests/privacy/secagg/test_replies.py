@@ -9,7 +9,7 @@ from tests.privacy.secagg.cohort import OPENING, Cohort, Round, signing_key, spe
 from yoriai.errors import RoundError
 from yoriai.privacy.secagg import messages as wire
 from yoriai.privacy.secagg.keyset import survivor_digest
-from yoriai.privacy.secagg.messages import Kind, ReleasedShares, SealedShares, ShareKind
+from yoriai.privacy.secagg.messages import MessageKind, ReleasedShares, SealedShares, ShareKind
 from yoriai.privacy.secagg.secret import SecretBytes
 
 SIX = (1,) * 6
@@ -19,7 +19,7 @@ def _body(message: bytes) -> memoryview:
     return memoryview(message)[wire.HEADER_BYTES : -wire.SIGNATURE_BYTES]
 
 
-def _play(stage: str, kind: Kind, change: Callable[[bytes], bytes]) -> tuple[Round, object]:
+def _play(stage: str, kind: MessageKind, change: Callable[[bytes], bytes]) -> tuple[Round, object]:
     """A round in which site 4 signs a body of its own making at one stage."""
     game = Round(Cohort(SIX))
     answer = game._answer
@@ -42,12 +42,12 @@ def _assert_sum(game: Round, opened: object, survivors: list[int]) -> None:
 
 @pytest.mark.parametrize("change", [lambda body: body[:-1], lambda body: body + bytes(8), lambda body: b""])
 def test_a_masked_update_of_another_length_drops_its_site(change: Callable[[bytes], bytes]) -> None:
-    game, opened = _play("mask", Kind.MASKED_UPDATE, change)
+    game, opened = _play("mask", MessageKind.MASKED_UPDATE, change)
     _assert_sum(game, opened, [0, 1, 2, 3, 5])
 
 
 def test_a_signature_over_another_survivor_set_is_not_shown_to_the_others() -> None:
-    game, opened = _play("consistency", Kind.CONSISTENCY, lambda body: survivor_digest(range(5)))
+    game, opened = _play("consistency", MessageKind.CONSISTENCY, lambda body: survivor_digest(range(5)))
     _assert_sum(game, opened, list(range(6)))
 
 
@@ -56,7 +56,7 @@ def test_shares_sealed_for_the_wrong_holders_drop_their_site() -> None:
         shares = SealedShares.decode(memoryview(body), 3)
         return SealedShares(shares.commitments, {h: s for h, s in shares.sealed.items() if h != 2}).encode()
 
-    game, opened = _play("share", Kind.SEALED_SHARES, change)
+    game, opened = _play("share", MessageKind.SEALED_SHARES, change)
     _assert_sum(game, opened, [0, 1, 2, 3, 5])
 
 
@@ -65,7 +65,7 @@ def test_a_released_share_that_was_not_asked_for_is_not_used(owner: int) -> None
     # Of the wrong kind, of the holder itself, of nobody.
     kind = ShareKind.MASK_KEY if owner == 0 else ShareKind.SEED
     share = {owner: (kind, SecretBytes(bytes(33)))}
-    game, opened = _play("unmask", Kind.RELEASED_SHARES, lambda body: ReleasedShares(share).encode())
+    game, opened = _play("unmask", MessageKind.RELEASED_SHARES, lambda body: ReleasedShares(share).encode())
     _assert_sum(game, opened, list(range(6)))
 
 
@@ -115,5 +115,5 @@ def test_names_outside_the_roster_are_refused() -> None:
 
 
 def test_a_site_that_says_more_than_that_it_holds_its_shares_is_not_a_member() -> None:
-    game, opened = _play("hold", Kind.HOLDING, lambda body: b"and more")
+    game, opened = _play("hold", MessageKind.HOLDING, lambda body: b"and more")
     _assert_sum(game, opened, [0, 1, 2, 3, 5])

@@ -13,7 +13,7 @@ from yoriai.errors import ProtocolError, RoundError
 from yoriai.privacy.secagg import FixedPoint
 from yoriai.privacy.secagg import messages as wire
 from yoriai.privacy.secagg.graph import plan, quorum
-from yoriai.privacy.secagg.messages import Advertisement, Kind
+from yoriai.privacy.secagg.messages import Advertisement, MessageKind
 
 EVERYBODY = frozenset(range(6))
 SUBSETS = [frozenset(s) for s in chain.from_iterable(combinations(range(6), k) for k in range(7))]
@@ -182,7 +182,7 @@ def test_a_site_with_unusable_keys_is_kept_out_and_the_others_open_their_sum(key
         mine = Advertisement.decode(memoryview(message)[wire.HEADER_BYTES : -wire.SIGNATURE_BYTES], 3)
         mask_keys = (*mine.mask_keys[:2], mine.encryption_key if key == b"same" else key)
         body = Advertisement(mine.encryption_key, mask_keys, mine.certificate)
-        return wire.seal(Kind.ADVERTISEMENT, cohort.terms.binding, 4, body.encode(), cohort.member(4).key)
+        return wire.seal(MessageKind.ADVERTISEMENT, cohort.terms.binding, 4, body.encode(), cohort.member(4).key)
 
     game._answer = bad  # type: ignore[method-assign]
     _check(cohort, game, EVERYBODY - {4})

@@ -16,7 +16,7 @@ from yoriai.privacy.secagg import FixedPoint, Integers, Member, Opened, SlotTerm
 from yoriai.privacy.secagg import messages as wire
 from yoriai.privacy.secagg.keyset import SlotKeys, WindowTerms, seed_commitment
 from yoriai.privacy.secagg.masking import RunningSum, SignedMask, own_masks, pair_masks
-from yoriai.privacy.secagg.messages import Kind, ReleasedShares, ShareKind
+from yoriai.privacy.secagg.messages import MessageKind, ReleasedShares, ShareKind
 from yoriai.privacy.secagg.secret import SecretBytes
 from yoriai.privacy.secagg.sharing import Pair, coordinate
 
@@ -158,8 +158,8 @@ def test_a_quorum_of_signatures_over_other_terms_releases_nothing() -> None:
     game.run(until="consistency", since="mask")
     other = game.coordinator._keys.slot(replace(game.cohort.slot_terms, adapter_digest=b"\1" * 32)).binding  # type: ignore[attr-defined]
     body = bytes(memoryview(game.sent["consistency"][1])[wire.HEADER_BYTES : -wire.SIGNATURE_BYTES])
-    blobs = [wire.seal(Kind.CONSISTENCY, other, i, body, signing_key(game.cohort.names[i])) for i in range(1, 6)]
-    request = wire.frame(Kind.UNMASK_REQUEST, game.slot_binding(), wire.encode_list(blobs))
+    blobs = [wire.seal(MessageKind.CONSISTENCY, other, i, body, signing_key(game.cohort.names[i])) for i in range(1, 6)]
+    request = wire.frame(MessageKind.UNMASK_REQUEST, game.slot_binding(), wire.encode_list(blobs))
     with pytest.raises(ProtocolError, match="key set or slot"):
         game.stages[0].step(request)  # type: ignore[attr-defined]
 
@@ -207,9 +207,11 @@ def test_a_site_with_other_terms_that_is_named_a_survivor_stays_hidden() -> None
     other = replace(cohort.slot_terms, adapter_digest=b"\1" * 32)
     mine, theirs = (game.coordinator._keys.slot(terms) for terms in (other, cohort.slot_terms))  # type: ignore[attr-defined]
     sent = {i: game.ready(i, other if i == 0 else None).step(cohort.update(i), lambda _: None) for i in range(6)}  # type: ignore[attr-defined]
-    survivors = wire.frame(Kind.SURVIVORS, theirs.binding, wire.encode_sites(range(6)))
+    survivors = wire.frame(MessageKind.SURVIVORS, theirs.binding, wire.encode_sites(range(6)))
     agreed = {i: sent[i][0].step(survivors) for i in range(1, 6)}
-    request = wire.frame(Kind.UNMASK_REQUEST, theirs.binding, wire.encode_list(agreed[i][1] for i in range(1, 6)))
+    request = wire.frame(
+        MessageKind.UNMASK_REQUEST, theirs.binding, wire.encode_list(agreed[i][1] for i in range(1, 6))
+    )
     shares = {coordinate(i): _released(agreed[i][0].step(request))[0] for i in range(1, 6)}
     assert {kind for kind, _ in shares.values()} == {ShareKind.SEED}
     seed = shamir.combine({x: share for x, (_, share) in shares.items()}, 3)

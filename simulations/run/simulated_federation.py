@@ -1,0 +1,212 @@
+"""One federated training in simulation: sites and coordinator built, run, and what came of it."""
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from yoriai import wire
+from yoriai.client.model.model_session import ModelSession
+from yoriai.client.records.records import SiteRecords
+from yoriai.client.site.site import SiteHooks
+from yoriai.config import JobConfig, job_digest
+from yoriai.errors import BudgetError
+from yoriai.server.round.coordinator import Coordinator
+from yoriai.server.round.messenger import Transport
+from yoriai.server.round.registry import Checkpoint, Registry, last_checkpoint
+from yoriai.simulations.run.engines import InProcessTransport, SiteSpec
+from yoriai.simulations.run.experiment import event_of, noise_multiplier
+from yoriai.simulations.run.observers import Observer, Silent, refusal_lines
+from yoriai.simulations.scenarios.consortium import Consortium
+from yoriai.strategies.rule import get_rule
+
+
+@dataclass(frozen=True)
+class Federation:
+    """A federated training that can be run, or resumed, in a folder.
+
+    Attributes:
+        n_params: entries that a site sends in a round, at most; needed where noise is distributed.
+        engine: `inprocess` or `flower`.
+        noise_seed: tests only; see SiteSpec.
+        on_round: called after each stored round.
+        on_replies: called with each stage's replies by site; of the in-process engine only.
+    """
+
+    job: JobConfig
+    sites: tuple[SiteRecords, ...]
+    roster: wire.Roster
+    folder: Path
+    run_id: str
+    n_params: int = 0
+    engine: str = "inprocess"
+    noise_seed: bytes | None = None
+    observer: Observer = field(default_factory=Silent)
+    on_round: Callable[[Checkpoint], None] | None = None
+    on_replies: Callable[[str, Mapping[str, bytes]], None] | None = None
+
+    @property
+    def noise_multiplier(self) -> float | None:
+        """As calibrated; None without privacy."""
+        return noise_multiplier(self.job, self.n_params, len(self.roster.weights))
+
+    def spec(self, site: SiteRecords, consortium: Consortium | None = None) -> SiteSpec:
+        """What one of its sites is made from."""
+        return SiteSpec(
+            self.job,
+            site,
+            self.folder / "ledgers" / f"{site.name}.sqlite",
+            event=event_of(self.job, self.n_params, len(self.roster.weights)),
+            consortium=consortium.folder if consortium else None,
+            noise_seed=self.noise_seed,
+        )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a federated training left behind.
+
+    Attributes:
+        epsilon: spent by site; empty without privacy.
+        spending: by site, (rounds charged, epsilon after them), at most 20 points.
+        seconds: time inside each site; empty with the flower engine, whose sites live elsewhere, and for a run that
+            was finished already.
+        refused: sites that took part in no round, with the reason.
+    """
+
+    checkpoint: Checkpoint
+    epsilon: dict[str, float]
+    spending: dict[str, list[tuple[int, float]]]
+    seconds: dict[str, float]
+    refused: dict[str, str]
+
+
+def run_federation(federation: Federation, session: ModelSession) -> Outcome:
+    """Run to the end of the job, from the last stored round; a run that is finished starts no engine.
+
+    It ends early when too few sites have a round left, with the adapter of the last stored round.
+
+    Raises:
+        RoundError, CheckpointError: as Coordinator.run.
+        BudgetError: it ended before a round was stored.
+    """
+    job, registry = federation.job, Registry(federation.folder)
+    consortium = _consortium(federation)
+    specs = {site.name: federation.spec(site, consortium) for site in federation.sites}
+    base_digest = session.base.digest
+    checkpoint = last_checkpoint(registry, job_digest(job, base_digest), federation.run_id)
+    seconds: dict[str, float] = {}
+    if checkpoint is None or not (checkpoint.ended_early or checkpoint.next_round == job.federation.rounds):
+        initial = checkpoint.adapter if checkpoint else session.initial_adapter(job)
+        said: set[str] = set()
+
+        def coordinate(transport: Transport) -> Checkpoint:
+            coordinator = Coordinator(
+                job,
+                federation.roster,
+                base_digest=base_digest,
+                noise_multiplier=federation.noise_multiplier,
+                rule=get_rule(job.federation.rule),
+                transport=transport,
+                registry=registry,
+                run_id=federation.run_id,
+                signed_roster=consortium.signed_roster() if consortium else None,
+                signing=consortium.signing() if consortium else None,
+                delivers=False,
+            )
+            return coordinator.run(
+                initial,
+                on_round=lambda checkpoint: _after_round(federation, checkpoint, said),
+                on_offer=lambda absent: _say_once(federation.observer, absent, said),
+                on_void=lambda error: federation.observer.say(f"void, begun afresh: {error}"),
+            )
+
+        if federation.engine == "flower":
+            from yoriai.simulations.run.flower_engine import run_in_flower
+
+            checkpoint = run_in_flower(specs, base_digest, coordinate)
+        else:
+            checkpoint, seconds = _run_in_process(federation, specs, session, coordinate)
+    epsilon, spending = _spent(federation, specs)
+    if not checkpoint.next_round:
+        raise BudgetError(
+            "the run ended before a round was stored",
+            found=checkpoint.ended_early,
+            remedy=f"start a new run with more privacy.spare_rounds (now {job.privacy.spare_rounds}); "
+            "on the same records it spends anew",
+        )
+    return Outcome(checkpoint, epsilon, spending, seconds, _never_took_part(checkpoint))
+
+
+def _consortium(federation: Federation) -> Consortium | None:
+    """The identities of the run's sites; none without secure aggregation."""
+    if not federation.job.secure_aggregation.enabled:
+        return None
+    roster, folder = federation.roster, federation.folder / "consortium"
+    return Consortium.found(folder, roster.weights, federation=federation.job.name, ranks=roster.ranks)
+
+
+def _run_in_process(
+    federation: Federation,
+    specs: Mapping[str, SiteSpec],
+    session: ModelSession,
+    coordinate: Callable[[Transport], Checkpoint],
+) -> tuple[Checkpoint, dict[str, float]]:
+    """Build the sites, coordinate them, close their ledgers."""
+    observer, steps = federation.observer, federation.job.training.local_steps
+
+    def hooks(name: str, spec: SiteSpec) -> SiteHooks:
+        return SiteHooks(
+            randomness=spec.randomness,
+            on_prefix=lambda done, total: observer.advance(f"prefix of site {name}", done, total),
+            on_step=lambda done: observer.advance(f"steps at site {name}", done, steps),
+        )
+
+    with ExitStack() as open_ledgers:
+        sites = {
+            name: spec.build(session, open_ledgers.enter_context(spec.open_ledger()), hooks(name, spec))
+            for name, spec in specs.items()
+        }
+        transport = InProcessTransport(
+            {name: site.handle for name, site in sites.items()},
+            on_site=lambda stage, done, total: observer.advance(f"sites ({stage})", done, total),
+            on_replies=federation.on_replies,
+        )
+        return coordinate(transport), transport.seconds
+
+
+def _say_once(observer: Observer, absent: Mapping[str, str], said: set[str], prefix: str = "") -> None:
+    """A site that stays away for one reason is named once, not in every round."""
+    for line in refusal_lines(absent):
+        if line not in said:
+            said.add(line)
+            observer.say(prefix + line)
+
+
+def _after_round(federation: Federation, checkpoint: Checkpoint, said: set[str]) -> None:
+    refused = dict(checkpoint.rounds[-1].refused)
+    _say_once(federation.observer, refused, said, f"round {checkpoint.next_round}: ")
+    federation.observer.advance("rounds", checkpoint.next_round, federation.job.federation.rounds)
+    if federation.on_round is not None:
+        federation.on_round(checkpoint)
+
+
+def _never_took_part(checkpoint: Checkpoint) -> dict[str, str]:
+    """Sites that were missing and answered in no round, with the last reason."""
+    answered = {site for record in checkpoint.rounds for site in record.answered}
+    refused = {site: reason for record in checkpoint.rounds for site, reason in record.refused}
+    return {site: reason for site, reason in refused.items() if site not in answered}
+
+
+def _spent(
+    federation: Federation, specs: Mapping[str, SiteSpec]
+) -> tuple[dict[str, float], dict[str, list[tuple[int, float]]]]:
+    """What the ledgers say at the end; a finished job gives back the rounds it did not need."""
+    if federation.job.privacy.noise == "none":
+        return {}, {}
+    epsilon, spending = {}, {}
+    for name, spec in specs.items():
+        with spec.open_ledger() as ledger:
+            ledger.finish(federation.run_id)
+            epsilon[name], spending[name] = ledger.spent_for(federation.run_id), ledger.spending(federation.run_id)
+    return epsilon, spending
