@@ -9,7 +9,7 @@ out: encrypt the swap.
 
     main thread    accepts, watches for signals
     a short thread a connection: who is it, what does it want; hands messages over
-    the message worker       the one thread that works, see message_worker.py
+    message worker   the one thread that works, see message_worker.py
 """
 
 import ctypes

@@ -101,7 +101,7 @@ class MessageWorker:
         self._taking = threading.Lock()
         self._stopping, self._abandon = threading.Event(), threading.Event()
         self._health = Health()
-        self._thread = threading.Thread(target=self._work, name="desk", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="message-worker", daemon=True)
 
     def start(self) -> None:
         """Open the site and begin to work."""

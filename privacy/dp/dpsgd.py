@@ -64,7 +64,7 @@ class ClippedGradientSum:
         parameters: trainable tensors, whose `grad_sample` (N, *shape) Opacus fills.
         clip_norm: bound on one unit's gradient norm; None sums without a bound, and such a sum cannot be released.
         blocks: block of each parameter that trains; None for all of it. What lies outside is neither counted in a
-            unit's norm, nor summed, nor noised. See `held_gradients` for not computing it in the first place.
+            unit's norm, nor summed, nor noised. See `block_gradients` for not computing it in the first place.
         rows: takes the clipped gradients in place of this object's own sum, which then stays zero.
     """
 

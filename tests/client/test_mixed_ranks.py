@@ -93,7 +93,7 @@ def test_gradients_outside_the_block_are_not_computed(
             if parameter.requires_grad:
                 shapes[name] = (tuple(parameter.grad_sample.shape[1:]), tuple(parameter.shape))  # type: ignore[attr-defined]
 
-    monkeypatch.setattr(module, "held_gradients", watched)
+    monkeypatch.setattr(module, "block_gradients", watched)
     update(model, rule, replace(PLAN, rank=RANK))
     assert shapes
     for name, (kept, whole) in shapes.items():

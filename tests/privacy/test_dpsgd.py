@@ -282,7 +282,7 @@ def test_noise_is_drawn_for_the_held_block_alone(network: GradSampleModule, reco
     assert source.drawn == [4 * 5 + 2 + 3 * 2] == [noised.size]
 
 
-def test_held_gradients_are_those_that_a_slice_would_leave(records: Tensor) -> None:
+def test_block_gradients_are_those_that_a_slice_would_leave(records: Tensor) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         layers = nn.Sequential(nn.Linear(5, 6, bias=False), nn.Tanh(), nn.Linear(6, 3, bias=False))

@@ -69,10 +69,10 @@ class Audited:
     def __init__(self, found: dict[str, Any]) -> None:
         self.found = found
         self.experiment: Experiment | None = None
-        self.asked: auditing.Asked | None = None
+        self.asked: auditing.AuditPlan | None = None
 
     def __call__(
-        self, experiment: Experiment, session: object, asked: auditing.Asked, observer: Observer
+        self, experiment: Experiment, session: object, asked: auditing.AuditPlan, observer: Observer
     ) -> dict[str, Any]:
         self.experiment, self.asked = experiment, asked
         observer.say("audit    what is under way")

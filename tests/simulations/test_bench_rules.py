@@ -156,7 +156,7 @@ def test_a_rule_exact_on_paper_is_exact_in_a_training_and_fedavg_is_not(tiny: st
 
 def test_the_whole_benchmark_in_small_and_nothing_is_trained_twice(tiny: str, tmp_path: Path) -> None:
     said: list[str] = []
-    asked = run.Asked(tiny, ("core", "fedsvd"), (8.0,), 2, Scale(layers="last:1", rounds=2), 1, said.append)
+    asked = run.RulesPlan(tiny, ("core", "fedsvd"), (8.0,), 2, Scale(layers="last:1", rounds=2), 1, said.append)
     found = run.run(asked, Store(tmp_path / "t.jsonl"), Inline())
     kinds = [(result.kind, result.rule, len(result.finals)) for result in found.results]
     assert kinds == [("federated", "core", 2), ("federated", "fedsvd", 2), ("local", "core", 2), ("central", "core", 2)]
@@ -191,7 +191,7 @@ def test_the_search_takes_the_setting_that_was_most_accurate(tiny: str, tmp_path
         store.put(one(data=tiny, setting=setting, scale=scale), measured(0.9 if number == 2 else 0.1))
     for setting in plan.last_settings(settings[2], private=True):
         store.put(one(data=tiny, setting=setting, scale=scale), measured(0.5))
-    asked = run.Asked(tiny, ("core",), (8.0,), 1, scale, 1, lambda _: None)
+    asked = run.RulesPlan(tiny, ("core",), (8.0,), 1, scale, 1, lambda _: None)
     assert {result.setting for result in run.run(asked, store, Inline()).results} == {settings[2]}
 
 

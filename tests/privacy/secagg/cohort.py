@@ -23,8 +23,8 @@ from yoriai.privacy.secagg import (
     SitePolicy,
     SiteWindow,
     SlotTerms,
+    SumWindow,
     Update,
-    Window,
     WindowTerms,
     advertise,
 )
@@ -144,7 +144,7 @@ class Round:
     def __post_init__(self) -> None:
         self.stages: dict[int, object] = {}
         self.windows: dict[int, SiteWindow] = {}
-        self.window: Window | None = None
+        self.window: SumWindow | None = None
         self.refused: dict[str, str] = {}  # In the opening.
         self.sent: dict[str, dict[int, bytes]] = {}
         self.payloads: dict[str, Mapping[str, bytes]] = {}

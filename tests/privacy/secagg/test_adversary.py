@@ -585,7 +585,7 @@ def test_shares_below_the_threshold_rebuild_nothing() -> None:
     game = _after("mask")
     owner, threshold = 0, game.coordinator._keys.plan.threshold
     seed = game.stages  # The stage after masking has forgotten the seed, so it is rebuilt from enough holders.
-    shares = {coordinate(i): seed[i]._held[owner][0] for i in range(1, 6)}
+    shares = {coordinate(i): seed[i]._shares[owner][0] for i in range(1, 6)}
     full = shamir.combine(shares, threshold).reveal()
     few = dict(list(shares.items())[: threshold - 1])
     assert shamir.combine(few, threshold - 1).reveal() != full

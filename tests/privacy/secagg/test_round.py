@@ -204,7 +204,7 @@ def test_wrong_shares_are_noticed_and_void_the_round() -> None:
         game = Round(Cohort(WEIGHTS), {"hold": gone})
         game.run(until="consistency")
         liar, owner = 0, 5 if gone else 1
-        held = game.stages[liar]._held
+        held = game.stages[liar]._shares
         held[owner] = (SecretBytes(bytes(33)), SecretBytes(bytes(33)))
         replies = [(game.cohort.names[i], game.stages[i].step(game.payload("consistency", i))) for i in range(5)]
         with pytest.raises(RoundError, match="do not fit"):

@@ -40,7 +40,7 @@ def _within(value: object) -> list[bytes]:
     if isinstance(value, SecretBytes):
         return [value.reveal()]
     if isinstance(value, _SlotSecrets):
-        value = (value.own, tuple(value.held.values()))
+        value = (value.own, tuple(value.shares.values()))
     return [secret for part in value for secret in _within(part)] if isinstance(value, tuple) else []
 
 
@@ -162,7 +162,7 @@ def _everything_the_server_learns(fill: int) -> tuple[Round, dict[int, np.ndarra
     released: dict[int, dict[int, SecretBytes]] = {}
     for holder in range(3):
         game.stages[holder].step(game.payload("consistency", holder))
-        for owner, (seed, mask_key) in game.stages[holder]._held.items():
+        for owner, (seed, mask_key) in game.stages[holder]._shares.items():
             released.setdefault(owner, {})[coordinate(holder)] = seed if owner in work.survivors else mask_key
     known = {}
     for site in range(3):

@@ -258,7 +258,7 @@ def test_every_slot_has_secrets_of_its_own_and_a_share_of_one_fits_no_other() ->
     game = _held(Cohort(SIX))
     keys, every = game.coordinator._keys, []  # type: ignore[attr-defined]
     for slot in range(3):
-        held = {coordinate(i): game.windows[i]._slots[slot].held[0] for i in range(1, 6)}
+        held = {coordinate(i): game.windows[i]._slots[slot].shares[0] for i in range(1, 6)}
         for part in (0, 1):
             rebuilt = shamir.combine({x: pair[part] for x, pair in held.items()}, keys.plan.threshold)
             assert rebuilt.reveal() == game.windows[0]._slots[slot].own[part].reveal()
@@ -272,7 +272,7 @@ def test_shares_sealed_for_another_slot_are_noticed() -> None:
     """An owner that mixes its slots up spoils the round, and gets nothing opened wrongly."""
     game = _held(Cohort(SIX))
     for i in range(1, 6):
-        first, second = game.windows[i]._slots[0].held, game.windows[i]._slots[1].held
+        first, second = game.windows[i]._slots[0].shares, game.windows[i]._slots[1].shares
         first[0], second[0] = second[0], first[0]
     with pytest.raises(RoundError, match="do not fit"):
         game.run(since="mask")
