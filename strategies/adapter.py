@@ -63,6 +63,11 @@ class AdapterState:
         return (type(self), (dict(self.tensors),))
 
     @property
+    def n_params(self) -> int:
+        """Entries of all factors together."""
+        return sum(tensor.size for tensor in self.tensors.values())
+
+    @property
     def size_bytes(self) -> int:
         """Bytes of the tensors alone, as they travel uncompressed: four a parameter."""
         return sum(tensor.nbytes for tensor in self.tensors.values())

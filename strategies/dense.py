@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from yoriai.errors import AdapterError
 from yoriai.strategies.adapter import AdapterState, add_scaled
-from yoriai.strategies.factors import Maps, lora_start
+from yoriai.strategies.factors import BaseFactors, Maps, lora_start
 from yoriai.strategies.state_encoding import FloatArray
 
 Updates = Mapping[str, tuple[float, AdapterState]]  # site -> weight, update
@@ -26,8 +26,12 @@ FLOAT32_NOISE = 2.0**-24
 _ROWS = 64
 
 
-def dense_start(maps: Maps, rank: int, seed: int) -> AdapterState:
-    """A from the public seed, B and W zero. Raises AdapterError on a rank that does not fit a map."""
+def dense_start(maps: Maps, rank: int, seed: int, base_factors: BaseFactors | None = None) -> AdapterState:
+    """A Kaiming-uniform from the public seed, B and W zero; `base_factors` is not used.
+
+    Raises:
+        AdapterError: the rank does not fit a map.
+    """
     start = lora_start(maps, rank, seed)
     return AdapterState({**start.tensors, **{f"{path}:W": np.zeros(shape, np.float32) for path, shape in maps.items()}})
 

@@ -22,7 +22,7 @@ from typing import ClassVar
 
 from yoriai.strategies.adapter import AdapterState, weighted_mean
 from yoriai.strategies.dense import FACTORS, TRAINED, add_products, dense_start, factored, site_adapters
-from yoriai.strategies.factors import BaseFactors, Maps, add_to_trainable
+from yoriai.strategies.factors import add_to_trainable
 
 
 @dataclass(frozen=True)
@@ -34,18 +34,12 @@ class FedEx:
     factors: ClassVar[tuple[str, ...]] = FACTORS
     moving: ClassVar[tuple[str, ...]] = FACTORS
     server_optimizers: ClassVar[tuple[str, ...]] = ("none",)
+    initial = staticmethod(dense_start)
+    to_peft = staticmethod(factored)
 
     def trainable(self, round_index: int) -> tuple[str, ...]:
         """A and B in every round."""
         return TRAINED
-
-    def initial(self, maps: Maps, rank: int, seed: int, base_factors: BaseFactors | None = None) -> AdapterState:
-        """A Kaiming-uniform from the public seed, B and W zero; `base_factors` is not used.
-
-        Raises:
-            AdapterError: the rank does not fit a map.
-        """
-        return dense_start(maps, rank, seed)
 
     def combine_each(
         self, current: AdapterState, updates: Mapping[str, tuple[float, AdapterState]], round_index: int
@@ -68,7 +62,3 @@ class FedEx:
 
     def verify(self, offered: AdapterState, state: AdapterState) -> None:
         """Any values will do: all three factors move freely."""
-
-    def to_peft(self, state: AdapterState) -> AdapterState:
-        """A (R, in) and B (out, R) of W + B·A, with R what each map needs: up to the smaller of in and out."""
-        return factored(state)

@@ -28,7 +28,7 @@ import numpy as np
 from yoriai.errors import AdapterError
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.dense import FACTORS, TRAINED, add_products, dense_start, factored, site_adapters
-from yoriai.strategies.factors import BaseFactors, Maps, kaiming_uniform
+from yoriai.strategies.factors import kaiming_uniform
 
 
 @dataclass(frozen=True)
@@ -40,18 +40,12 @@ class FLoRA:
     factors: ClassVar[tuple[str, ...]] = FACTORS
     moving: ClassVar[tuple[str, ...]] = FACTORS
     server_optimizers: ClassVar[tuple[str, ...]] = ("none",)
+    initial = staticmethod(dense_start)
+    to_peft = staticmethod(factored)
 
     def trainable(self, round_index: int) -> tuple[str, ...]:
         """A and B in every round."""
         return TRAINED
-
-    def initial(self, maps: Maps, rank: int, seed: int, base_factors: BaseFactors | None = None) -> AdapterState:
-        """A Kaiming-uniform from the public seed, B and W zero; `base_factors` is not used.
-
-        Raises:
-            AdapterError: the rank does not fit a map.
-        """
-        return dense_start(maps, rank, seed)
 
     def combine_each(
         self, current: AdapterState, updates: Mapping[str, tuple[float, AdapterState]], round_index: int
@@ -82,7 +76,3 @@ class FLoRA:
         for path in state.module_paths():
             if state.factor(path, "B").any():
                 raise AdapterError(f"B of the map {path} is not zero", expected="zero at the start of a flora round")
-
-    def to_peft(self, state: AdapterState) -> AdapterState:
-        """A (R, in) and B (out, R) of W + B·A, with R what each map needs: up to the smaller of in and out."""
-        return factored(state)

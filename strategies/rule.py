@@ -170,7 +170,7 @@ def get_rule(name: str) -> SumRule | EachRule:
 
 def largest_update(rule: Rule, state: AdapterState) -> int:
     """Entries that a site sends in a round of this rule, at most."""
-    return max(state.select(rule.trainable(index)).size_bytes // 4 for index in range(CYCLE))
+    return max(state.select(rule.trainable(index)).n_params for index in range(CYCLE))
 
 
 @cache

@@ -17,6 +17,7 @@ from yoriai.privacy.dp.accounting import Costing, Event, SampledGaussian
 from yoriai.privacy.dp.wording import epsilon_text, terms
 from yoriai.privacy.identity.roster import MAX_WEIGHT, Roster
 from yoriai.privacy.job_terms.distributed_noise_parameters import all_rounds
+from yoriai.privacy.job_terms.plain_roster import unlike_sites
 from yoriai.privacy.secagg.ranks import thin_ranks
 from yoriai.strategies.fit import check_fit
 from yoriai.strategies.rule import built_in_rules
@@ -84,16 +85,6 @@ def signed_rank(site: str, policy: PolicySection, job: JobConfig, roster: Roster
             remedy="have the roster give its sites fewer ranks, or lower lora.rank",
         )
     return _below(job, ranks[site])
-
-
-def as_signed(job: JobConfig, roster: Roster) -> wire.Roster:
-    """The signed roster as an offer has one: ranks of those alone that train less than the job's."""
-    ranks = {entry.name: entry.rank_in(job.lora.rank) for entry in roster.sites}
-    return wire.Roster(
-        serial=roster.serial,
-        weights={entry.name: entry.weight for entry in roster.sites},
-        ranks={name: rank for name, rank in ranks.items() if rank < job.lora.rank},
-    )
 
 
 def plain_rank(site: str, job: JobConfig, ranks: Mapping[str, int]) -> int | None:
@@ -168,7 +159,7 @@ def _check_claim(site: str, policy: PolicySection, job: JobConfig) -> None:
         )
 
 
-def check_sharing(site: str, policy: PolicySection, job: JobConfig, offer: wire.JobOffer, rank: int | None) -> None:
+def check_sharing(site: str, policy: PolicySection, job: JobConfig, offer: wire.JobOffer) -> None:
     """What distributed noise asks for beyond a job's own terms.
 
     Raises:
@@ -188,17 +179,12 @@ def check_sharing(site: str, policy: PolicySection, job: JobConfig, offer: wire.
             expected=f"at least {policy.colluding} (policy.colluding)",
             remedy="raise it; each site's share of the noise grows",
         )
-    if unequal := sorted({weight for weight in offer.roster.weights.values() if weight != 1}):
+    if unlike := unlike_sites(offer.roster):
         raise PolicyError(
-            f"site {site}: the roster has weights other than 1, and the noise of every site must count alike",
-            found=f"weight {unequal[0]}",
-            expected="1",
-        )
-    if rank is not None or offer.roster.ranks:
-        raise PolicyError(
-            f"site {site}: distributed noise needs sites that all train the job's rank",
-            found="lower ranks in the roster",
-            remedy='have the roster name none, or set privacy.noise = "local"',
+            f"site {site}: distributed noise needs sites that are all alike, for the noise of each must count alike",
+            found=f"another weight than 1, or a lower rank, at {', '.join(unlike[:8])}",
+            expected="weight 1 and the job's rank at every site",
+            remedy='have such a roster signed, or set privacy.noise = "local"',
         )
 
 

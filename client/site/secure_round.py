@@ -56,7 +56,7 @@ def carried_in(this: Round, request: wire.TrainRequest) -> Carried:
     """What the slot of a round carries, by the site's own plan; the request has the public range only."""
     if this.plan.shared is not None:
         return Carried(this.plan.shared.noise.size, Integers(this.plan.shared.noise.word_bits))
-    n_params = this.start.select(this.plan.factors).size_bytes // 4
+    n_params = this.start.select(this.plan.factors).n_params
     return Carried(n_params, public_grid(this.job.job, request.value_range or 0.0))
 
 

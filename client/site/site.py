@@ -22,7 +22,6 @@ from yoriai.client.offer.approval import Approval, terms_of
 from yoriai.client.offer.job_book import JobBook, Terms
 from yoriai.client.offer.offer_bounds import check_bounds
 from yoriai.client.offer.policy import (
-    as_signed,
     check_base,
     check_membership,
     check_records,
@@ -56,6 +55,7 @@ from yoriai.errors import (
 )
 from yoriai.privacy.dp.accounting import Event
 from yoriai.privacy.dp.randomness import RandomSource, SystemSource
+from yoriai.privacy.job_terms.plain_roster import plain_roster
 from yoriai.privacy.ledger.ledger import Ledger
 from yoriai.privacy.secagg import Member
 from yoriai.strategies.adapter import AdapterState
@@ -182,14 +182,14 @@ class Site:
             signed = self._member(offer, 0).directory.roster
             rank = signed_rank(self.name, self._policy, job, signed)
             # From here on the consortium's word counts, whatever the offer repeats of it.
-            offer = offer.model_copy(update={"roster": as_signed(job, signed)})
+            offer = offer.model_copy(update={"roster": plain_roster(signed, job.lora.rank)})
             roster_digest = signed.digest.hex()
         elif self._policy.allow_plain_updates:
             rank = plain_rank(self.name, job, offer.roster.ranks)
         else:
             raise PolicyError(f"site {self.name}: policy forbids jobs without secure aggregation")
         check_base(self.name, self._policy, job, offer, self._session.base.digest)
-        shares = self._shares(job, offer, rank)
+        shares = self._shares(job, offer)
         event = round_event(self.name, self._policy, job, offer, shares, self._ledger.costing)
         check_records(self.name, self._policy, job)
         self._session.check_task(job.task)
@@ -246,11 +246,11 @@ class Site:
         self._accepted = None
         self._secure.forget()
 
-    def _shares(self, job: JobConfig, offer: wire.JobOffer, rank: int | None) -> Shares | None:
+    def _shares(self, job: JobConfig, offer: wire.JobOffer) -> Shares | None:
         """The job's distributed noise, if that is its mode and the site agrees to it."""
         if job.privacy.noise != "distributed":
             return None
-        check_sharing(self.name, self._policy, job, offer, rank)
+        check_sharing(self.name, self._policy, job, offer)
         return shares_of(job, AdapterState.from_bytes(offer.payload), offer.noise_multiplier, len(offer.roster.weights))
 
     def _member(self, offer: wire.JobOffer, number: int) -> Member:

@@ -33,7 +33,6 @@ from yoriai.server.round.server_step import aggregation_of, take_server_step
 from yoriai.server.round.site_sampling import sample_sites
 from yoriai.server.round.windows import Windows
 from yoriai.strategies.adapter import AdapterState
-from yoriai.strategies.fit import check_fit
 from yoriai.strategies.rule import EachRule, SumRule
 
 # How often a void round of secure aggregation is begun afresh before the run stops.
@@ -53,7 +52,7 @@ class Coordinator:
     """One run of one job.
 
     Args:
-        job: with task kind and labels filled in.
+        job: with task kind and labels filled in; whoever takes it from outside has seen that it fits (`check_fit`).
         roster: the weights of the sites.
         base_digest: of the base model that sites must have.
         noise_multiplier: calibrated for the whole job; None without privacy.
@@ -69,7 +68,7 @@ class Coordinator:
         offer_again_s: how long to wait between two offers to sites that the first round waits for.
 
     Raises:
-        ConfigError: settings of the job do not go together, or its roster is missing or another one.
+        ConfigError: the job cannot run with the roster, or it is missing or another one.
     """
 
     def __init__(
@@ -89,7 +88,6 @@ class Coordinator:
         delivers: bool = True,
         offer_again_s: float = 20.0,
     ) -> None:
-        check_fit(job)
         check_roster(job, roster, signed_roster)
         self._job, self._roster, self._rule = job, roster, rule
         self._base_digest, self._noise_multiplier = base_digest, noise_multiplier

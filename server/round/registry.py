@@ -19,11 +19,11 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from yoriai.errors import AdapterError, CheckpointError, StorageError
+from yoriai.errors import AdapterError, CheckpointError
 from yoriai.server.round.migration import SCHEMA, migrated
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.rule import EachRule, SumRule
-from yoriai.system import files
+from yoriai.system.run_files import run_file_fault, write_run_file
 
 _Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -164,7 +164,7 @@ class Registry:
             for name in ("adapters", "state"):
                 (folder / name).mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise _cannot_write(folder, error.strerror or type(error).__name__) from error
+            raise run_file_fault(folder, error.strerror or type(error).__name__) from error
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Store a checkpoint; what it refers to is durable before it is.
@@ -192,7 +192,7 @@ class Registry:
             delivered=dict(checkpoint.delivered),
             ended_early=checkpoint.ended_early,
         )
-        write_atomically(self._folder / "checkpoint.json", manifest.model_dump_json(by_alias=True, indent=1).encode())
+        write_run_file(self._folder / "checkpoint.json", manifest.model_dump_json(by_alias=True, indent=1).encode())
         self._forget_states_but({factor_group.optimizer_state for factor_group in lanes.values()})
 
     def load(self) -> Checkpoint | None:
@@ -259,7 +259,7 @@ class Registry:
     def _put(self, name: str, content: Callable[[], bytes]) -> None:
         path = self._folder / name
         if not path.exists():
-            write_atomically(path, content())
+            write_run_file(path, content())
 
     def _forget_states_but(self, digests: Collection[str]) -> None:
         """Adapters of past rounds are versions worth keeping; past states of the optimizer serve nobody."""
@@ -324,23 +324,3 @@ def _damaged(folder: Path, error: Exception) -> CheckpointError:
 def factor_digests(adapter: AdapterState) -> dict[str, str]:
     """The digest of each factor over all maps, by which it is stored."""
     return {factor: adapter.select((factor,)).digest() for factor in adapter.factors()}
-
-
-def write_atomically(path: Path, data: bytes) -> Path:
-    """Replace a file of a run, as `yoriai.system.files.write_atomically`; an error says that the run can be resumed.
-
-    Raises:
-        CheckpointError: the disk is full or the place cannot be written.
-    """
-    try:
-        return files.write_atomically(path, data)
-    except StorageError as error:
-        raise _cannot_write(path, error.found) from error
-
-
-def _cannot_write(path: Path, found: str) -> CheckpointError:
-    return CheckpointError(
-        f"{path} cannot be written",
-        found=found,
-        remedy="make room or choose another folder, then resume; the last checkpoint is intact",
-    )

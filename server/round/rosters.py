@@ -6,6 +6,7 @@ from yoriai import wire
 from yoriai.config import JobConfig
 from yoriai.errors import ConfigError
 from yoriai.privacy.identity.roster import Directory
+from yoriai.privacy.job_terms.plain_roster import unlike_sites
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,10 @@ def check_signed(signed: SignedRoster | None, roster: wire.Roster) -> None:
 
 def check_alike(roster: wire.Roster) -> None:
     """Raise ConfigError unless all sites weigh 1 and train the job's rank: the noise of each must count alike."""
-    unequal = [site for site, weight in roster.weights.items() if weight != 1] + list(roster.ranks)
-    if unequal:
+    if unlike := unlike_sites(roster):
         raise ConfigError(
             "distributed noise needs sites that are all alike",
-            found=f"another weight than 1, or a lower rank, at {', '.join(sorted(set(unequal))[:8])}",
+            found=f"another weight than 1, or a lower rank, at {', '.join(unlike[:8])}",
             expected="weight 1 and the job's rank at every site",
             remedy="have such a roster signed; training.records_per_weight is then what a site has on average",
         )

@@ -79,7 +79,7 @@ class MeanOfUpdates:
     @property
     def n_params(self) -> int:
         """See RoundSum."""
-        return self.expected.size_bytes // 4
+        return self.expected.n_params
 
     @property
     def value_range(self) -> float | None:
@@ -139,7 +139,7 @@ class SharedGradientSum:
     def read(self, opened: Opened) -> Read:
         """The step of plain descent along the noised mean gradient of the survivors' batches."""
         training, clip_norm = self.job.training, self.job.privacy.clip_norm
-        total = open_sum(opened.levels, self.noise, self.rotation, clip_norm)[: self.expected.size_bytes // 4]  # (n,)
+        total = open_sum(opened.levels, self.noise, self.rotation, clip_norm)[: self.expected.n_params]  # (n,)
         rate = training.learning_rate * schedule_factor(training.schedule, self.round_index, self.job.federation.rounds)
         return Read(self.expected.unflatten(total * (-rate / expected_batch(self.job, len(opened.survivors)))))
 

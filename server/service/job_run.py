@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
-from yoriai import wire
 from yoriai.errors import IdentityError, RoundError, YoriaiError
 from yoriai.privacy.identity.roster import Directory, Roster, read_roster
+from yoriai.privacy.job_terms.plain_roster import plain_roster
 from yoriai.server.folder.server_folder import ServerFolder
 from yoriai.server.round.coordinator import Coordinator
 from yoriai.server.round.messenger import Transport
@@ -63,15 +63,6 @@ def run_job(folder: ServerFolder, job: StoredJob, connect: Connect) -> None:
             log.event("ended", rounds=ended.next_round, reason=early)
         else:
             log.event("finished")
-
-
-def plain_roster(roster: Roster, full_rank: int) -> wire.Roster:
-    """A signed roster as offers repeat it."""
-    return wire.Roster(
-        serial=roster.serial,
-        weights={entry.name: entry.weight for entry in roster.sites},
-        ranks={entry.name: entry.rank for entry in roster.sites if entry.rank is not None and entry.rank < full_rank},
-    )
 
 
 def _coordinate(

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from yoriai.errors import ConfigError
 from yoriai.prepared_job import PreparedJob
+from yoriai.privacy.job_terms.plain_roster import plain_roster
 from yoriai.server.folder.server_folder import ServerFolder
-from yoriai.server.round.rosters import check_alike
-from yoriai.server.service.job_run import plain_roster
+from yoriai.server.round.rosters import check_roster
 from yoriai.server.service.job_store import JobStore, StoredJob
 from yoriai.strategies.fit import check_fit
 
@@ -42,7 +42,6 @@ def submit(path: Path, prepared: PreparedJob, noise_of: Callable[[PreparedJob, i
             expected=f"at least {job.federation.min_sites} (federation.min_sites)",
             remedy="lower it, or have more sites signed",
         )
-    if job.privacy.noise == "distributed":
-        check_alike(roster)
+    check_roster(job, roster, signed)
     complete = replace(prepared, noise_multiplier=noise_of(prepared, len(roster.weights)))
     return JobStore(folder.jobs).submit(complete, signed.file)

@@ -181,7 +181,7 @@ class Carrier:
     @property
     def dimension(self) -> int:
         """Trained coordinates."""
-        return self.start.select(self.plan().factors).size_bytes // 4
+        return self.start.select(self.plan().factors).n_params
 
     def plan(self) -> TrainingPlan:
         """Of every round: the factors of the first one train, whatever later ones would."""

@@ -68,4 +68,4 @@ class AttackedSite:
         for _ in range(noise.honest - 1):
             total = total + RoundedSum(noise, rotation, clip_norm, self._source).release(table)
         opened = open_sum(total, noise, rotation, clip_norm) / clip_norm
-        return opened[: self._start.select(self._plan.factors).size_bytes // 4]
+        return opened[: self._start.select(self._plan.factors).n_params]

@@ -69,7 +69,6 @@ def rules(
 
     With the defaults some hundred trainings of half a minute; what is measured is kept, so it may be interrupted.
     """
-    from yoriai.server.round.registry import write_atomically
     from yoriai.simulations.bench.rules import tables
     from yoriai.simulations.bench.rules.combining import combine_seconds
     from yoriai.simulations.bench.rules.plan import Scale, setting_of
@@ -78,6 +77,7 @@ def rules(
     from yoriai.simulations.cli.options import epsilon_of, mode_of
     from yoriai.simulations.scenarios import get_scenario
     from yoriai.strategies.rule import get_rule, rule_names
+    from yoriai.system.run_files import write_run_file
 
     get_scenario(data)
     shared = mode_of(noise) == "distributed"
@@ -96,8 +96,8 @@ def rules(
     found = run(asked, Store(folder / "trainings.jsonl"))
     document = tables.as_json(found, " ".join(["yoriai", *sys.argv[1:]]), combine_seconds())
     table = tables.rows(document["results"], document["trained_nothing"])
-    write_atomically(folder / "rules.json", json.dumps(document, indent=1).encode())
-    write_atomically(folder / "rules.md", f"{tables.markdown(table)}\n{tables.NOT_COVERED}\n".encode())
+    write_run_file(folder / "rules.json", json.dumps(document, indent=1).encode())
+    write_run_file(folder / "rules.md", f"{tables.markdown(table)}\n{tables.NOT_COVERED}\n".encode())
     if as_json:
         typer.echo(json.dumps(document, indent=1))
         return
@@ -125,11 +125,11 @@ def deploy(
 
     Up to four sites' daemons have a process each, more share one.
     """
-    from yoriai.server.round.registry import write_atomically
     from yoriai.simulations.bench.deploy.plan import LARGE_PARAMS, DeployPlan
     from yoriai.simulations.bench.deploy.run import bench_deploy
     from yoriai.simulations.bench.deploy.table import rows
     from yoriai.simulations.cli.options import mode_of
+    from yoriai.system.run_files import write_run_file
 
     asked = DeployPlan(sites, LARGE_PARAMS if large else params, rounds, mode_of(noise))
     with TemporaryDirectory(prefix="yoriai-", ignore_cleanup_errors=True) as temporary:  # A process may end late.
@@ -138,7 +138,7 @@ def deploy(
         found = bench_deploy(asked, place.resolve(), lambda line: typer.echo(line, err=True))
     document = {"command": " ".join(["yoriai", *sys.argv[1:]]), **found}
     if json_file is not None:
-        write_atomically(json_file, json.dumps(document, indent=1).encode())
+        write_run_file(json_file, json.dumps(document, indent=1).encode())
     table = Table("", "", box=None, pad_edge=False, show_header=False)
     for what, figure in rows(document):
         table.add_row(what, figure)

@@ -7,8 +7,8 @@ from typing import Final
 from pydantic import JsonValue, ValidationError
 
 from yoriai.errors import ConfigError
-from yoriai.server.round.registry import write_atomically
 from yoriai.simulations.report.report import SCHEMA_VERSION, Report
+from yoriai.system.run_files import write_run_file
 
 REPORT_FILE: Final = "report.json"
 
@@ -37,8 +37,8 @@ def write_report(report: Report, directory: Path) -> tuple[Path, ...]:
     from yoriai.simulations.report.html import page_files
 
     directory = Path(directory)
-    paths = [write_atomically(directory / REPORT_FILE, report_json(report).encode())]
-    paths += [write_atomically(directory / name, content) for name, content in page_files(report)]
+    paths = [write_run_file(directory / REPORT_FILE, report_json(report).encode())]
+    paths += [write_run_file(directory / name, content) for name, content in page_files(report)]
     return tuple(paths)
 
 

@@ -23,7 +23,7 @@ from yoriai.client.model.model_session import ModelSession
 from yoriai.client.model.tasks import LabelHead
 from yoriai.config import JobConfig
 from yoriai.errors import CheckpointError, ConfigError
-from yoriai.server.round.registry import Checkpoint, Registry, write_atomically
+from yoriai.server.round.registry import Checkpoint, Registry
 from yoriai.simulations.report.file import REPORT_FILE, load_report, write_report
 from yoriai.simulations.report.report import Report
 from yoriai.simulations.run import compare, run_folder
@@ -39,6 +39,7 @@ from yoriai.simulations.run.timing import Stopwatch
 from yoriai.simulations.scenarios.partition import DEFAULT_TEMPLATES
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.rule import get_rule
+from yoriai.system.run_files import write_run_file
 
 ENGINES = ("inprocess", "flower")
 
@@ -290,7 +291,7 @@ def _save_adapter(running: _Running, adapter: AdapterState, folder: Path) -> Non
     task: dict[str, object] = {"kind": job.task.kind, "template": template}
     if isinstance(head, LabelHead):
         task |= {"labels": list(job.task.labels), "prior": head.prior.tolist()}
-    write_atomically(folder / "task.json", json.dumps(task, indent=1).encode())
+    write_run_file(folder / "task.json", json.dumps(task, indent=1).encode())
 
 
 def new_folder(name: str) -> Path:

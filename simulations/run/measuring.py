@@ -14,10 +14,10 @@ from yoriai.client.records.records import SiteRecords
 from yoriai.client.training.evaluate import evaluate
 from yoriai.config import JobConfig
 from yoriai.errors import CheckpointError
-from yoriai.server.round.registry import write_atomically
 from yoriai.simulations.report.report import Paired, Score
 from yoriai.simulations.run.observers import Observer
 from yoriai.strategies.adapter import AdapterState
+from yoriai.system.run_files import write_run_file
 
 SiteTallies = dict[str, Tally]
 
@@ -136,7 +136,7 @@ class Measurements:
         """Keep and store."""
         self._kept[name] = tallies
         stored = {n: {site: _tally_to(tally) for site, tally in t.items()} for n, t in self._kept.items()}
-        write_atomically(self._path, json.dumps(stored).encode())
+        write_run_file(self._path, json.dumps(stored).encode())
         return tallies
 
     def by_round(self) -> dict[int, SiteTallies]:

@@ -16,12 +16,12 @@ from yoriai.client.records.records import SiteRecords
 from yoriai.client.site.personal import PersonalTraining, personal_run_id, train_personal
 from yoriai.errors import RefusedError, TrainingError
 from yoriai.privacy.dp.accounting import Accountant
-from yoriai.server.round.registry import write_atomically
 from yoriai.simulations.report.report import PERSONAL
 from yoriai.simulations.run.engines import SiteSpec
 from yoriai.simulations.run.measuring import Measurements, TestBench
 from yoriai.simulations.run.simulated_federation import Federation, Outcome
 from yoriai.strategies.adapter import AdapterState
+from yoriai.system.run_files import write_run_file
 
 _FACTORS = "factors.safetensors"
 
@@ -117,7 +117,7 @@ def _stored_or_trained(run: PersonalRun, spec: SiteSpec) -> AdapterState:
             progress=lambda done: observer.advance(f"personal rounds at {name}", done, rounds),
         )
     run.save(own, folder)
-    write_atomically(folder / _FACTORS, own.to_bytes())
+    write_run_file(folder / _FACTORS, own.to_bytes())
     return own
 
 

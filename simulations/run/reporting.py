@@ -252,7 +252,7 @@ def _adapter(experiment: Experiment, outcome: Outcome) -> AdapterReport:
         digest=adapter.digest(),
         rule=rule.name,
         rank=job.lora.rank,
-        parameters_trained=trained.size_bytes // 4,
+        parameters_trained=trained.n_params,
         bytes=adapter.size_bytes,
     )
 

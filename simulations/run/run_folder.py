@@ -10,8 +10,8 @@ from typing import Any
 
 from yoriai.config import JobConfig, job_to_toml, load_job
 from yoriai.errors import CheckpointError, ConfigError
-from yoriai.server.round.registry import write_atomically
 from yoriai.simulations.run.experiment import DataSource
+from yoriai.system.run_files import write_run_file
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,10 @@ def must_be_free(folder: Path) -> None:
 
 def store(folder: Path, job: JobConfig, run: StoredRun) -> None:
     """Write what a new run is; the folder is made when missing."""
-    write_atomically(folder / "job.toml", job_to_toml(job).encode())
+    write_run_file(folder / "job.toml", job_to_toml(job).encode())
     path = str(run.data.path.resolve()) if run.data.path else None
     stored = {**asdict(run), "data": {**asdict(run.data), "path": path}}
-    write_atomically(folder / "run.json", json.dumps(stored, indent=1).encode())
+    write_run_file(folder / "run.json", json.dumps(stored, indent=1).encode())
 
 
 def load(folder: Path) -> tuple[JobConfig, StoredRun]:

@@ -5,8 +5,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from yoriai.server.round.registry import write_atomically
 from yoriai.simulations.run.observers import Observer
+from yoriai.system.run_files import write_run_file
 
 _AT_A_SITE = ("steps at site ", "prefix of site ")
 
@@ -68,4 +68,4 @@ class Stopwatch:
         """Keep the seconds so far for a later session."""
         parts = self.parts()
         stored = {"total": parts.pop("total"), "parts": parts, "sites": self._sites}
-        write_atomically(self._path, json.dumps(stored, indent=1).encode())
+        write_run_file(self._path, json.dumps(stored, indent=1).encode())

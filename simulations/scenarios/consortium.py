@@ -27,9 +27,9 @@ from yoriai.privacy.identity.identity import (
     write_key,
 )
 from yoriai.privacy.identity.roster import Directory, Roster, RosterEntry, read_roster, sign_roster
-from yoriai.server.round.registry import write_atomically
 from yoriai.server.round.rosters import SignedRoster
 from yoriai.server.round.sealing import Signing
+from yoriai.system.run_files import write_run_file
 
 _VALID_FOR = datetime.timedelta(days=3650)
 
@@ -90,7 +90,7 @@ class Consortium:
         sites = self.folder / "sites"
         sites.mkdir(parents=True, exist_ok=True)
         authority = Authority.create(federation, SigningKey.generate(), now=_now(), valid_for=_VALID_FOR)
-        write_atomically(self.folder / "authority.der", authority.certificate.public_bytes(Encoding.DER))
+        write_run_file(self.folder / "authority.der", authority.certificate.public_bytes(Encoding.DER))
         self._make_coordinator(authority, federation)
         entries = []
         for name, weight in sorted(weights.items()):
@@ -98,10 +98,10 @@ class Consortium:
             certificate = authority.sign_request(make_request(name, key), now=_now(), valid_for=_VALID_FOR)
             (sites / f"{name}.key").unlink(missing_ok=True)
             write_key(sites / f"{name}.key", key)
-            write_atomically(sites / f"{name}.der", certificate)
+            write_run_file(sites / f"{name}.der", certificate)
             entries.append(RosterEntry(name, fingerprint(certificate).hex(), weight, ranks.get(name)))
         roster = Roster(federation, 1, _now() + _VALID_FOR, tuple(entries))
-        write_atomically(self.folder / "roster", sign_roster(authority, roster))
+        write_run_file(self.folder / "roster", sign_roster(authority, roster))
 
     def _make_coordinator(self, authority: Authority, federation: str) -> None:
         (self.folder / "coordinator.key").unlink(missing_ok=True)
@@ -109,7 +109,7 @@ class Consortium:
         write_key(self.folder / "coordinator.key", key)
         request = read_coordinator_request(make_coordinator_request("coordinator", key))
         certificate = certify_coordinator(authority, federation, request, now=_now(), valid_for=_VALID_FOR)
-        write_atomically(self.folder / "coordinator.cert", certificate)
+        write_run_file(self.folder / "coordinator.cert", certificate)
 
 
 def _now() -> datetime.datetime:

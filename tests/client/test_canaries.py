@@ -38,7 +38,7 @@ def released(model: AdaptedModel, canaries: Given | None, plan: TrainingPlan = P
 
 
 def gradients(model: AdaptedModel, count: int, norm: float) -> np.ndarray:
-    rows = np.random.default_rng(0).normal(size=(count, start_for(model, "core").select(("R",)).size_bytes // 4))
+    rows = np.random.default_rng(0).normal(size=(count, start_for(model, "core").select(("R",)).n_params))
     return norm * rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 

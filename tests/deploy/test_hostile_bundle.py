@@ -12,9 +12,9 @@ from tests.deploy.processes import wait_until
 from tests.deploy.world import Deployment, deployed
 from yoriai import wire
 from yoriai.config import JobConfig, override
+from yoriai.privacy.job_terms.plain_roster import plain_roster
 from yoriai.server.flower.flower_control import FlowerControl
 from yoriai.server.round.sealing import Sealer
-from yoriai.server.service.job_run import plain_roster
 from yoriai.server.service.job_store import StoredJob
 
 pytestmark = pytest.mark.deploy

@@ -188,19 +188,19 @@ def test_a_job_may_count_on_fewer_sites_than_the_policy_does_and_not_on_more(cou
         check_sharing("site-1", policy, job, asked, None)
 
 
-@pytest.mark.parametrize(("rank", "ranks"), [(2, {}), (None, {"site-2": 2})])
-def test_distributed_noise_takes_no_site_of_lower_rank(rank: int | None, ranks: dict[str, int]) -> None:
+@pytest.mark.parametrize(("weight", "ranks"), [(2, {}), (1, {"site-1": 2}), (1, {"site-2": 2})])
+def test_distributed_noise_takes_no_roster_of_unlike_sites(weight: int, ranks: dict[str, int]) -> None:
     job = override(JobConfig(name="j"), {**SHARED, "federation.min_sites": 9, "privacy.colluding": 2})
     asked = wire.JobOffer(
         run_id="run-1",
         job={},
-        roster=wire.Roster(serial=1, weights={f"site-{n}": 1 for n in range(9)}, ranks=ranks),
+        roster=wire.Roster(serial=1, weights={**{f"site-{n}": 1 for n in range(9)}, "site-3": weight}, ranks=ranks),
         base_digest="",
         noise_multiplier=1.0,
     )
     policy = PolicySection(allow_distributed_noise=True, colluding=2)
-    with pytest.raises(PolicyError, match="sites that all train the job's rank"):
-        check_sharing("site-1", policy, job, asked, rank)
+    with pytest.raises(PolicyError, match="sites that are all alike"):
+        check_sharing("site-1", policy, job, asked)
 
 
 class Flattering(Dropping):
@@ -226,7 +226,7 @@ def test_a_site_that_was_offered_more_noise_than_the_others_masks_and_charges_no
         here = world(mini, tmp_path, stack)
         told = here.federation.noise_multiplier
         assert told is not None
-        n_params = here.session.initial_adapter(here.job).select(("R",)).size_bytes // 4
+        n_params = here.session.initial_adapter(here.job).select(("R",)).n_params
         true, false = (distributed_noise_of(here.job, told * by, n_params=n_params, sites=4) for by in (1.0, 1.02))
         assert (false.word_bits, false.size) == (true.word_bits, true.size)
         assert false.variance > true.variance

@@ -28,11 +28,11 @@ def combine_seconds(parameters: int = PARAMETERS, *, repeats: int = 3) -> dict[s
 def _seconds(rule: SumRule, parameters: int, repeats: int) -> float:
     # A core has r² entries a map, so that a rank of 16 would need forty thousand maps.
     rank = 8 * RANK if "R" in rule.factors else RANK
-    one = _start(rule, 1, rank).select(rule.trainable(0)).size_bytes // 4
+    one = _start(rule, 1, rank).select(rule.trainable(0)).n_params
     current = _start(rule, -(-parameters // one), rank)
     trained = current.select(rule.trainable(0))
     draw = np.random.default_rng(0)
-    total = trained.unflatten(SITES * 0.01 * draw.standard_normal(trained.size_bytes // 4, np.float32))
+    total = trained.unflatten(SITES * 0.01 * draw.standard_normal(trained.n_params, np.float32))
     times = []
     for _ in range(repeats):
         started = time.perf_counter()

@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from yoriai.errors import CheckpointError
-from yoriai.server.round.registry import write_atomically
 from yoriai.simulations.bench.rules.plan import Training
+from yoriai.system.run_files import write_run_file
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Store:
                     raise CheckpointError(
                         f"{path} line {number} cannot be read", remedy="remove the line; it is measured anew"
                     ) from None
-                write_atomically(path, "".join(f"{whole}\n" for whole in lines[:-1]).encode())
+                write_run_file(path, "".join(f"{whole}\n" for whole in lines[:-1]).encode())
 
     def get(self, training: Training) -> Measured | None:
         """What is known of a training."""
