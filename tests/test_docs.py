@@ -162,3 +162,30 @@ def test_every_test_that_a_page_names_exists(page: str) -> None:
     named = re.findall(r"`([\w/]*test_\w+(?:\.py)?)`", text)
     assert len(named) > 10
     assert [name for name in named if name not in known] == []
+
+
+DOCS = ("README", "architecture", "glossary", "release", "simulate")
+WAY_IN = ("README.md", "CONTRIBUTING.md", "SECURITY.md", *(f"docs/{name}.md" for name in DOCS))
+
+
+@pytest.mark.parametrize("page", WAY_IN)
+def test_every_file_that_a_page_of_the_way_in_points_to_is_there(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    links = {link for link in re.findall(r"\]\(([^)#]+)", text) if "://" not in link}
+    paths = set(re.findall(r"`((?:client|docs|privacy|server|simulations|strategies|tests|yoriai)/[a-z_/.]+)`", text))
+    assert links | paths
+    assert [link for link in sorted(links) if not (ROOT / page).parent.joinpath(link).exists()] == []
+    assert [path for path in sorted(paths) if not (ROOT / path).exists() and not (ROOT / f"{path}.py").exists()] == []
+
+
+@pytest.mark.parametrize("page", WAY_IN)
+def test_a_page_of_the_way_in_is_wrapped(page: str) -> None:
+    lines = (ROOT / page).read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if len(line) > 120 and not line.startswith("|")] == []
+
+
+def test_the_readme_is_one_page_and_the_glossary_in_order() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 70
+    words = re.findall(r"(?m)^- \*\*([^*]+?)\.?\*\*", (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8"))
+    assert len(words) > 50
+    assert words == sorted(words, key=str.lower)
