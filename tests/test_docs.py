@@ -273,7 +273,7 @@ def long_lines(text: str, width: int = 120) -> list[str]:
     return too_long
 
 
-@pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=_name)
+@every_page
 def test_prose_is_wrapped_at_120_characters(page: Path) -> None:
     assert long_lines(page.read_text(encoding="utf-8")) == []
 
@@ -311,3 +311,10 @@ def test_every_decision_has_a_number_a_date_and_a_status_as_the_index_says() -> 
         )
         rows.append([f"[{number}]({page.name})", title.partition(". ")[2], found[1], found[2]])
     assert table((DOCS / "decisions" / "README.md").read_text(encoding="utf-8"))[1:] == rows
+
+
+def test_the_readme_is_one_page_and_the_glossary_in_order() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 70
+    words = re.findall(r"(?m)^- \*\*([^*]+?)\.?\*\*", (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8"))
+    assert len(words) > 50
+    assert words == sorted(words, key=str.lower)
