@@ -1,17 +1,16 @@
 """Mutation runs over the checks that protect a site: each check is broken in turn, and some test has to notice.
 
-    python -m tests.mutation                            every module of the table
-    python -m tests.mutation client/offer/policy.py           one module
+    python -m tests.mutation                                    every module of the table
+    python -m tests.mutation client/offer/policy.py             one module
     python -m tests.mutation --sample 20 client/offer/policy.py
 
-A mutant is one small change to a copy of the tree; the working tree is never written to. A first run of a module's
-tests finds which of them reach which line, and a mutant is then given those alone, the quickest first. Heavy packages
-are imported once, and each mutant's tests run in a fork. docs/mutation.md lists who survived, each with a reason.
+A mutant (`mutators.py`) is one small change to a copy of the tree; the working tree is never written to. A first run of
+a module's tests finds which of them reach which line, and a mutant is then given those alone, the quickest first. Heavy
+packages are imported once, and each mutant's tests run in a fork. docs/mutation.md lists who survived, each with a
+reason.
 """
 
 import argparse
-import ast
-import copy
 import json
 import multiprocessing
 import os
@@ -21,14 +20,16 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.mutators import Mutant, mutants
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("client", "privacy", "server", "simulations", "strategies", "tests", "yoriai")
@@ -41,6 +42,7 @@ _LEDGER = ("privacy/test_ledger_rule.py", "privacy/test_ledger_order.py", "priva
 TESTS: dict[str, tuple[str, ...]] = {
     "client/offer/policy.py": ("client/test_site.py", "client/test_mixed_ranks.py", "simulations/test_distributed.py"),
     "client/site/charging.py": (
+        "client/test_charging.py",
         "client/test_site.py",
         "client/test_delivery.py",
         "simulations/test_secure_federation.py",
@@ -48,7 +50,12 @@ TESTS: dict[str, tuple[str, ...]] = {
     "privacy/dp/dpsgd.py": ("privacy/test_dpsgd.py", "privacy/test_owner_sums.py", "client/test_train.py"),
     "privacy/dp/mechanisms.py": ("privacy/test_mechanisms.py", "privacy/test_dpsgd.py"),
     "privacy/ledger/rule.py": (*_LEDGER, "privacy/test_ledger.py"),
-    "privacy/ledger/ledger.py": (*_LEDGER, "privacy/test_ledger.py", "privacy/test_ledger_witness.py"),
+    "privacy/ledger/ledger.py": (
+        *_LEDGER,
+        "privacy/test_ledger.py",
+        "privacy/test_ledger_format.py",
+        "privacy/test_ledger_witness.py",
+    ),
     "client/model/pieces.py": ("client/test_pieces.py", "client/test_units.py"),
     "client/site/deliveries.py": ("client/test_delivery.py", "simulations/test_approvals.py"),
     "client/site/instructions.py": ("client/test_instructions.py",),
@@ -56,114 +63,6 @@ TESTS: dict[str, tuple[str, ...]] = {
     **{f"privacy/secagg/{path.name}": _SECAGG for path in sorted((ROOT / "privacy" / "secagg").glob("[a-z]*.py"))},
 }
 """The tests of each module, below tests/."""
-
-_SWAPPED: dict[type[ast.AST], Callable[[], ast.AST]] = {
-    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
-    ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.And: ast.Or, ast.Or: ast.And,
-    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult,
-}  # fmt: skip
-_NAMES = {"any": "all", "all": "any", "min": "max", "max": "min"}
-
-
-@dataclass(frozen=True)
-class Mutant:
-    """One change.
-
-    Attributes:
-        first, last: the lines of what is changed.
-        outer: whether it is outside all functions, where an import reaches it and no test by itself.
-        change: in words.
-        source: the whole module with it.
-    """
-
-    first: int
-    last: int
-    outer: bool
-    change: str
-    source: str
-
-
-def mutants(source: str) -> Iterator[Mutant]:
-    """Every mutant of a module, in the order of its lines."""
-    tree = ast.parse(source)
-    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
-    for at, node in enumerate(_reached(tree)):
-        for change, mutate in _changes(node):
-            mutated = copy.deepcopy(tree)
-            mutate(next(twin for index, twin in enumerate(_reached(mutated)) if index == at))
-            before, after = (ast.unparse(one) for one in (tree, mutated))
-            if before != after:
-                first, last = change[0].lineno, change[0].end_lineno
-                outer = not any(one.body[0].lineno <= first <= (one.end_lineno or 0) for one in functions)
-                yield Mutant(first, last, outer, change[1], after)
-
-
-def _reached(node: ast.AST) -> Iterator[ast.AST]:
-    """The nodes that are mutated: not what an error says, nor text, nor annotations."""
-    yield node
-    if isinstance(node, ast.Raise | ast.JoinedStr):
-        return
-    for name, value in ast.iter_fields(node):
-        if name not in ("annotation", "returns"):
-            for child in value if isinstance(value, list) else [value]:
-                if isinstance(child, ast.AST):
-                    yield from _reached(child)
-
-
-Change = tuple[tuple[Any, str], Callable[[Any], object]]
-
-
-def _changes(node: ast.AST) -> Iterator[Change]:
-    """What is done to a node: where and what, and how to do it to its twin in a copy."""
-    match node:
-        case ast.Compare():
-            for k, op in enumerate(node.ops):
-                yield (node, f"{_name(op)} -> {_SWAPPED[type(op)].__name__}"), partial(_swap_comparison, k=k)  # type: ignore[attr-defined]
-        case ast.BoolOp() | ast.BinOp() if type(node.op) in _SWAPPED:
-            yield (node, f"{_name(node.op)} -> {_SWAPPED[type(node.op)].__name__}"), _swap_operator  # type: ignore[attr-defined]
-        case ast.Constant(value=bool()):
-            yield (node, f"{node.value} -> {not node.value}"), lambda twin: setattr(twin, "value", not twin.value)
-        case ast.Constant(value=int() | float()):
-            yield (node, f"{node.value} -> {node.value + 1}"), lambda twin: setattr(twin, "value", twin.value + 1)
-        case ast.Name() if node.id in _NAMES:
-            yield (node, f"{node.id} -> {_NAMES[node.id]}"), lambda twin: setattr(twin, "id", _NAMES[twin.id])
-        case ast.If() | ast.While() | ast.IfExp() if not _flips(node.test):
-            yield (node.test, "condition negated"), partial(_negate, field="test")
-        case ast.Return(value=ast.Compare() | ast.BoolOp() | ast.UnaryOp(op=ast.Not())) if not _flips(node.value):
-            yield (node.value, "answer negated"), partial(_negate, field="value")
-    for block in ("body", "orelse", "finalbody"):
-        statements = getattr(node, block, None)
-        for k, one in enumerate(statements if isinstance(statements, list) else []):
-            if isinstance(one, ast.Raise):
-                yield (one, "raise removed"), partial(_remove, block=block, k=k)
-            elif isinstance(one, ast.Expr) and isinstance(one.value, ast.Call):
-                yield (one, f"{ast.unparse(one.value.func)}(...) removed"), partial(_remove, block=block, k=k)
-
-
-def _name(node: ast.AST) -> str:
-    return type(node).__name__
-
-
-def _flips(test: ast.AST | None) -> bool:
-    """Whether to swap a comparison is to negate it, so that a negation would be the same mutant twice."""
-    exact = (ast.Eq, ast.NotEq, ast.In, ast.NotIn, ast.Is, ast.IsNot)
-    return isinstance(test, ast.Compare) and len(test.ops) == 1 and isinstance(test.ops[0], exact)
-
-
-def _swap_comparison(node: ast.Compare, k: int) -> None:
-    node.ops[k] = _SWAPPED[type(node.ops[k])]()  # type: ignore[call-overload]
-
-
-def _swap_operator(node: ast.BoolOp | ast.BinOp) -> None:
-    node.op = _SWAPPED[type(node.op)]()  # type: ignore[assignment]
-
-
-def _negate(node: ast.AST, field: str) -> None:
-    setattr(node, field, ast.UnaryOp(ast.Not(), getattr(node, field)))
-
-
-def _remove(node: ast.AST, block: str, k: int) -> None:
-    getattr(node, block)[k] = ast.Pass()
 
 
 class Reach:
@@ -206,6 +105,8 @@ def in_fork(tree: Path, work: Callable[[], int], limit: float) -> int | None:
     if child == 0:
         code = 70
         with suppress(BaseException):
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             os.setsid()
             os.chdir(tree)
             for stream in (1, 2):
@@ -215,18 +116,18 @@ def in_fork(tree: Path, work: Callable[[], int], limit: float) -> int | None:
             sys.modules.pop("tests", None)
             code = work()
         os._exit(code)
-    end = time.monotonic() + limit
+    end, gone = time.monotonic() + limit, 0
     try:
-        while True:
-            done, status = os.waitpid(child, os.WNOHANG)
-            if done:
-                return os.waitstatus_to_exitcode(status)
-            if time.monotonic() > end:
-                return None
+        while not gone and time.monotonic() < end:
             time.sleep(0.02)
+            gone, status = os.waitpid(child, os.WNOHANG)
+        return os.waitstatus_to_exitcode(status) if gone else None
     finally:
         with suppress(ProcessLookupError):
             os.killpg(child, signal.SIGKILL)  # Whatever its tests started ends with it.
+        if not gone:
+            os.kill(child, signal.SIGKILL)  # It may have no group of its own yet.
+            os.waitpid(child, 0)
 
 
 def _pytest(plugin: object, files: list[str]) -> int:
@@ -279,7 +180,7 @@ class Judge:
         return mutant, "killed (time)" if code is None else "killed" if code else "SURVIVED"
 
 
-def run(file: str, tests: list[str], sample: int | None = None) -> Iterator[tuple[Mutant, str]]:
+def run(file: str, tests: list[str], sample: int | None = None) -> Generator[tuple[Mutant, str]]:
     """Each mutant of a file with its verdict; of a random few if asked for, the same ones every time."""
     every = list(enumerate(mutants((ROOT / file).read_text(encoding="utf-8")), start=1))
     if sample is not None and sample < len(every):
@@ -293,8 +194,15 @@ def run(file: str, tests: list[str], sample: int | None = None) -> Iterator[tupl
             yield from pool.imap(Judge(Path(folder), file, reach), every)
 
 
+def end_tidily() -> None:
+    """Have a signal end this process by its own exit, so that its tests end too and its copies of the tree go."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+
+
 def main() -> int:
     """Print every mutant's verdict and the counts of each module."""
+    end_tidily()
     parser = argparse.ArgumentParser(description="Break the security checks one by one; a test has to notice.")
     parser.add_argument("files", nargs="*", default=list(TESTS), metavar="FILE", help="modules of the table")
     parser.add_argument("--sample", type=int, help="of each module, so many mutants, drawn at random")
@@ -304,9 +212,10 @@ def main() -> int:
         __import__(name)
     for file in given.files:
         tests, count, survived, start = given.tests or [f"tests/{one}" for one in TESTS[file]], 0, 0, time.monotonic()
-        for mutant, verdict in run(file, tests, given.sample):
-            count, survived = count + 1, survived + (not verdict.startswith("killed"))
-            print(f"{verdict:<13} {file}:{mutant.first}  {mutant.change}", flush=True)  # noqa: T201
+        with closing(run(file, tests, given.sample)) as verdicts:
+            for mutant, verdict in verdicts:
+                count, survived = count + 1, survived + (not verdict.startswith("killed"))
+                print(f"{verdict:<13} {file}:{mutant.first}  {mutant.change}", flush=True)  # noqa: T201
         print(f"== {file}: {count - survived} of {count} killed, {time.monotonic() - start:.0f} s", flush=True)  # noqa: T201
     return 0
 

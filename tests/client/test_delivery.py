@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import shutil
 import stat
 from collections.abc import Iterator
@@ -394,6 +395,47 @@ def test_a_disk_that_the_adapter_would_fill_is_spared(
     assert home.stored() == []
     monkeypatch.setattr("yoriai.client.site.deliveries.shutil.disk_usage", lambda _: usage._replace(free=free))
     received(home.deliver(job, adapter), adapter)
+
+
+def test_a_place_for_adapters_is_made_for_the_sites_user_alone(home: Home, make_job: JobMaker) -> None:
+    job = make_job()
+    adapter = home.took_part(job)
+    home.adapters.rmdir()
+    received(home.deliver(job, adapter), adapter)
+    assert stat.S_IMODE(home.adapters.stat().st_mode) == 0o700
+
+
+def test_where_the_place_for_adapters_is_no_folder_the_reply_says_so_and_the_log_which(
+    home: Home, make_job: JobMaker
+) -> None:
+    job = make_job()
+    adapter = home.took_part(job)
+    home.adapters.rmdir()
+    home.adapters.touch()
+    refused(home.deliver(job, adapter), "the files of site north cannot be read or written")
+    assert [str(home.adapters) in line and "cannot be written" in line for line in home.log] == [True]
+
+
+def test_an_adapter_is_on_the_disk_before_it_has_its_name_and_its_name_is_before_the_receipt(
+    home: Home, make_job: JobMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a power cut may take is what was not synced."""
+    synced: list[tuple[int, bool]] = []
+    sync = os.fsync
+
+    def noting(descriptor: int) -> None:
+        named = any(not path.name.startswith(".") for path in home.stored())
+        synced.append((os.fstat(descriptor).st_ino, named))
+        sync(descriptor)
+
+    job = make_job()
+    adapter = home.took_part(job)
+    monkeypatch.setattr(os, "fsync", noting)
+    received(home.deliver(job, adapter), adapter)
+    (folder,) = home.stored()
+    delivered = {path for path in folder.iterdir() if path.name != "evaluation.json"}
+    assert {(path.stat().st_ino, False) for path in (folder, *delivered)} <= set(synced)
+    assert (home.adapters.stat().st_ino, True) in synced
 
 
 class Killed(BaseException):

@@ -102,6 +102,12 @@ def _changed(data: bytes, **changes: object) -> bytes:
     return wire.encode(message.model_copy(update=changes))
 
 
+def _as_another(member: Member, message: wire.Message, federation: str) -> bytes:
+    """Signed by the coordinator of another federation that the CA has certified too, but as this one's would say it."""
+    instruction = wire.decode(member.known.sealed("north", message))
+    return _changed(wire.encode(instruction), certificate=member.known.certificate(federation).decode())
+
+
 _STRANGER = Known()
 
 FORGERIES: dict[str, tuple[Forge, str]] = {
@@ -115,6 +121,10 @@ FORGERIES: dict[str, tuple[Forge, str]] = {
     "of another federation": (
         lambda m, message: _under((m.known.key, m.known.certificate("iwate")), "north", message),
         "another federation",
+    ),
+    "of another federation's coordinator, in this one's name": (
+        lambda m, message: _as_another(m, message, "iwate"),
+        "certificate is another federation",
     ),
     "under a certificate that has expired": (
         lambda m, message: _under(

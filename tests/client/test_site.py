@@ -12,6 +12,7 @@ from tests.client.conftest import LABELS, JobMaker
 from yoriai import wire
 from yoriai.client.model.model_session import ModelSession
 from yoriai.client.offer.costing import CostWorker
+from yoriai.client.offer.offer_bounds import check_bounds
 from yoriai.client.offer.policy import check_membership
 from yoriai.client.records.records import Record, SiteRecords
 from yoriai.client.site import paid as module
@@ -226,6 +227,18 @@ def test_an_offer_that_would_cost_a_site_too_much_is_refused_by_name_before_its_
 
     office.ledger.costing = never
     refused(office.offer(make_job(**settings), **{"noise_multiplier": 1.0, "payload": b"", **changes}), reason)
+
+
+def test_a_job_of_a_million_steps_is_within_the_bounds_and_one_of_a_step_more_is_not(make_job: JobMaker) -> None:
+    def check(rounds: int, spare: int, steps: int) -> None:
+        job = make_job(federation__rounds=rounds, privacy__spare_rounds=spare, training__local_steps=steps)
+        roster = wire.Roster(serial=1, weights={"north": 2, "south": 1})
+        offer = wire.JobOffer.model_construct(job=job.model_dump(mode="json"), roster=roster, noise_multiplier=1.0)
+        check_bounds("north", job, offer, width=32)
+
+    check(90_000, 10_000, 10)
+    with pytest.raises(PolicyError, match="found 1000001; expected at most 1000000"):
+        check(9_900, 1, 101)
 
 
 def test_an_offer_whose_cost_cannot_be_added_up_within_the_limits_is_refused_by_name_and_nothing_is_held(

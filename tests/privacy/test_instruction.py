@@ -93,6 +93,11 @@ def test_values_of_another_form_are_refused(change: dict[str, Any]) -> None:
         statement(**change)
 
 
+@pytest.mark.parametrize("change", [{"run_id": "x"}, {"run_id": "x" * 128}, {"sequence": 1}, {"sequence": 2**63 - 1}])
+def test_values_at_the_ends_of_their_ranges_are_taken(change: dict[str, Any]) -> None:
+    assert read_instruction(sign_instruction(KEY, statement(**change)), KEY.public_key) == statement(**change)
+
+
 @pytest.mark.parametrize("payload", [b"{}", b"[]", b"null", b"{" * 100_000, b'{"federation":"miyagi"}', b"\xff"])
 def test_a_signed_payload_that_is_no_statement_is_refused(payload: bytes) -> None:
     signature = KEY.sign(b"yoriai/instruction/1", payload).hex().encode()

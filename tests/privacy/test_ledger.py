@@ -400,6 +400,14 @@ def test_a_budget_that_makes_no_sense_is_refused_and_makes_no_file(path: Path, c
     assert not path.exists()
 
 
+def test_a_closed_ledger_takes_nothing_any_more(path: Path) -> None:
+    with _open(path) as ledger:
+        ledger.reserve("job", 0, EVENT)
+    for use in (lambda: ledger.reserve("job", 1, EVENT), lambda: ledger.mark_released("job", 0)):
+        with pytest.raises(LedgerError):
+            use()
+
+
 @pytest.mark.parametrize("rounds", [0, -1, True, 1.5])
 def test_a_plan_without_rounds_is_refused(ledger: Ledger, rounds: int) -> None:
     with pytest.raises(ConfigError, match="rounds"):

@@ -2,6 +2,7 @@
 
 import math
 import random
+import re
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +15,7 @@ from yoriai.privacy.dp.accounting import SampledGaussian, SampledSkellam, epsilo
 from yoriai.privacy.dp.renyi import epsilon_at_order
 from yoriai.privacy.ledger.book import Book, Charge, FirstPlan, Policy
 from yoriai.privacy.ledger.ledger import Ledger
-from yoriai.privacy.ledger.rule import BudgetRule
+from yoriai.privacy.ledger.rule import BudgetRule, FurtherJobs
 
 GAUSSIAN = SampledGaussian(1.0, 9.0)
 
@@ -129,6 +130,19 @@ def test_the_filter_lets_a_history_up_to_the_budget_and_not_a_step_further() -> 
     assert rule.cost(_book(), Counter({("one", EVENT): 3, ("two", OTHER): 4})) == cost
 
 
+def test_a_refusal_by_the_filter_says_what_the_job_needs_and_what_is_left() -> None:
+    rule, book = BudgetRule(Policy(6.0, DELTA)), _book()
+    held = epsilon_at_order([(EVENT, 3)], DELTA, 4)
+    needs = epsilon_at_order([(EVENT, 3), (OTHER, 400)], DELTA, 4) - held
+    with pytest.raises(BudgetError, match=re.escape(f"need epsilon {needs:.3f}, {6.0 - held:.3f} of 6 is left")):
+        rule.check_plan(book, "two", OTHER, 400)
+
+
+def test_an_empty_ledger_takes_any_job_and_says_that_nothing_is_planned(tmp_path: Path) -> None:
+    with open_ledger(tmp_path / "ledger.sqlite") as ledger:
+        assert ledger.further_jobs() == FurtherJobs(possible=True, order=None, first_plan_epsilon=0.0)
+
+
 def test_a_history_of_two_jobs_never_costs_less_than_its_tight_value() -> None:
     history = Counter({("one", EVENT): 3, ("two", OTHER): 4})
     assert BudgetRule(Policy(1.0, DELTA)).cost(_book(), history) >= epsilon([(EVENT, 3), (OTHER, 4)], DELTA, "pld")
@@ -177,6 +191,29 @@ def test_the_rounds_that_fit_can_be_reserved_and_one_more_cannot(tmp_path: Path)
             ledger.reserve("job", 1 + fit, EVENT)
         assert ledger.rounds_that_fit("job") == 0
         assert ledger.outstanding("other") == 2
+
+
+def test_before_any_charge_the_rounds_that_fit_are_those_that_can_be_reserved(tmp_path: Path) -> None:
+    with open_ledger(tmp_path / "ledger.sqlite", epsilon_budget=4.0) as ledger:
+        ledger.approve("job", EVENT, 2)
+        fit = ledger.rounds_that_fit("job")
+        for index in range(fit):
+            ledger.reserve("job", index, EVENT)
+        with pytest.raises(BudgetError):
+            ledger.reserve("job", fit, EVENT)
+
+
+def test_of_a_further_job_the_rounds_that_fit_are_those_that_the_first_ones_filter_leaves(tmp_path: Path) -> None:
+    with open_ledger(tmp_path / "ledger.sqlite", epsilon_budget=4.0) as ledger:
+        ledger.approve("first", EVENT, 1)
+        ledger.reserve("first", 0, EVENT)
+        ledger.approve("further", OTHER, 1)
+        fit = ledger.rounds_that_fit("further")
+        for index in range(fit):
+            ledger.reserve("further", index, OTHER)
+        with pytest.raises(BudgetError):
+            ledger.reserve("further", fit, OTHER)
+        assert ledger.accountant_in_use() == "rdp"
 
 
 def test_in_a_closed_ledger_the_rounds_that_fit_are_those_of_the_plan(tmp_path: Path) -> None:

@@ -22,9 +22,9 @@ from yoriai.server.round.registry import (
     Registry,
     RoundRecord,
     factor_digests,
-    write_atomically,
 )
 from yoriai.strategies.adapter import AdapterState
+from yoriai.system.files import write_atomically
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -149,6 +149,17 @@ def test_the_range_follows_the_clipped_share(clipped: int, factor: float) -> Non
     assert next_range(0.5, clipped, 10**6) == pytest.approx(0.5 * factor)
 
 
+@pytest.mark.parametrize(("clipped", "coordinates"), [(0, 0), (-1, 10), (11, 10), (2, 1)])
+def test_a_share_that_cannot_be_moves_no_range(clipped: int, coordinates: int) -> None:
+    with pytest.raises(ProtocolError, match="count of clipped coordinates"):
+        next_range(0.5, clipped, coordinates)
+
+
+@pytest.mark.parametrize(("clipped", "following"), [(0, 0.45), (1, 1.0)])
+def test_the_range_of_a_single_coordinate_follows_it_too(clipped: int, following: float) -> None:
+    assert next_range(0.5, clipped, 1) == following
+
+
 @pytest.mark.parametrize(
     ("bits", "value_range"), [(1, 1.0), (33, 1.0), (16, 0.0), (16, float("inf")), (16, float("nan"))]
 )

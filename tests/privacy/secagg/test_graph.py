@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from fractions import Fraction
 
 import pytest
 
@@ -9,6 +10,7 @@ from tests.privacy.secagg.cohort import seeded
 from yoriai.errors import ProtocolError
 from yoriai.privacy.secagg.graph import (
     CORRECTNESS_LOG2,
+    MAX_SITES,
     PLANS,
     PRIVACY_LOG2,
     FailureBounds,
@@ -28,7 +30,7 @@ _SIZES = sorted(
 
 @pytest.mark.parametrize("n", range(2, 33))
 def test_up_to_32_sites_everybody_is_everybodys_neighbour(n: int) -> None:
-    assert plan(n).holders == n - 1
+    assert plan(n).holders == plan(n).in_degree_limit == n - 1
     assert draw_holders(0, tuple(range(n)), seeded("a")) == tuple(range(1, n))
 
 
@@ -41,6 +43,17 @@ def test_in_the_complete_graph_a_third_of_colluders_stays_below_the_threshold(n:
 @pytest.mark.parametrize("n", [2, 3, 4, 6, 33, 100, 1000])
 def test_two_quorums_share_more_signers_than_there_may_be_colluders(n: int) -> None:
     assert 2 * quorum(n) - n > n // 3
+
+
+def test_the_sizes_of_the_sparse_graph_are_those_that_every_party_computes_with() -> None:
+    """A party with another table is in no window with the others: a changed number is a change of the protocol."""
+    steps = [(n, plan(n).holders, plan(n).threshold) for n in range(33, MAX_SITES + 1)]
+    last = [step for step, following in zip(steps, [*steps[1:], (0, 0, 0)], strict=True) if step[1:] != following[1:]]
+    assert last == [
+        (40, 19, 15), (48, 23, 18), (64, 30, 23), (80, 35, 27), (96, 41, 31), (128, 50, 37), (160, 58, 42),
+        (192, 67, 47), (256, 80, 56), (384, 94, 65), (512, 104, 72), (768, 117, 81), (1024, 125, 87),
+        (1536, 139, 97), (2048, 148, 104),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("n", _SIZES)
@@ -75,6 +88,32 @@ def test_bounds_one_and_two_equal_sums_of_exact_fractions() -> None:
     assert failure_bounds(n, m, t + 8).too_few_alive == pytest.approx(math.log2(few), abs=1e-6)
 
 
+@pytest.mark.parametrize(("n", "m", "t"), [(12, 2, 2), (15, 3, 3), (40, 4, 4), (40, 19, 15), (48, 23, 18)])
+def test_bound_three_equals_a_sum_of_exact_fractions(n: int, m: int, t: int) -> None:
+    colluding = n // 3
+    honest = n - colluding
+
+    def avoids(x: int) -> Fraction:
+        return Fraction(math.comb(n - 1 - x, m), math.comb(n - 1, m))
+
+    def few_holders(s: int) -> Fraction:
+        ways = sum(
+            math.comb(colluding, x) * math.comb(n - 1 - colluding, m - x) for x in range(max(0, t - s + 1), m + 1)
+        )
+        return honest * Fraction(ways, math.comb(n - 1, m))
+
+    def apart(s: int) -> Fraction:
+        total = Fraction(0)
+        for d in range(n - quorum(n) + 1):
+            rest = honest - s - d
+            if rest >= s:
+                total += math.comb(honest - s, d) * avoids(rest) ** s * avoids(s) ** rest
+        return math.comb(honest, s) * total
+
+    exact = sum(min(few_holders(s), apart(s)) for s in range(1, honest // 2 + 1))
+    assert failure_bounds(n, m, t).disconnected == pytest.approx(math.log2(exact), abs=1e-9)
+
+
 @pytest.mark.parametrize("n", _SIZES)
 def test_an_honest_site_is_hardly_ever_chosen_by_more_than_the_limit(n: int) -> None:
     m, limit = plan(n).holders, plan(n).in_degree_limit
@@ -104,6 +143,18 @@ def test_draws_are_uniform_without_replacement() -> None:
     chi_squared = sum((count - draws * share) ** 2 / (draws * share * (1 - share)) for count in seen.values())
     assert len(seen) == 39
     assert chi_squared < 39 + 5 * math.sqrt(2 * 39)
+
+
+def test_a_value_that_would_favour_some_sites_is_drawn_again() -> None:
+    """Of 2^32 values one is too many for three sites: the highest."""
+    asked = []
+
+    def highest_first(size: int) -> bytes:
+        asked.append(size)
+        return b"\xff" * size if len(asked) == 1 else bytes(size)
+
+    draw_holders(0, (0, 1, 2, 3), highest_first)
+    assert asked == [4] * (1 + 3)
 
 
 def test_draws_depend_on_the_sites_own_entropy_only() -> None:

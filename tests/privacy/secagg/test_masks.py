@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.privacy.secagg.cohort import Cohort, Round, seeded
+from yoriai.privacy.secagg import messages as wire
 from yoriai.privacy.secagg.masks import BLOCK, MaskKey, Scratch, add_masks, for_each_block
 from yoriai.privacy.secagg.secret import SecretBytes
 
@@ -52,6 +53,16 @@ def test_masked_vectors_are_uniform_whatever_is_in_them() -> None:
         counts = np.bincount(body, minlength=256)
         expected = counts.sum() / 256
         assert abs(float(((counts - expected) ** 2 / expected).sum()) - 255) < 6 * math.sqrt(510)
+
+
+def test_the_tail_leaves_masked_too() -> None:
+    """Of three words that say how many coordinates were clipped and what was counted, none is as it was."""
+    game = Round(Cohort((1,) * 4, n_counts=2))
+    game.run(until="mask")
+    tails = [np.frombuffer(m[: -wire.SIGNATURE_BYTES], np.uint8)[-24:].view("<u8") for m in game.sent["mask"].values()]
+    # Unmasked they are below 1,000; a random word is below 2^40 once in 2^24.
+    assert all((tail > 2**40).all() for tail in tails)
+    assert len(np.unique(tails)) == 12
 
 
 def test_any_start_gives_the_same_words_as_the_whole() -> None:

@@ -96,6 +96,15 @@ def test_sealed_and_relayed_shares_survive_the_wire(slots: int, holders: set[int
     assert RelayedShares.decode(memoryview(relayed.encode()), slots) == relayed
 
 
+@pytest.mark.parametrize("order", [(1, 1), (3, 1)])
+def test_ciphertexts_of_one_sender_twice_or_out_of_order_are_refused(order: tuple[int, int]) -> None:
+    """A body has one reading, and a sender one ciphertext in it."""
+    empty = RelayedShares((1, 3), {}).encode()
+    records = [RelayedShares((1, 3), {site: bytes(wire.sealed_bytes(2))}).encode()[len(empty) :] for site in order]
+    with pytest.raises(ProtocolError):
+        RelayedShares.decode(memoryview(empty + b"".join(records)), 2)
+
+
 def test_an_advertisement_of_another_number_of_slots_is_not_that_of_this_one() -> None:
     advertised = Advertisement(b"e" * 32, (b"m" * 32, b"n" * 32), b"certificate")
     assert Advertisement.decode(memoryview(advertised.encode()), 2) == advertised

@@ -8,6 +8,7 @@ import pytest
 from tests.privacy.secagg.cohort import OPENING, Cohort, Round, signing_key, spend
 from yoriai.errors import RoundError
 from yoriai.privacy.secagg import messages as wire
+from yoriai.privacy.secagg.graph import plan
 from yoriai.privacy.secagg.keyset import survivor_digest
 from yoriai.privacy.secagg.messages import MessageKind, ReleasedShares, SealedShares, ShareKind
 from yoriai.privacy.secagg.secret import SecretBytes
@@ -104,6 +105,34 @@ def test_fewer_keys_than_the_job_is_calibrated_to_void_the_round_before_anything
     game = Round(Cohort(SIX, least_survivors=4), {"": [3, 4, 5]})
     with pytest.raises(RoundError, match="sites with keys"):
         game.run(until="advertise")
+
+
+@pytest.mark.parametrize(
+    ("lost_after", "stage", "says"),
+    [
+        ("advertise", "sign keys", "sites that signed the key set"),
+        ("sign keys", "share", "sites that have shared"),
+        ("share", "hold", "sites that hold their shares"),
+    ],
+)
+def test_below_the_quorum_the_window_is_void_at_that_very_stage(lost_after: str, stage: str, says: str) -> None:
+    game = Round(Cohort(SIX), {lost_after: [3, 4, 5]})
+    with pytest.raises(RoundError, match=f"too few {says}; found 3; expected at least 5"):
+        game.run(until=stage)
+
+
+@pytest.mark.parametrize(("lost_after", "stage"), [("sign keys", "share"), ("share", "hold")])
+def test_on_the_sparse_graph_a_site_without_its_holders_voids_the_window_at_that_very_stage(
+    lost_after: str, stage: str
+) -> None:
+    """A quorum is there, and yet one member's secrets could not be rebuilt."""
+    cohort = Cohort((1,) * 40, n_params=3, slots=1)
+    game = Round(cohort)
+    game.run(until="sign keys")
+    holders = sorted(game.coordinator._graph[0])
+    game.dropped_after = {lost_after: holders[: 1 + len(holders) - plan(40).threshold]}
+    with pytest.raises(RoundError, match="too few holders of their shares left; found site-0000"):
+        game.run(until=stage, since="share")
 
 
 def test_names_outside_the_roster_are_refused() -> None:

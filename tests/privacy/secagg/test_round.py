@@ -220,3 +220,32 @@ def test_an_update_that_does_not_fit_is_refused_and_not_spent() -> None:
         game.ready(0).step(update, marked.append)
     update.claim()
     assert not marked
+
+
+@pytest.mark.parametrize("counts", [(), (1,), (1, 2, 3), (1, 2**32), (-1, 2)])
+def test_counts_that_do_not_fit_are_refused_and_not_spent(counts: tuple[int, ...]) -> None:
+    game, marked = Round(Cohort((1, 1), n_counts=2)), []
+    game.run(until="hold")
+    update = game.cohort.update(0)
+    update.counts = counts
+    with pytest.raises(ProtocolError, match="counts do not fit the round; expected 2, each below"):
+        game.ready(0).step(update, marked.append)
+    update.claim()
+    assert not marked
+
+
+def test_the_largest_counts_are_summed() -> None:
+    game = Round(Cohort((1, 1), n_counts=2))
+    game.run(until="hold")
+
+    def answered(i: int) -> tuple[str, bytes]:
+        update = game.cohort.update(i)
+        update.counts = (0, 2**32 - 1)
+        game.stages[i], message = game.ready(i).step(update, game.cohort.spent.append)
+        return game.cohort.names[i], message
+
+    game.coordinator, payloads = game.coordinator.step([answered(i) for i in (0, 1)])
+    game.payloads["mask"] = payloads
+    opened = game.run(since="consistency")
+    assert opened is not None
+    assert opened.counts == (0, 2 * (2**32 - 1))

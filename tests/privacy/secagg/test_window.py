@@ -310,6 +310,50 @@ def test_a_window_has_1_to_256_slots(slots: int) -> None:
         WindowTerms(bytes(16), 0, slots, bytes(32), bytes(32))
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"run": bytes(15)}, "a run of 16 bytes and digests of 32"),
+        ({"job_digest": bytes(31)}, "a run of 16 bytes and digests of 32"),
+        ({"roster_digest": bytes(33)}, "a run of 16 bytes and digests of 32"),
+        ({"number": -1}, "within their ranges"),
+        ({"number": 2**32}, "within their ranges"),
+        ({"n_counts": -1}, "within their ranges"),
+        ({"n_counts": 2**16}, "within their ranges"),
+        ({"least_survivors": 1}, "least number of survivors"),
+        ({"least_survivors": 2**16}, "least number of survivors"),
+        ({"full_rank": 0}, "the job's rank"),
+        ({"full_rank": 2**32}, "the job's rank"),
+    ],
+)
+def test_terms_of_a_window_outside_their_ranges_are_refused(change: dict[str, object], says: str) -> None:
+    with pytest.raises(ProtocolError, match=says):
+        replace(WindowTerms(bytes(16), 0, 8, bytes(32), bytes(32)), **change)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"adapter_digest": bytes(31)},
+        {"slot": -1}, {"slot": 256},
+        {"round_index": -1}, {"round_index": 2**32},
+        {"n_params": 0}, {"n_params": 2**40},
+    ],
+)  # fmt: skip
+def test_terms_of_a_slot_outside_their_ranges_are_refused(change: dict[str, object]) -> None:
+    with pytest.raises(ProtocolError, match="terms of a slot"):
+        replace(SlotTerms(0, 0, bytes(32), 11, FixedPoint(16, 1.0)), **change)  # type: ignore[arg-type]
+
+
+def test_terms_at_the_ends_of_their_ranges_are_taken_and_bound() -> None:
+    window = WindowTerms(
+        bytes(16), 2**32 - 1, 256, bytes(32), bytes(32),
+        n_counts=2**16 - 1, least_survivors=2**16 - 1, full_rank=2**32 - 1,
+    )  # fmt: skip
+    slot = SlotTerms(255, 2**32 - 1, bytes(32), 2**40 - 1, FixedPoint(16, 1.0))
+    assert (len(window.binding.digest), len(slot.digest(bytes(32)))) == (32, 32)
+
+
 def test_every_term_of_window_and_slot_is_bound() -> None:
     window = WindowTerms(bytes(16), 0, 8, bytes(32), bytes(32))
     changes: list[dict[str, object]] = [
