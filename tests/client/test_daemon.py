@@ -1,6 +1,7 @@
 """A site's daemon as a process: what it answers, whom it turns away, and what is left when it is stopped or killed."""
 
 import contextlib
+import ctypes
 import json
 import os
 import signal
@@ -506,6 +507,14 @@ def test_asked_to_stop_it_finishes_the_message_refuses_the_next_and_cleans_up(
     assert "stopping" in refusal.reason
     assert (config.ledgers / "closed").exists()
     assert not config.socket.exists()
+
+
+def test_a_signal_that_another_thread_than_the_main_one_gets_ends_the_daemon(stub: Daemon) -> None:
+    """As a signal that comes just before the main thread waits: no wait is interrupted, and nobody connects again."""
+    assert stub.pid is not None
+    others = {int(task.name) for task in Path(f"/proc/{stub.pid}/task").iterdir()} - {stub.pid}
+    assert ctypes.CDLL(None, use_errno=True).tgkill(stub.pid, min(others), signal.SIGTERM) == 0
+    assert stub.end(None) == 0
 
 
 def test_what_comes_after_the_answer_holds_up_the_next_message_and_ends_with_the_daemon(
