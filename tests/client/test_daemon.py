@@ -36,7 +36,7 @@ from tests.client.daemons import (
     run_command,
     seeded_hooks,
 )
-from tests.client.test_site import noise_for
+from tests.client.offices import noise_for
 from tests.coordinators import Known, save_identity, saved_identity
 from tests.world import write_records
 from yoriai import wire
