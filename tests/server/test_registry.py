@@ -14,11 +14,8 @@ import pytest
 from tests.crashes import full_disk
 from tests.server.checkpoints import checkpoint
 from yoriai.errors import CheckpointError
-from yoriai.server.round.registry import (
-    Registry,
-    factor_digests,
-    write_atomically,
-)
+from yoriai.server.round.registry import Registry, factor_digests
+from yoriai.system.files import write_atomically
 
 ROOT = Path(__file__).resolve().parents[2]
 
