@@ -520,7 +520,7 @@ def test_asked_to_stop_it_finishes_the_message_refuses_the_next_and_cleans_up(
 
 
 def test_a_signal_that_another_thread_than_the_main_one_gets_ends_the_daemon(stub: Daemon) -> None:
-    """As a signal that comes just before the main thread waits: no wait is interrupted, and nobody connects again."""
+    """As a signal that comes just before the main thread waits: no wait is interrupted, and no one connects again."""
     assert stub.pid is not None
     others = {int(task.name) for task in Path(f"/proc/{stub.pid}/task").iterdir()} - {stub.pid}
     assert ctypes.CDLL(None, use_errno=True).tgkill(stub.pid, min(others), signal.SIGTERM) == 0
