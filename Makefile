@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 PIP_ARGS ?=
 PYTEST_ARGS ?= -n auto
+T ?= tests
+SLOWEST := --durations=30 --durations-min=1
 MUTATE_ARGS ?=
 DEPLOY_ARGS ?= -n 2 --dist loadfile --timeout 1500
 DEPLOY_LOG ?= docs/benchmarks/fault-matrix.log
@@ -16,8 +18,9 @@ STAMP := $(VENV)/.yoriai-installed
 
 help:
 	@echo "make demo       install, then five machines adapt one base model together"
-	@echo "make test       install, then run every test but those of deployments"
-	@echo "make test-fast  the same without the tests marked slow"
+	@echo "make test       install, then run every test but those of deployments; the slowest are named at the end"
+	@echo "                make test T=tests/privacy/test_dpsgd.py runs one file, T=tests/privacy one folder"
+	@echo "make test-fast  the same without the tests marked slow; T as above, for test-deploy too"
 	@echo "make test-deploy       install, then real servers and sites on this machine, a hostile bundle, and seven failures"
 	@echo "make test-deploy-full  the same with every failure of the matrix; its log goes to $(DEPLOY_LOG)"
 	@echo "make mutate     break the security checks one by one; a test has to notice (hours; MUTATE_ARGS='--sample 10 client/offer/policy.py')"
@@ -44,11 +47,11 @@ demo: $(STAMP)
 	$(VENV)/bin/yoriai simulate
 
 test: $(STAMP)
-	$(PY) -m pytest -q -m "not deploy" $(PYTEST_ARGS)
+	$(PY) -m pytest -q -m "not deploy" $(SLOWEST) $(PYTEST_ARGS) $(T)
 
 # Each file has a deployment of its own, and most of a deployment's time is waiting: two at once share two cores well.
 test-deploy: $(STAMP)
-	$(PY) -m pytest -q -m "deploy and not deploy_full" $(DEPLOY_ARGS) tests
+	$(PY) -m pytest -q -m "deploy and not deploy_full" $(SLOWEST) $(DEPLOY_ARGS) $(T)
 
 test-deploy-full: $(STAMP)
 	{ echo "$$(date -u +%F), commit $$(git rev-parse --short HEAD), $$(nproc) cores"; \
@@ -56,7 +59,7 @@ test-deploy-full: $(STAMP)
 	  | sed -u 's|$(CURDIR)|.|g' | tee $(DEPLOY_LOG); exit $${PIPESTATUS[0]}
 
 test-fast: $(STAMP)
-	$(PY) -m pytest -q -m "not slow and not deploy" $(PYTEST_ARGS)
+	$(PY) -m pytest -q -m "not slow and not deploy" $(SLOWEST) $(PYTEST_ARGS) $(T)
 
 mutate: $(STAMP)
 	$(PY) -m tests.mutation $(MUTATE_ARGS)

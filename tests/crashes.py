@@ -1,7 +1,10 @@
-"""A process that is killed at a chosen step of its work on files."""
+"""A process that is killed at a chosen step of its work on files, and a disk that is full."""
 
 import os
-from collections.abc import Callable
+import resource
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,3 +43,16 @@ def _die_after(steps: int) -> None:
 
     os.fsync, os.link = counted(os.fsync), counted(os.link)
     Path.replace = counted(Path.replace)  # type: ignore[method-assign]
+
+
+@contextmanager
+def full_disk(limit_bytes: int) -> Iterator[None]:
+    """No file can grow beyond the limit: writing on fails as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)

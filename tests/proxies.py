@@ -1,38 +1,49 @@
 """A real HTTP proxy from the distribution, as it stands between many a plant and the world."""
 
-import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.deploy.processes import free_port
 from tests.system import needed
+
+# How often a port that was free is another process's by the time that the proxy takes it, at the very most.
+_TRIALS = 5
 
 
 @contextmanager
 def tinyproxy(folder: Path, *connect_ports: int) -> Iterator[tuple[int, Path]]:
     """A real proxy that connects to these ports alone; its port and its log."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    lines = [f"Port {port}", "Listen 127.0.0.1", "Allow 127.0.0.1", "LogLevel Connect", f'LogFile "{folder}/proxy.log"']
-    (folder / "proxy.conf").write_text("\n".join([*lines, *(f"ConnectPort {each}" for each in connect_ports), ""]))
-    process = subprocess.Popen([needed("tinyproxy", "tinyproxy"), "-d", "-c", str(folder / "proxy.conf")])
+    log = folder / "proxy.log"
+    process, port = _started(folder, log, connect_ports)
     try:
-        wait_for(lambda: _listens(port))
-        yield port, folder / "proxy.log"
+        yield port, log
     finally:
         process.terminate()
         process.wait()
 
 
-def _listens(port: int) -> bool:
-    with socket.socket() as trial:
-        return trial.connect_ex(("127.0.0.1", port)) == 0
+def _started(folder: Path, log: Path, connect_ports: Sequence[int]) -> tuple["subprocess.Popen[bytes]", int]:
+    """A proxy that says itself that it listens: at its port, somebody else could do so too."""
+    for _ in range(_TRIALS):
+        port = free_port()
+        lines = [f"Port {port}", "Listen 127.0.0.1", "Allow 127.0.0.1", "LogLevel Info", f'LogFile "{log}"']
+        (folder / "proxy.conf").write_text("\n".join([*lines, *(f"ConnectPort {each}" for each in connect_ports), ""]))
+        log.unlink(missing_ok=True)
+        process = subprocess.Popen([needed("tinyproxy", "tinyproxy"), "-d", "-c", str(folder / "proxy.conf")])
+        wait_for(lambda process=process: process.poll() is not None or _listens(log))  # type: ignore[misc]
+        if process.poll() is None:
+            return process, port
+    raise AssertionError("every port that was free was taken")
 
 
-def wait_for(what: Callable[[], object], seconds: float = 40.0) -> None:
+def _listens(log: Path) -> bool:
+    return log.exists() and "Accepting connections" in log.read_text()
+
+
+def wait_for(what: Callable[[], object], seconds: float = 120.0) -> None:
     """Wait until it is so."""
     deadline = time.monotonic() + seconds
     while not what():

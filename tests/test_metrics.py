@@ -37,9 +37,17 @@ def test_a_taken_port_is_an_error_that_names_it() -> None:
             pass
 
 
-def test_port_0_serves_nothing() -> None:
-    def fail() -> Iterable[Reading]:
-        raise AssertionError
+def test_port_0_serves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system would take 0 for any free port: nothing listens anywhere."""
+    listened: list[socket.socket] = []
+    listen = socket.socket.listen
 
-    with served(0, fail):
-        pass
+    def noted(place: socket.socket, *backlog: int) -> None:
+        listened.append(place)
+        listen(place, *backlog)
+
+    monkeypatch.setattr(socket.socket, "listen", noted)
+    with served(free_port(), readings):
+        assert len(listened) == 1
+    with served(0, readings):
+        assert len(listened) == 1

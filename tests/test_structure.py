@@ -164,6 +164,16 @@ def test_every_imported_distribution_is_declared() -> None:
     assert needed <= {_distribution(line) for line in PYPROJECT["project"]["dependencies"]}
 
 
+def test_no_test_module_imports_another() -> None:
+    """What two of them need stands in a module next to them that holds no test."""
+    imports = re.compile(
+        r"^ *(?:from|import) tests\.(?:\w+\.)*test_|^ *from tests[\w.]* import .*\btest_", re.MULTILINE
+    )
+    files = list((ROOT / "tests").rglob("*.py"))
+    assert files
+    assert [file.name for file in files if imports.search(file.read_text(encoding="utf-8"))] == []
+
+
 def test_constraints_name_every_declared_distribution_with_an_exact_public_version() -> None:
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pins = dict(line.split("==") for line in lines if not line.startswith("#"))

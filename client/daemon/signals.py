@@ -1,4 +1,9 @@
-"""How a long-lived process of a site hears that it shall end: its main thread is woken, wherever it waits."""
+"""How a long-lived process of a site hears that it shall end: its main thread is woken, wherever it waits.
+
+A handler in Python runs once the main thread is back in the interpreter. A signal that comes just before that thread
+waits in the kernel, or that the kernel hands to another thread, would be heard at the next connection, or never. So the
+socket is written by what the interpreter itself does on a signal, at once and in whichever thread.
+"""
 
 import signal
 import socket
@@ -10,20 +15,29 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 @contextmanager
 def wake_up_call() -> Iterator[tuple[socket.socket, Callable[[], None]]]:
-    """A socket that becomes readable when a signal asks the process to stop, or when `wake` is called."""
+    """A socket that becomes readable when a signal asks the process to stop, or when `wake` is called.
+
+    Call it in a process's main thread. Any other signal that has a handler in Python wakes as well.
+    """
     woken, waking = socket.socketpair()
     waking.setblocking(False)
 
-    def wake(*_: object) -> None:
+    def wake() -> None:
         with suppress(OSError):  # Full: it has been woken often enough.
             waking.send(b"!")
 
     # What the caller has set to be ignored stays so: nohup does, for one.
     heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, wake) for number in heard}
-    try:
-        with woken, waking:
+    with woken, waking:
+        told_before = signal.set_wakeup_fd(waking.fileno(), warn_on_full_buffer=False)
+        before = {number: signal.signal(number, _heard) for number in heard}
+        try:
             yield woken, wake
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            signal.set_wakeup_fd(told_before)
+
+
+def _heard(*_: object) -> None:
+    """There has to be a handler for the socket to be written; it need do nothing."""

@@ -22,7 +22,9 @@ from yoriai.errors import YoriaiError
 from yoriai.system.log import EventLog
 
 MARKER = "swordfish"
-WAIT_S = 30.0
+# Longer than a busy machine takes for anything here, and shorter than what is to hang: no test waits for so long.
+WAIT_S = 120.0
+FOR_EVER_S = 1000.0
 
 
 def context() -> ForkServerContext:
@@ -33,14 +35,15 @@ def context() -> ForkServerContext:
 
 
 class StubSite:
-    """A site without a model: what it does stands in the message."""
+    """A site without a model: what it does stands in the message. A file `released` beside its ledger ends a wait."""
 
     def __init__(self, config: DaemonConfig, checkpoint: Callable[[], None]) -> None:
-        self._closed, self._checkpoint, self._at_work = config.ledgers / "closed", checkpoint, 0
+        self._closed, self._released = config.ledgers / "closed", config.ledgers / "released"
+        self._checkpoint, self._at_work = checkpoint, 0
         self._later_s = 0.0
 
     def handle(self, data: bytes) -> bytes:
-        """Sleep, hang, fail, tell of the process, or give the message back."""
+        """Wait to be released, hang, fail, tell of the process, or give the message back."""
         self._at_work += 1
         try:
             return self._handled(data)
@@ -50,13 +53,12 @@ class StubSite:
     def _handled(self, data: bytes) -> bytes:
         verb, _, value = data[:40].partition(b" ")
         self._later_s = float(value) if verb == b"later" else 0.0
-        if verb == b"sleep":
-            until = time.monotonic() + float(value)
-            while time.monotonic() < until:
+        if verb == b"wait":
+            while not self._released.exists():
                 self._checkpoint()
                 time.sleep(0.01)
         elif verb == b"hang":
-            time.sleep(60)
+            time.sleep(FOR_EVER_S)
         elif verb == b"fail":
             raise RuntimeError(MARKER)
         elif verb == b"process":
@@ -93,7 +95,7 @@ def open_stub(config: DaemonConfig, _log: EventLog, checkpoint: Callable[[], Non
 def open_for_ever(_config: DaemonConfig, _log: EventLog, _checkpoint: Callable[[], None]) -> StubSite:
     """Never get done with loading."""
     while True:
-        time.sleep(60)
+        time.sleep(FOR_EVER_S)
 
 
 def open_seeded(config: DaemonConfig, log: EventLog, checkpoint: Callable[[], None]) -> Any:

@@ -239,9 +239,9 @@ def test_what_cannot_be_shown_is_refused_in_one_line(
 def test_a_tampered_ledger_is_named_with_its_row(
     path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from tests.privacy.test_ledger import _tamper
+    from tests.privacy.ledgers import tamper
 
-    _tamper(path, "UPDATE entries SET body = replace(body, '\"steps\":2', '\"steps\":1')")
+    tamper(path, "UPDATE entries SET body = replace(body, '\"steps\":2', '\"steps\":1')")
     assert _run(monkeypatch, "--ledger", path) == EXIT_BAD_INPUT
     assert "ledger north.sqlite, row 4: it was changed" in capsys.readouterr().err
 

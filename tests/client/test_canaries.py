@@ -6,27 +6,12 @@ import numpy as np
 import pytest
 
 from tests.client.conftest import Attach, start_for
-from tests.client.test_train import PLAN, CountingSource, NoLoss, examples, label_head, prepared
+from tests.client.rounds import PLAN, CountingSource, Given, NoLoss, examples, gradients, label_head, prepared
 from yoriai.client.model.lora import AdaptedModel
 from yoriai.client.training.plan import TrainingPlan
 from yoriai.client.training.train import train_round
 
 pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook", "ignore:.is_gradient_checkpointing")
-
-
-class Given:
-    """Canaries with the gradients that they are given; notes who was drawn."""
-
-    def __init__(self, gradients: np.ndarray) -> None:
-        self._gradients = gradients
-        self.drawn: list[int] = []
-
-    def __len__(self) -> int:
-        return len(self._gradients)
-
-    def rows(self, indices: np.ndarray) -> np.ndarray:
-        self.drawn.extend(int(index) for index in indices)
-        return self._gradients[indices]
 
 
 def released(model: AdaptedModel, canaries: Given | None, plan: TrainingPlan = PLAN, **more: object) -> np.ndarray:
@@ -35,11 +20,6 @@ def released(model: AdaptedModel, canaries: Given | None, plan: TrainingPlan = P
     head = more.get("head", NoLoss())
     done = train_round(model, start, prepared(model), head, plan, source=source, canaries=canaries)  # type: ignore[arg-type]
     return -done.update.flatten() * plan.divisor
-
-
-def gradients(model: AdaptedModel, count: int, norm: float) -> np.ndarray:
-    rows = np.random.default_rng(0).normal(size=(count, start_for(model, "core").select(("R",)).n_params))
-    return norm * rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 def test_canaries_are_clipped_each_by_itself_in_the_order_of_the_update(attach: Attach) -> None:

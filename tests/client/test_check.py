@@ -1,6 +1,7 @@
 """`site check`: every row, the real server behind TLS and proxy, and that checking changes and betrays nothing."""
 
 import json
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,7 +14,7 @@ from tests.proxies import tinyproxy, wait_for
 from tests.tls import HttpsServer, Issuer, https
 from tests.world import write_records
 from yoriai.client.cli.check_rows import Row
-from yoriai.client.cli.check_server import ask
+from yoriai.client.cli.check_server import Answer, ask, check_clock
 from yoriai.client.cli.site_check import LoadedBase, check_base, check_memory, check_room, check_site
 from yoriai.client.folder.site_folder import SiteFolder
 from yoriai.client.records.records import fingerprint, read_site
@@ -257,13 +258,27 @@ def test_an_expired_certificate_of_the_server_is_a_cross(
 
 
 @pytest.mark.parametrize(
-    ("ahead_s", "mark"), [(0.0, "ok"), (-3.0, "warn"), (-6.0, "fail"), (30.0, "warn"), (70.0, "fail")]
+    ("ahead_s", "mark"),
+    [(0.0, "ok"), (1.9, "ok"), (2.1, "warn"), (4.1, "fail"), (-1.9, "ok"), (-30.0, "warn"), (-61.0, "fail")],
 )
-def test_clocks_that_flower_would_not_take_are_a_cross(
-    north: SiteFolder, server: HttpsServer, ahead_s: float, mark: str
+def test_clocks_that_flower_would_not_take_are_a_cross(ahead_s: float, mark: str) -> None:
+    assert check_clock(Answer(405, b"", ahead_s)).mark == mark
+
+
+@pytest.mark.parametrize("ahead_s", [0.0, -6.0, 70.0])
+def test_the_servers_clock_is_told_within_half_a_second_and_half_the_way_there_and_back(
+    north: SiteFolder, server: HttpsServer, ahead_s: float
 ) -> None:
     server.ahead_s = ahead_s
-    assert rows(north)["clock"].mark == mark
+    began = time.time()
+    found = ask(north.config().server, str(north.server_ca), FLEET).ahead_s
+    assert found is not None
+    assert abs(found + ahead_s) <= 0.5 + (time.time() - began) / 2
+
+
+def test_the_servers_clock_is_a_row_of_the_check(north: SiteFolder, server: HttpsServer) -> None:
+    server.ahead_s = 3600.0
+    assert rows(north)["clock"].mark == "fail"
 
 
 @pytest.mark.parametrize(("path", "status", "what"), [(CONTROL, 405, "server's door"), (FLEET, 502, "server")])

@@ -17,11 +17,10 @@ from peft import PeftModel
 from safetensors.numpy import load_file
 
 from tests.client.conftest import LABELS, JobMaker
-from tests.client.test_site import MARKER, noise_for, site_records
+from tests.client.offices import MARKER, noise_for, site_records
 from tests.commands import Outcome, yoriai
 from tests.coordinators import Known
-from tests.crashes import survives
-from tests.server.test_registry import full_disk
+from tests.crashes import full_disk, survives
 from tests.tiny import tiny_llama, tiny_tokenizer
 from yoriai import wire
 from yoriai.client.cli.jobs_terms import early_end

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from tests.client.conftest import LABELS, JobMaker, start_for
+from yoriai.client.model.lora import AdaptedModel
 from yoriai.client.model.model_session import ModelSession
 from yoriai.client.model.tasks import LabelHead
 from yoriai.client.records.records import Record
@@ -48,19 +49,23 @@ def test_the_batch_size_changes_no_count(session: ModelSession, make_job: JobMak
     assert tallies[0].loss == pytest.approx(tallies[1].loss, rel=1e-5)
 
 
+def activations(model: AdaptedModel) -> list[str]:
+    """The modules on which Opacus has kept what entered them, for a backward pass that is to come."""
+    return [name for name, module_ in model.tail.named_modules() if vars(module_).get("activations")]
+
+
 def test_measuring_leaves_no_gradient_and_no_activation_behind(session: ModelSession, make_job: JobMaker) -> None:
     job = make_job()
     model = session.model(job)
     model.load(start_for(model, "core"))
     model.set_trainable(("R",))
-    evaluate(
-        model,
-        start_for(model, "core"),
-        session.prepare(ORDERS, job),
-        session.head(job),
-        physical_batch_size=4,
-    )
-    assert not any(getattr(module_, "activations", None) for module_ in model.tail.modules())
+    start, records, head = start_for(model, "core"), session.prepare(ORDERS, job), session.head(job)
+    (batch,) = records.batches(range(len(records)), len(records))
+    head.hidden(model, batch)  # A pass in training leaves some, which shows that they are looked for where they lie.
+    assert activations(model)
+    model.set_trainable(("R",))
+    evaluate(model, start, records, head, physical_batch_size=4)
+    assert activations(model) == []
     assert all(parameter.grad_sample is None for parameter in model.factor_parameters().values())  # type: ignore[attr-defined]
 
 

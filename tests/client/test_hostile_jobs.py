@@ -16,7 +16,7 @@ import pytest
 
 from tests.client.conftest import LABELS, JobMaker
 from tests.client.hostile import hostile_adapter, hostile_settings, like_the_noise, numbers
-from tests.client.test_shared_round import Quiet
+from tests.client.rounds import Quiet
 from yoriai.client.model.model_session import ModelSession
 from yoriai.client.records.records import Record
 from yoriai.client.site.job import shares_of, training_plan

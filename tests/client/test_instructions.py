@@ -9,7 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.client.conftest import JobMaker
-from tests.client.test_site import noise_for, site_records
+from tests.client.offices import noise_for, site_records
 from tests.coordinators import DAY, Known
 from yoriai import wire
 from yoriai.client.model.model_session import ModelSession

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.client.conftest import Attach, JobMaker, start_for
-from tests.client.test_train import PLAN, CountingSource, NoLoss, examples, label_head, prepared
+from tests.client.rounds import PLAN, CountingSource, NoLoss, examples, label_head, prepared
 from yoriai.client.model.lora import AdaptedModel
 from yoriai.client.offer.policy import plain_rank, signed_rank
 from yoriai.client.site.job import training_plan

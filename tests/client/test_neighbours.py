@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.client.conftest import LABELS, JobMaker
-from tests.client.test_site import Office, noise_for
+from tests.client.offices import Office, noise_for
 from yoriai import wire
 from yoriai.client.model.model_session import ModelSession
 from yoriai.client.offer.job_book import JobBook

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from tests.client.conftest import Attach, JobMaker
-from tests.client.test_site import Office, accepted, updated
-from tests.client.test_train import PLAN, NoLoss, prepared
+from tests.client.offices import Office, accepted, updated
+from tests.client.rounds import PLAN, NoLoss, prepared
 from yoriai import wire
 from yoriai.client.model.model_session import ModelSession
 from yoriai.client.records.records import Record, SiteRecords

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from tests.client.conftest import LABELS, Attach, start_for
-from tests.client.test_train import PLAN, label_head
-from tests.privacy.test_dpsgd import Kept
+from tests.client.rounds import PLAN, label_head
+from tests.privacy.clipped_rows import Kept
 from yoriai.client.model.lora import AdaptedModel
 from yoriai.client.model.magnitude import within_bounds
 from yoriai.client.model.pieces import Rows, Shape, rows_for, shape_of

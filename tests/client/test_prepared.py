@@ -87,6 +87,15 @@ def test_progress_counts_the_records_that_are_computed(attach: Attach, monkeypat
     assert seen == [(2, 5), (4, 5), (5, 5)]
 
 
+def _file_of(states: torch.Tensor) -> str:
+    """The file that the states' memory is mapped from, as the kernel names it; empty for plain memory."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        start, end = (int(bound, 16) for bound in line.split(maxsplit=1)[0].split("-"))
+        if start <= states.data_ptr() < end:
+            return "".join(line.split(maxsplit=5)[5:])
+    raise AssertionError("the states lie nowhere")
+
+
 def test_large_states_lie_in_an_unlinked_file(attach: Attach, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     model = attach()
     in_memory: dict[bytes, torch.Tensor] = {}
@@ -96,6 +105,10 @@ def test_large_states_lie_in_an_unlinked_file(attach: Attach, monkeypatch: pytes
     mapped: dict[bytes, torch.Tensor] = {}
     records = _prepared(model, mapped)
     assert list(tmp_path.iterdir()) == []
+    for states in mapped.values():
+        file = _file_of(states)
+        assert (file.startswith(f"{tmp_path}/"), file.endswith(" (deleted)")) == (True, True), file
+    assert not any(_file_of(states).startswith("/") for states in in_memory.values())
     for key, states in in_memory.items():
         torch.testing.assert_close(mapped[key], states, rtol=0, atol=0)
     (batch,) = records.batches([0], 1)

@@ -6,9 +6,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.client.conftest import Attach, JobMaker, start_for
-from tests.client.test_canaries import Given, gradients
-from tests.client.test_train import LABELS, PLAN, NoLoss, SpoiltLoss, examples, label_head, prepared, update
+from tests.client.conftest import LABELS, Attach, JobMaker, start_for
+from tests.client.rounds import (
+    PLAN,
+    Given,
+    NoLoss,
+    Quiet,
+    SpoiltLoss,
+    examples,
+    gradients,
+    label_head,
+    prepared,
+    update,
+)
 from yoriai.client.model.lora import AdaptedModel
 from yoriai.client.model.prepared import PreparedRecords
 from yoriai.client.site.job import shares_of
@@ -20,23 +30,12 @@ from yoriai.errors import TrainingError
 from yoriai.privacy.distributed.distributed_noise import open_sum
 from yoriai.privacy.distributed.rotation import Rotation
 from yoriai.privacy.dp.randomness import SeededSource
-from yoriai.privacy.dp.skellam import SkellamTable
 from yoriai.strategies.rule import get_rule
 
 pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook", "ignore:.is_gradient_checkpointing")
 
 SEED = bytes(32)
 SITES = 3
-
-
-class Quiet(SeededSource):
-    """Rounds as ever; draws everyone, however many there are, and its noise is zero."""
-
-    def uniform(self, n: int) -> np.ndarray:
-        return np.zeros(n)
-
-    def skellam(self, table: SkellamTable, n: int) -> np.ndarray:
-        return np.zeros(n, np.int64)
 
 
 @pytest.fixture

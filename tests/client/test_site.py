@@ -1,27 +1,26 @@
 """A site against a coordinator that may be hostile: what it refuses, what it charges, and what never leaves."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.client.conftest import LABELS, JobMaker
+from tests.client.conftest import JobMaker
+from tests.client.offices import MARKER, Office, accepted, noise_for, refused, site_records, updated
 from yoriai import wire
 from yoriai.client.model.model_session import ModelSession
 from yoriai.client.offer.costing import CostWorker
 from yoriai.client.offer.offer_bounds import check_bounds
 from yoriai.client.offer.policy import check_membership
-from yoriai.client.records.records import Record, SiteRecords
 from yoriai.client.site import paid as module
-from yoriai.client.site.site import Site, SiteHooks
-from yoriai.config import JobConfig, PolicySection, SiteConfig
+from yoriai.client.site.site import SiteHooks
+from yoriai.config import PolicySection
 from yoriai.errors import AdapterError, LedgerError, PolicyError, TrainingError
-from yoriai.privacy.dp.accounting import Accountant, Cost, Events, SampledGaussian, calibrate, cost
+from yoriai.privacy.dp.accounting import Accountant, Cost, Events, SampledGaussian, cost
 from yoriai.privacy.dp.events import merged
-from yoriai.privacy.dp.randomness import SeededSource
 from yoriai.privacy.ledger.ledger import Ledger
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.core import Core
@@ -31,81 +30,7 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:Full backward hook", "ignore:.is_gradient_checkpointing", "ignore:Pydantic serializer"
 )
 
-MARKER = "swordfish"
 NOISE_FREE = {"privacy__noise": "none"}
-
-
-def site_records(count: int = 8) -> SiteRecords:
-    """Records with a word that must never leave; their place stands for a local path."""
-    train = tuple(
-        Record(prompt=f"{MARKER} {n}", response=LABELS[n % 3], place=f"/home/{MARKER}/train.jsonl line {n + 1}")
-        for n in range(count)
-    )
-    return SiteRecords("north", train, ())
-
-
-@dataclass
-class Office:
-    """The coordinator's side of a conversation with one site, and what the site writes down locally."""
-
-    bench: ModelSession
-    ledger: Ledger
-    policy: PolicySection
-    records: SiteRecords = field(default_factory=site_records)
-    log: list[str] = field(default_factory=list)
-    run: str = "run-1"
-
-    def __post_init__(self) -> None:
-        self.rebuild()
-
-    def rebuild(self) -> None:
-        """Start the site anew, as after a crash."""
-        hooks = SiteHooks(
-            randomness=lambda run, index: SeededSource(f"{run}:{index}".encode()), on_fault=self.log.append
-        )
-        config = SiteConfig(name="north", policy=self.policy)
-        self.site = Site(config, self.records, session=self.bench, ledger=self.ledger, hooks=hooks)
-
-    def send(self, message: wire.Message) -> wire.Message:
-        """Ask, and see that no word of the records is in the answer."""
-        reply = self.site.handle(wire.encode(message))
-        assert MARKER.encode() not in reply
-        return wire.decode(reply)
-
-    def offer(self, job: JobConfig, /, **changes: Any) -> wire.Message:
-        values = {
-            "run_id": self.run,
-            "job": job.model_dump(mode="json", by_alias=True),
-            "roster": wire.Roster(serial=1, weights={"north": 2, "south": 1}),
-            "base_digest": self.bench.base.digest,
-            "noise_multiplier": changes.get("noise_multiplier") or noise_for(job),
-            "payload": b"" if "payload" in changes else self.bench.initial_adapter(job).to_bytes(),
-        }
-        return self.send(wire.JobOffer.model_construct(**(values | changes)))  # Unchecked, as a hostile one would.
-
-    def train(self, job: JobConfig, round_index: int = 0, state: AdapterState | None = None) -> wire.Message:
-        adapter = state or self.bench.initial_adapter(job)
-        return self.send(
-            wire.TrainRequest.model_construct(
-                run_id=self.run,
-                round_index=round_index,
-                adapter_digest=adapter.digest(),
-                payload=adapter.select(("R",)).to_bytes(),
-            )
-        )
-
-    def charges(self) -> list[tuple[int, bool]]:
-        return [(charge.round_index, charge.released) for charge in self.ledger.charges()]
-
-
-def noise_for(job: JobConfig) -> float | None:
-    """The noise of an honest coordinator."""
-    privacy, steps = job.privacy, (job.federation.rounds + job.privacy.spare_rounds) * job.training.local_steps
-    if privacy.noise == "none":
-        return None
-    return calibrate(
-        epsilon=privacy.epsilon, delta=privacy.delta, sampling_rate=job.training.sampling_rate, steps=steps
-    )
 
 
 @pytest.fixture
@@ -113,21 +38,6 @@ def office(session: ModelSession, tmp_path: Path) -> Iterator[Office]:
     policy = PolicySection(epsilon_budget=20.0, allow_plain_updates=True)
     with Ledger.open(tmp_path / "ledger.sqlite", dataset="north", epsilon_budget=20.0, delta=1e-5) as ledger:
         yield Office(session, ledger, policy)
-
-
-def refused(reply: wire.Message, reason: str) -> wire.Refusal:
-    assert isinstance(reply, wire.Refusal), reply
-    assert reason in reply.reason
-    return reply
-
-
-def accepted(reply: wire.Message) -> None:
-    assert isinstance(reply, wire.Acceptance), reply
-
-
-def updated(reply: wire.Message) -> AdapterState:
-    assert isinstance(reply, wire.PlainUpdate), reply
-    return AdapterState.from_bytes(reply.payload)
 
 
 def test_an_honest_job_runs_to_its_end_within_its_own_epsilon(office: Office, make_job: JobMaker) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from tests.client.conftest import LABELS, JobMaker
 from tests.client.daemons import MARKER, Daemon, open_seeded, open_stub, refused
-from tests.client.test_site import noise_for
+from tests.client.offices import noise_for
 from tests.commands import found, site, yoriai
 from tests.deploy.processes import free_port
 from tests.proxies import wait_for

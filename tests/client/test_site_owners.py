@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.client.conftest import LABELS, JobMaker
-from tests.client.test_site import MARKER, Office, accepted, noise_for, refused, updated
+from tests.client.offices import MARKER, Office, accepted, noise_for, refused, updated
 from yoriai import wire
 from yoriai.client.model.model_session import ModelSession
 from yoriai.client.records.records import Record, SiteRecords

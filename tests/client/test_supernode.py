@@ -15,6 +15,8 @@ from tests.tls import Issuer, https
 from yoriai.client.folder.site_folder import SiteFolder
 from yoriai.client.node.node import node_command, node_environment
 
+WAIT_S = 120.0
+
 
 @pytest.fixture
 def north(tmp_path: Path) -> SiteFolder:
@@ -52,7 +54,7 @@ def test_it_ends_with_any_of_its_threads(north: SiteFolder, tmp_path: Path, fail
         server.statuses = {f"/v1/fleet/{call}": 500 if call == fails else 200 for call in calls}
         for _ in range(8):
             with supernode(north, f"localhost:{server.port}") as process:
-                process.wait(60)
+                process.wait(WAIT_S)
             if f"POST /v1/fleet/{fails}" in server.seen:
                 return
     pytest.fail(f"{fails} was never asked for")
@@ -60,15 +62,15 @@ def test_it_ends_with_any_of_its_threads(north: SiteFolder, tmp_path: Path, fail
 
 def test_it_ends_with_the_process_that_starts_its_apps(north: SiteFolder) -> None:
     with supernode(north, "localhost:1") as process:
-        wait_until(lambda: bool(children_of(process.pid, "flower-superexec")), 60, "it starts no apps")
+        wait_until(lambda: bool(children_of(process.pid, "flower-superexec")), WAIT_S, "it starts no apps")
         assert process.poll() is None
         os.kill(children_of(process.pid, "flower-superexec")[0], signal.SIGKILL)
-        process.wait(60)
+        process.wait(WAIT_S)
         assert "the process that starts the SuperNode's apps has ended" in process.stdout.read()
 
 
 def test_it_ends_well_when_it_is_told_to(north: SiteFolder) -> None:
     with supernode(north, "localhost:1") as process:
-        wait_until(lambda: bool(children_of(process.pid, "flower-superexec")), 60, "it starts no apps")
+        wait_until(lambda: bool(children_of(process.pid, "flower-superexec")), WAIT_S, "it starts no apps")
         process.terminate()
-        assert process.wait(60) == 0
+        assert process.wait(WAIT_S) == 0

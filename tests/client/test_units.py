@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.client.conftest import LABELS, Attach, JobMaker, start_for
-from tests.client.test_train import GRAIN, PLAN, CountingSource, NoLoss, examples, label_head, update
+from tests.client.rounds import GRAIN, PLAN, CountingSource, NoLoss, examples, label_head, update
 from yoriai.client.model.lora import AdaptedModel
 from yoriai.client.model.model_session import ModelSession
 from yoriai.client.model.pieces import Rows

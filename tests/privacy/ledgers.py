@@ -1,5 +1,6 @@
 """What tests of the ledger share."""
 
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -29,3 +30,12 @@ def order_of(ledger: Ledger) -> int:
     order = ledger.further_jobs().order
     assert order is not None
     return order
+
+
+def tamper(path: Path, statement: str) -> None:
+    """Run SQL on a ledger that would not let it be run."""
+    with sqlite3.connect(path) as db:
+        db.execute("DROP TRIGGER no_update")
+        db.execute("DROP TRIGGER no_delete")
+        db.execute(statement)
+    db.close()

@@ -10,6 +10,7 @@ from opacus.grad_sample import GradSampleModule
 from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 
+from tests.privacy.clipped_rows import Kept
 from yoriai.errors import TrainingError
 from yoriai.privacy.dp.accounting import SampledGaussian
 from yoriai.privacy.dp.dpsgd import ClippedGradientSum, block_gradients, split_like
@@ -154,16 +155,6 @@ def test_rows_are_clipped_whose_squares_float32_cannot_hold(
     entries = sum(parameter.numel() for parameter in network.parameters())
     exact = float(torch.tensor(size)) * math.sqrt(entries)
     assert np.linalg.norm(total.flat()) == pytest.approx(min(exact, clip_norm), rel=1e-9)
-
-
-class Kept:
-    """Clipped rows, by their bytes."""
-
-    def __init__(self) -> None:
-        self.rows: list[bytes] = []
-
-    def add(self, rows: np.ndarray) -> None:
-        self.rows += [row.tobytes() for row in rows]
 
 
 def test_not_a_bit_of_a_row_depends_on_the_rows_beside_it(network: GradSampleModule, records: Tensor) -> None:

@@ -9,24 +9,14 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.privacy.ledgers import order_of
+from tests.privacy.ledgers import DELTA, EVENT, OTHER, charge, open_ledger, order_of, tamper
 from yoriai.errors import BudgetError, ConfigError, LedgerError
-from yoriai.privacy.dp.accounting import SampledGaussian, epsilon
+from yoriai.privacy.dp.accounting import epsilon
 from yoriai.privacy.dp.renyi import epsilon_at_order
 from yoriai.privacy.ledger.ledger import Ledger
-
-DELTA = 1e-5
-EVENT = SampledGaussian(sampling_rate=0.1, noise_multiplier=1.0, steps=2)
-OTHER = SampledGaussian(sampling_rate=0.2, noise_multiplier=2.0)
-
-
-def _open(path: Path, **changes: Any) -> Ledger:
-    settings: dict[str, Any] = {"dataset": "north", "epsilon_budget": 8.0, "delta": DELTA, "clock": lambda: 1.0e9}
-    return Ledger.open(path, **{**settings, **changes})
 
 
 def _in_new_process(path: Path, code: str) -> subprocess.CompletedProcess[str]:
@@ -48,14 +38,8 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def ledger(path: Path) -> Iterator[Ledger]:
-    with _open(path) as opened:
+    with open_ledger(path) as opened:
         yield opened
-
-
-def _release(ledger: Ledger, job_id: str, rounds: int, event: SampledGaussian = EVENT) -> None:
-    for index in range(rounds):
-        ledger.reserve(job_id, index, event)
-        ledger.mark_released(job_id, index)
 
 
 def test_a_new_ledger_has_spent_nothing(ledger: Ledger) -> None:
@@ -64,7 +48,7 @@ def test_a_new_ledger_has_spent_nothing(ledger: Ledger) -> None:
 
 def test_spent_is_the_epsilon_of_all_rounds_composed(ledger: Ledger) -> None:
     ledger.approve("job", EVENT, 5)
-    _release(ledger, "job", 3)
+    charge(ledger, "job", 3)
     assert ledger.spent() == ledger.spent_for("job") == epsilon([(EVENT, 3)], DELTA, "pld")
     assert [(c.job_id, c.round_index, c.event, c.released) for c in ledger.charges()] == [
         ("job", index, EVENT, True) for index in range(3)
@@ -85,7 +69,7 @@ def test_an_unreleased_reservation_is_used_again_without_a_second_charge(ledger:
 
 def test_a_repeat_after_release_is_charged_anew(ledger: Ledger) -> None:
     ledger.approve("job", EVENT, 2)
-    _release(ledger, "job", 1)
+    charge(ledger, "job", 1)
     ledger.reserve("job", 0, EVENT)
     assert [charge.released for charge in ledger.charges()] == [True, False]
     assert ledger.spent() == epsilon([(EVENT, 2)], DELTA)
@@ -103,13 +87,13 @@ def test_a_round_without_reservation_is_not_released(ledger: Ledger) -> None:
 
 
 def test_one_reservation_covers_one_release(ledger: Ledger) -> None:
-    _release(ledger, "job", 1)
+    charge(ledger, "job", 1)
     with pytest.raises(LedgerError, match="released already"):
         ledger.mark_released("job", 0)
 
 
 def test_a_plan_beyond_the_budget_is_refused_before_anything_trains_and_leaves_no_trace(path: Path) -> None:
-    with _open(path, epsilon_budget=1.0) as ledger:
+    with open_ledger(path, epsilon_budget=1.0) as ledger:
         before = path.read_bytes()
         message = (
             r"data set north: this job's 50 rounds need epsilon 7\.047, 1\.000 of 1 is left, per record .*, by PLD; "
@@ -122,9 +106,9 @@ def test_a_plan_beyond_the_budget_is_refused_before_anything_trains_and_leaves_n
 
 
 def test_a_plan_calibrated_to_the_whole_budget_fits_to_its_last_round_and_no_further(path: Path) -> None:
-    with _open(path, epsilon_budget=epsilon([(EVENT, 4)], DELTA)) as ledger:
+    with open_ledger(path, epsilon_budget=epsilon([(EVENT, 4)], DELTA)) as ledger:
         ledger.approve("job", EVENT, 4)
-        _release(ledger, "job", 4)
+        charge(ledger, "job", 4)
         before = path.read_bytes()
         with pytest.raises(BudgetError, match=r"nothing beyond the plan of its first job .* for its 4 rounds, per rec"):
             ledger.reserve("job", 4, EVENT)
@@ -133,9 +117,9 @@ def test_a_plan_calibrated_to_the_whole_budget_fits_to_its_last_round_and_no_fur
 
 
 def test_a_repeated_round_uses_up_one_of_the_planned_ones(path: Path) -> None:
-    with _open(path, epsilon_budget=epsilon([(EVENT, 3)], DELTA)) as ledger:
+    with open_ledger(path, epsilon_budget=epsilon([(EVENT, 3)], DELTA)) as ledger:
         ledger.approve("job", EVENT, 3)
-        _release(ledger, "job", 2)
+        charge(ledger, "job", 2)
         ledger.reserve("job", 1, EVENT)
         ledger.mark_released("job", 1)
         assert ledger.outstanding("job") == 0
@@ -144,10 +128,10 @@ def test_a_repeated_round_uses_up_one_of_the_planned_ones(path: Path) -> None:
 
 
 def test_approving_the_same_plan_again_after_a_crash_counts_its_charges_once(path: Path) -> None:
-    with _open(path, epsilon_budget=epsilon([(EVENT, 3)], DELTA)) as ledger:
+    with open_ledger(path, epsilon_budget=epsilon([(EVENT, 3)], DELTA)) as ledger:
         ledger.approve("job", EVENT, 3)
-        _release(ledger, "job", 2)
-    with _open(path, epsilon_budget=epsilon([(EVENT, 3)], DELTA)) as ledger:
+        charge(ledger, "job", 2)
+    with open_ledger(path, epsilon_budget=epsilon([(EVENT, 3)], DELTA)) as ledger:
         ledger.approve("job", EVENT, 3)
         assert ledger.outstanding("job") == 1
         ledger.reserve("job", 2, EVENT)
@@ -155,7 +139,7 @@ def test_approving_the_same_plan_again_after_a_crash_counts_its_charges_once(pat
 
 def test_unused_rounds_of_an_open_plan_are_held_against_another_job_until_it_is_finished(path: Path) -> None:
     budget = epsilon([(EVENT, 20), (OTHER, 5)], DELTA, "rdp") * 1.0001
-    with _open(path, epsilon_budget=budget) as ledger:
+    with open_ledger(path, epsilon_budget=budget) as ledger:
         ledger.approve("first", EVENT, 20)
         with pytest.raises(BudgetError, match=r"held for first: wait .*\(yoriai site release DIR first\)"):
             ledger.approve("second", OTHER, 40)
@@ -167,41 +151,41 @@ def test_unused_rounds_of_an_open_plan_are_held_against_another_job_until_it_is_
 
 
 def test_an_approved_job_keeps_its_rounds_whatever_other_jobs_ask_for(path: Path) -> None:
-    with _open(path, epsilon_budget=7.0) as ledger:
+    with open_ledger(path, epsilon_budget=7.0) as ledger:
         ledger.approve("first", EVENT, 20)
         for index in range(200):
             try:
                 ledger.reserve("greedy", index, OTHER)
             except BudgetError:
                 break
-        _release(ledger, "first", 20)
+        charge(ledger, "first", 20)
         assert 0 < len([charge for charge in ledger.charges() if charge.job_id == "greedy"]) < 200
         assert ledger.spent() <= 7.0
 
 
 def test_several_jobs_are_composed_by_the_renyi_filter_and_one_job_by_pld(ledger: Ledger) -> None:
     ledger.approve("first", EVENT, 3)
-    _release(ledger, "first", 3)
+    charge(ledger, "first", 3)
     assert ledger.accountant_in_use() == "pld"
-    _release(ledger, "second", 2, OTHER)
+    charge(ledger, "second", 2, OTHER)
     assert ledger.accountant_in_use() == "rdp"
     assert ledger.spent() == epsilon_at_order([(EVENT, 3), (OTHER, 2)], DELTA, order_of(ledger))
     assert ledger.spent_for("second") == epsilon([(OTHER, 2)], DELTA, "pld")
 
 
 def test_events_are_stored_so_that_another_delta_revalues_the_whole_history(path: Path) -> None:
-    with _open(path) as ledger:
+    with open_ledger(path) as ledger:
         ledger.approve("job", EVENT, 3)
-        _release(ledger, "job", 3)
-    with _open(path, delta=1e-7) as ledger:
+        charge(ledger, "job", 3)
+    with open_ledger(path, delta=1e-7) as ledger:
         assert ledger.spent() == epsilon([(EVENT, 3)], 1e-7)
 
 
 def test_a_lowered_budget_holds_for_a_job_that_was_approved_before(path: Path) -> None:
-    with _open(path) as ledger:
+    with open_ledger(path) as ledger:
         ledger.approve("job", EVENT, 50)
-        _release(ledger, "job", 2)
-    with _open(path, epsilon_budget=epsilon([(EVENT, 3)], DELTA)) as ledger:
+        charge(ledger, "job", 2)
+    with open_ledger(path, epsilon_budget=epsilon([(EVENT, 3)], DELTA)) as ledger:
         ledger.reserve("job", 2, EVENT)
         with pytest.raises(BudgetError):
             ledger.reserve("job", 3, EVENT)
@@ -209,7 +193,7 @@ def test_a_lowered_budget_holds_for_a_job_that_was_approved_before(path: Path) -
 
 def test_spending_gives_at_most_20_points_and_ends_with_what_is_spent(ledger: Ledger) -> None:
     ledger.approve("job", EVENT, 45)
-    _release(ledger, "job", 45)
+    charge(ledger, "job", 45)
     points = ledger.spending("job")
     assert len(points) == 20
     assert points[-1] == (45, ledger.spent_for("job"))
@@ -220,7 +204,7 @@ def test_spending_gives_at_most_20_points_and_ends_with_what_is_spent(ledger: Le
 def test_killed_between_reservation_and_release_the_charge_stays_and_serves_again(path: Path) -> None:
     code = "ledger.approve('job', EVENT, 3); ledger.reserve('job', 0, EVENT); os.kill(os.getpid(), signal.SIGKILL)"
     assert _in_new_process(path, code).returncode == -signal.SIGKILL
-    with _open(path) as ledger:
+    with open_ledger(path) as ledger:
         assert [charge.released for charge in ledger.charges()] == [False]
         assert ledger.spent() == epsilon([EVENT], DELTA)
         ledger.reserve("job", 0, EVENT)
@@ -231,7 +215,7 @@ def test_killed_between_reservation_and_release_the_charge_stays_and_serves_agai
 def test_killed_after_the_release_mark_a_repeat_is_charged_anew(path: Path) -> None:
     code = "ledger.reserve('job', 0, EVENT); ledger.mark_released('job', 0); os.kill(os.getpid(), signal.SIGKILL)"
     assert _in_new_process(path, code).returncode == -signal.SIGKILL
-    with _open(path) as ledger:
+    with open_ledger(path) as ledger:
         with pytest.raises(LedgerError, match="released already"):
             ledger.mark_released("job", 0)
         ledger.reserve("job", 0, EVENT)
@@ -246,12 +230,12 @@ def test_killed_inside_a_transaction_the_ledger_opens_at_the_state_before(path: 
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     assert _in_new_process(path, code).returncode == -signal.SIGKILL
-    with _open(path) as ledger:
+    with open_ledger(path) as ledger:
         assert [charge.released for charge in ledger.charges()] == [False]
 
 
 def test_two_processes_at_once_lose_no_charge(path: Path) -> None:
-    _open(path).close()
+    open_ledger(path).close()
     code = "for index in range(15):\n    ledger.reserve('job' + str(os.getpid()), index, EVENT)\nledger.close()\n"
     results: list[subprocess.CompletedProcess[str]] = []
     threads = [threading.Thread(target=lambda: results.append(_in_new_process(path, code))) for _ in range(2)]
@@ -260,13 +244,13 @@ def test_two_processes_at_once_lose_no_charge(path: Path) -> None:
     for thread in threads:
         thread.join()
     assert [result.stderr for result in results if result.returncode] == []
-    with _open(path) as ledger:
+    with open_ledger(path) as ledger:
         assert len(ledger.charges()) == 30
 
 
 def test_two_open_ledgers_see_each_others_charges_and_share_one_budget(path: Path) -> None:
     budget = epsilon([(EVENT, 2)], DELTA)
-    with _open(path, epsilon_budget=budget) as here, _open(path, epsilon_budget=budget) as there:
+    with open_ledger(path, epsilon_budget=budget) as here, open_ledger(path, epsilon_budget=budget) as there:
         here.approve("job", EVENT, 2)
         here.reserve("job", 0, EVENT)
         there.reserve("job", 1, EVENT)
@@ -277,7 +261,7 @@ def test_two_open_ledgers_see_each_others_charges_and_share_one_budget(path: Pat
 
 
 def test_a_reservation_shared_by_two_processes_is_released_only_once(path: Path) -> None:
-    with _open(path) as here, _open(path) as there:
+    with open_ledger(path) as here, open_ledger(path) as there:
         here.reserve("job", 0, EVENT)
         there.reserve("job", 0, EVENT)
         there.mark_released("job", 0)
@@ -299,7 +283,7 @@ def test_threads_of_one_process_lose_no_charge(ledger: Ledger) -> None:
 
 
 def test_a_locked_ledger_gives_a_clear_error_and_charges_nothing(path: Path) -> None:
-    with _open(path, timeout_s=0.1) as ledger:
+    with open_ledger(path, timeout_s=0.1) as ledger:
         other = sqlite3.connect(path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(LedgerError, match="locked by another process"):
@@ -307,14 +291,6 @@ def test_a_locked_ledger_gives_a_clear_error_and_charges_nothing(path: Path) -> 
         other.execute("ROLLBACK")
         other.close()
         assert ledger.charges() == []
-
-
-def _tamper(path: Path, statement: str) -> None:
-    with sqlite3.connect(path) as db:
-        db.execute("DROP TRIGGER no_update")
-        db.execute("DROP TRIGGER no_delete")
-        db.execute(statement)
-    db.close()
 
 
 @pytest.mark.parametrize(
@@ -330,11 +306,11 @@ def _tamper(path: Path, statement: str) -> None:
     ],
 )
 def test_a_changed_row_is_found_at_opening_and_named(path: Path, statement: str, row: int) -> None:
-    with _open(path) as ledger:  # Rows: 1 opened, 2 policy, 3 order, then reserved and released twice.
-        _release(ledger, "job", 2)
-    _tamper(path, statement)
+    with open_ledger(path) as ledger:  # Rows: 1 opened, 2 policy, 3 order, then reserved and released twice.
+        charge(ledger, "job", 2)
+    tamper(path, statement)
     with pytest.raises(LedgerError, match=rf"ledger.sqlite, row {row}: "):
-        _open(path)
+        open_ledger(path)
 
 
 def test_a_row_added_behind_an_open_ledger_without_a_valid_hash_stops_it(path: Path, ledger: Ledger) -> None:
@@ -357,29 +333,29 @@ def test_a_file_that_is_no_ledger_is_refused_and_left_as_it_was(tmp_path: Path, 
     path = tmp_path / "ledger.sqlite"
     path.write_bytes(content)
     with pytest.raises(LedgerError, match=r"ledger\.sqlite"):
-        _open(path)
+        open_ledger(path)
     assert path.read_bytes() == content
 
 
 def test_a_torn_ledger_is_refused(path: Path) -> None:
-    with _open(path) as ledger:
-        _release(ledger, "job", 20)
+    with open_ledger(path) as ledger:
+        charge(ledger, "job", 20)
     os.truncate(path, path.stat().st_size // 2)
     with pytest.raises(LedgerError):
-        _open(path)
+        open_ledger(path)
 
 
 def test_a_ledger_of_another_data_set_is_refused(path: Path) -> None:
-    _open(path).close()
+    open_ledger(path).close()
     with pytest.raises(LedgerError, match=r"found 'north'; expected 'south'"):
-        _open(path, dataset="south")
+        open_ledger(path, dataset="south")
 
 
 def test_two_processes_that_make_the_same_ledger_get_one(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with _open(path) as first:
+    with open_ledger(path) as first:
         first.reserve("job", 0, EVENT)
         monkeypatch.setattr(Path, "exists", lambda _: False)
-        with _open(path) as second:
+        with open_ledger(path) as second:
             assert second.charges() == first.charges()
     assert sorted(entry.name for entry in path.parent.iterdir()) == ["ledger.sqlite", "ledger.sqlite.head"]
 
@@ -396,7 +372,7 @@ def test_every_commit_reaches_the_disk_before_the_call_returns(ledger: Ledger) -
 @pytest.mark.parametrize("change", [{"epsilon_budget": 0.0}, {"epsilon_budget": float("nan")}, {"delta": 1.0}])
 def test_a_budget_that_makes_no_sense_is_refused_and_makes_no_file(path: Path, change: dict[str, float]) -> None:
     with pytest.raises(ConfigError):
-        _open(path, **change)
+        open_ledger(path, **change)
     assert not path.exists()
 
 

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.privacy.ledgers import EVENT, charge, open_ledger
-from tests.privacy.test_ledger import _tamper
+from tests.privacy.ledgers import EVENT, charge, open_ledger, tamper
 from yoriai.errors import ConfigError, IdentityError, LedgerError
 from yoriai.privacy.identity.identity import SigningKey
 from yoriai.privacy.ledger import file as ledger_file
@@ -47,7 +46,7 @@ def test_a_backup_put_back_under_an_open_ledger_stops_its_next_write(path: Path)
 def test_a_cut_end_is_refused(path: Path, last: int) -> None:
     with open_ledger(path) as ledger:
         charge(ledger, "job", 2)
-    _tamper(path, f"DELETE FROM entries WHERE number > {last}")
+    tamper(path, f"DELETE FROM entries WHERE number > {last}")
     with pytest.raises(LedgerError, match=rf"rows that were written are missing; found {last} rows; expected row 7 "):
         open_ledger(path)
 

@@ -17,7 +17,7 @@ from typing import Any, Self
 from tests.system import needed
 from yoriai.server.folder.server_folder import ServerFolder
 
-WAIT_S = 20.0
+WAIT_S = 120.0
 _CONF = """
 daemon off;
 pid {here}/nginx.pid;

@@ -1,7 +1,6 @@
 """The transport over Flower's Grid, with a Grid of the test's own: nodes that hang, fail and lie."""
 
 import threading
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -146,10 +145,8 @@ def test_waiting_ends_at_once_when_the_run_is_stopped() -> None:
     grid = FakeGrid({1: site("a", lambda payload: ...)})
     sites = GridTransport(grid, expected_nodes=1, hello_timeout_s=1.0, stop=stop)  # type: ignore[arg-type]
     threading.Timer(0.2, stop.set).start()
-    started = time.monotonic()
-    with pytest.raises(RoundError, match="stopped"):
-        sites.exchange("train", {"a": b"1"}, 60.0)
-    assert time.monotonic() - started < 10.0
+    with pytest.raises(RoundError, match="stopped"):  # Not the empty round that it is after its deadline.
+        sites.exchange("train", {"a": b"1"}, 1000.0)
 
 
 def test_registered_nodes_are_asked_for_no_name_and_strangers_are_no_sites() -> None:
@@ -200,16 +197,15 @@ def test_a_reply_that_flower_cannot_read_is_one_site_s_failure(monkeypatch: pyte
 
 def test_a_reply_that_is_announced_and_never_sent_holds_up_neither_deadline_nor_stop() -> None:
     held, stop = threading.Event(), threading.Event()
-    grid = FakeGrid({1: site("a"), 2: lambda _: held.wait(30)})
+    grid = FakeGrid({1: site("a"), 2: lambda _: held.wait(1000)})
     sites = GridTransport(grid, names=lambda: {1: "a", 2: "b"}, stop=stop)  # type: ignore[arg-type]
     sites.sites()
     try:
-        started = time.monotonic()
         assert sites.exchange("mask", {"a": b"1", "b": b"2"}, 1.0) == {"a": b"1a"}
         threading.Timer(0.3, stop.set).start()
         with pytest.raises(RoundError, match="stopped"):
-            sites.exchange("mask", {"b": b"2"}, 60.0)
-        assert time.monotonic() - started < 10.0
+            sites.exchange("mask", {"b": b"2"}, 1000.0)
+        assert not held.is_set()
     finally:
         held.set()
 

@@ -1,6 +1,5 @@
 """Who gets a run's last adapter: signed, tried again, confirmed for good; and what the registry keeps of each round."""
 
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -144,14 +143,13 @@ def test_two_nodes_by_one_name_fail_no_finished_run(tmp_path: Path, monkeypatch:
     assert seen[0] == dict.fromkeys("ab", "two nodes say that they are site 'a'")
 
 
+@pytest.mark.timeout(120)
 def test_delivery_ends_with_the_deadline(tmp_path: Path) -> None:
     coordinator(FaultyTransport(keepers("ab")), tmp_path, delivers=False).run(INITIAL)
     transport = FaultyTransport(keepers("ab"), unreachable={"a", "b"})
     late = coordinator(transport, tmp_path, offer_s=0.1)
-    late._offer_again_s = 0.08
-    began = time.monotonic()
+    late._offer_again_s = 1000.0
     late.run(INITIAL)
-    assert time.monotonic() - began < 0.5
 
 
 # The registry

@@ -9,6 +9,7 @@ from cryptography.x509 import load_der_x509_certificate
 
 from tests.commands import PASSPHRASE, Office, Outcome, found, server, site, yoriai
 from tests.crashes import survives
+from tests.server.enrolling import NAMES, bring, enrolled, files, sign
 from yoriai.errors import EXIT_BAD_INPUT, EXIT_REFUSED, IdentityError, StorageError
 from yoriai.privacy.identity.coordinator_identity import (
     certify_coordinator,
@@ -20,8 +21,6 @@ from yoriai.privacy.identity.identity import Authority, read_key
 from yoriai.privacy.identity.node_key import NodeKey
 from yoriai.server.cli import server_setup_cli as setup_cli
 from yoriai.server.folder.server_folder import ServerFolder
-
-NAMES = ("north", "south")
 
 
 def now() -> datetime:
@@ -41,32 +40,6 @@ def sites(tmp_path: Path) -> dict[str, Path]:
 @pytest.fixture
 def machine(tmp_path: Path) -> ServerFolder:
     return ServerFolder(server(tmp_path / "server"))
-
-
-def sign(office: Office, machine: ServerFolder, sites: dict[str, Path], *options: object) -> None:
-    """The consortium signs every request and issues a roster."""
-    assert office.run("sign", machine.path / "office.request", "--yes", *options).code == 0
-    for name, folder in sites.items():
-        assert office.run("sign", folder / f"{name}.request", "--yes").code == 0
-    assert office.run("roster").code == 0
-
-
-def files(office: Office) -> dict[str, Path]:
-    folder = office.folder
-    names = {"coordinator": "coordinator.cert", "authority": "authority.der", "roster": "roster"}
-    names |= {"revocations": "revocations.der", "member": "members"}
-    return {option: folder / name for option, name in names.items()}
-
-
-def bring(machine: ServerFolder, brought: dict[str, Path], *, answers: str = "") -> Outcome:
-    options = [part for option, path in brought.items() for part in (f"--{option}", path)]
-    return yoriai("server", "enrol", machine.path, *options, *(() if answers else ("--yes",)), answers=answers)
-
-
-def enrolled(machine: ServerFolder, office: Office, sites: dict[str, Path]) -> None:
-    sign(office, machine, sites)
-    done = bring(machine, files(office))
-    assert done.code == 0, done.screen
 
 
 def installed(machine: ServerFolder) -> dict[str, bytes]:

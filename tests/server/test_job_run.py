@@ -9,9 +9,9 @@ import pytest
 
 from tests.commands import found, server, site, yoriai
 from tests.coordinators import asked
+from tests.server.enrolling import NAMES, enrolled
 from tests.server.faulty import BASE_DIGEST, Fault, FaultyTransport, initial_adapter, small_job
 from tests.server.keepers import Keeper
-from tests.server.test_enrol import NAMES, enrolled
 from yoriai import wire
 from yoriai.errors import EXIT_BAD_INPUT
 from yoriai.prepared_job import PreparedJob

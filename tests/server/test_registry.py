@@ -2,53 +2,22 @@
 
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
+from tests.crashes import full_disk
+from tests.server.checkpoints import checkpoint
 from yoriai.errors import CheckpointError
-from yoriai.server.round.registry import (
-    Checkpoint,
-    FactorGroup,
-    Registry,
-    RoundRecord,
-    factor_digests,
-)
-from yoriai.strategies.adapter import AdapterState
+from yoriai.server.round.registry import Registry, factor_digests
 from yoriai.system.files import write_atomically
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def checkpoint(rounds: int, *, width: int = 4) -> Checkpoint:
-    """The state after some rounds: A stands still, B is of the round."""
-    adapter = AdapterState(
-        {"layers.0.q:A": np.ones((2, width), np.float32), "layers.0.q:B": np.full((width, 2), rounds, np.float32)}
-    )
-    records = tuple(
-        RoundRecord(
-            round_index=index,
-            answered=("a", "b"),
-            refused=(("c", "no reply in time"),),
-            update_norm=0.1 * (index + 1),
-            seconds=1.5,
-            bytes_up={"a": 10, "b": 11},
-            bytes_down={"a": 20, "b": 21},
-            adapter_digest="d",
-        )
-        for index in range(rounds)
-    )
-    lanes = {"B": FactorGroup(b"state of round %d" % rounds, 0.5), "A": FactorGroup(b"state of the other lane", None)}
-    return Checkpoint("run", "job", rounds, adapter, records, lanes, {"a": "signed"})
 
 
 def test_stored_checkpoint_comes_back_equal(tmp_path: Path) -> None:
@@ -182,7 +151,7 @@ def test_factors_of_two_versions_do_not_make_one(tmp_path: Path) -> None:
 KILLED = """
 import sys
 from pathlib import Path
-from tests.server.test_registry import checkpoint
+from tests.server.checkpoints import checkpoint
 from yoriai.server.round.registry import Registry
 store = Registry(Path(sys.argv[1]))
 for rounds in range(1, 1000):
@@ -249,19 +218,6 @@ def test_death_at_any_step_of_saving_leaves_the_old_or_the_new_whole(
     # Content, rename and folder of three files: the factor that changed, the state, the checkpoint.
     assert died == (step < 9)
     assert Registry(tmp_path).load() == checkpoint(1 if step < 8 else 2)
-
-
-@contextmanager
-def full_disk(limit_bytes: int) -> Iterator[None]:
-    """No file can grow beyond the limit: writing on fails as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 def test_full_disk_is_an_error_and_the_last_checkpoint_stays_good(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
+from tests.simulations.audits import SETTINGS, asked
 from tests.world import write_sites
 from yoriai.cli import app
 from yoriai.client.model.model_session import ModelSession
@@ -24,20 +25,11 @@ from yoriai.privacy.dp.skellam import SkellamTable
 from yoriai.simulations.audit import canary_audit as auditing
 from yoriai.simulations.audit.attack import Carrier, Dirac, Noiseless, RandomDirections, attack, for_attack
 from yoriai.simulations.audit.attack_records import Candidates, Losses, candidates, membership
-from yoriai.simulations.audit.canary_audit import TINY_SETTINGS, AuditPlan, audit
+from yoriai.simulations.audit.canary_audit import TINY_SETTINGS, audit
 from yoriai.simulations.cli.audit_cli import print_audit
 from yoriai.simulations.run.experiment import DataSource, Experiment, resolve
 
 pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook", "ignore:.is_gradient_checkpointing")
-
-CANARIES = 1000
-SETTINGS = TINY_SETTINGS | {
-    "privacy.epsilon": 4.0,
-    "training.sampling_rate": 0.5,
-    "federation.rounds": 8,
-    "evaluation.every": 0,
-    "speed.threads": 1,
-}
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +42,6 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
 def honest(experiment: Experiment, session: ModelSession) -> dict[str, Any]:
     """The audit of the trainer as it is, black-box part included."""
     return audit(experiment, session, asked(records=40))
-
-
-def asked(seed: bytes = b"audit", records: int = 0) -> AuditPlan:
-    return AuditPlan(canaries=CANARIES, directions=300, records=records, carriers=4, source=SeededSource(seed))
 
 
 def carrier(job: JobConfig, session: ModelSession, experiment: Experiment, folder: Path, **more: Any) -> Carrier:

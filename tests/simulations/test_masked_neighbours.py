@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.simulations.test_approvals import NAMES, RUN, Village
+from tests.simulations.villages import NAMES, RUN, Village
 from tests.world import job_settings, save_tiny_base
 from yoriai import wire
 from yoriai.client.records.records import Record, SiteRecords

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.simulations.test_audit import SETTINGS, asked
+from tests.simulations.audits import SETTINGS, asked
 from tests.world import write_sites
 from yoriai.client.model.model_session import ModelSession
 from yoriai.privacy.distributed import distributed_noise
