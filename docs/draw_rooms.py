@@ -289,7 +289,8 @@ def table(face: Edges) -> str:
     lines = ["| room | what it is for | imports, besides the ground |", "|---|---|---|"]
     for room in sorted(face, key=key):
         others = sorted(other for other in face[room] if not other.startswith("yoriai."))
-        name = room.replace(".", "/")
+        place = room.replace(".", "/")
+        name = place if (ROOT / place).is_dir() else f"{place}.py"
         lines.append(f"| `{name}` | {charter(room)} | {', '.join(other.replace('.', '/') for other in others)} |")
     return "\n".join(lines)
 

@@ -29,7 +29,7 @@ from yoriai.server.round.rosters import SignedRoster
 from yoriai.server.round.sealing import Sealer
 
 if TYPE_CHECKING:
-    from yoriai.client.site.secure import SiteIdentity
+    from yoriai.client.site.site_identity import SiteIdentity
 
 DAY = timedelta(days=1)
 
@@ -49,7 +49,7 @@ def save_identity(identity: "SiteIdentity", known: "Known", folder: Path) -> Non
 
 def saved_identity(folder: Path) -> "SiteIdentity":
     """The member that was written there, in another process."""
-    from yoriai.client.site.secure import SiteIdentity
+    from yoriai.client.site.site_identity import SiteIdentity
 
     def trust() -> Trust:
         return Trust((folder / "authority.der").read_bytes(), None, now=datetime.now(UTC))
@@ -91,7 +91,7 @@ class Known:
 
     def identity(self, name: str, folder: Path) -> "SiteIdentity":
         """A member's identity."""
-        from yoriai.client.site.secure import SiteIdentity
+        from yoriai.client.site.site_identity import SiteIdentity
 
         key = SigningKey.generate()
         certificate = self.authority.sign_request(make_request(name, key), now=datetime.now(UTC), valid_for=DAY)

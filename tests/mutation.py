@@ -41,8 +41,8 @@ _SECAGG = ("privacy/secagg",)
 _LEDGER = ("privacy/test_ledger_rule.py", "privacy/test_ledger_order.py", "privacy/test_ledger_policy.py")
 TESTS: dict[str, tuple[str, ...]] = {
     "client/offer/policy.py": ("client/test_site.py", "client/test_mixed_ranks.py", "simulations/test_distributed.py"),
-    "client/site/charging.py": (
-        "client/test_charging.py",
+    "client/site/round_trainer.py": (
+        "client/test_round_trainer.py",
         "client/test_site.py",
         "client/test_delivery.py",
         "simulations/test_secure_federation.py",

@@ -1,4 +1,4 @@
-"""The commands `yoriai job prepare | submit | status | resume | end | cancel`: a job on a server.
+"""The commands of `yoriai job`: a job on a server, from prepare and submit to its end."""
 
 `prepare` needs the base model and no server; the others work in the folder of a server, on its machine.
 """
@@ -54,11 +54,11 @@ def submit(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Put a job into a server's queue. The sites see it once the server runs, and its turn has come."""
-    from yoriai.client.site.job_noise import noise_of
+    from yoriai.client.site.calibration import calibrated_for
     from yoriai.server.service.submitting import submit as put
 
     _store(server, to_write=True)
-    stored = put(server, _prepared(job), noise_of)
+    stored = put(server, _prepared(job), calibrated_for)
     if as_json:
         typer.echo(json.dumps({"schema": 1, "run": stored.run_id}))
         return

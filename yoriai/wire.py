@@ -24,6 +24,7 @@ PROTOCOL_VERSION = 4
 WINDOW_STAGES = ("advertise", "sign", "share", "hold")
 SLOT_STAGES = ("mask", "agree", "unmask")
 DELIVERY_STAGE = "deliver"
+TRAIN_STAGE = "train"
 _MAGIC = b"YORI"
 _PREAMBLE = struct.Struct(">4sHII")
 _LARGEST_HEADER_BYTES = 4 * 1024 * 1024
@@ -144,6 +145,11 @@ class TrainRequest(_Laden):
     window: _Window | None = None
     slot: _Slot | None = None
 
+    @property
+    def stage(self) -> str:
+        """What a coordinator's log calls the exchange that this begins."""
+        return TRAIN_STAGE if self.slot is None else SLOT_STAGES[0]
+
 
 class WindowRequest(Message):
     """Coordinator to site: agree on the keys of so many rounds of secure aggregation, whatever window came before."""
@@ -151,6 +157,11 @@ class WindowRequest(Message):
     kind: ClassVar[str] = "window_request"
     window: _Window
     slots: int = Field(ge=1, le=256)
+
+    @property
+    def stage(self) -> str:
+        """As a TrainRequest's."""
+        return WINDOW_STAGES[0]
 
 
 class SecureStage(_Laden):

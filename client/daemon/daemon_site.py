@@ -14,8 +14,9 @@ from yoriai.client.records.records import fingerprint, read_site
 from yoriai.client.records.units import policy_units
 from yoriai.client.site.deliveries import Deliveries
 from yoriai.client.site.own_evaluation import Measuring
-from yoriai.client.site.secure import SiteIdentity
-from yoriai.client.site.site import Site, SiteHooks
+from yoriai.client.site.round_trainer import SiteHooks
+from yoriai.client.site.site import Site
+from yoriai.client.site.site_identity import SiteIdentity
 from yoriai.privacy.ledger.book import Head
 from yoriai.privacy.ledger.folder import open_in_folder
 from yoriai.privacy.ledger.ledger import Ledger, Policy

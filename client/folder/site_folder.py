@@ -34,7 +34,7 @@ from yoriai.privacy.identity.trust_folder import TrustFolder
 from yoriai.system.files import PRIVATE, cannot_write, make_private_folder, read_carried, write_new
 
 if TYPE_CHECKING:
-    from yoriai.client.site.secure import SiteIdentity
+    from yoriai.client.site.site_identity import SiteIdentity
 
 _PRIVATE_FOLDERS = ("keys", "node", "trust", "ledgers", "adapters", "jobs")
 
@@ -159,7 +159,7 @@ class SiteFolder:
         Raises:
             IdentityError: the site is not enrolled, or its certificate no longer holds.
         """
-        from yoriai.client.site.secure import SiteIdentity
+        from yoriai.client.site.site_identity import SiteIdentity
 
         trust = self.trust(clock())
         enrolment = read_enrolment(read_carried(self.certificate, "the certificate file"), trust)

@@ -5,7 +5,7 @@ from yoriai.client.offer.job_book import OVER, JobBook, Terms
 from yoriai.config import JobConfig, PolicySection, job_digest
 from yoriai.errors import PolicyError
 from yoriai.privacy.dp.accounting import Costing, Event
-from yoriai.privacy.job_terms.distributed_noise_parameters import all_rounds
+from yoriai.privacy.job_terms.noise import all_rounds
 
 
 class Approval:

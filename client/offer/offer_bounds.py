@@ -13,7 +13,7 @@ from yoriai import wire
 from yoriai.config import JobConfig
 from yoriai.errors import PolicyError
 from yoriai.privacy.dp.accounting import LARGEST_NOISE_MULTIPLIER, SMALLEST_NOISE_MULTIPLIER
-from yoriai.privacy.job_terms.distributed_noise_parameters import all_rounds
+from yoriai.privacy.job_terms.noise import all_rounds
 
 LARGEST_STEPS = 1_000_000
 LARGEST_JOB_BYTES = 128 * 1024

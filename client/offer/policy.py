@@ -10,17 +10,17 @@ from collections.abc import Mapping
 from pydantic import ValidationError
 
 from yoriai import wire
-from yoriai.client.training.plan import Shares
 from yoriai.config import JobConfig, PolicySection
 from yoriai.errors import PolicyError, WireError
-from yoriai.privacy.dp.accounting import Costing, Event, SampledGaussian
+from yoriai.privacy.dp.accounting import Costing, Event
 from yoriai.privacy.dp.wording import epsilon_text, terms
 from yoriai.privacy.identity.roster import MAX_WEIGHT, Roster
-from yoriai.privacy.job_terms.distributed_noise_parameters import all_rounds
+from yoriai.privacy.job_terms.noise import Noise, NoNoise, all_rounds, resolve_noise, round_event
 from yoriai.privacy.job_terms.plain_roster import unlike_sites
 from yoriai.privacy.secagg.ranks import thin_ranks
+from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.fit import check_fit
-from yoriai.strategies.rule import built_in_rules
+from yoriai.strategies.rule import built_in_rules, get_rule, largest_update
 
 
 def read_job(site: str, policy: PolicySection, offer: wire.JobOffer) -> JobConfig:
@@ -110,35 +110,35 @@ def check_base(site: str, policy: PolicySection, job: JobConfig, offer: wire.Job
             )
 
 
-def round_event(
-    site: str, policy: PolicySection, job: JobConfig, offer: wire.JobOffer, shares: Shares | None, costing: Costing
-) -> Event | None:
-    """What one round of the job costs; None without privacy.
+def agreed_noise(site: str, policy: PolicySection, job: JobConfig, offer: wire.JobOffer, costing: Costing) -> Noise:
+    """The job's noise as the site itself resolves it, if it is what the site asks for and what the job states.
 
     Args:
-        shares: as the site itself works them out from the offer; of distributed noise only.
         costing: by which the site adds up.
 
     Raises:
-        PolicyError: the job's privacy is not what the site asks for, or not what the job itself states.
-        ConfigError: the noise multiplier is not a finite number above 0.
+        PolicyError: it is not.
+        ConfigError: the noise multiplier is not a finite number above 0, or no noise, modulus or scale fits the sizes.
     """
-    privacy, noise = job.privacy, offer.noise_multiplier
-    if privacy.noise == "none":
+    multiplier = offer.noise_multiplier
+    if job.privacy.noise == "none":
         if not policy.allow_no_privacy:
             raise PolicyError(f"site {site}: policy forbids jobs without differential privacy")
-        if noise is not None:
+        if multiplier is not None:
             raise PolicyError(f"site {site}: the job promises no noise, and its offer holds some")
-        return None
-    if noise is None:
+        return NoNoise()
+    if multiplier is None:
         raise PolicyError(f"site {site}: the job promises noise, and its offer holds none")
+    n_params = 0
+    if job.privacy.noise == "distributed":
+        check_sharing(site, policy, job, offer)
+        n_params = largest_update(get_rule(job.federation.rule), AdapterState.from_bytes(offer.payload))
     _check_claim(site, policy, job)
-    if shares is None:
-        event: Event = SampledGaussian(job.training.sampling_rate, noise, job.training.local_steps)
-    else:
-        event = shares.event
-    _check_cost(site, job, event, costing)
-    return event
+    noise = resolve_noise(job, multiplier, n_params=n_params, sites=len(offer.roster.weights))
+    event = round_event(job, noise)
+    if event is not None:
+        _check_cost(site, job, event, costing)
+    return noise
 
 
 def _check_claim(site: str, policy: PolicySection, job: JobConfig) -> None:

@@ -28,7 +28,7 @@ from yoriai.client.model.model_session import ModelSession
 from yoriai.client.offer.job_book import OVER, JobBook
 from yoriai.client.offer.policy import job_from
 from yoriai.client.site.adapter_place import CERTIFICATE, STATEMENT, VERSION, folder_of, folders_of
-from yoriai.client.site.secure import SiteIdentity
+from yoriai.client.site.site_identity import SiteIdentity
 from yoriai.config import JobConfig, SiteConfig
 from yoriai.errors import AdapterError, IdentityError, PolicyError, StorageError
 from yoriai.privacy.identity.coordinator_identity import read_coordinator_certificate

@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from yoriai import wire
 from yoriai.client.model.lora import AdaptedModel
 from yoriai.client.model.prepared import PreparedRecords
-from yoriai.client.training.plan import Shares, TrainingPlan
+from yoriai.client.training.plan import TrainingPlan
 from yoriai.config import JobConfig
 from yoriai.errors import AdapterError, PolicyError
-from yoriai.privacy.job_terms.distributed_noise_parameters import distributed_noise_of
-from yoriai.privacy.job_terms.round_cost import shares_event
+from yoriai.privacy.job_terms.noise import Noise
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.learning_rate_schedule import schedule_factor
-from yoriai.strategies.rule import get_rule, largest_update
+from yoriai.strategies.rule import get_rule
 
 
 @dataclass(frozen=True)
@@ -22,9 +21,9 @@ class AcceptedJob:
     Attributes:
         start: the adapter of the offer, whose fixed factors hold for the whole job.
         weight: from the roster.
+        noise: as the site itself resolved it.
         offer: what was accepted, without the adapter.
         rank: the directions that this site trains, by the roster; None for all of the job's.
-        shares: of a job whose noise is distributed; None where a site's own noise is whole.
     """
 
     run_id: str
@@ -33,10 +32,9 @@ class AcceptedJob:
     records: PreparedRecords
     start: AdapterState
     weight: int
-    noise_multiplier: float | None
+    noise: Noise
     offer: wire.JobOffer
     rank: int | None = None
-    shares: Shares | None = None
 
 
 @dataclass(frozen=True)
@@ -80,25 +78,11 @@ def round_of(site: str, accepted: AcceptedJob, request: wire.TrainRequest, physi
         accepted.job,
         request.round_index,
         weight=accepted.weight,
-        noise_multiplier=accepted.noise_multiplier,
+        noise=accepted.noise,
         physical_batch_size=physical_batch_size,
         rank=accepted.rank,
-        shares=accepted.shares,
     )
     return Round(accepted, request.round_index, start, plan)
-
-
-def shares_of(job: JobConfig, start: AdapterState, noise_multiplier: float | None, sites: int) -> Shares | None:
-    """The distributed noise of a job that starts from this adapter, among so many sites; None for other jobs.
-
-    Raises:
-        ConfigError: no noise, modulus or scale fits these sizes.
-    """
-    if job.privacy.noise != "distributed" or noise_multiplier is None:
-        return None
-    n_params = largest_update(get_rule(job.federation.rule), start)
-    noise = distributed_noise_of(job, noise_multiplier, n_params=n_params, sites=sites)
-    return Shares(noise, n_params, shares_event(noise, job.training.sampling_rate))
 
 
 def training_plan(
@@ -106,10 +90,9 @@ def training_plan(
     round_index: int,
     *,
     weight: int,
-    noise_multiplier: float | None,
+    noise: Noise,
     physical_batch_size: int,
     rank: int | None = None,
-    shares: Shares | None = None,
 ) -> TrainingPlan:
     """One round's plan at a site of this weight and rank; a pure function of job and roster."""
     training = job.training
@@ -121,11 +104,10 @@ def training_plan(
         optimizer=training.optimizer,
         learning_rate=training.learning_rate * schedule_factor(training.schedule, round_index, job.federation.rounds),
         clip_norm=job.privacy.clip_norm,
-        noise_multiplier=noise_multiplier,
+        noise=noise,
         physical_batch_size=physical_batch_size,
         rank=rank,
         proximal_mu=training.proximal_mu,
         lowpass=training.lowpass,
         update_norm_bound=job.federation.update_norm_bound,
-        shared=shares,
     )

@@ -29,6 +29,7 @@ from yoriai.config import JobConfig
 from yoriai.errors import BudgetError, ConfigError, PolicyError, TrainingError
 from yoriai.privacy.dp.accounting import SampledGaussian, calibrate
 from yoriai.privacy.dp.randomness import RandomSource
+from yoriai.privacy.job_terms.noise import LocalNoise, NoNoise
 from yoriai.privacy.ledger.ledger import Ledger
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.factors import add_to_trainable
@@ -190,7 +191,7 @@ def _plan(training: PersonalTraining, index: int, event: SampledGaussian | None,
         job,
         index,
         weight=training.weight,
-        noise_multiplier=None if event is None else event.noise_multiplier,
+        noise=NoNoise() if event is None else LocalNoise(event.noise_multiplier),
         physical_batch_size=batch_size,
         rank=training.rank,
     )

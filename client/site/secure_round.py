@@ -8,40 +8,19 @@ the first byte of a masked update leaves.
 """
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
-
-import numpy as np
 
 from yoriai import wire
 from yoriai.client.site.job import AcceptedJob, Round
-from yoriai.client.site.secure import SecureWindow
+from yoriai.client.site.round_trainer import RoundTrainer
+from yoriai.client.site.secure_window import SecureWindow
+from yoriai.client.site.site_identity import SiteIdentity
+from yoriai.config import SiteConfig
 from yoriai.errors import PolicyError
-from yoriai.privacy.job_terms.round_terms import public_grid, rotation_seed, window_terms
-from yoriai.privacy.secagg import Integers, Member, Quantised, ReadyToMask, SlotTerms, Update, quantise
+from yoriai.privacy.job_terms.noise import DistributedNoise
+from yoriai.privacy.job_terms.round_terms import public_grid, window_terms
+from yoriai.privacy.secagg import Integers, Member, Quantised, SlotTerms, Update, quantise
 from yoriai.privacy.secagg.fixedpoint import Grid
-from yoriai.privacy.secagg.shamir import Entropy
-from yoriai.strategies.adapter import AdapterState
-
-
-@dataclass(frozen=True)
-class Duties:
-    """What a masked round asks of its site.
-
-    Attributes:
-        member: the site as a party, with roster, certificates and clock as of now; by an offer and a number.
-        charge: charges a round durably; refuses one that the plan does not cover.
-        train: trains a round that is charged; its update carries all of its noise.
-        share: the same where the noise is distributed: residues (size,) that carry a share of it; by the round's public
-            seed.
-        mark_released: marks durably that a round's update is about to leave.
-    """
-
-    member: Callable[[wire.JobOffer, int], Member]
-    charge: Callable[[Round], None]
-    train: Callable[[Round], AdapterState]
-    share: Callable[[Round, bytes], np.ndarray]
-    mark_released: Callable[[Round], None]
 
 
 @dataclass(frozen=True)
@@ -54,8 +33,8 @@ class Carried:
 
 def carried_in(this: Round, request: wire.TrainRequest) -> Carried:
     """What the slot of a round carries, by the site's own plan; the request has the public range only."""
-    if this.plan.shared is not None:
-        return Carried(this.plan.shared.noise.size, Integers(this.plan.shared.noise.word_bits))
+    if isinstance(this.plan.noise, DistributedNoise):
+        return Carried(this.plan.noise.shares.size, Integers(this.plan.noise.shares.word_bits))
     n_params = this.start.select(this.plan.factors).n_params
     return Carried(n_params, public_grid(this.job.job, request.value_range or 0.0))
 
@@ -64,14 +43,28 @@ class SecureRounds:
     """The window of a site's present run, in memory only, and the rounds in its slots.
 
     Args:
-        name: of the site.
+        config: name and policy of the site.
         base_digest: of its base model.
-        duties: see Duties.
+        identity: of the site; None at one that is no member, which answers none of this.
+        trainer: charges and trains.
     """
 
-    def __init__(self, name: str, base_digest: str, duties: Duties) -> None:
-        self._name, self._base_digest, self._duties = name, base_digest, duties
+    def __init__(
+        self, config: SiteConfig, base_digest: str, identity: SiteIdentity | None, trainer: RoundTrainer
+    ) -> None:
+        self._name, self._policy, self._base_digest = config.name, config.policy, base_digest
+        self._identity, self._trainer = identity, trainer
         self._window: SecureWindow | None = None
+
+    def member(self, offer: wire.JobOffer, number: int) -> Member:
+        """The site as a party of one window, or of one round in it: roster, certificates and clock as of now.
+
+        Raises:
+            PolicyError: it is no member; or as `SiteIdentity.member`.
+        """
+        if self._identity is None:
+            raise PolicyError(f"site {self._name} has no identity in the federation", remedy="enrol the site first")
+        return self._identity.member(self._name, self._policy, offer, number)
 
     def forget(self) -> None:
         """Give up the window: its keys are of no use to another job."""
@@ -92,11 +85,11 @@ class SecureRounds:
                 found=f"{request.slots} slots",
                 expected=f"at most {most} (secure_aggregation.window)",
             )
-        member = self._duties.member(accepted.offer, request.window)
+        member = self.member(accepted.offer, request.window)
         terms = window_terms(
             accepted.job,
             base_digest=self._base_digest,
-            noise_multiplier=accepted.noise_multiplier,
+            noise_multiplier=accepted.noise.multiplier,
             run_id=accepted.run_id,
             number=request.window,
             slots=request.slots,
@@ -125,7 +118,8 @@ class SecureRounds:
             BudgetError: the round cannot be charged.
         """
         number, slot, stage = request.window, request.slot, wire.SLOT_STAGES[0]
-        if number is None or slot is None or (request.value_range is None) != (this.plan.shared is not None):
+        is_shared = isinstance(this.plan.noise, DistributedNoise)
+        if number is None or slot is None or (request.value_range is None) != is_shared:
             raise PolicyError(f"site {self._name}: the job promises secure aggregation, and its round does without")
         window, asked = self._window, wire.encode(request)
         if window is None or window.terms.number != number or not window.is_open:
@@ -140,7 +134,7 @@ class SecureRounds:
     def _masked(self, window: SecureWindow, this: Round, slot: int, carried: Carried, *, asked: bytes) -> bytes:
         """Take the slot, and do all that leads to its masked update."""
         # Roster, certificates and clock are judged anew in every round.
-        member = self._duties.member(this.job.offer, this.index)
+        member = self.member(this.job.offer, this.index)
         terms = SlotTerms(
             slot=slot,
             round_index=this.index,
@@ -149,26 +143,16 @@ class SecureRounds:
             grid=carried.grid,
         )
         ready = window.begin(member, terms)
-        self._duties.charge(this)
-        update = self._update(this, ready, terms, member.entropy)
-        return window.mask(ready, update, lambda _identity: self._duties.mark_released(this), asked=asked)
-
-    def _update(self, this: Round, ready: ReadyToMask, terms: SlotTerms, entropy: Entropy) -> Update:
-        """Train a round that is charged, and put its update on the round's grid."""
-        grid = terms.grid
-        if isinstance(grid, Integers):
-            seed = rotation_seed(this.job.run_id, terms.round_index, terms.adapter_digest.hex())
-            values = self._duties.share(this, seed)
-        else:
-            values = self._duties.train(this).flatten()
+        self._trainer.charge(this)
+        values, grid = self._trainer.train(this).values, terms.grid
         try:
-            quantised = Quantised(values, 0) if isinstance(grid, Integers) else quantise(values, grid, entropy)
+            quantised = Quantised(values, 0) if isinstance(grid, Integers) else quantise(values, grid, member.entropy)
             update = Update(os.urandom(32), quantised)
             ready.check(update)
         except Exception:
-            self._duties.mark_released(this)  # As in training: that it failed is seen outside.
+            self._trainer.mark_released(this)  # As in training: that it failed is seen outside.
             raise
-        return update
+        return window.mask(ready, update, lambda _identity: self._trainer.mark_released(this), asked=asked)
 
     def _unknown_window(self, run_id: str) -> wire.Refusal:
         reason = "the keys of this window are not known here (any more); begin a new window"

@@ -10,38 +10,30 @@ fit is counted in the site's own log and trains nothing (`client/records/fitting
 
 import logging
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
-
-import numpy as np
 
 from yoriai import wire
-from yoriai.client.model.model_session import ModelSession, PrefixProgress
+from yoriai.client.model.model_session import ModelSession
 from yoriai.client.model.prepared import PreparedRecords
 from yoriai.client.offer.approval import Approval, terms_of
 from yoriai.client.offer.job_book import JobBook, Terms
 from yoriai.client.offer.offer_bounds import check_bounds
 from yoriai.client.offer.policy import (
+    agreed_noise,
     check_base,
     check_membership,
     check_records,
-    check_sharing,
     plain_rank,
     read_job,
-    round_event,
     signed_rank,
 )
 from yoriai.client.records.records import SiteRecords
-from yoriai.client.site.charging import Charging
 from yoriai.client.site.deliveries import Deliveries
 from yoriai.client.site.instructions import Instructions
-from yoriai.client.site.job import AcceptedJob, Round, round_of, shares_of
-from yoriai.client.site.paid import local_update, paid, shared_sum
+from yoriai.client.site.job import AcceptedJob, round_of
 from yoriai.client.site.personal import PERSONAL_MARK
-from yoriai.client.site.secure import SiteIdentity
-from yoriai.client.site.secure_round import Duties, SecureRounds
-from yoriai.client.training.plan import Shares
-from yoriai.client.training.shared_round import SharedSum
+from yoriai.client.site.round_trainer import RoundTrainer, SiteHooks
+from yoriai.client.site.secure_round import SecureRounds
+from yoriai.client.site.site_identity import SiteIdentity
 from yoriai.client.training.train import LocalUpdate
 from yoriai.config import JobConfig, SiteConfig
 from yoriai.errors import (
@@ -54,35 +46,12 @@ from yoriai.errors import (
     YoriaiError,
 )
 from yoriai.privacy.dp.accounting import Event
-from yoriai.privacy.dp.randomness import RandomSource, SystemSource
+from yoriai.privacy.job_terms.noise import round_event
 from yoriai.privacy.job_terms.plain_roster import plain_roster
 from yoriai.privacy.ledger.ledger import Ledger
-from yoriai.privacy.secagg import Member
 from yoriai.strategies.adapter import AdapterState
 
 _log = logging.getLogger("yoriai.site")
-
-
-@dataclass(frozen=True)
-class SiteHooks:
-    """What a simulation or a test may put in from outside; a deployed site takes the defaults.
-
-    Attributes:
-        randomness: source for one round, by run id and round index.
-        on_prefix: progress of the prefix, in records.
-        on_step: called after each local step.
-        on_fault: called with a line for the site's own eyes when a message is refused for a fault of the records or
-            of the code.
-        train: makes the update of a round that is charged, as `local_update`.
-        share: the same where the noise is distributed, as `shared_sum`.
-    """
-
-    randomness: Callable[[str, int], RandomSource] = lambda _run, _round: SystemSource()
-    on_prefix: PrefixProgress | None = None
-    on_step: Callable[[int], None] | None = None
-    on_fault: Callable[[str], None] = _log.warning
-    train: Callable[..., LocalUpdate] = local_update
-    share: Callable[..., SharedSum] = shared_sum
 
 
 class Site:
@@ -121,12 +90,12 @@ class Site:
         self.name = config.name
         self._policy, self._records = config.policy, records
         self._session, self._ledger, self._identity = session, ledger, identity
-        self._charging, self._approval = Charging(config.name, ledger), Approval(config.name, config.policy, book)
+        self._approval = Approval(config.name, config.policy, book)
         self._instructions, self._deliveries = Instructions(config.name, identity), deliveries
         self._hooks = hooks or SiteHooks()
         self._accepted: AcceptedJob | None = None
-        duties = Duties(self._member, self._charging.charge, self._trained, self._shared, self._charging.mark_released)
-        self._secure = SecureRounds(self.name, session.base.digest, duties)
+        self._trainer = RoundTrainer(config.name, session, ledger, self._hooks)
+        self._secure = SecureRounds(config, session.base.digest, identity, self._trainer)
 
     def handle(self, data: bytes) -> bytes:
         """Answer one message. Never raises on what another party sent, and never lets text of a record out."""
@@ -179,7 +148,7 @@ class Site:
             self._identity.check_commitment(self.name, self._ledger, offer.ledger_head)
         roster_digest = ""
         if job.secure_aggregation.enabled:
-            signed = self._member(offer, 0).directory.roster
+            signed = self._secure.member(offer, 0).directory.roster
             rank = signed_rank(self.name, self._policy, job, signed)
             # From here on the consortium's word counts, whatever the offer repeats of it.
             offer = offer.model_copy(update={"roster": plain_roster(signed, job.lora.rank)})
@@ -189,8 +158,8 @@ class Site:
         else:
             raise PolicyError(f"site {self.name}: policy forbids jobs without secure aggregation")
         check_base(self.name, self._policy, job, offer, self._session.base.digest)
-        shares = self._shares(job, offer)
-        event = round_event(self.name, self._policy, job, offer, shares, self._ledger.costing)
+        noise = agreed_noise(self.name, self._policy, job, offer, self._ledger.costing)
+        event = round_event(job, noise)
         check_records(self.name, self._policy, job)
         self._session.check_task(job.task)
         terms = terms_of(offer, job, event, roster_digest, costing=self._ledger.costing)
@@ -208,10 +177,9 @@ class Site:
             records=self._ready(job),
             start=start,
             weight=offer.roster.weights[self.name],
-            noise_multiplier=offer.noise_multiplier,
+            noise=noise,
             offer=offer.model_copy(update={"payload": b""}),
             rank=rank,
-            shares=shares,
         )
         return wire.Acceptance(run_id=offer.run_id, site=self.name)
 
@@ -227,37 +195,24 @@ class Site:
     def _take_part(self, terms: Terms, event: Event | None, job: JobConfig) -> None:
         """Have the ledger promise the rounds, and enter the job. Who gives it up meanwhile finds nothing held."""
         if event is not None:
-            self._charging.approve(terms.run_id, event, job)
+            self._trainer.promise(terms.run_id, event, job)
         try:
             self._approval.accepted(terms)
         except PolicyError:
-            self._charging.give_back(terms.run_id)
+            self._trainer.give_back(terms.run_id)
             raise
 
     def _asked_for(self, terms: Terms) -> bool:
         """Whether the job waits for the operator. Runs that are refused or over hold none of the budget any longer."""
-        for run_id in self._charging.open_runs():
+        for run_id in self._trainer.open_runs():
             if self._approval.is_over(run_id):  # A kill, here or of a command, may have come before it was freed.
-                self._charging.give_back(run_id)
+                self._trainer.give_back(run_id)
         return self._approval.waits(terms)
 
     def _forget(self) -> None:
         """Give up the job at hand, with the keys of its window."""
         self._accepted = None
         self._secure.forget()
-
-    def _shares(self, job: JobConfig, offer: wire.JobOffer) -> Shares | None:
-        """The job's distributed noise, if that is its mode and the site agrees to it."""
-        if job.privacy.noise != "distributed":
-            return None
-        check_sharing(self.name, self._policy, job, offer)
-        return shares_of(job, AdapterState.from_bytes(offer.payload), offer.noise_multiplier, len(offer.roster.weights))
-
-    def _member(self, offer: wire.JobOffer, number: int) -> Member:
-        """This site as a party of one window, or of one round in it, as of now."""
-        if self._identity is None:
-            raise PolicyError(f"site {self.name} has no identity in the federation", remedy="enrol the site first")
-        return self._identity.member(self.name, self._policy, offer, number)
 
     def _begin(self, request: wire.TrainRequest) -> wire.Message:
         """Train a round and answer with the update, masked where the job promises it."""
@@ -267,11 +222,13 @@ class Site:
         this = round_of(self.name, accepted, request, self._session.speed.physical_batch_size)
         if accepted.job.secure_aggregation.enabled:
             return self._secure.train(this, request)
-        self._charging.charge(this)
-        update = self._trained(this)
-        self._charging.mark_released(this)
+        self._trainer.charge(this)
+        trained = self._trainer.train(this)
+        self._trainer.mark_released(this)
+        if not isinstance(trained, LocalUpdate):  # `check_fit` has no such job; a share of noise alone hides nothing.
+            raise PolicyError(f"site {self.name}: a round whose noise is distributed leaves masked alone")
         return wire.PlainUpdate(
-            run_id=request.run_id, round_index=this.index, site=self.name, payload=update.to_bytes()
+            run_id=request.run_id, round_index=this.index, site=self.name, payload=trained.update.to_bytes()
         )
 
     def _go_on(self, message: wire.WindowRequest | wire.SecureStage) -> wire.Message:
@@ -282,7 +239,7 @@ class Site:
         if isinstance(message, wire.SecureStage):
             return self._secure.answer(message)
         # A site that cannot pay for a round drops out before any other has masked for nothing.
-        self._charging.check_rounds_left(accepted)
+        self._trainer.check_rounds_left(accepted)
         return self._secure.open_window(accepted, message)
 
     def _receive(self, message: wire.Delivery) -> wire.Message:
@@ -304,7 +261,7 @@ class Site:
         if accepted is None or accepted.run_id != run_id:
             return None
         self._approval.check_still(run_id)
-        if not self._charging.holds(accepted):  # Given back, and wanted again: what an offer promises is missing.
+        if not self._trainer.holds(accepted):  # Given back, and wanted again: what an offer promises is missing.
             self._accepted = None
             return None
         # Another job may have taken the session meanwhile; what was prepared for this one is then of no use.
@@ -312,19 +269,3 @@ class Site:
             self._accepted = None
             return None
         return accepted
-
-    def _trained(self, this: Round) -> AdapterState:
-        """Train a round that is charged. The update may leave only after it is marked as released."""
-        head, source = self._session.head(this.job.job), self._hooks.randomness(this.job.run_id, this.index)
-        return paid(
-            this, lambda: self._hooks.train(this, head, source, self._hooks.on_step), self._charging.mark_released
-        ).update
-
-    def _shared(self, this: Round, rotation_seed: bytes) -> np.ndarray:
-        """The same where the noise is distributed: what the site enters into the secure sum, (size,) uint32."""
-        head, source = self._session.head(this.job.job), self._hooks.randomness(this.job.run_id, this.index)
-        return paid(
-            this,
-            lambda: self._hooks.share(this, head, source, self._hooks.on_step, rotation_seed=rotation_seed),
-            self._charging.mark_released,
-        ).residues

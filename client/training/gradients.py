@@ -27,6 +27,7 @@ from yoriai.errors import TrainingError
 from yoriai.privacy.dp.dpsgd import Block, ClippedGradientSum, Rows, block_gradients, take_gradients
 from yoriai.privacy.dp.mechanisms import poisson_sample
 from yoriai.privacy.dp.randomness import RandomSource
+from yoriai.privacy.job_terms.noise import NoNoise
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.rank_block import rank_block
 
@@ -87,7 +88,7 @@ class RoundGradients:
         own, plan = self.records.unit_count, self.plan
         drawn = poisson_sample(source, own + (len(canaries) if canaries else 0), plan.sampling_rate)
         drawn, further = np.split(drawn, [np.searchsorted(drawn, own)])
-        clip_norm = plan.clip_norm if plan.noise_multiplier is not None else None
+        clip_norm = None if isinstance(plan.noise, NoNoise) else plan.clip_norm
         total = ClippedGradientSum(list(self.trained.values()), clip_norm, list(self.blocks.values()), rows=rows)
         for piece in self.records.pieces(drawn, self._rows):
             self._backward(piece.batch)
@@ -133,7 +134,7 @@ class RoundGradients:
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             hidden = self.head.hidden(self.model, piece)
         losses = self.head.losses(hidden, piece)  # In fp32: a prior is subtracted from logits of its own size.
-        if plan.noise_multiplier is None and not bool(torch.isfinite(losses).all()):
+        if isinstance(plan.noise, NoNoise) and not bool(torch.isfinite(losses).all()):
             raise TrainingError(
                 "the loss of a record is not a number",
                 expected="finite losses",

@@ -21,7 +21,7 @@ from yoriai.privacy.distributed.rotation import Rotation
 from yoriai.privacy.dp.accounting import SampledSkellam
 from yoriai.privacy.dp.randomness import RandomSource
 from yoriai.privacy.dp.skellam import SkellamTable
-from yoriai.privacy.job_terms.round_cost import shares_event
+from yoriai.privacy.job_terms.noise import DistributedNoise
 
 
 @dataclass(frozen=True, repr=False)
@@ -33,6 +33,11 @@ class SharedSum:
 
     residues: np.ndarray
     event: SampledSkellam
+
+    @property
+    def values(self) -> np.ndarray:
+        """What is masked: the residues."""
+        return self.residues
 
 
 # A job has one table for all of its rounds; it takes a moment to make.
@@ -56,7 +61,7 @@ def sum_round(
     """Sum one round's gradients and add this site's share of the noise.
 
     Args:
-        gradients: under a plan with `shared`.
+        gradients: under a plan whose noise is distributed.
         rotation_seed: 32 bytes, public, the same at all sites of the round.
         source: of sampling, rounding and noise.
         canaries: for an audit alone.
@@ -65,10 +70,9 @@ def sum_round(
         TrainingError: the plan shares no noise.
     """
     plan = gradients.plan
-    if plan.shared is None:
+    if not isinstance(plan.noise, DistributedNoise):
         raise TrainingError("a round whose noise is not distributed has no sum to share")
-    rotation = Rotation(rotation_seed, plan.shared.n_params)
-    total = RoundedSum(plan.shared.noise, rotation, plan.clip_norm, source)
-    gradients.batch(source, canaries=canaries, rows=_FilledUp(total, plan.shared.n_params))
-    residues = total.release(skellam_table(plan.shared.noise.share_variance))
-    return SharedSum(residues, shares_event(plan.shared.noise, plan.sampling_rate))
+    shares, n_params = plan.noise.shares, plan.noise.n_params
+    total = RoundedSum(shares, Rotation(rotation_seed, n_params), plan.clip_norm, source)
+    gradients.batch(source, canaries=canaries, rows=_FilledUp(total, n_params))
+    return SharedSum(total.release(skellam_table(shares.share_variance)), plan.noise.event(plan.sampling_rate))

@@ -4,7 +4,7 @@
         draw a batch, and sum its units' clipped gradients (`gradients.py`)
         noise the sum once, divide by the public divisor, let the optimizer step
 
-`noise_multiplier = None` is the same loop without clip and noise.
+Without noise it is the same loop, without the clip.
 
 What is done to the noised mean gradient is post-processing and costs no privacy: the low-pass filter, and FedProx' pull
 back to the round's adapter, mu · (w − w_start) (Li et al. 2020, arXiv 1812.06127), which is zero in the first step. So
@@ -18,6 +18,7 @@ and the optimizer's state are those of the whole adapter.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -44,6 +45,11 @@ class LocalUpdate:
 
     update: AdapterState
     event: SampledGaussian | None
+
+    @property
+    def values(self) -> np.ndarray:
+        """The update as it is masked: (n,) float32."""
+        return self.update.flatten()
 
 
 def train_round(
@@ -73,11 +79,11 @@ def train_round(
     events: list[SampledGaussian] = []
     for step in range(plan.local_steps):
         total = round_gradients.batch(source, canaries=canaries)
-        if plan.noise_multiplier is None:
+        if plan.noise.multiplier is None:
             vector = total.flat()
         else:
             vector, event = total.release(
-                noise_multiplier=plan.noise_multiplier, sampling_rate=plan.sampling_rate, source=source
+                noise_multiplier=plan.noise.multiplier, sampling_rate=plan.sampling_rate, source=source
             )
             events.append(event)
         gradients = split_like(vector / plan.divisor, list(trained.values()), blocks)

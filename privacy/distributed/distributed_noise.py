@@ -10,7 +10,7 @@ Threat model: the coordinator and all but `honest` of the surviving sites pool w
 shares off the sum, and the shares of the others are left, which are what is calibrated. The guarantee rests on the
 secure sum showing no more than the sum.
 
-Everything in `DistributedNoise` follows from what the job says, nothing from records.
+Everything in `SkellamShares` follows from what the job says, nothing from records.
 """
 
 import math
@@ -37,8 +37,8 @@ _SCALE = 16
 
 
 @dataclass(frozen=True)
-class DistributedNoise:
-    """The public parameters of the mode; see `distributed_noise`.
+class SkellamShares:
+    """The public parameters of the mode; see `skellam_shares`.
 
     Attributes:
         size: coordinates after the rotation's padding.
@@ -64,9 +64,9 @@ class DistributedNoise:
         return self.honest * self.share_variance
 
 
-def distributed_noise(
+def skellam_shares(
     *, n_params: int, noise_multiplier: float, honest: int, sites: int, units: int, rounds: int
-) -> DistributedNoise:
+) -> SkellamShares:
     """Work out the parameters of a job's shared noise.
 
     The words are wide enough that all coordinates of all rounds stay in [-2^(w-1), 2^(w-1)) but for a probability of
@@ -101,7 +101,7 @@ def distributed_noise(
     for bits in range(2, LARGEST_WORD_BITS + 1):
         distance = 2 ** (bits - 1) - units
         if distance > 0 and _log_tail(sites * share_variance, proxy, distance) <= log_failure:
-            return DistributedNoise(
+            return SkellamShares(
                 size=size,
                 scale=scale,
                 squared_l2=squared,
@@ -148,7 +148,7 @@ class RoundedSum:
     Reference: Kairouz, Liu and Steinke 2021, algorithm 1; Agarwal, Kairouz and Liu 2021.
     """
 
-    def __init__(self, noise: DistributedNoise, rotation: Rotation, clip_norm: float, source: RandomSource) -> None:
+    def __init__(self, noise: SkellamShares, rotation: Rotation, clip_norm: float, source: RandomSource) -> None:
         _check_scaling(noise, rotation, clip_norm)
         self._noise, self._rotation, self._source = noise, rotation, source
         self._per_unit = noise.scale / clip_norm
@@ -196,7 +196,7 @@ class RoundedSum:
 
 
 def open_sum(
-    total: npt.NDArray[np.unsignedinteger[Any]], noise: DistributedNoise, rotation: Rotation, clip_norm: float
+    total: npt.NDArray[np.unsignedinteger[Any]], noise: SkellamShares, rotation: Rotation, clip_norm: float
 ) -> npt.NDArray[np.float64]:
     """Return the noised sum of the clipped gradients, (n,), from the sum of the sites' releases.
 
@@ -243,7 +243,7 @@ def _check(noise_multiplier: float, **counts: int) -> None:
         )
 
 
-def _check_scaling(noise: DistributedNoise, rotation: Rotation, clip_norm: float) -> None:
+def _check_scaling(noise: SkellamShares, rotation: Rotation, clip_norm: float) -> None:
     if rotation.size != noise.size:
         raise ConfigError("size of a round's rotation", found=str(rotation.size), expected=str(noise.size))
     if not (math.isfinite(clip_norm) and clip_norm > 0.0):

@@ -9,7 +9,7 @@ theorem 1 and algorithm 1). With s the integers in one clip norm and d coordinat
 
 with a probability of at least 1 - beta: the first by concentration, the second always. Here beta = exp(-1/2). That
 makes the root 1, so that the first is never the larger one for s >= 1, and rejects at most 0.61 of the drawings. At
-`distributed_noise`'s scale it is 1 in 200 for a vector of full length, 1 in 8 where every coordinate ends in .5.
+`skellam_shares`' scale it is 1 in 200 for a vector of full length, 1 in 8 where every coordinate ends in .5.
 """
 
 import math

@@ -328,11 +328,8 @@ class Coordinator:
         self, checkpoint: Checkpoint, asked: Sequence[str], request: wire.TrainRequest | wire.WindowRequest
     ) -> tuple[dict[str, wire.Reply], dict[str, str]]:
         """Send a request: the replies, and the reason of every site asked that sent none."""
-        stage, data, timeout_s = "train", wire.encode(request), self._deadlines.train_s
-        if isinstance(request, wire.WindowRequest):
-            stage, timeout_s = wire.WINDOW_STAGES[0], self._deadlines.keys_s
-        elif request.slot is not None:
-            stage = wire.SLOT_STAGES[0]
+        stage, data = request.stage, wire.encode(request)
+        timeout_s = self._deadlines.keys_s if stage in wire.WINDOW_STAGES else self._deadlines.train_s
         replies, missing = self._messenger.ask(stage, dict.fromkeys(asked, data), timeout_s)
         self._attendance.note_used_up(replies)
         forgotten = [s for s, r in replies.items() if isinstance(r, wire.Refusal) and r.unknown_job]

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from yoriai.config import JobConfig
-from yoriai.privacy.distributed.distributed_noise import DistributedNoise, open_sum
+from yoriai.privacy.distributed.distributed_noise import SkellamShares, open_sum
 from yoriai.privacy.distributed.rotation import Rotation
 from yoriai.privacy.identity.roster import Directory
-from yoriai.privacy.job_terms.distributed_noise_parameters import distributed_noise_of, expected_batch
+from yoriai.privacy.job_terms.noise import DistributedNoise, expected_batch, resolve_noise
 from yoriai.privacy.job_terms.round_terms import first_range, public_grid, rotation_seed
 from yoriai.privacy.secagg import FixedPoint, Integers, Opened, next_range
 from yoriai.privacy.secagg.fixedpoint import Grid
@@ -116,7 +116,7 @@ class SharedGradientSum:
     """
 
     job: JobConfig
-    noise: DistributedNoise
+    shares: SkellamShares
     rotation: Rotation
     expected: AdapterState
     round_index: int
@@ -124,12 +124,12 @@ class SharedGradientSum:
     @property
     def n_params(self) -> int:
         """See RoundSum."""
-        return self.noise.size
+        return self.shares.size
 
     @property
     def grid(self) -> Integers:
         """See RoundSum."""
-        return Integers(self.noise.word_bits)
+        return Integers(self.shares.word_bits)
 
     @property
     def value_range(self) -> float | None:
@@ -139,7 +139,7 @@ class SharedGradientSum:
     def read(self, opened: Opened) -> Read:
         """The step of plain descent along the noised mean gradient of the survivors' batches."""
         training, clip_norm = self.job.training, self.job.privacy.clip_norm
-        total = open_sum(opened.levels, self.noise, self.rotation, clip_norm)[: self.expected.n_params]  # (n,)
+        total = open_sum(opened.levels, self.shares, self.rotation, clip_norm)[: self.expected.n_params]  # (n,)
         rate = training.learning_rate * schedule_factor(training.schedule, self.round_index, self.job.federation.rounds)
         return Read(self.expected.unflatten(total * (-rate / expected_batch(self.job, len(opened.survivors)))))
 
@@ -165,11 +165,11 @@ def carried_in(
     """
     index, adapter = checkpoint.next_round, checkpoint.adapter
     expected = adapter.select(rule.trainable(index))
-    if job.privacy.noise == "distributed" and noise_multiplier is not None:
-        n_params = largest_update(rule, adapter)
-        noise = distributed_noise_of(job, noise_multiplier, n_params=n_params, sites=len(weights))
+    n_params = largest_update(rule, adapter)
+    noise = resolve_noise(job, noise_multiplier, n_params=n_params, sites=len(weights))
+    if isinstance(noise, DistributedNoise):
         rotation = Rotation(rotation_seed(checkpoint.run_id, index, adapter.digest()), n_params)
-        return SharedGradientSum(job, noise, rotation, expected, index)
+        return SharedGradientSum(job, noise.shares, rotation, expected, index)
     value_range = checkpoint.factor_group(factor_group_of(rule, index)).value_range
     if value_range is None:
         value_range = first_range(job, noise_multiplier, min(weights.values()))

@@ -22,17 +22,17 @@ import numpy as np
 from yoriai.client.model.magnitude import within_bounds
 from yoriai.client.model.model_session import ModelSession
 from yoriai.client.records.records import Record
-from yoriai.client.site.job import shares_of, training_plan
+from yoriai.client.site.job import training_plan
 from yoriai.client.training.plan import TrainingPlan
 from yoriai.config import JobConfig, override
 from yoriai.errors import ConfigError
 from yoriai.privacy.dp.accounting import Event
 from yoriai.privacy.dp.randomness import RandomSource
 from yoriai.privacy.dp.skellam import SkellamTable
-from yoriai.privacy.job_terms.distributed_noise_parameters import all_rounds
+from yoriai.privacy.job_terms.noise import Noise, all_rounds, resolve_noise, round_event
 from yoriai.privacy.ledger.ledger import Ledger
 from yoriai.simulations.audit.attacked_site import AttackedSite
-from yoriai.simulations.run.experiment import event_of, noise_multiplier
+from yoriai.simulations.run.experiment import noise_multiplier
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.rule import get_rule, largest_update
 
@@ -189,9 +189,8 @@ class Carrier:
             self.job,
             0,
             weight=1,
-            noise_multiplier=self.noise_multiplier,
+            noise=self.noise,
             physical_batch_size=self.job.speed.physical_batch_size,
-            shares=shares_of(self.job, self.start, self.noise_multiplier, self._sizes[1]),
         )
 
     @cached_property
@@ -207,13 +206,11 @@ class Carrier:
         }
         return within_bounds(start, start.merged_with(AdapterState(thrown)), self.session.model(self.job).check)
 
-    @property
-    def noise_multiplier(self) -> float:
+    @cached_property
+    def noise(self) -> Noise:
         """As calibrated for the whole job."""
-        found = noise_multiplier(self.job, *self._sizes)
-        if found is None:
-            raise ConfigError("a job without differential privacy makes no claim to audit")
-        return found
+        n_params, sites = self._sizes
+        return resolve_noise(self.job, noise_multiplier(self.job, n_params, sites), n_params=n_params, sites=sites)
 
     @property
     def _sizes(self) -> tuple[int, int]:
@@ -228,7 +225,7 @@ class Carrier:
     @property
     def round_event(self) -> Event:
         """What one round costs."""
-        event = event_of(self.job, *self._sizes)
+        event = round_event(self.job, self.noise)
         if event is None:
             raise ConfigError("a job without differential privacy makes no claim to audit")
         return event

@@ -7,13 +7,14 @@ import numpy as np
 from yoriai.client.model.model_session import ModelSession
 from yoriai.client.records.records import Record
 from yoriai.client.training.gradients import Canaries, RoundGradients
-from yoriai.client.training.plan import Shares, TrainingPlan
+from yoriai.client.training.plan import TrainingPlan
 from yoriai.client.training.shared_round import skellam_table, sum_round
 from yoriai.client.training.train import train_round
 from yoriai.config import JobConfig
 from yoriai.privacy.distributed.distributed_noise import RoundedSum, open_sum
 from yoriai.privacy.distributed.rotation import Rotation
 from yoriai.privacy.dp.randomness import RandomSource
+from yoriai.privacy.job_terms.noise import DistributedNoise
 from yoriai.strategies.adapter import AdapterState
 
 
@@ -45,7 +46,8 @@ class AttackedSite:
         Raises:
             TrainingError: as at a site.
         """
-        return self._own(canaries) if self._plan.shared is None else self._opened(canaries, self._plan.shared)
+        noise = self._plan.noise
+        return self._opened(canaries, noise) if isinstance(noise, DistributedNoise) else self._own(canaries)
 
     def _own(self, canaries: Canaries) -> np.ndarray:
         """The site's own update, which carries all of the noise."""
@@ -55,17 +57,17 @@ class AttackedSite:
         )
         return done.update.flatten().astype(np.float64) * (-plan.divisor / plan.learning_rate / plan.clip_norm)
 
-    def _opened(self, canaries: Canaries, shares: Shares) -> np.ndarray:
+    def _opened(self, canaries: Canaries, noise: DistributedNoise) -> np.ndarray:
         """The opened sum, less all that colluding sites know: what they put in, and their shares of the noise.
 
         The honest sites beside the attacked one have no records here, and their shares of the noise.
         """
-        noise, clip_norm = shares.noise, self._plan.clip_norm
+        shares, clip_norm = noise.shares, self._plan.clip_norm
         seed = self._source.words(4).tobytes()
         gradients = RoundGradients.at(self._model, self._start, self._records, self._head, self._plan)
         total = sum_round(gradients, rotation_seed=seed, source=self._source, canaries=canaries).residues
-        rotation, table = Rotation(seed, shares.n_params), skellam_table(noise.share_variance)
-        for _ in range(noise.honest - 1):
-            total = total + RoundedSum(noise, rotation, clip_norm, self._source).release(table)
-        opened = open_sum(total, noise, rotation, clip_norm) / clip_norm
+        rotation, table = Rotation(seed, noise.n_params), skellam_table(shares.share_variance)
+        for _ in range(shares.honest - 1):
+            total = total + RoundedSum(shares, rotation, clip_norm, self._source).release(table)
+        opened = open_sum(total, shares, rotation, clip_norm) / clip_norm
         return opened[: self._start.select(self._plan.factors).n_params]

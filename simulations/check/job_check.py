@@ -10,7 +10,7 @@ from rich.text import Text
 from yoriai.config import JobConfig
 from yoriai.privacy.dp.accounting import Accountant, Event, epsilon
 from yoriai.privacy.dp.wording import epsilon_text, terms
-from yoriai.privacy.job_terms.distributed_noise_parameters import all_rounds
+from yoriai.privacy.job_terms.noise import all_rounds
 from yoriai.simulations.check.noise_modes import NoiseModes, compare_noise, noise_line
 from yoriai.simulations.check.traffic import Traffic, traffic
 from yoriai.simulations.report.html import size_text

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from yoriai.config import JobConfig, override
 from yoriai.errors import ConfigError
-from yoriai.privacy.job_terms.distributed_noise_parameters import distributed_noise_of, honest_shares
+from yoriai.privacy.job_terms.noise import DistributedNoise, honest_shares, resolve_noise
 from yoriai.simulations.run.experiment import noise_multiplier
 
 
@@ -48,9 +48,10 @@ def _compared(job: JobConfig, n_params: int, sites: int) -> NoiseModes:
     whole = override(job, {"privacy.noise": "local"})
     shared = job if job.privacy.noise == "distributed" else _shared(job, sites)
     central = noise_multiplier(whole) or 0.0
-    share = distributed_noise_of(
-        shared, noise_multiplier(shared, n_params, sites) or 0.0, n_params=n_params, sites=sites
-    )
+    noise = resolve_noise(shared, noise_multiplier(shared, n_params, sites), n_params=n_params, sites=sites)
+    if not isinstance(noise, DistributedNoise):
+        raise ConfigError("the noise is not distributed", found=shared.privacy.noise)
+    share = noise.shares
     return NoiseModes(
         central=central,
         local=math.sqrt(sites) * central,

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from yoriai import wire
 from yoriai.config import JobConfig
-from yoriai.privacy.job_terms.distributed_noise_parameters import distributed_noise_of
+from yoriai.privacy.job_terms.noise import DistributedNoise, resolve_noise
 from yoriai.privacy.secagg import FixedPoint
 from yoriai.privacy.secagg.fixedpoint import packed_bytes
 from yoriai.privacy.secagg.messages import HEADER_BYTES, SIGNATURE_BYTES
@@ -80,9 +80,9 @@ def _request(job: JobConfig, moving: AdapterState) -> wire.TrainRequest:
 def _words(experiment: Experiment, n_params: int, noise: float | None) -> tuple[int, int | None]:
     """Values of an update, and bits of each where it is masked."""
     job, weights = experiment.job, experiment.roster().weights
-    if job.privacy.noise == "distributed" and noise is not None:
-        shares = distributed_noise_of(job, noise, n_params=n_params, sites=len(weights))
-        return shares.size, shares.word_bits
+    resolved = resolve_noise(job, noise, n_params=n_params, sites=len(weights))
+    if isinstance(resolved, DistributedNoise):
+        return resolved.shares.size, resolved.shares.word_bits
     if not job.secure_aggregation.enabled:
         return n_params, None
     return n_params, FixedPoint(job.secure_aggregation.bits, 1.0).word_bits(sum(weights.values()))

@@ -13,14 +13,15 @@ from yoriai.client.model.model_session import ModelSession
 from yoriai.client.records.records import SiteRecords, fingerprint
 from yoriai.client.records.units import unit_count
 from yoriai.client.site.personal import personal_event
-from yoriai.client.site.secure import SiteIdentity
-from yoriai.client.site.site import Site, SiteHooks
+from yoriai.client.site.round_trainer import SiteHooks
+from yoriai.client.site.site import Site
+from yoriai.client.site.site_identity import SiteIdentity
 from yoriai.config import JobConfig, PolicySection, SiteConfig
 from yoriai.privacy.dp.accounting import Event
 from yoriai.privacy.dp.randomness import RandomSource, SeededSource, SystemSource
 from yoriai.privacy.identity.instruction import SequenceMemory
 from yoriai.privacy.identity.roster import RosterMemory
-from yoriai.privacy.job_terms.distributed_noise_parameters import all_rounds
+from yoriai.privacy.job_terms.noise import all_rounds
 from yoriai.privacy.ledger.ledger import Ledger
 from yoriai.privacy.ledger.order import budget_for
 from yoriai.privacy.secagg.shamir import Entropy

@@ -13,8 +13,8 @@ from yoriai.config import JobConfig, override
 from yoriai.errors import ConfigError, RecordError
 from yoriai.privacy.dp.accounting import Accountant, Event, effective_accountant
 from yoriai.privacy.identity.roster import MAX_WEIGHT
-from yoriai.privacy.job_terms.distributed_noise_parameters import BATCH_FACTOR, all_rounds
-from yoriai.privacy.job_terms.round_cost import calibrated, round_event
+from yoriai.privacy.job_terms.calibration import calibrated
+from yoriai.privacy.job_terms.noise import BATCH_FACTOR, all_rounds, resolve_noise, round_event
 from yoriai.simulations.report.report import Data
 from yoriai.simulations.scenarios import DEFAULT, get_scenario
 from yoriai.simulations.scenarios.partition import (
@@ -142,14 +142,15 @@ def resolve(job: JobConfig | None, source: DataSource, settings: Mapping[str, ob
 def noise_multiplier(job: JobConfig, n_params: int = 0, sites: int = 0) -> float | None:
     """The least noise with which all rounds, the spare ones too, stay within the job's epsilon.
 
-    None without privacy. Sizes are those of `round_noise.calibrated`, and bear on distributed noise only.
+    None without privacy. Sizes are those of `noise.calibrated`, and bear on distributed noise only.
     """
     return calibrated(job, n_params=n_params, sites=sites)
 
 
 def event_of(job: JobConfig, n_params: int = 0, sites: int = 0) -> Event | None:
     """What one round costs at that noise; None without privacy."""
-    return round_event(job, noise_multiplier(job, n_params, sites), n_params=n_params, sites=sites)
+    noise = resolve_noise(job, noise_multiplier(job, n_params, sites), n_params=n_params, sites=sites)
+    return round_event(job, noise)
 
 
 def accountant_of(job: JobConfig, event: Event | None) -> Accountant | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from yoriai import wire
 from yoriai.client.model.model_session import ModelSession
 from yoriai.client.records.records import SiteRecords
-from yoriai.client.site.site import SiteHooks
+from yoriai.client.site.round_trainer import SiteHooks
 from yoriai.config import JobConfig, job_digest
 from yoriai.errors import BudgetError
 from yoriai.server.round.coordinator import Coordinator

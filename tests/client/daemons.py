@@ -116,7 +116,7 @@ def open_seeded(config: DaemonConfig, log: EventLog, checkpoint: Callable[[], No
 
 def seeded_hooks() -> Any:
     """Known noise."""
-    from yoriai.client.site.site import SiteHooks
+    from yoriai.client.site.round_trainer import SiteHooks
     from yoriai.privacy.dp.randomness import SeededSource
 
     return SiteHooks(randomness=lambda run, index: SeededSource(f"{run}:{index}".encode()))
@@ -187,7 +187,7 @@ def refused(config: DaemonConfig, open_site: Callable[..., Any], log: Path) -> s
 
 def identity_of(consortium: Path, name: str) -> Any:
     """The identity of a consortium's site."""
-    from yoriai.client.site.secure import SiteIdentity
+    from yoriai.client.site.site_identity import SiteIdentity
     from yoriai.privacy.identity.instruction import SequenceMemory
     from yoriai.privacy.identity.roster import RosterMemory
     from yoriai.simulations.scenarios.consortium import Consortium

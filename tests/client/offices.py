@@ -7,7 +7,8 @@ from tests.client.conftest import LABELS
 from yoriai import wire
 from yoriai.client.model.model_session import ModelSession
 from yoriai.client.records.records import Record, SiteRecords
-from yoriai.client.site.site import Site, SiteHooks
+from yoriai.client.site.round_trainer import SiteHooks
+from yoriai.client.site.site import Site
 from yoriai.config import JobConfig, PolicySection, SiteConfig
 from yoriai.privacy.dp.accounting import calibrate
 from yoriai.privacy.dp.randomness import SeededSource

@@ -18,6 +18,7 @@ from yoriai.client.training.train import train_round
 from yoriai.privacy.dp.mechanisms import grid_step
 from yoriai.privacy.dp.randomness import SeededSource
 from yoriai.privacy.dp.skellam import SkellamTable
+from yoriai.privacy.job_terms.noise import LocalNoise
 from yoriai.strategies.rule import get_rule
 
 PLAN = TrainingPlan(
@@ -28,7 +29,7 @@ PLAN = TrainingPlan(
     optimizer="sgd",
     learning_rate=1.0,
     clip_norm=0.05,
-    noise_multiplier=1.0,
+    noise=LocalNoise(1.0),
     physical_batch_size=64,
 )
 # Releases lie on a grid: a last bit of difference before it may be a step of it afterwards.

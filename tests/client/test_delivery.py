@@ -31,7 +31,8 @@ from yoriai.client.records.records import Record
 from yoriai.client.site import own_evaluation
 from yoriai.client.site.deliveries import Deliveries
 from yoriai.client.site.own_evaluation import Measuring
-from yoriai.client.site.site import Site, SiteHooks
+from yoriai.client.site.round_trainer import SiteHooks
+from yoriai.client.site.site import Site
 from yoriai.config import JobConfig, PolicySection, SiteConfig, job_digest
 from yoriai.errors import EXIT_BAD_INPUT, EXIT_REFUSED
 from yoriai.privacy.identity.delivery import DeliveryStatement, sign_delivery

@@ -19,7 +19,7 @@ from tests.client.hostile import hostile_adapter, hostile_settings, like_the_noi
 from tests.client.rounds import Quiet
 from yoriai.client.model.model_session import ModelSession
 from yoriai.client.records.records import Record
-from yoriai.client.site.job import shares_of, training_plan
+from yoriai.client.site.job import training_plan
 from yoriai.client.training.gradients import RoundGradients
 from yoriai.client.training.plan import TrainingPlan
 from yoriai.client.training.shared_round import sum_round
@@ -29,7 +29,8 @@ from yoriai.errors import ConfigError, TrainingError
 from yoriai.privacy.dp.accounting import SampledGaussian
 from yoriai.privacy.dp.dpsgd import ClippedGradientSum
 from yoriai.privacy.dp.randomness import SystemSource
-from yoriai.privacy.job_terms.round_cost import calibrated
+from yoriai.privacy.job_terms.calibration import calibrated
+from yoriai.privacy.job_terms.noise import DistributedNoise, resolve_noise
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.rule import get_rule, largest_update
 
@@ -104,9 +105,9 @@ def case_of(bench: ModelSession, job: JobConfig, generator: np.random.Generator,
     """
     bench.head(job)
     start = hostile_adapter(bench.model(job), bench.initial_adapter(job), generator)
-    noise = calibrated(job, n_params=largest_update(get_rule(job.federation.rule), start), sites=sites)
-    shares = shares_of(job, start, noise, sites)
-    plan = training_plan(job, 0, weight=1, noise_multiplier=noise, physical_batch_size=64, shares=shares)
+    sizes = {"n_params": largest_update(get_rule(job.federation.rule), start), "sites": sites}
+    noise = resolve_noise(job, calibrated(job, **sizes), **sizes)
+    plan = training_plan(job, 0, weight=1, noise=noise, physical_batch_size=64)
     return Case(job, bench, start, plan)
 
 
@@ -117,7 +118,7 @@ def judge(case: Case, releases: list[Release]) -> float:
         By how much the one more moved the sum, in clip norms.
     """
     plan, updates = case.plan, []
-    assert plan.noise_multiplier is not None
+    assert plan.noise.multiplier is not None
     first: list[Release] = []
     for records in (USUAL, USUAL, ONE_MORE):
         at = case.gradients(records)
@@ -128,11 +129,11 @@ def judge(case: Case, releases: list[Release]) -> float:
         first.append(releases[0])
         releases.clear()
     one, other, more = first
-    assert one.event == SampledGaussian(plan.sampling_rate, plan.noise_multiplier)
+    assert one.event == SampledGaussian(plan.sampling_rate, plan.noise.multiplier)
     np.testing.assert_array_equal(one.exact, other.exact)
     moved = np.linalg.norm(more.exact / plan.clip_norm - one.exact / plan.clip_norm)
     assert moved <= 1 + 1e-9
-    deviation = plan.noise_multiplier * plan.clip_norm
+    deviation = plan.noise.multiplier * plan.clip_norm
     like_the_noise(one.noised - other.noised, deviation)
     if len(updates) == 3 and updates[0].any():
         noise, signal = deviation * np.sqrt(one.exact.size), np.linalg.norm(one.exact)
@@ -211,22 +212,22 @@ def test_no_hostile_job_has_less_noise_or_sensitivity_than_its_event_says(
 def judge_shared(case: Case) -> float:
     """The same for what a site enters into the secure sum, whole numbers modulo 2^w."""
     plan = case.plan
-    assert plan.shared is not None
+    assert isinstance(plan.noise, DistributedNoise)
 
     def residues(records: tuple[Record, ...], source: Any) -> np.ndarray:
         done = sum_round(case.gradients(records), rotation_seed=bytes(32), source=source)
         assert done.event == plan.event()
         return done.residues.astype(np.int64)
 
-    noise, usual = plan.shared.noise, (USUAL, ONE_MORE)
+    noise, usual = plan.noise.shares, (USUAL, ONE_MORE)
     half = 2 ** (noise.word_bits - 1)
     fewer, more = (residues(records, Quiet(b"rounding")) for records in usual)
     moved = (more - fewer + half) % (2 * half) - half
-    assert int((moved**2).sum()) <= plan.shared.event.squared_l2
-    assert int(np.abs(moved).sum()) <= plan.shared.event.l1
+    assert int((moved**2).sum()) <= plan.event().squared_l2
+    assert int(np.abs(moved).sum()) <= plan.event().l1
     fresh = [residues(USUAL, Everyone()) for _ in range(2)]
     apart = (fresh[0] - fresh[1] + half) % (2 * half) - half
-    assert noise.honest * noise.share_variance >= (plan.noise_multiplier or np.inf) ** 2 * noise.squared_l2 * (1 - 1e-9)
+    assert noise.honest * noise.share_variance >= (plan.noise.multiplier or np.inf) ** 2 * noise.squared_l2 * (1 - 1e-9)
     like_the_noise(apart, np.sqrt(noise.share_variance), more=len(USUAL) / 4)
     return float(np.linalg.norm(moved)) / noise.scale
 

@@ -22,6 +22,7 @@ from yoriai.config import PolicySection
 from yoriai.errors import PolicyError
 from yoriai.privacy.dp.randomness import SeededSource
 from yoriai.privacy.identity.roster import Roster, RosterEntry
+from yoriai.privacy.job_terms.noise import LocalNoise, NoNoise
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.rank_block import block_size, rank_block, restricted_to_block
 from yoriai.strategies.rule import get_rule
@@ -112,7 +113,7 @@ def test_the_full_rank_trains_as_without_one_to_the_bit(attach: Attach, rule: st
 
 def test_without_privacy_the_rank_holds_as_well(attach: Attach) -> None:
     model = attach("fedavg")
-    plan = replace(PLAN, noise_multiplier=None)
+    plan = replace(PLAN, noise=NoNoise())
     whole, narrow = update(model, "fedavg", plan), update(model, "fedavg", replace(plan, rank=RANK))
     np.testing.assert_allclose(narrow.flatten(), restricted_to_block(whole, RANK).flatten(), rtol=1e-4, atol=1e-7)
 
@@ -129,7 +130,7 @@ def test_dropping_a_record_moves_a_narrow_update_by_at_most_the_clip_norm(attach
 
 def test_the_noise_on_held_entries_has_the_declared_deviation(attach: Attach) -> None:
     model = attach("fedavg", rank=16, layers="all", target_modules=("q_proj", "k_proj", "v_proj", "o_proj", "up_proj"))
-    plan = replace(PLAN, rank=8, clip_norm=0.5, noise_multiplier=3.0, divisor=10.0)
+    plan = replace(PLAN, rank=8, clip_norm=0.5, noise=LocalNoise(3.0), divisor=10.0)
     found = update(model, "fedavg", plan, head=NoLoss(), source=SeededSource(b"narrow")).flatten().astype(float)
     noise, deviation = found[found != 0], 3.0 * 0.5 / 10.0
     assert noise.size > 7_000
@@ -137,7 +138,7 @@ def test_the_noise_on_held_entries_has_the_declared_deviation(attach: Attach) ->
 
 
 def test_a_sites_rank_comes_into_its_plan(make_job: JobMaker) -> None:
-    plan = training_plan(make_job(), 0, weight=1, noise_multiplier=1.0, physical_batch_size=8, rank=3)
+    plan = training_plan(make_job(), 0, weight=1, noise=LocalNoise(1.0), physical_batch_size=8, rank=3)
     assert plan.rank == 3
 
 

@@ -19,7 +19,8 @@ from yoriai import wire
 from yoriai.client.model.model_session import ModelSession
 from yoriai.client.offer.job_book import JobBook
 from yoriai.client.records.records import Record, SiteRecords
-from yoriai.client.site.site import Site, SiteHooks
+from yoriai.client.site.round_trainer import SiteHooks
+from yoriai.client.site.site import Site
 from yoriai.config import PolicySection, SiteConfig
 from yoriai.privacy.ledger.ledger import Ledger
 

@@ -17,7 +17,7 @@ from tests.client.rounds import PLAN, NoLoss, prepared
 from yoriai import wire
 from yoriai.client.model.model_session import ModelSession
 from yoriai.client.records.records import Record, SiteRecords
-from yoriai.client.site.site import SiteHooks
+from yoriai.client.site.round_trainer import SiteHooks
 from yoriai.client.training.train import train_round
 from yoriai.config import PolicySection, override
 from yoriai.privacy.dp.randomness import SystemSource
@@ -90,7 +90,7 @@ def test_two_runs_of_a_site_without_gradients_differ_by_the_noise_of_the_charged
         training__learning_rate=2.0, training__records_per_weight=3, privacy__clip_norm=0.5,
         privacy__unit=office.policy.unit,
     )  # fmt: skip
-    office.site._hooks = SiteHooks()
+    office.site._trainer._hooks = SiteHooks()
     monkeypatch.setattr(office.bench, "head", lambda _job: NoLoss())
     start = office.bench.initial_adapter(job)
     job = override(job, {"federation.rounds": -(-ENTRIES // start.flatten().size)})

@@ -20,6 +20,7 @@ from yoriai.config import JobConfig
 from yoriai.errors import BudgetError, ConfigError, PolicyError, TrainingError
 from yoriai.privacy.dp.accounting import SampledGaussian
 from yoriai.privacy.dp.randomness import SeededSource
+from yoriai.privacy.job_terms.noise import LocalNoise
 from yoriai.privacy.ledger.ledger import Ledger
 from yoriai.strategies.adapter import AdapterState, difference
 from yoriai.strategies.rule import built_in_rules, get_rule
@@ -155,7 +156,7 @@ def test_the_rounds_add_the_noise_that_is_charged_for_all_of_them(
     assert event is not None
     assert event == ledger.charges()[-1].event
     assert event.steps == sum(plan.local_steps for plan in plans) == 6
-    assert {(plan.noise_multiplier, plan.sampling_rate) for plan in plans} == {(event.noise_multiplier, 0.5)}
+    assert {(plan.noise.multiplier, plan.sampling_rate) for plan in plans} == {(event.noise_multiplier, 0.5)}
 
 
 def test_a_budget_that_is_too_small_refuses_before_a_gradient(
@@ -213,7 +214,7 @@ def test_less_noise_than_was_charged_is_refused(
     real = module.train_round
 
     def quieter(*values: Any, **named: Any) -> LocalUpdate:
-        plan = replace(values[4], noise_multiplier=values[4].noise_multiplier / 2)
+        plan = replace(values[4], noise=LocalNoise(values[4].noise.multiplier / 2))
         return real(*values[:4], plan, **named)
 
     monkeypatch.setattr(module, "train_round", quieter)

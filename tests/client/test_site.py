@@ -15,8 +15,8 @@ from yoriai.client.model.model_session import ModelSession
 from yoriai.client.offer.costing import CostWorker
 from yoriai.client.offer.offer_bounds import check_bounds
 from yoriai.client.offer.policy import check_membership
-from yoriai.client.site import paid as module
-from yoriai.client.site.site import SiteHooks
+from yoriai.client.site import round_trainer as module
+from yoriai.client.site.round_trainer import SiteHooks
 from yoriai.config import PolicySection
 from yoriai.errors import AdapterError, LedgerError, PolicyError, TrainingError
 from yoriai.privacy.dp.accounting import Accountant, Cost, Events, SampledGaussian, cost
@@ -458,7 +458,7 @@ def test_noise_other_than_was_charged_never_leaves(
 def test_a_released_round_is_charged_anew_with_new_noise_and_only_so_often(office: Office, make_job: JobMaker) -> None:
     job = make_job()
     accepted(office.offer(job))
-    office.site._hooks = SiteHooks()  # The system's own noise.
+    office.site._trainer._hooks = SiteHooks()  # The system's own noise.
     updates = [updated(office.train(job)) for _ in range(4)]  # Three rounds and the spare one.
     assert len({update.digest() for update in updates}) == 4
     assert office.charges() == [(0, True)] * 4

@@ -17,6 +17,7 @@ from yoriai.errors import AdapterError, TrainingError
 from yoriai.privacy.dp.accounting import SampledGaussian
 from yoriai.privacy.dp.dpsgd import ClippedGradientSum
 from yoriai.privacy.dp.randomness import SeededSource
+from yoriai.privacy.job_terms.noise import LocalNoise, NoNoise
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.lowpass import lowpass
 from yoriai.strategies.rule import get_rule
@@ -74,7 +75,7 @@ def test_dropping_a_record_moves_the_update_by_at_most_the_clip_norm(attach: Att
 
 def test_the_noise_has_the_declared_deviation_and_no_other(attach: Attach) -> None:
     model = attach("fedavg", rank=16, layers="all", target_modules=("q_proj", "k_proj", "v_proj", "o_proj", "up_proj"))
-    plan = replace(PLAN, clip_norm=0.5, noise_multiplier=3.0, divisor=10.0, learning_rate=2.0)
+    plan = replace(PLAN, clip_norm=0.5, noise=LocalNoise(3.0), divisor=10.0, learning_rate=2.0)
     zero_start = get_rule("fedavg").initial(model.maps, model.rank, 0)
     noise = update(model, "fedavg", plan, head=NoLoss(), source=SeededSource(b"sigma"), start=zero_start).astype(float)
     expected = 2.0 * 3.0 * 0.5 / 10.0
@@ -117,7 +118,7 @@ def test_the_event_counts_the_steps_that_were_released(attach: Attach) -> None:
 
 def test_without_privacy_nothing_is_clipped_noised_or_charged(attach: Attach) -> None:
     model, source = attach("core"), CountingSource()
-    plan = replace(PLAN, noise_multiplier=None)
+    plan = replace(PLAN, noise=NoNoise())
     done = train_round(model, start_for(model, "core"), prepared(model), label_head(), plan, source=source)
     assert done.event is None
     assert plan.event() is None
@@ -149,7 +150,7 @@ def test_the_prefix_cache_changes_no_update(attach: Attach, rule: str, size: int
 def test_every_map_moves_after_one_step(attach: Attach, rule: str) -> None:
     """With the model moved after PEFT, Opacus once trained adapters that never moved (opacus issue 820)."""
     model = attach(rule)
-    plan = replace(PLAN, factors=get_rule(rule).trainable(0), noise_multiplier=None)
+    plan = replace(PLAN, factors=get_rule(rule).trainable(0), noise=NoNoise())
     done = train_round(model, start_for(model, rule), prepared(model), label_head(), plan, source=CountingSource())
     assert {name.rsplit(":", 1)[1] for name in done.update.tensors} == set(plan.factors)
     assert all(np.abs(tensor).max() > 0 for tensor in done.update.tensors.values())
@@ -176,7 +177,7 @@ def test_a_round_that_broke_off_does_not_spoil_the_next(attach: Attach) -> None:
     model = attach("core")
     expected = update(model, "core", PLAN)
     with pytest.raises(TrainingError, match="not a number"):
-        update(model, "core", replace(PLAN, noise_multiplier=None), head=SpoiltLoss(label_head(), 0))
+        update(model, "core", replace(PLAN, noise=NoNoise()), head=SpoiltLoss(label_head(), 0))
     np.testing.assert_array_equal(update(model, "core", PLAN), expected)
 
 
@@ -191,7 +192,7 @@ def test_the_base_stays_in_evaluation_mode_and_unchanged(attach: Attach) -> None
 
 def test_without_privacy_a_loss_that_is_not_a_number_stops_the_round(attach: Attach) -> None:
     with pytest.raises(TrainingError, match="not a number"):
-        update(attach("core"), "core", replace(PLAN, noise_multiplier=None), head=SpoiltLoss(label_head(), 1))
+        update(attach("core"), "core", replace(PLAN, noise=NoNoise()), head=SpoiltLoss(label_head(), 1))
 
 
 def test_under_privacy_a_record_whose_loss_is_not_a_number_counts_as_zero(attach: Attach) -> None:
@@ -250,7 +251,7 @@ def test_golden_update_of_the_tiny_model(attach: Attach) -> None:
 def test_plan_and_draws_do_not_depend_on_the_records(make_job: JobMaker, session: ModelSession) -> None:
     """Neighbouring data sets: the same plan, the same event, the same noise; only the secret sample differs."""
     job = make_job(training__records_per_weight=7, training__local_steps=2)
-    plan = training_plan(job, 0, weight=3, noise_multiplier=1.5, physical_batch_size=8)
+    plan = training_plan(job, 0, weight=3, noise=LocalNoise(1.5), physical_batch_size=8)
     assert plan.divisor == 0.5 * 3 * 7
     assert plan.event() == SampledGaussian(0.5, 1.5, 2)
     model, start = session.model(job), session.initial_adapter(job)
@@ -318,7 +319,7 @@ def test_the_lowpass_filter_comes_after_the_noise(attach: Attach, rule: str) -> 
 
 
 def test_the_lowpass_filter_works_without_privacy_as_well(attach: Attach) -> None:
-    model, plan = attach("ffa"), replace(PLAN, noise_multiplier=None)
+    model, plan = attach("ffa"), replace(PLAN, noise=NoNoise())
     rough = start_for(model, "ffa").select(("B",)).unflatten(update(model, "ffa", plan))
     smooth = np.concatenate([lowpass(n, t.astype(np.float64)).ravel() for n, t in rough.tensors.items()])
     np.testing.assert_allclose(update(model, "ffa", replace(plan, lowpass=True)), smooth, rtol=1e-3, atol=1e-6)
@@ -342,7 +343,7 @@ def test_the_local_learning_rate_follows_the_schedule(
 ) -> None:
     job = make_job(training__schedule=schedule, training__learning_rate=0.2, federation__rounds=4)
     for index, factor in enumerate(factors):
-        plan = training_plan(job, index, weight=1, noise_multiplier=1.0, physical_batch_size=8)
+        plan = training_plan(job, index, weight=1, noise=LocalNoise(1.0), physical_batch_size=8)
         if factor is not None:
             assert plan.learning_rate == pytest.approx(0.2 * factor)
 
@@ -355,5 +356,5 @@ def test_half_the_learning_rate_halves_the_step(attach: Attach) -> None:
 
 def test_the_options_of_the_job_come_into_the_plan(make_job: JobMaker) -> None:
     job = make_job(training__proximal_mu=0.3, training__lowpass=True, federation__update_norm_bound=1.5)
-    plan = training_plan(job, 0, weight=1, noise_multiplier=1.0, physical_batch_size=8)
+    plan = training_plan(job, 0, weight=1, noise=LocalNoise(1.0), physical_batch_size=8)
     assert (plan.proximal_mu, plan.lowpass, plan.update_norm_bound, plan.rank) == (0.3, True, 1.5, None)

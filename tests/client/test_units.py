@@ -22,6 +22,7 @@ from yoriai.client.training.train import train_round
 from yoriai.config import PrivacySection
 from yoriai.errors import ConfigError, RecordError
 from yoriai.privacy.dp.accounting import SampledGaussian
+from yoriai.privacy.job_terms.noise import LocalNoise
 from yoriai.strategies.fit import check_fit
 from yoriai.strategies.rule import get_rule
 
@@ -155,7 +156,7 @@ def test_neighbouring_data_sets_have_the_same_mechanism(make_job: JobMaker, sess
     neighbour = whole[:-1] if unit == "record" else [r for r in whole if r.owner != "a"]
     plans, events, draws, units = [], [], [], []
     for records in (whole, neighbour):
-        plan, source = training_plan(job, 0, weight=3, noise_multiplier=1.5, physical_batch_size=8), Watched()
+        plan, source = training_plan(job, 0, weight=3, noise=LocalNoise(1.5), physical_batch_size=8), Watched()
         done = train_round(model, start, session.prepare(records, job), NoLoss(), plan, source=source)
         plans.append(plan)
         events.append(done.event)
@@ -174,7 +175,7 @@ def test_the_noise_does_not_grow_with_an_owners_records(attach: Attach) -> None:
     model = attach("core")
 
     def noise(units: Sequence[Sequence[int]]) -> np.ndarray:
-        plan: TrainingPlan = replace(PLAN, noise_multiplier=2.0)
+        plan: TrainingPlan = replace(PLAN, noise=LocalNoise(2.0))
         source = CountingSource(b"same")
         source.uniform = np.zeros  # type: ignore[method-assign]
         return update(model, "core", plan, records=by_owner(model, units), head=NoLoss(), source=source)

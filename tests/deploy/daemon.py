@@ -18,7 +18,7 @@ from yoriai import wire
 from yoriai.client.daemon.daemon import run
 from yoriai.client.daemon.daemon_config import DaemonConfig, config_in
 from yoriai.client.daemon.message_worker import OpenSite
-from yoriai.client.site.site import SiteHooks
+from yoriai.client.site.round_trainer import SiteHooks
 from yoriai.system.log import EventLog
 
 

@@ -377,7 +377,7 @@ def test_a_budget_that_makes_no_sense_is_refused_and_makes_no_file(path: Path, c
 
 
 def test_a_closed_ledger_takes_nothing_any_more(path: Path) -> None:
-    with _open(path) as ledger:
+    with open_ledger(path) as ledger:
         ledger.reserve("job", 0, EVENT)
     for use in (lambda: ledger.reserve("job", 1, EVENT), lambda: ledger.mark_released("job", 0)):
         with pytest.raises(LedgerError):

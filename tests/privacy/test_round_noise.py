@@ -6,9 +6,10 @@ import pytest
 
 from yoriai.config import JobConfig, override
 from yoriai.errors import ConfigError
+from yoriai.privacy.distributed.distributed_noise import SkellamShares
 from yoriai.privacy.dp.accounting import SampledGaussian, SampledSkellam, epsilon
-from yoriai.privacy.job_terms.distributed_noise_parameters import all_rounds, distributed_noise_of
-from yoriai.privacy.job_terms.round_cost import calibrated, round_event
+from yoriai.privacy.job_terms.calibration import calibrated
+from yoriai.privacy.job_terms.noise import DistributedNoise, NoNoise, all_rounds, resolve_noise, round_event
 
 SIZES = {"n_params": 7168, "sites": 5}
 
@@ -31,9 +32,15 @@ def noise_of(chosen: JobConfig) -> float:
 
 
 def event_of(chosen: JobConfig, noise: float) -> SampledSkellam:
-    event = round_event(chosen, noise, **SIZES)
+    event = round_event(chosen, resolve_noise(chosen, noise, **SIZES))
     assert isinstance(event, SampledSkellam)
     return event
+
+
+def shares_of(chosen: JobConfig, multiplier: float) -> SkellamShares:
+    noise = resolve_noise(chosen, multiplier, **SIZES)
+    assert isinstance(noise, DistributedNoise)
+    return noise.shares
 
 
 @pytest.mark.parametrize("mode", ["local", "distributed"])
@@ -43,7 +50,7 @@ def test_calibrated_noise_keeps_the_target_over_all_rounds_and_hardly_less_does_
     noise, rounds = noise_of(chosen), all_rounds(chosen)
     assert rounds == 25
     for factor, kept in ((1.0, True), (0.997, False)):
-        event = round_event(chosen, factor * noise, **SIZES)
+        event = round_event(chosen, resolve_noise(chosen, factor * noise, **SIZES))
         assert event is not None
         assert (epsilon([(event, rounds)], chosen.privacy.delta) <= target) is kept
 
@@ -60,7 +67,7 @@ def test_distributed_noise_is_about_a_tenth_over_central_and_not_less() -> None:
 def test_the_shares_that_count_make_up_the_whole_noise(least: int, colluding: int) -> None:
     chosen = job(federation__min_sites=least, privacy__colluding=colluding)
     noise = noise_of(chosen)
-    shares, event = distributed_noise_of(chosen, noise, **SIZES), event_of(chosen, noise)
+    shares, event = shares_of(chosen, noise), event_of(chosen, noise)
     assert shares.honest == event.draws == least - colluding
     assert event.variance == shares.honest * shares.share_variance
     assert event.variance == pytest.approx(noise**2 * event.squared_l2, rel=1e-4)
@@ -70,23 +77,24 @@ def test_the_shares_that_count_make_up_the_whole_noise(least: int, colluding: in
 
 
 def test_at_no_drop_out_and_one_colluder_five_sites_carry_an_eighth_more_than_central() -> None:
-    shares = distributed_noise_of(job(), 1.0, **SIZES)
+    shares = shares_of(job(), 1.0)
     assert math.sqrt(5 * shares.share_variance / shares.squared_l2) == pytest.approx(1.118, abs=1e-3)
 
 
 def test_the_event_of_local_noise_does_not_hang_on_sizes() -> None:
     chosen = job(privacy__noise="local")
-    assert round_event(chosen, 1.5, n_params=0, sites=0) == SampledGaussian(0.25, 1.5, 1)
+    assert round_event(chosen, resolve_noise(chosen, 1.5, n_params=0, sites=0)) == SampledGaussian(0.25, 1.5, 1)
 
 
 def test_without_privacy_there_is_neither_noise_nor_event() -> None:
     chosen = job(privacy__noise="none")
     assert calibrated(chosen, **SIZES) is None
-    assert round_event(chosen, None, **SIZES) is None
+    assert resolve_noise(chosen, None, **SIZES) == NoNoise()
+    assert round_event(chosen, NoNoise()) is None
 
 
 @pytest.mark.parametrize("noise", [None, 0.0, -1.0, math.nan, math.inf])
 @pytest.mark.parametrize("mode", ["local", "distributed"])
 def test_noise_that_is_none_or_nonsense_has_no_event(mode: str, noise: float | None) -> None:
     with pytest.raises(ConfigError, match="noise_multiplier"):
-        round_event(job(privacy__noise=mode), noise, **SIZES)
+        resolve_noise(job(privacy__noise=mode), noise, **SIZES)

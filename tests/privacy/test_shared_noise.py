@@ -9,7 +9,7 @@ import pytest
 from scipy.optimize import minimize_scalar
 
 from yoriai.errors import ConfigError, SpentError
-from yoriai.privacy.distributed.distributed_noise import DistributedNoise, RoundedSum, distributed_noise, open_sum
+from yoriai.privacy.distributed.distributed_noise import RoundedSum, SkellamShares, open_sum, skellam_shares
 from yoriai.privacy.distributed.rotation import Rotation
 from yoriai.privacy.dp.randomness import SeededSource, SystemSource
 from yoriai.privacy.dp.skellam import LARGEST_VARIANCE, SkellamTable
@@ -24,7 +24,7 @@ JOB: dict[str, Any] = {
     "units": 40,
     "rounds": 100,
 }
-NOISE = distributed_noise(**JOB)
+NOISE = skellam_shares(**JOB)
 ROTATION = Rotation(SEED, 1000)
 
 
@@ -58,7 +58,7 @@ def test_the_parameters_are_those_of_the_formulas() -> None:
     assert NOISE.scale == 16 * 32
     assert NOISE.squared_l2 == 512**2 + 1024 // 4 + 512 + 16
     assert NOISE.l1 == math.isqrt(1024 * NOISE.squared_l2)
-    assert distributed_noise(**JOB | {"n_params": 2**15}).scale == math.ceil(16 * math.sqrt(2**15))
+    assert skellam_shares(**JOB | {"n_params": 2**15}).scale == math.ceil(16 * math.sqrt(2**15))
 
 
 @pytest.mark.parametrize("honest", [1, 2, 3, 5])
@@ -66,13 +66,13 @@ def test_the_parameters_are_those_of_the_formulas() -> None:
 def test_the_honest_shares_reach_the_noise_multiplier_and_hardly_exceed_it(
     honest: int, noise_multiplier: float
 ) -> None:
-    noise = distributed_noise(**JOB | {"honest": honest, "noise_multiplier": noise_multiplier})
+    noise = skellam_shares(**JOB | {"honest": honest, "noise_multiplier": noise_multiplier})
     asked = noise_multiplier**2 * noise.squared_l2
     assert noise.variance == honest * noise.share_variance
     assert asked <= noise.variance < asked + honest + 1e-6
 
 
-def _log_wrap_probability(job: dict[str, Any], noise: DistributedNoise, bits: int) -> float:
+def _log_wrap_probability(job: dict[str, Any], noise: SkellamShares, bits: int) -> float:
     """The Chernoff bound by a search of its own."""
     proxy = (job["units"] * noise.scale) ** 2 / noise.size
     distance = 2 ** (bits - 1) - job["units"]
@@ -99,13 +99,13 @@ def _log_wrap_probability(job: dict[str, Any], noise: DistributedNoise, bits: in
 )
 def test_the_words_are_the_narrowest_that_hardly_ever_wrap(changes: dict[str, Any]) -> None:
     job = JOB | changes
-    noise = distributed_noise(**job)
+    noise = skellam_shares(**job)
     assert _log_wrap_probability(job, noise, noise.word_bits) <= math.log(1e-9)
     assert _log_wrap_probability(job, noise, noise.word_bits - 1) > math.log(1e-9)
 
 
 def test_values_at_the_ends_of_the_range_come_back_and_the_next_one_wraps() -> None:
-    noise = distributed_noise(**JOB | {"n_params": 1024})
+    noise = skellam_shares(**JOB | {"n_params": 1024})
     rotation = Rotation(SEED, 1024)
     top = 2 ** (noise.word_bits - 1)
     total = np.zeros(1024, np.uint64)
@@ -166,7 +166,7 @@ def test_an_empty_batch_releases_its_share_of_noise() -> None:
     assert np.var(centred) == pytest.approx(NOISE.share_variance, rel=0.3)
 
 
-WIDE = distributed_noise(n_params=100_000, noise_multiplier=1.0, honest=3, sites=3, units=10, rounds=1)
+WIDE = skellam_shares(n_params=100_000, noise_multiplier=1.0, honest=3, sites=3, units=10, rounds=1)
 
 
 def _has_calibrated_variance(releases: list[np.ndarray]) -> bool:
@@ -225,7 +225,7 @@ def test_a_sum_is_released_once_and_takes_nothing_after() -> None:
 )
 def test_parameters_without_a_mechanism_are_refused(changes: dict[str, Any], fault: str) -> None:
     with pytest.raises(ConfigError, match=fault):
-        distributed_noise(**JOB | changes)
+        skellam_shares(**JOB | changes)
 
 
 @pytest.mark.parametrize(("n_params", "clip_norm"), [(3000, CLIP), (1000, 0.0), (1000, math.nan)])

@@ -21,7 +21,7 @@ from yoriai.errors import ConfigError, PolicyError, RoundError
 from yoriai.privacy.dp.accounting import SampledSkellam
 from yoriai.privacy.dp.randomness import SeededSource
 from yoriai.privacy.dp.skellam import SkellamTable
-from yoriai.privacy.job_terms.distributed_noise_parameters import distributed_noise_of
+from yoriai.privacy.job_terms.noise import DistributedNoise, resolve_noise
 from yoriai.privacy.ledger.ledger import Ledger
 from yoriai.simulations.run import engines
 from yoriai.simulations.run.api import simulate
@@ -185,7 +185,7 @@ def test_a_job_may_count_on_fewer_sites_than_the_policy_does_and_not_on_more(cou
     )
     policy = PolicySection(allow_distributed_noise=True, colluding=2)
     with nullcontext() if taken else pytest.raises(PolicyError, match="counts on the noise of too many sites"):
-        check_sharing("site-1", policy, job, asked, None)
+        check_sharing("site-1", policy, job, asked)
 
 
 @pytest.mark.parametrize(("weight", "ranks"), [(2, {}), (1, {"site-1": 2}), (1, {"site-2": 2})])
@@ -227,7 +227,8 @@ def test_a_site_that_was_offered_more_noise_than_the_others_masks_and_charges_no
         told = here.federation.noise_multiplier
         assert told is not None
         n_params = here.session.initial_adapter(here.job).select(("R",)).n_params
-        true, false = (distributed_noise_of(here.job, told * by, n_params=n_params, sites=4) for by in (1.0, 1.02))
+        noises = [resolve_noise(here.job, told * by, n_params=n_params, sites=4) for by in (1.0, 1.02)]
+        true, false = (noise.shares for noise in noises if isinstance(noise, DistributedNoise))
         assert (false.word_bits, false.size) == (true.word_bits, true.size)
         assert false.variance > true.variance
         checkpoint = here.run(Flattering(here, "north", told * 1.02))

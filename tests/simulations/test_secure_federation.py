@@ -11,7 +11,10 @@ import pytest
 
 from tests.simulations.secure_world import Cheat, Dropping, World, masked_request, offer, reason
 from yoriai import wire
-from yoriai.client.site.site import Site
+from yoriai.client.site.job import Round
+from yoriai.client.site.round_trainer import RoundTrainer
+from yoriai.client.training.shared_round import SharedSum
+from yoriai.client.training.train import LocalUpdate
 from yoriai.errors import ConfigError, RoundError
 from yoriai.privacy.identity.identity import Trust
 from yoriai.privacy.secagg import FixedPoint
@@ -19,7 +22,6 @@ from yoriai.privacy.secagg.fixedpoint import add_packed_block, packed_bytes
 from yoriai.privacy.secagg.messages import HEADER_BYTES
 from yoriai.server.round.registry import Checkpoint, Registry
 from yoriai.simulations.scenarios.consortium import Consortium
-from yoriai.strategies.adapter import AdapterState
 
 
 def plain_mean(world: Callable[..., World], lost: Sequence[str] = ()) -> np.ndarray:
@@ -105,14 +107,14 @@ def test_what_leaves_a_site_tells_nothing_of_its_update(
     world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: dict[str, np.ndarray] = {}
-    trained = Site._trained
+    train = RoundTrainer.train
 
-    def spy(site: Site, this: object) -> AdapterState:
-        update = trained(site, this)  # type: ignore[arg-type]
-        made[site.name] = update.flatten()
-        return update
+    def spy(trainer: RoundTrainer, this: Round) -> LocalUpdate | SharedSum:
+        trained = train(trainer, this)
+        made[trainer._site] = trained.values
+        return trained
 
-    monkeypatch.setattr(Site, "_trained", spy)
+    monkeypatch.setattr(RoundTrainer, "train", spy)
     secure = world()
     transport = Dropping(secure.sites)
     secure.run(transport)
@@ -198,9 +200,9 @@ def test_a_site_revoked_before_the_window_or_within_it_is_seen(within: str, worl
     cheat.run_to(within)
     secure, north = cheat.world, cheat.world.sites["north"]
     late = datetime.now(UTC) + timedelta(days=4000)
-    assert north._identity is not None
+    assert north._secure._identity is not None
     authority = (secure.consortium.folder / "authority.der").read_bytes()
-    north._identity = replace(north._identity, trust=lambda: Trust(authority, None, now=late))
+    north._secure._identity = replace(north._secure._identity, trust=lambda: Trust(authority, None, now=late))
     opening = wire.WindowRequest(run_id="run-1", window=0, slots=1)
     assert "not valid today" in reason(secure, opening if within == "offer" else masked_request(secure))
 

@@ -189,7 +189,7 @@ def test_the_same_request_gets_the_same_bytes_and_costs_nothing(
             cheat.world.sites["north"], "handle", lambda data: said.setdefault(wire.encode(asked(data)), handle(data))
         )
         cheat.run_to(stage)
-    monkeypatch.setattr("yoriai.client.site.paid.train_round", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr("yoriai.client.site.round_trainer.train_round", lambda *_, **__: pytest.fail("trained again"))
     request = asked(cheat.asked[stage]["north"])
     assert cheat.world.ask("north", request) == said[wire.encode(request)]
     assert [c.released for c in cheat.world.ledgers["north"].charges()] == [True]

@@ -2,9 +2,9 @@
 
     python -m yoriai.simulations.bench.deploy.daemons DIR ...
 
-Socket, desk, policy, ledger, keys, windows, masks and the stored adapter are a site's own. Only the gradients are not:
-an update is random values, of the size that training would make. Where the noise is distributed, one random gradient is
-clipped, rotated, rounded and noised as a real one.
+Socket, message worker, policy, ledger, keys, windows, masks and the stored adapter are a site's own. Only the gradients
+are not: an update is random values, of the size that training would make. Where the noise is distributed, one random
+gradient is clipped, rotated, rounded and noised as a real one.
 """
 
 import sys
@@ -25,15 +25,15 @@ from yoriai.client.daemon.message_worker import MessageWorker, OpenSite
 from yoriai.client.daemon.signals import wake_up_call
 from yoriai.client.model.tasks import TaskHead
 from yoriai.client.site.job import Round
-from yoriai.client.site.site import SiteHooks
+from yoriai.client.site.round_trainer import Progress, SiteHooks
 from yoriai.client.training.shared_round import SharedSum, skellam_table
 from yoriai.client.training.train import LocalUpdate
 from yoriai.errors import TrainingError
 from yoriai.privacy.distributed.distributed_noise import RoundedSum
 from yoriai.privacy.distributed.rotation import Rotation
-from yoriai.privacy.dp.accounting import SampledGaussian
 from yoriai.privacy.dp.randomness import RandomSource
-from yoriai.privacy.job_terms.round_cost import shares_event
+from yoriai.privacy.job_terms.noise import DistributedNoise, LocalNoise
+from yoriai.privacy.job_terms.round_terms import rotation_seed
 from yoriai.simulations.bench.deploy.figures import WORKED
 from yoriai.strategies.adapter import AdapterState
 from yoriai.system.log import EventLog
@@ -42,39 +42,26 @@ _SIZE = np.float32(1e-3)
 # transformers sets the default type for all threads while it loads a model.
 _opening = threading.Lock()
 
-_Progress = Callable[[int], None] | None
 
-
-def random_update(this: Round, head: TaskHead, source: RandomSource, progress: _Progress) -> LocalUpdate:
-    """In place of `local_update`: random values in the shapes of the round's factors, and the event of the plan.
+def random_values(this: Round, head: TaskHead, source: RandomSource, progress: Progress) -> LocalUpdate | SharedSum:
+    """In place of `train_charged`: random values of an update's size; where noise is distributed, one random gradient.
 
     Raises:
-        TrainingError: the plan's noise is not the site's own.
+        TrainingError: the job is without privacy.
     """
-    event = this.plan.event()
-    if not isinstance(event, SampledGaussian):
-        raise TrainingError("the benchmark has no updates without privacy")
-    generator = np.random.default_rng()
-    start = this.start.select(this.plan.factors).tensors
-    values = {name: _SIZE * generator.standard_normal(value.shape, np.float32) for name, value in start.items()}
-    return LocalUpdate(AdapterState(values), event)
-
-
-def random_sum(
-    this: Round, head: TaskHead, source: RandomSource, progress: _Progress, *, rotation_seed: bytes
-) -> SharedSum:
-    """In place of `shared_sum`: one random gradient, with the site's real share of the noise.
-
-    Raises:
-        TrainingError: the plan shares no noise.
-    """
-    plan = this.plan
-    if plan.shared is None:
-        raise TrainingError("a round whose noise is not distributed has no sum to share")
-    noise, n_params = plan.shared.noise, plan.shared.n_params
-    total = RoundedSum(noise, Rotation(rotation_seed, n_params), plan.clip_norm, source)
-    total.add(np.random.default_rng().standard_normal((1, n_params), np.float32))
-    return SharedSum(total.release(skellam_table(noise.share_variance)), shares_event(noise, plan.sampling_rate))
+    plan, generator = this.plan, np.random.default_rng()
+    match plan.noise:
+        case DistributedNoise(shares=shares, n_params=n_params):
+            rotation = Rotation(rotation_seed(this.job.run_id, this.index, this.start.digest()), n_params)
+            total = RoundedSum(shares, rotation, plan.clip_norm, source)
+            total.add(generator.standard_normal((1, n_params), np.float32))
+            return SharedSum(total.release(skellam_table(shares.share_variance)), plan.noise.event(plan.sampling_rate))
+        case LocalNoise():
+            start = this.start.select(plan.factors).tensors
+            values = {name: _SIZE * generator.standard_normal(value.shape, np.float32) for name, value in start.items()}
+            return LocalUpdate(AdapterState(values), plan.noise.event(plan.sampling_rate, plan.local_steps))
+        case _:
+            raise TrainingError("the benchmark has no updates without privacy")
 
 
 def stage_of(header: Mapping[str, object]) -> str:
@@ -106,7 +93,7 @@ class TimedSite:
 
 def _opened(config: DaemonConfig, log: EventLog, checkpoint: Callable[[], None]) -> OpenSite:
     with _opening:
-        site = open_site(config, log, checkpoint, SiteHooks(train=random_update, share=random_sum))
+        site = open_site(config, log, checkpoint, SiteHooks(train=random_values))
     return TimedSite(site, config.site.name, log)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from yoriai.client.model.prepare import prepare
-from yoriai.client.site.job_noise import noise_of
+from yoriai.client.site.calibration import calibrated_for
 from yoriai.errors import RoundError
 from yoriai.server.flower.flower_control import FlowerControl
 from yoriai.server.service.job_store import LIVE, StoredJob
@@ -50,7 +50,7 @@ def bench_deploy(asked: DeployPlan, folder: Path, say: Say) -> dict[str, Any]:
     deployment = make_deployment(folder, asked, base)
     with Usage() as usage, running(folder, deployment, say, apart=asked.apart):
         config = job_for(asked, base, shape.rank)
-        job = submit(deployment.server.path, prepare(config), noise_of)
+        job = submit(deployment.server.path, prepare(config), calibrated_for)
         started, idle, begun = usage.totals(), traffic(folder), time.time()
         _follow(job, say)
         seconds = time.time() - begun

@@ -1,12 +1,12 @@
 """The noise of a prepared job among the sites of a roster. Light: it loads no model library."""
 
 from yoriai.prepared_job import PreparedJob
-from yoriai.privacy.job_terms.round_cost import calibrated
+from yoriai.privacy.job_terms.calibration import calibrated
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.rule import get_rule, largest_update
 
 
-def noise_of(prepared: PreparedJob, sites: int) -> float | None:
+def calibrated_for(prepared: PreparedJob, sites: int) -> float | None:
     """The noise multiplier with which the whole job keeps its epsilon among so many sites; None without privacy.
 
     Raises:
