@@ -1,4 +1,4 @@
-"""The commands of `yoriai job`: a job on a server, from prepare and submit to its end."""
+"""The commands of `yoriai job`: a job on a server, from prepare and submit to its end.
 
 `prepare` needs the base model and no server; the others work in the folder of a server, on its machine.
 """
