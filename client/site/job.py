@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from yoriai import wire
 from yoriai.client.model.lora import AdaptedModel
 from yoriai.client.model.prepared import PreparedRecords
+from yoriai.client.model.tasks import TaskHead
 from yoriai.client.training.plan import TrainingPlan
 from yoriai.config import JobConfig
 from yoriai.errors import AdapterError, PolicyError
+from yoriai.privacy.dp.events import Event
 from yoriai.privacy.job_terms.noise import Noise
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.learning_rate_schedule import schedule_factor
@@ -29,6 +31,7 @@ class AcceptedJob:
     run_id: str
     job: JobConfig
     model: AdaptedModel
+    head: TaskHead
     records: PreparedRecords
     start: AdapterState
     weight: int
@@ -39,12 +42,17 @@ class AcceptedJob:
 
 @dataclass(frozen=True)
 class Round:
-    """A round that was asked for and may be trained: nothing of the records was looked at for it yet."""
+    """A round that was asked for and may be trained: nothing of the records was looked at for it yet.
+
+    Attributes:
+        event: what it costs; None without privacy.
+    """
 
     job: AcceptedJob
     index: int
     start: AdapterState
     plan: TrainingPlan
+    event: Event | None
 
 
 def round_of(site: str, accepted: AcceptedJob, request: wire.TrainRequest, physical_batch_size: int) -> Round:
@@ -72,8 +80,6 @@ def round_of(site: str, accepted: AcceptedJob, request: wire.TrainRequest, physi
             found=f"round_index {request.round_index}",
             expected=f"0 to {accepted.job.federation.rounds - 1}",
         )
-    accepted.model.check(start)
-    rule.verify(accepted.start, start)
     plan = training_plan(
         accepted.job,
         request.round_index,
@@ -82,7 +88,9 @@ def round_of(site: str, accepted: AcceptedJob, request: wire.TrainRequest, physi
         physical_batch_size=physical_batch_size,
         rank=accepted.rank,
     )
-    return Round(accepted, request.round_index, start, plan)
+    rule.verify(accepted.start, start)
+    accepted.model.check(start)
+    return Round(accepted, request.round_index, start, plan, plan.event())
 
 
 def training_plan(

@@ -9,8 +9,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from yoriai.client.model.model_session import ModelSession, PrefixProgress
-from yoriai.client.model.tasks import TaskHead
+from yoriai.client.model.model_session import PrefixProgress
 from yoriai.client.site.job import AcceptedJob, Round
 from yoriai.client.training.gradients import RoundGradients
 from yoriai.client.training.shared_round import SharedSum, sum_round
@@ -28,13 +27,13 @@ _log = logging.getLogger("yoriai.site")
 Progress = Callable[[int], None] | None
 
 
-def train_charged(this: Round, head: TaskHead, source: RandomSource, progress: Progress) -> LocalUpdate | SharedSum:
+def train_charged(this: Round, source: RandomSource, progress: Progress) -> LocalUpdate | SharedSum:
     """The round's update, which carries all of its noise; where noise is distributed, integers with a share of it."""
     job, plan = this.job, this.plan
     if not isinstance(plan.noise, DistributedNoise):
-        return train_round(job.model, this.start, job.records, head, plan, source=source, progress=progress)
+        return train_round(job.model, this.start, job.records, job.head, plan, source=source, progress=progress)
     seed = rotation_seed(job.run_id, this.index, this.start.digest())
-    gradients = RoundGradients.at(job.model, this.start, job.records, head, plan)
+    gradients = RoundGradients.at(job.model, this.start, job.records, job.head, plan)
     summed = sum_round(gradients, rotation_seed=seed, source=source)
     if progress is not None:
         progress(1)
@@ -58,21 +57,20 @@ class SiteHooks:
     on_prefix: PrefixProgress | None = None
     on_step: Callable[[int], None] | None = None
     on_fault: Callable[[str], None] = _log.warning
-    train: Callable[[Round, TaskHead, RandomSource, Progress], LocalUpdate | SharedSum] = train_charged
+    train: Callable[[Round, RandomSource, Progress], LocalUpdate | SharedSum] = train_charged
 
 
 class RoundTrainer:
-    """A site's ledger and model, in the terms of jobs and rounds.
+    """A site's ledger and its training, in the terms of jobs and rounds.
 
     Args:
         site: its name, for messages.
-        session: base model and what is built on it.
         ledger: of the records that jobs train on.
         hooks: see SiteHooks.
     """
 
-    def __init__(self, site: str, session: ModelSession, ledger: Ledger, hooks: SiteHooks) -> None:
-        self._site, self._session, self._ledger, self._hooks = site, session, ledger, hooks
+    def __init__(self, site: str, ledger: Ledger, hooks: SiteHooks) -> None:
+        self._site, self._ledger, self._hooks = site, ledger, hooks
 
     def promise(self, run_id: str, event: Event, job: JobConfig) -> None:
         """Have the ledger promise the rounds. A run keeps the noise that it began with, or its losses would add up.
@@ -95,7 +93,7 @@ class RoundTrainer:
             UsedUpError: every round of the run is used.
             BudgetError: the budget does not cover it any more.
         """
-        run_id, event = this.job.run_id, this.plan.event()
+        run_id, event = this.job.run_id, this.event
         if event is None:
             return
         open_reservation = any(
@@ -123,14 +121,13 @@ class RoundTrainer:
         Raises:
             TrainingError: it failed, or was done with other noise than was charged.
         """
-        job = this.job
-        head, source = self._session.head(job.job), self._hooks.randomness(job.run_id, this.index)
+        source = self._hooks.randomness(this.job.run_id, this.index)
         # Nothing of the records is in this check, so a refusal here leaves the charge open.
-        job.model.load(this.start)
-        job.model.check_output()
+        this.job.model.load(this.start)
+        this.job.model.check_output()
         try:
-            trained = self._hooks.train(this, head, source, self._hooks.on_step)
-            if trained.event != this.plan.event():
+            trained = self._hooks.train(this, source, self._hooks.on_step)
+            if trained.event != this.event:
                 raise TrainingError("the round was trained with other noise than was charged")
         except Exception:
             self.mark_released(this)
@@ -147,7 +144,7 @@ class RoundTrainer:
             UsedUpError: without privacy, it left that often already.
         """
         run_id, job = this.job.run_id, this.job.job
-        if this.plan.event() is not None:
+        if this.event is not None:
             self._ledger.mark_released(run_id, this.index)
         else:
             masked = job.secure_aggregation.enabled

@@ -94,7 +94,7 @@ class Site:
         self._instructions, self._deliveries = Instructions(config.name, identity), deliveries
         self._hooks = hooks or SiteHooks()
         self._accepted: AcceptedJob | None = None
-        self._trainer = RoundTrainer(config.name, session, ledger, self._hooks)
+        self._trainer = RoundTrainer(config.name, ledger, self._hooks)
         self._secure = SecureRounds(config, session.base.digest, identity, self._trainer)
 
     def handle(self, data: bytes) -> bytes:
@@ -174,6 +174,7 @@ class Site:
             run_id=offer.run_id,
             job=job,
             model=model,
+            head=self._session.head(job),
             records=self._ready(job),
             start=start,
             weight=offer.roster.weights[self.name],

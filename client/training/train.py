@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from yoriai.client.model.lora import AdaptedModel
 from yoriai.client.model.prepared import PreparedRecords
@@ -75,7 +75,9 @@ def train_round(
     round_gradients = RoundGradients.at(model, start, records, head, plan)
     trained, blocks = round_gradients.trained, list(round_gradients.blocks.values())
     anchors = {name: p.detach().clone() for name, p in trained.items()} if plan.proximal_mu else {}
-    optimizer = _optimizer(plan, list(trained.values()))
+    # Its state lives for one round, because the next starts from another adapter.
+    kind = torch.optim.Adam if plan.optimizer == "adam" else torch.optim.SGD
+    optimizer = kind(list(trained.values()), lr=plan.learning_rate)
     events: list[SampledGaussian] = []
     for step in range(plan.local_steps):
         total = round_gradients.batch(source, canaries=canaries)
@@ -106,13 +108,6 @@ def train_round(
 def _smoothed(name: str, gradient: Tensor) -> Tensor:
     """The low-pass filter on one factor's mean gradient."""
     return torch.from_numpy(lowpass(name, gradient.double().cpu().numpy())).to(gradient)
-
-
-def _optimizer(plan: TrainingPlan, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """The local optimizer; its state lives for one round, because the next starts from another adapter."""
-    if plan.optimizer == "adam":
-        return torch.optim.Adam(parameters, lr=plan.learning_rate)
-    return torch.optim.SGD(parameters, lr=plan.learning_rate)
 
 
 def _check_update(update: AdapterState) -> None:

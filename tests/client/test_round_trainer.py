@@ -29,8 +29,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 @pytest.fixture
 def trainer(ledger: Ledger) -> RoundTrainer:
     """Without a model: nothing here trains."""
-    unused: Any = None
-    return RoundTrainer("north", unused, ledger, SiteHooks())
+    return RoundTrainer("north", ledger, SiteHooks())
 
 
 @pytest.fixture
@@ -41,15 +40,15 @@ def make_round(make_job: JobMaker) -> RoundMaker:
         job = make_job(**{"federation__rounds": 2, "privacy__spare_rounds": 0, **settings})
         # Of an accepted job, what is tried here looks at these alone.
         unused: Any = None
-        accepted = AcceptedJob(RUN, job, unused, unused, unused, 1, noise, offer=unused)
+        accepted = AcceptedJob(RUN, job, unused, unused, unused, unused, 1, noise, offer=unused)
         plan = training_plan(job, index, weight=1, noise=noise, physical_batch_size=8)
-        return Round(accepted, index, unused, plan)
+        return Round(accepted, index, unused, plan, plan.event())
 
     return make
 
 
 def approved(trainer: RoundTrainer, this: Round) -> None:
-    event = this.plan.event()
+    event = this.event
     assert event is not None
     trainer.promise(RUN, event, this.job.job)
 
@@ -80,7 +79,7 @@ def test_a_round_that_nothing_was_promised_for_is_not_charged(
 def test_the_charge_of_another_run_serves_no_round(
     trainer: RoundTrainer, ledger: Ledger, make_round: RoundMaker
 ) -> None:
-    ledger.reserve("another", 0, make_round().plan.event())  # Not released.
+    ledger.reserve("another", 0, make_round().event)  # Not released.
     with pytest.raises(UsedUpError):
         trainer.charge(make_round())
 
@@ -88,7 +87,7 @@ def test_the_charge_of_another_run_serves_no_round(
 def test_rounds_are_left_until_all_are_charged_and_the_last_charge_has_left(
     trainer: RoundTrainer, ledger: Ledger, make_round: RoundMaker
 ) -> None:
-    ledger.reserve("another", 0, make_round().plan.event())  # Not released, and of no consequence.
+    ledger.reserve("another", 0, make_round().event)  # Not released, and of no consequence.
     approved(trainer, make_round())
     for index in (0, 1):
         trainer.check_rounds_left(make_round().job)

@@ -23,7 +23,6 @@ from yoriai.client.daemon.daemon_site import open_site
 from yoriai.client.daemon.listener import Listener
 from yoriai.client.daemon.message_worker import MessageWorker, OpenSite
 from yoriai.client.daemon.signals import wake_up_call
-from yoriai.client.model.tasks import TaskHead
 from yoriai.client.site.job import Round
 from yoriai.client.site.round_trainer import Progress, SiteHooks
 from yoriai.client.training.shared_round import SharedSum, skellam_table
@@ -43,7 +42,7 @@ _SIZE = np.float32(1e-3)
 _opening = threading.Lock()
 
 
-def random_values(this: Round, head: TaskHead, source: RandomSource, progress: Progress) -> LocalUpdate | SharedSum:
+def random_values(this: Round, source: RandomSource, progress: Progress) -> LocalUpdate | SharedSum:
     """In place of `train_charged`: random values of an update's size; where noise is distributed, one random gradient.
 
     Raises:
