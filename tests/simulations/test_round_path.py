@@ -1,4 +1,4 @@
-"""How a reader walks through one masked round of a site: a trace of `Site.handle`, which turns back as seldom as it can.
+"""How a reader walks through one masked round of a site: a trace of `Site.handle`, which seldom turns back.
 
     python -m tests.simulations.test_round_path     the walk, and its count
 
