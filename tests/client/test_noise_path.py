@@ -21,6 +21,7 @@ from yoriai.client.site.round_trainer import SiteHooks
 from yoriai.client.training.train import train_round
 from yoriai.config import PolicySection, override
 from yoriai.privacy.dp.randomness import SystemSource
+from yoriai.privacy.job_terms.noise import LocalNoise
 from yoriai.privacy.ledger.ledger import Ledger
 from yoriai.strategies.rule import get_rule
 
@@ -51,7 +52,7 @@ def test_two_trainings_without_gradients_differ_by_the_noise_of_their_event(atta
     start = get_rule("fedavg").initial(model.maps, model.rank, 0)
     plan = replace(
         PLAN, factors=("A", "B"), local_steps=local_steps, sampling_rate=0.3, divisor=10.0, learning_rate=2.0,
-        clip_norm=0.5, noise_multiplier=3.0,
+        clip_norm=0.5, noise=LocalNoise(3.0),
     )  # fmt: skip
     records, differences = prepared(model), []
     while sum(map(len, differences)) < ENTRIES:

@@ -13,12 +13,13 @@ from tests.server.enrolling import NAMES, enrolled
 from tests.server.faulty import BASE_DIGEST, Fault, FaultyTransport, initial_adapter, small_job
 from tests.server.keepers import Keeper
 from yoriai import wire
-from yoriai.errors import EXIT_BAD_INPUT
+from yoriai.errors import EXIT_BAD_INPUT, ConfigError
 from yoriai.prepared_job import PreparedJob
 from yoriai.server.folder.server_folder import ServerFolder
 from yoriai.server.round.messenger import Transport
 from yoriai.server.service.job_run import run_job
 from yoriai.server.service.job_store import JobStore, Phase, StoredJob
+from yoriai.server.service.submitting import submit
 
 ROUNDS = 4
 
@@ -40,6 +41,22 @@ def job(folder: ServerFolder) -> StoredJob:
     stored = JobStore(folder.jobs).submit(prepared, roster)
     stored.change(phase="starting")
     return stored
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"federation__rule": "fedsvd", "federation__server_optimizer": "adam"}, "fedsvd"),
+        ({"federation__min_sites": len(NAMES) + 1}, "too few sites for the job"),
+    ],
+)
+def test_what_no_coordinator_could_run_is_not_submitted(
+    folder: ServerFolder, settings: dict[str, object], match: str
+) -> None:
+    prepared = PreparedJob(small_job(**settings), BASE_DIGEST, initial_adapter().to_bytes(), 1.0)
+    with pytest.raises(ConfigError, match=match):
+        submit(folder.path, prepared, lambda _prepared, _sites: 1.0)
+    assert JobStore(folder.jobs).jobs() == []
 
 
 class AtRound(FaultyTransport):

@@ -16,7 +16,6 @@ from tests.server.faulty import (
     update_of,
 )
 from yoriai.config import JobConfig, job_digest
-from yoriai.errors import ConfigError
 from yoriai.server.round.registry import Checkpoint, factor_group_of
 from yoriai.server.round.round_aggregate import RoundAggregate
 from yoriai.server.round.server_step import take_server_step
@@ -138,12 +137,6 @@ def test_the_coordinator_bounds_what_a_site_did_not(tmp_path: Path) -> None:
     job = small_job(federation__update_norm_bound=0.5, federation__rounds=1)
     result = coordinator(job, FaultyTransport(federation("ab")), tmp_path).run(initial_adapter())
     assert 0 < result.rounds[0].update_norm <= 0.5
-
-
-def test_a_coordinator_is_not_built_for_settings_that_do_not_go_together(tmp_path: Path) -> None:
-    job = small_job(federation__rule="fedsvd", federation__server_optimizer="adam")
-    with pytest.raises(ConfigError, match="fedsvd"):
-        coordinator(job, FaultyTransport(federation("ab")), tmp_path)
 
 
 def test_lanes_are_named_by_what_trains_together() -> None:
