@@ -36,7 +36,7 @@ from yoriai.client.site.site import Site
 from yoriai.config import JobConfig, PolicySection, SiteConfig, job_digest
 from yoriai.errors import EXIT_BAD_INPUT, EXIT_REFUSED
 from yoriai.privacy.identity.delivery import DeliveryStatement, sign_delivery
-from yoriai.privacy.identity.identity import SigningKey
+from yoriai.privacy.identity.signing_key import SigningKey
 from yoriai.privacy.ledger.folder import open_in_folder
 from yoriai.privacy.ledger.ledger import Ledger, Policy
 from yoriai.strategies.adapter import AdapterState
