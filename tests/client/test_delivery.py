@@ -26,7 +26,8 @@ from yoriai import wire
 from yoriai.client.cli.jobs_terms import early_end
 from yoriai.client.folder.site_folder import make_site
 from yoriai.client.model.model_session import ModelSession
-from yoriai.client.offer.job_book import Entry, JobBook, operator_name
+from yoriai.client.offer.job_book import JobBook, operator_name
+from yoriai.client.offer.job_entry import Entry
 from yoriai.client.records.records import Record
 from yoriai.client.site import own_evaluation
 from yoriai.client.site.deliveries import Deliveries
