@@ -16,15 +16,9 @@ from yoriai.config import JobConfig, job_digest
 from yoriai.errors import RoundError
 from yoriai.server.round.attendance import Attendance, Deadlines
 from yoriai.server.round.delivering import OnDelivery, deliver
+from yoriai.server.round.manifest import RoundRecord
 from yoriai.server.round.messenger import Messenger, Transport
-from yoriai.server.round.registry import (
-    Checkpoint,
-    Registry,
-    RoundRecord,
-    factor_digests,
-    factor_group_of,
-    last_checkpoint,
-)
+from yoriai.server.round.registry import Checkpoint, Registry, factor_digests, factor_group_of, last_checkpoint
 from yoriai.server.round.rosters import SignedRoster, check_roster
 from yoriai.server.round.round_aggregate import RoundAggregate, VoidRound, plain_mean, too_few, with_reasons
 from yoriai.server.round.round_sums import carried_in
