@@ -12,10 +12,11 @@ import pytest
 from tests.commands import PASSPHRASE, Office, found, server, site, yoriai
 from yoriai import asking, federation_cli
 from yoriai.errors import EXIT_BAD_INPUT, EXIT_REFUSED, IdentityError
+from yoriai.privacy.identity.certificates import Trust
 from yoriai.privacy.identity.coordinator_identity import CoordinatorCertificate, read_coordinator_certificate
 from yoriai.privacy.identity.federation_folder import look_at
-from yoriai.privacy.identity.identity import Trust, read_key
 from yoriai.privacy.identity.roster import read_roster
+from yoriai.privacy.identity.signing_key import read_key
 
 ROOT = Path(__file__).resolve().parents[1]
 

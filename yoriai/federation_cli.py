@@ -51,8 +51,8 @@ def init(
     """Make the CA of a new federation: its key, its certificate, and the first revocation list."""
     from cryptography.hazmat.primitives.serialization import Encoding
 
+    from yoriai.privacy.identity.certificates import check_name, fingerprint
     from yoriai.privacy.identity.federation_folder import AUTHORITY, found_federation
-    from yoriai.privacy.identity.identity import check_name, fingerprint
 
     check_name(name)
     secret = passphrase(passphrase_file, new=True)

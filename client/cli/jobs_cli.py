@@ -13,7 +13,8 @@ from yoriai.terminal import say
 
 if TYPE_CHECKING:
     from yoriai.client.folder.site_folder import SiteFolder
-    from yoriai.client.offer.job_book import Entry, JobBook
+    from yoriai.client.offer.job_book import JobBook
+    from yoriai.client.offer.job_entry import Entry
 
 _console = Console()
 _Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The site's folder.", show_default=False)]
@@ -89,7 +90,8 @@ def release(
 ) -> None:
     """Give up a run whose coordinator never came back, for good: free its unused rounds. Charges stay spent."""
     from yoriai.client.cli.own_ledger import check_writer, free, held, opened
-    from yoriai.client.offer.job_book import OVER, operator_name
+    from yoriai.client.offer.job_book import operator_name
+    from yoriai.client.offer.job_entry import OVER
 
     site, book = _opened(folder)
     check_writer(site)

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from yoriai.client.cli.jobs_terms import Budget, early_end, printable
-from yoriai.client.offer.job_book import Entry, Terms
+from yoriai.client.offer.job_entry import Entry, Terms
 from yoriai.client.offer.usual import unusual
 from yoriai.client.site.adapter_place import folder_of, read_evaluation
 from yoriai.config import JobConfig

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from yoriai.client.cli.own_ledger import opened
 from yoriai.client.folder.site_folder import SiteFolder
-from yoriai.client.offer.job_book import Entry, Terms
+from yoriai.client.offer.job_entry import Entry, Terms
 from yoriai.client.offer.usual import USUAL, unusual
 from yoriai.client.records.fitting import fit_at_sight
 from yoriai.client.records.records import read_site

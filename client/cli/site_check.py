@@ -27,9 +27,9 @@ from yoriai.config import SiteConfig
 from yoriai.errors import DaemonError
 from yoriai.privacy.dp.wording import epsilon_text
 from yoriai.privacy.identity.enrolment import read_enrolment
-from yoriai.privacy.identity.identity import read_key
 from yoriai.privacy.identity.node_key import NodeKey
 from yoriai.privacy.identity.roster import Directory, read_roster
+from yoriai.privacy.identity.signing_key import read_key
 from yoriai.privacy.ledger.ledger import Ledger
 from yoriai.privacy.ledger.witness import second_place
 from yoriai.system.files import read_carried

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from yoriai.client.folder.site_folder import SiteFolder
 from yoriai.errors import IdentityError
-from yoriai.privacy.identity.identity import fingerprint
+from yoriai.privacy.identity.certificates import fingerprint
 from yoriai.system.files import read_carried, write_atomically
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from yoriai.client.folder.site_folder import SiteFolder
 from yoriai.errors import IdentityError
+from yoriai.privacy.identity.certificates import fingerprint
 from yoriai.privacy.identity.enrolment import (
     Enrolment,
     Request,
@@ -18,9 +19,9 @@ from yoriai.privacy.identity.enrolment import (
     read_enrolment,
     read_request,
 )
-from yoriai.privacy.identity.identity import SigningKey, fingerprint, read_key, write_key
 from yoriai.privacy.identity.node_key import NodeKey
 from yoriai.privacy.identity.roster import Directory, Roster, read_roster
+from yoriai.privacy.identity.signing_key import SigningKey, read_key, write_key
 from yoriai.privacy.identity.trust_folder import (
     brought_or_installed,
     check_complete,

@@ -26,10 +26,11 @@ from typing import TYPE_CHECKING
 
 from yoriai.config import SiteConfig, load_site, site_to_toml
 from yoriai.errors import ConfigError, IdentityError
+from yoriai.privacy.identity.certificates import Trust
 from yoriai.privacy.identity.enrolment import read_enrolment
-from yoriai.privacy.identity.identity import Trust, read_key
 from yoriai.privacy.identity.instruction import SequenceMemory
 from yoriai.privacy.identity.roster import RosterMemory
+from yoriai.privacy.identity.signing_key import read_key
 from yoriai.privacy.identity.trust_folder import TrustFolder
 from yoriai.system.files import PRIVATE, cannot_write, make_private_folder, read_carried, write_new
 

@@ -1,7 +1,8 @@
 """Whether a job that keeps to the site's policy may begin: by its operator's word, or by the policy's."""
 
 from yoriai import wire
-from yoriai.client.offer.job_book import OVER, JobBook, Terms
+from yoriai.client.offer.job_book import JobBook
+from yoriai.client.offer.job_entry import OVER, Terms
 from yoriai.config import JobConfig, PolicySection, job_digest
 from yoriai.errors import PolicyError
 from yoriai.privacy.dp.accounting import Costing, Event

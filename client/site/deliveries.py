@@ -25,7 +25,8 @@ from safetensors import SafetensorError
 from yoriai import wire
 from yoriai.client.model.lora import save_peft
 from yoriai.client.model.model_session import ModelSession
-from yoriai.client.offer.job_book import OVER, JobBook
+from yoriai.client.offer.job_book import JobBook
+from yoriai.client.offer.job_entry import OVER
 from yoriai.client.offer.policy import job_from
 from yoriai.client.site.adapter_place import CERTIFICATE, STATEMENT, VERSION, folder_of, folders_of
 from yoriai.client.site.site_identity import SiteIdentity

@@ -15,7 +15,8 @@ from yoriai import wire
 from yoriai.client.model.model_session import ModelSession
 from yoriai.client.model.prepared import PreparedRecords
 from yoriai.client.offer.approval import Approval, terms_of
-from yoriai.client.offer.job_book import JobBook, Terms
+from yoriai.client.offer.job_book import JobBook
+from yoriai.client.offer.job_entry import Terms
 from yoriai.client.offer.offer_bounds import check_bounds
 from yoriai.client.offer.policy import (
     agreed_noise,

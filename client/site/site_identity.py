@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from yoriai import wire
 from yoriai.config import PolicySection
 from yoriai.errors import PolicyError
-from yoriai.privacy.identity.identity import SigningKey, Trust
+from yoriai.privacy.identity.certificates import Trust
 from yoriai.privacy.identity.instruction import SequenceMemory
 from yoriai.privacy.identity.roster import Directory, RosterMemory, read_roster
+from yoriai.privacy.identity.signing_key import SigningKey
 from yoriai.privacy.ledger.ledger import Ledger
 from yoriai.privacy.ledger.witness import commit, committed
 from yoriai.privacy.secagg import Member, SitePolicy

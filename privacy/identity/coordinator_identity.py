@@ -21,10 +21,11 @@ from datetime import UTC, datetime, timedelta
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from yoriai.errors import IdentityError
+from yoriai.privacy.identity.certificates import Authority, Trust, check_name
 from yoriai.privacy.identity.enrolment import key_fingerprint
-from yoriai.privacy.identity.identity import Authority, SigningKey, Trust, check_name
 from yoriai.privacy.identity.public_keys import check_ed25519, ed25519_key
 from yoriai.privacy.identity.signed_file import SignedFormat, canonical_json
+from yoriai.privacy.identity.signing_key import SigningKey
 
 _REQUEST = SignedFormat(
     "the coordinator's request", "application", 1, remedy="make it anew at the server: yoriai server enrol DIR"

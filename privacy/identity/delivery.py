@@ -17,8 +17,9 @@ from dataclasses import asdict, dataclass
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from yoriai.privacy.identity.identity import SigningKey, check_name
+from yoriai.privacy.identity.certificates import check_name
 from yoriai.privacy.identity.signed_file import SignedFormat, canonical_json
+from yoriai.privacy.identity.signing_key import SigningKey
 
 _FORMAT = SignedFormat(
     "the coordinator's statement about the end", "delivery", 1, remedy="have the coordinator deliver it again"

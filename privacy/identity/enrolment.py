@@ -21,10 +21,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from yoriai.errors import IdentityError
-from yoriai.privacy.identity.identity import Authority, SigningKey, Trust, check_name
+from yoriai.privacy.identity.certificates import Authority, Trust, check_name
 from yoriai.privacy.identity.node_key import NodeKey, check_node_key, verify_node_proof
 from yoriai.privacy.identity.public_keys import check_ed25519, ed25519_key
 from yoriai.privacy.identity.signed_file import SignedFormat, canonical_json
+from yoriai.privacy.identity.signing_key import SigningKey
 
 _REQUEST = SignedFormat("the request", "request", 1, remedy="make it anew at the site: yoriai site enrol DIR")
 _ENROLMENT = SignedFormat(

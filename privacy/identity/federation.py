@@ -24,9 +24,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from yoriai.errors import IdentityError
+from yoriai.privacy.identity.certificates import Authority, Trust, check_name
 from yoriai.privacy.identity.coordinator_identity import CoordinatorRequest
 from yoriai.privacy.identity.enrolment import Enrolment, Request
-from yoriai.privacy.identity.identity import Authority, Trust, check_name
 from yoriai.privacy.identity.membership import (
     Coordinator,
     Member,

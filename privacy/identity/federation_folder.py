@@ -22,10 +22,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from yoriai.errors import IdentityError, StorageError
+from yoriai.privacy.identity.certificates import Authority, Trust
 from yoriai.privacy.identity.coordinator_identity import CoordinatorRequest, certify_coordinator
 from yoriai.privacy.identity.enrolment import sign_enrolment
 from yoriai.privacy.identity.federation import Federation, check_ends, read_federation, sign_federation
-from yoriai.privacy.identity.identity import Authority, SigningKey, Trust, read_key, write_key
+from yoriai.privacy.identity.signing_key import SigningKey, read_key, write_key
 from yoriai.system.files import PRIVATE, folder_made_whole, is_unused, locked_folder, read_carried, write_atomically
 
 STATE = "federation"

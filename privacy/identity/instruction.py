@@ -25,8 +25,9 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from yoriai.errors import IdentityError, StorageError
-from yoriai.privacy.identity.identity import SigningKey, check_name
+from yoriai.privacy.identity.certificates import check_name
 from yoriai.privacy.identity.signed_file import SignedFormat, canonical_json
+from yoriai.privacy.identity.signing_key import SigningKey
 from yoriai.system.files import PRIVATE, locked_beside, read_carried, write_atomically
 
 _FORMAT = SignedFormat(

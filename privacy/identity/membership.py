@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from yoriai.privacy.identity.certificates import check_name, fingerprint
 from yoriai.privacy.identity.enrolment import Enrolment, identity_of, key_fingerprint
-from yoriai.privacy.identity.identity import check_name, fingerprint
 from yoriai.privacy.identity.public_keys import check_ed25519
 from yoriai.privacy.identity.roster import RosterEntry
 

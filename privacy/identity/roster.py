@@ -19,7 +19,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from yoriai.errors import IdentityError, StorageError
-from yoriai.privacy.identity.identity import Authority, Trust, check_name, fingerprint
+from yoriai.privacy.identity.certificates import Authority, Trust, check_name, fingerprint
 from yoriai.privacy.identity.signed_file import SignedFormat, canonical_json
 from yoriai.system.files import PRIVATE, locked_beside, read_carried, write_atomically
 

@@ -17,7 +17,7 @@ from typing import Protocol, TypeVar
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from yoriai.errors import IdentityError
-from yoriai.privacy.identity.identity import SigningKey, verify
+from yoriai.privacy.identity.signing_key import SigningKey, verify
 
 # What may be quoted of a first line that somebody else wrote.
 _QUOTABLE = re.compile(rb"yoriai-[a-z]{1,20}-[0-9]{1,9}")

@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 
 from yoriai.errors import ConfigError, IdentityError
-from yoriai.privacy.identity.identity import Trust, revocation_number
+from yoriai.privacy.identity.certificates import Trust, revocation_number
 from yoriai.privacy.identity.roster import RosterMemory
 from yoriai.system.files import PRIVATE, read_carried, write_atomically
 

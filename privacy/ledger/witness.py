@@ -26,7 +26,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from yoriai.errors import IdentityError, LedgerError
-from yoriai.privacy.identity.identity import SigningKey, verify
+from yoriai.privacy.identity.signing_key import SigningKey, verify
 from yoriai.privacy.ledger.book import Head
 from yoriai.privacy.ledger.file import step
 from yoriai.system.files import sync_folder

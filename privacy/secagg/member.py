@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from yoriai.errors import ProtocolError, SpentError
-from yoriai.privacy.identity.identity import SigningKey
 from yoriai.privacy.identity.roster import Directory
+from yoriai.privacy.identity.signing_key import SigningKey
 from yoriai.privacy.secagg.fixedpoint import FixedPoint, Quantised
 from yoriai.privacy.secagg.keyset import SlotKeys
 from yoriai.privacy.secagg.secret import Guarded, OneShot

@@ -39,8 +39,8 @@ from typing import NoReturn
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from yoriai.errors import IdentityError, ProtocolError
-from yoriai.privacy.identity.identity import SigningKey, verify
 from yoriai.privacy.identity.public_keys import check_x25519
+from yoriai.privacy.identity.signing_key import SigningKey, verify
 from yoriai.privacy.secagg.graph import MAX_SITES
 from yoriai.privacy.secagg.secret import SecretBytes
 from yoriai.privacy.secagg.shamir import SHARE_BYTES

@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 
 from yoriai.errors import IdentityError, StorageError
+from yoriai.privacy.identity.certificates import Trust, fingerprint
 from yoriai.privacy.identity.coordinator_identity import (
     CoordinatorCertificate,
     CoordinatorRequest,
@@ -19,8 +20,8 @@ from yoriai.privacy.identity.coordinator_identity import (
     read_coordinator_request,
 )
 from yoriai.privacy.identity.enrolment import read_enrolment
-from yoriai.privacy.identity.identity import SigningKey, Trust, fingerprint, read_key, write_key
 from yoriai.privacy.identity.roster import Directory, Roster, read_roster
+from yoriai.privacy.identity.signing_key import SigningKey, read_key, write_key
 from yoriai.privacy.identity.trust_folder import (
     brought_or_installed,
     check_complete,

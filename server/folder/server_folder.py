@@ -21,10 +21,11 @@ from pathlib import Path
 
 from yoriai.config import ServerConfig, load_server
 from yoriai.errors import ConfigError, IdentityError
+from yoriai.privacy.identity.certificates import Trust
 from yoriai.privacy.identity.coordinator_identity import CoordinatorCertificate, read_coordinator_certificate
 from yoriai.privacy.identity.enrolment import Enrolment, read_enrolment
-from yoriai.privacy.identity.identity import SigningKey, Trust, read_key
 from yoriai.privacy.identity.roster import Directory, read_roster
+from yoriai.privacy.identity.signing_key import SigningKey, read_key
 from yoriai.privacy.identity.trust_folder import TrustFolder, read_trust_file
 from yoriai.server.round.rosters import SignedRoster
 from yoriai.system.files import cannot_write

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from yoriai.config import ServerConfig, server_to_toml
 from yoriai.errors import ConfigError
-from yoriai.privacy.identity.identity import SigningKey, write_key
 from yoriai.privacy.identity.key_file import read_private
+from yoriai.privacy.identity.signing_key import SigningKey, write_key
 from yoriai.server.folder.server_files import rendered
 from yoriai.server.folder.server_folder import ServerFolder
 from yoriai.server.folder.tls import KeyPair, check_brought, issue, make_authority

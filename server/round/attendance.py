@@ -1,7 +1,11 @@
-"""Who takes part in a run: which sites were offered the job, accepted it, declined it, or could not be understood."""
+"""Who takes part in a run: which sites were offered the job, accepted it, declined it, or could not be understood.
+
+Those that accepted are asked through here too: one that was started anew has to be offered the job once more first.
+"""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from yoriai import wire
 from yoriai.server.round.messenger import UNEXPECTED, Messenger
@@ -10,15 +14,27 @@ from yoriai.terminal import one_line
 _LOOK_S = 1.0
 
 
+@dataclass(frozen=True)
+class Deadlines:
+    """How long the coordinator waits for the sites' replies in each stage; see [deadlines] of the job.
+
+    An offer is waited for so long only until a site has accepted the job, and afterwards as long as for keys, since
+    those that are in it wait as well. A site whose answer came too late is prepared by then, and asked again before
+    the next round.
+    """
+
+    offer_s: float = 3600.0
+    keys_s: float = 300.0
+    train_s: float = 3600.0
+
+
 class Attendance:
     """The sites of a roster, by their answer to the offer.
 
     Args:
         sites: their names.
         messenger: to them.
-        first_s: how long an offer is waited for as long as nobody has accepted the job.
-        later_s: how long afterwards, when those that are in it wait as well. A site whose answer came too late is
-            prepared by then, and asked again before the next round.
+        deadlines: for their replies.
 
     Attributes:
         accepted: sites that may be asked to train.
@@ -28,9 +44,8 @@ class Attendance:
         waiting: those of the absent whose operator has not decided yet; they are asked again.
     """
 
-    def __init__(self, sites: Sequence[str], messenger: Messenger, *, first_s: float, later_s: float) -> None:
-        self._sites, self._messenger = tuple(sorted(sites)), messenger
-        self._first_s, self._later_s = first_s, later_s
+    def __init__(self, sites: Sequence[str], messenger: Messenger, deadlines: Deadlines) -> None:
+        self._sites, self._messenger, self._deadlines = tuple(sorted(sites)), messenger, deadlines
         self.accepted: set[str] = set()
         self.absent: dict[str, str] = {}
         self.declined: set[str] = set()
@@ -64,24 +79,22 @@ class Attendance:
         offer: Callable[[], wire.JobOffer],
         *,
         least: int,
-        within_s: float,
         again_s: float,
         on_offer: Callable[[Mapping[str, str]], None] | None,
         is_over: Callable[[], bool],
     ) -> None:
         """Invite before a round. As long as nobody has accepted yet, wait for sites that may come.
 
-        A run begins when `least` sites have accepted, when no other can be hoped for, or when the time is over. Its
-        later rounds go on with the sites that are there.
+        A run begins when `least` sites have accepted, when no other can be hoped for, or when the time for offers is
+        over. Its later rounds go on with the sites that are there.
 
         Args:
             least: sites that the run needs.
-            within_s: longest wait in all.
             again_s: wait between two offers.
             on_offer: called after each offer with the sites that do not take part so far, and why.
             is_over: whether there is nothing to wait for any more.
         """
-        begins, until = not self.accepted, time.monotonic() + within_s
+        begins, until = not self.accepted, time.monotonic() + self._deadlines.offer_s
         while self.invite(offer):
             if on_offer is not None:
                 on_offer(dict(self.absent))
@@ -100,7 +113,7 @@ class Attendance:
         self.accepted -= sites.keys()
         self.absent.update(sites)
 
-    def note_used_up(self, replies: Mapping[str, wire.Reply]) -> None:
+    def _note_used_up(self, replies: Mapping[str, wire.Reply]) -> None:
         """Have those of the sites that say so take part no more: they have no round left."""
         for site, reply in replies.items():
             if isinstance(reply, wire.Refusal) and reply.used_up:
@@ -132,7 +145,8 @@ class Attendance:
         payloads, heads = dict.fromkeys(sites, wire.encode(offer)), self._messenger.ledger_heads
         for site in payloads.keys() & heads.keys():
             payloads[site] = wire.encode(offer.model_copy(update={"ledger_head": heads[site]}))
-        replies, faults = self._messenger.ask("offer", payloads, self._later_s if self.accepted else self._first_s)
+        timeout_s = self._deadlines.keys_s if self.accepted else self._deadlines.offer_s
+        replies, faults = self._messenger.ask("offer", payloads, timeout_s)
         for site in sites:
             reply = replies.get(site)
             self.accepted.discard(site)
@@ -145,6 +159,29 @@ class Attendance:
                 self.absent[site] = one_line(reply.reason)
             else:
                 self.absent[site] = faults.get(site, UNEXPECTED)
+
+    def ask(
+        self,
+        asked: Sequence[str],
+        request: wire.TrainRequest | wire.WindowRequest,
+        *,
+        offer: Callable[[], wire.JobOffer],
+    ) -> tuple[dict[str, wire.Reply], dict[str, str]]:
+        """Send a request: the replies, and the reason of every site asked that sent none."""
+        stage, data = request.stage, wire.encode(request)
+        timeout_s = self._deadlines.keys_s if stage in wire.WINDOW_STAGES else self._deadlines.train_s
+        replies, missing = self._messenger.ask(stage, dict.fromkeys(asked, data), timeout_s)
+        self._note_used_up(replies)
+        forgotten = [s for s, r in replies.items() if isinstance(r, wire.Refusal) and r.unknown_job]
+        if forgotten:  # A site that was started anew no longer knows the job; it may look at the offer again.
+            self.offer(offer(), forgotten)
+            missing |= {site: self.absent[site] for site in forgotten if site in self.absent}
+            back = [site for site in forgotten if site in self.accepted]
+            again, faults = self._messenger.ask(stage, dict.fromkeys(back, data), timeout_s)
+            self._note_used_up(again)
+            replies = {site: reply for site, reply in replies.items() if site not in forgotten} | again
+            missing |= faults
+        return replies, {site: reason for site, reason in missing.items() if site not in replies}
 
 
 def _waited(seconds: float, is_over: Callable[[], bool]) -> bool:

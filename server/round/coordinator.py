@@ -6,7 +6,7 @@ run this same code over different transports.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -14,17 +14,11 @@ import numpy as np
 from yoriai import wire
 from yoriai.config import JobConfig, job_digest
 from yoriai.errors import RoundError
-from yoriai.server.round.attendance import Attendance
+from yoriai.server.round.attendance import Attendance, Deadlines
 from yoriai.server.round.delivering import OnDelivery, deliver
+from yoriai.server.round.manifest import RoundRecord
 from yoriai.server.round.messenger import Messenger, Transport
-from yoriai.server.round.registry import (
-    Checkpoint,
-    Registry,
-    RoundRecord,
-    factor_digests,
-    factor_group_of,
-    last_checkpoint,
-)
+from yoriai.server.round.registry import Checkpoint, Registry, factor_digests, factor_group_of, last_checkpoint
 from yoriai.server.round.rosters import SignedRoster, check_roster
 from yoriai.server.round.round_aggregate import RoundAggregate, VoidRound, plain_mean, too_few, with_reasons
 from yoriai.server.round.round_sums import carried_in
@@ -37,15 +31,6 @@ from yoriai.strategies.rule import EachRule, SumRule
 
 # How often a void round of secure aggregation is begun afresh before the run stops.
 _FRESH_STARTS = 2
-
-
-@dataclass(frozen=True)
-class Deadlines:
-    """How long the coordinator waits for the sites' replies in each stage; see [deadlines] of the job."""
-
-    offer_s: float = 3600.0
-    keys_s: float = 300.0
-    train_s: float = 3600.0
 
 
 class Coordinator:
@@ -98,9 +83,7 @@ class Coordinator:
         self._end_asked: Callable[[], bool] = lambda: False
         self._roster_digest = self._signed_roster.directory.roster.digest.hex() if self._signed_roster else ""
         self._deadlines = deadlines or Deadlines(**job.deadlines.model_dump())
-        self._attendance = Attendance(
-            list(roster.weights), self._messenger, first_s=self._deadlines.offer_s, later_s=self._deadlines.keys_s
-        )
+        self._attendance = Attendance(list(roster.weights), self._messenger, self._deadlines)
         self._windows = None
         if self._signed_roster is not None:
             self._windows = Windows(
@@ -182,7 +165,6 @@ class Coordinator:
                 self._attendance.gather(
                     partial(self._offer, checkpoint),
                     least=self._job.federation.min_sites,
-                    within_s=self._deadlines.offer_s,
                     again_s=self._offer_again_s,
                     on_offer=on_offer,
                     is_over=self._end_asked,
@@ -222,13 +204,6 @@ class Coordinator:
         kept = self._windows.chosen() if self._windows else None
         chosen = list(kept) if kept else self._sample(checkpoint.next_round)
         refused = self._attendance.missing_of(chosen)
-        asked = [site for site in chosen if site in self._attendance.accepted]
-        # Nobody's budget is charged for a round that is lost already.
-        if len(asked) < self._job.federation.min_sites:
-            raise self._named(
-                checkpoint,
-                too_few(f"{len(asked)} that accepted the job", refused, self._job.federation.min_sites),
-            )
         collected, voided = self._collect(checkpoint, chosen, refused, on_void)
         adapter, factor_group = take_server_step(self._job, self._rule, checkpoint, collected)
         bytes_up, bytes_down = self._messenger.take_bytes()
@@ -269,23 +244,28 @@ class Coordinator:
         updates are trained anew. Sites that had masked are charged again, so such repeats are kept to the job's spare
         rounds. In the clear there is nothing that a repetition would mend.
         """
+        named = partial(with_reasons, reasons=refused, what=f"round {checkpoint.next_round + 1} has too few sites")
+        least, there = self._job.federation.min_sites, len(self._attendance.accepted.intersection(chosen))
+        if there < least:  # Nobody's budget is charged for a round that is lost already.
+            raise named(too_few(f"{there} that accepted the job", refused, least))
         voided: list[VoidRound] = []
         spare = self._job.privacy.spare_rounds - sum(record.voided_masked for record in checkpoint.rounds)
         while True:
             try:
                 return self._collect_once(checkpoint, chosen), tuple(voided)
             except RoundError as error:
-                named = self._named(checkpoint, error, refused)
+                told = named(error)
                 if not isinstance(error, VoidRound) or len(voided) == _FRESH_STARTS or self._why_over():
-                    raise named from None
-                voided.append(VoidRound(str(named), masked=error.masked))
+                    raise told from None
+                voided.append(VoidRound(str(told), masked=error.masked))
                 if sum(void.masked for void in voided) > spare:
-                    raise named from None
+                    raise told from None
                 if on_void is not None:
-                    on_void(named)
+                    on_void(told)
 
     def _collect_once(self, checkpoint: Checkpoint, chosen: Sequence[str]) -> RoundAggregate:
         request, signed = self._request(checkpoint), self._signed_roster
+        ask = partial(self._attendance.ask, offer=partial(self._offer, checkpoint))
         if self._windows is not None and signed is not None:
             return self._windows.collect(
                 request,
@@ -299,10 +279,10 @@ class Coordinator:
                     directory=signed.directory,
                 ),
                 rounds_left=self._job.federation.rounds - checkpoint.next_round,
-                ask=partial(self._begin, checkpoint),
+                ask=ask,
             )
         asked = [site for site in chosen if site in self._attendance.accepted]
-        replies, missing = self._begin(checkpoint, asked, request)
+        replies, missing = ask(asked, request)
         try:
             collected = plain_mean(
                 replies,
@@ -324,39 +304,10 @@ class Coordinator:
         wanted = max(federation.min_sites, round(federation.participation * len(roster)))
         return sample_sites(federation.seed, round_index, set(roster) - self._attendance.passed_over, wanted)
 
-    def _begin(
-        self, checkpoint: Checkpoint, asked: Sequence[str], request: wire.TrainRequest | wire.WindowRequest
-    ) -> tuple[dict[str, wire.Reply], dict[str, str]]:
-        """Send a request: the replies, and the reason of every site asked that sent none."""
-        stage, data = request.stage, wire.encode(request)
-        timeout_s = self._deadlines.keys_s if stage in wire.WINDOW_STAGES else self._deadlines.train_s
-        replies, missing = self._messenger.ask(stage, dict.fromkeys(asked, data), timeout_s)
-        self._attendance.note_used_up(replies)
-        forgotten = [s for s, r in replies.items() if isinstance(r, wire.Refusal) and r.unknown_job]
-        if forgotten:  # A site that was started anew no longer knows the job; it may look at the offer again.
-            self._attendance.offer(self._offer(checkpoint), forgotten)
-            missing |= {site: self._attendance.absent[site] for site in forgotten if site in self._attendance.absent}
-            back = [site for site in forgotten if site in self._attendance.accepted]
-            again, faults = self._messenger.ask(stage, dict.fromkeys(back, data), timeout_s)
-            self._attendance.note_used_up(again)
-            replies = {site: reply for site, reply in replies.items() if site not in forgotten} | again
-            missing |= faults
-        return replies, {site: reason for site, reason in missing.items() if site not in replies}
-
     def _request(self, checkpoint: Checkpoint) -> wire.TrainRequest:
         return wire.TrainRequest(
             run_id=self._run_id,
             round_index=checkpoint.next_round,
             adapter_digest=checkpoint.adapter.digest(),
             payload=checkpoint.adapter.select(self._rule.moving).to_bytes(),
-        )
-
-    def _named(self, checkpoint: Checkpoint, error: RoundError, more: Mapping[str, str] | None = None) -> RoundError:
-        """The error with its round, and with the sites that were missing from the start."""
-        named = with_reasons(error, more or {})
-        return RoundError(
-            f"round {checkpoint.next_round + 1} has too few sites",
-            found=named.found,
-            expected=named.expected,
-            remedy=named.remedy,
         )

@@ -2,7 +2,7 @@
 
     adapters/<digest>.safetensors   one factor over all maps; factors that stand still are stored once
     state/<digest>.bin              states of the server optimiser after the last round, one a factor group
-    checkpoint.json                 which round comes next, and the digests that belong to it
+    checkpoint.json                 which round comes next, and the digests that belong to it; see `manifest.py`
 
 A file is written under a temporary name, synced, then renamed. A full disk or a kill leaves the last checkpoint as it
 was.
@@ -10,47 +10,16 @@ was.
 
 import contextlib
 import hashlib
-import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
-
-from pydantic import BaseModel, ConfigDict, Field
 
 from yoriai.errors import AdapterError, CheckpointError
-from yoriai.server.round.migration import SCHEMA, migrated
+from yoriai.server.round.manifest import AdapterEntry, FactorGroupEntry, Manifest, RoundRecord, damaged, read_manifest
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.rule import EachRule, SumRule
 from yoriai.system.run_files import run_file_fault, write_run_file
-
-_Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-
-
-@dataclass(frozen=True)
-class RoundRecord:
-    """What the coordinator knows of one finished round.
-
-    Bytes are those of the messages by site since the last record: those of the first one hold the job's offer too.
-    `clipped` counts the coordinates that the secure sum's range clipped. `voided` says why the round was begun afresh,
-    and `voided_masked` how often sites had masked by then. `factors` are the digests of the adapter's parts, by which
-    `Registry.adapter_after` finds it again. `roster_digest` is the signed roster's, empty without secure aggregation.
-    """
-
-    round_index: int
-    answered: tuple[str, ...]
-    refused: tuple[tuple[str, str], ...]
-    update_norm: float
-    seconds: float
-    bytes_up: dict[str, int]
-    bytes_down: dict[str, int]
-    adapter_digest: str
-    clipped: int | None = None
-    voided: tuple[str, ...] = ()
-    voided_masked: int = 0
-    factors: dict[str, str] = field(default_factory=dict)
-    roster_digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -102,55 +71,6 @@ class Checkpoint:
         return self.lanes.get(name, FactorGroup())
 
 
-@dataclass(frozen=True)
-class Summary:
-    """How far a run has got.
-
-    Attributes:
-        rounds: finished ones.
-        adapter_digest: of the adapter after them.
-        delivered: sites that have confirmed the last one.
-        told: sites that have confirmed the end and have no part in it.
-        ended_early: as in Checkpoint.
-    """
-
-    rounds: int = 0
-    adapter_digest: str = ""
-    delivered: tuple[str, ...] = ()
-    told: tuple[str, ...] = ()
-    ended_early: str = ""
-
-
-class _Stored(BaseModel):
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
-
-
-class _AdapterEntry(_Stored):
-    digest: _Digest
-    factors: dict[str, _Digest] = Field(min_length=1)
-
-
-class _FactorGroupEntry(_Stored):
-    optimizer_state: _Digest
-    value_range: float | None
-
-
-class _Manifest(_Stored):
-    """What checkpoint.json holds."""
-
-    schema_: Literal[3] = Field(default=SCHEMA, alias="schema")
-    run_id: str
-    job_digest: str
-    next_round: int
-    adapter: _AdapterEntry
-    rounds: tuple[RoundRecord, ...]
-    lanes: dict[str, _FactorGroupEntry]
-    ledger_heads: dict[str, str] = Field(default_factory=dict)
-    base_digest: str
-    delivered: dict[str, str]
-    ended_early: str = Field(default="", exclude_if=lambda why: not why)
-
-
 class Registry:
     """The folder of one run's versions.
 
@@ -179,12 +99,12 @@ class Registry:
         for name, factor_group in checkpoint.lanes.items():
             digest = hashlib.sha256(factor_group.optimizer_state).hexdigest()
             self._put(f"state/{digest}.bin", partial(bytes, factor_group.optimizer_state))
-            lanes[name] = _FactorGroupEntry(optimizer_state=digest, value_range=factor_group.value_range)
-        manifest = _Manifest(
+            lanes[name] = FactorGroupEntry(optimizer_state=digest, value_range=factor_group.value_range)
+        manifest = Manifest(
             run_id=checkpoint.run_id,
             job_digest=checkpoint.job_digest,
             next_round=checkpoint.next_round,
-            adapter=_AdapterEntry(digest=checkpoint.adapter.digest(), factors=factors),
+            adapter=AdapterEntry(digest=checkpoint.adapter.digest(), factors=factors),
             rounds=checkpoint.rounds,
             lanes=lanes,
             ledger_heads=dict(checkpoint.ledger_heads),
@@ -202,7 +122,7 @@ class Registry:
             CheckpointError: it is damaged, of a version that cannot be read, or a file that it names is missing or
                 altered.
         """
-        manifest = _manifest_in(self._folder)
+        manifest = read_manifest(self._folder)
         if manifest is None:
             return None
         try:
@@ -222,7 +142,7 @@ class Registry:
                 ended_early=manifest.ended_early,
             )
         except (OSError, ValueError, AdapterError) as error:
-            raise _damaged(self._folder, error) from error
+            raise damaged(self._folder, error) from error
 
     def adapter_after(self, record: RoundRecord) -> AdapterState:
         """The adapter after a finished round.
@@ -231,14 +151,14 @@ class Registry:
             CheckpointError: a file of it is missing or altered, or an older version did not note which ones they are.
         """
         try:
-            return self._adapter(_AdapterEntry(digest=record.adapter_digest, factors=record.factors))
+            return self._adapter(AdapterEntry(digest=record.adapter_digest, factors=record.factors))
         except (OSError, ValueError, AdapterError) as error:
             raise CheckpointError(
                 f"{self._folder}: the adapter after round {record.round_index + 1} cannot be read",
                 found=type(error).__name__ if record.factors else "a round of an older Yoriai version",
             ) from error
 
-    def _adapter(self, entry: _AdapterEntry) -> AdapterState:
+    def _adapter(self, entry: AdapterEntry) -> AdapterState:
         parts = [
             AdapterState.from_bytes((self._folder / "adapters" / f"{digest}.safetensors").read_bytes())
             for digest in entry.factors.values()
@@ -282,43 +202,6 @@ def last_checkpoint(registry: Registry, digest: str, run_id: str) -> Checkpoint 
             remedy="resume with the job and base model it was started with, or choose another folder",
         )
     return stored
-
-
-def summary_of(folder: Path) -> Summary:
-    """How far the run in a folder has got, without reading an adapter or making anything; nothing done at first.
-
-    Raises:
-        CheckpointError: as `Registry.load`.
-    """
-    manifest = _manifest_in(folder)
-    if manifest is None:
-        return Summary()
-    delivered = sorted(site for site, digest in manifest.delivered.items() if digest)
-    told = sorted(manifest.delivered.keys() - set(delivered))
-    return Summary(
-        manifest.next_round, manifest.adapter.digest, tuple(delivered), tuple(told), ended_early=manifest.ended_early
-    )
-
-
-def _manifest_in(folder: Path) -> _Manifest | None:
-    path = folder / "checkpoint.json"
-    try:
-        manifest = _Manifest.model_validate_json(json.dumps(migrated(json.loads(path.read_bytes()), path)))
-        if len(manifest.rounds) != manifest.next_round:
-            raise ValueError
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, RecursionError) as error:
-        raise _damaged(folder, error) from error
-    return manifest
-
-
-def _damaged(folder: Path, error: Exception) -> CheckpointError:
-    return CheckpointError(
-        f"{folder / 'checkpoint.json'}, or a file that it names, is damaged or missing",
-        found=type(error).__name__,
-        remedy="start the run again in a new folder",
-    )
 
 
 def factor_digests(adapter: AdapterState) -> dict[str, str]:

@@ -193,11 +193,11 @@ def too_few(found: str, reasons: Mapping[str, str], least: int) -> RoundError:
     )
 
 
-def with_reasons(error: RoundError, reasons: Mapping[str, str]) -> RoundError:
-    """The same error with more sites named."""
+def with_reasons(error: RoundError, reasons: Mapping[str, str], *, what: str = "") -> RoundError:
+    """The same error with more sites named, and in other words for what happened if there are any."""
     named = "; ".join(f"{site}: {reason}" for site, reason in sorted(reasons.items()) if not _names(error.found, site))
     found = f"{error.found}; {named}" if named else error.found
-    return RoundError(error.what, found=found, expected=error.expected, remedy=error.remedy)
+    return RoundError(what or error.what, found=found, expected=error.expected, remedy=error.remedy)
 
 
 def _names(text: str, site: str) -> bool:

@@ -15,8 +15,9 @@ from yoriai.privacy.identity.roster import Directory, Roster, read_roster
 from yoriai.privacy.job_terms.plain_roster import plain_roster
 from yoriai.server.folder.server_folder import ServerFolder
 from yoriai.server.round.coordinator import Coordinator
+from yoriai.server.round.manifest import summary_of
 from yoriai.server.round.messenger import Transport
-from yoriai.server.round.registry import Checkpoint, Registry, summary_of
+from yoriai.server.round.registry import Checkpoint, Registry
 from yoriai.server.round.rosters import SignedRoster
 from yoriai.server.service.job_store import StoredJob
 from yoriai.server.service.progress import WatchedTransport

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from yoriai.errors import YoriaiError
 from yoriai.server.folder.server_folder import ServerFolder
-from yoriai.server.round.registry import summary_of
+from yoriai.server.round.manifest import summary_of
 from yoriai.server.service.job_store import JobStore, StoredJob
 from yoriai.server.service.progress import Progress, read_progress
 from yoriai.system.metrics import Reading

@@ -8,7 +8,7 @@ from yoriai.errors import RoundError, YoriaiError
 from yoriai.server.flower.flower_control import FlowerControl
 from yoriai.server.flower.nodes import NodeBook
 from yoriai.server.folder.server_folder import ServerFolder
-from yoriai.server.round.registry import summary_of
+from yoriai.server.round.manifest import summary_of
 from yoriai.server.service.job_store import JobStore, StoredJob
 from yoriai.server.service.progress import read_progress
 

@@ -21,8 +21,9 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from yoriai.privacy.identity.identity import Authority, SigningKey, Trust, fingerprint, make_request
+from yoriai.privacy.identity.certificates import Authority, Trust, fingerprint, make_request
 from yoriai.privacy.identity.roster import Directory, Roster, RosterEntry
+from yoriai.privacy.identity.signing_key import SigningKey
 from yoriai.privacy.secagg import (
     Advertising,
     FixedPoint,

@@ -14,7 +14,7 @@ from yoriai.client.model.model_session import ModelSession
 from yoriai.client.records.units import owner_name
 from yoriai.privacy.dp.wording import adjacency
 from yoriai.privacy.job_terms.noise import honest_shares
-from yoriai.server.round.registry import RoundRecord
+from yoriai.server.round.manifest import RoundRecord
 from yoriai.simulations.report.report import (
     PERSONAL,
     TRAININGS,

@@ -12,21 +12,14 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from yoriai.privacy.identity.certificates import Authority, Trust, fingerprint, make_request
 from yoriai.privacy.identity.coordinator_identity import (
     certify_coordinator,
     make_coordinator_request,
     read_coordinator_request,
 )
-from yoriai.privacy.identity.identity import (
-    Authority,
-    SigningKey,
-    Trust,
-    fingerprint,
-    make_request,
-    read_key,
-    write_key,
-)
 from yoriai.privacy.identity.roster import Directory, Roster, RosterEntry, read_roster, sign_roster
+from yoriai.privacy.identity.signing_key import SigningKey, read_key, write_key
 from yoriai.server.round.rosters import SignedRoster
 from yoriai.server.round.sealing import Signing
 from yoriai.system.run_files import write_run_file

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from yoriai.client.offer.job_book import JobBook, Terms
+from yoriai.client.offer.job_book import JobBook
+from yoriai.client.offer.job_entry import Terms
 from yoriai.config import JobConfig, job_digest
 
 BASE = "ab" * 32

@@ -26,7 +26,8 @@ from yoriai import wire
 from yoriai.client.cli.jobs_terms import early_end
 from yoriai.client.folder.site_folder import make_site
 from yoriai.client.model.model_session import ModelSession
-from yoriai.client.offer.job_book import Entry, JobBook, operator_name
+from yoriai.client.offer.job_book import JobBook, operator_name
+from yoriai.client.offer.job_entry import Entry
 from yoriai.client.records.records import Record
 from yoriai.client.site import own_evaluation
 from yoriai.client.site.deliveries import Deliveries
@@ -36,7 +37,7 @@ from yoriai.client.site.site import Site
 from yoriai.config import JobConfig, PolicySection, SiteConfig, job_digest
 from yoriai.errors import EXIT_BAD_INPUT, EXIT_REFUSED
 from yoriai.privacy.identity.delivery import DeliveryStatement, sign_delivery
-from yoriai.privacy.identity.identity import SigningKey
+from yoriai.privacy.identity.signing_key import SigningKey
 from yoriai.privacy.ledger.folder import open_in_folder
 from yoriai.privacy.ledger.ledger import Ledger, Policy
 from yoriai.strategies.adapter import AdapterState

@@ -15,8 +15,9 @@ from yoriai import wire
 from yoriai.client.model.model_session import ModelSession
 from yoriai.client.site.site import Site
 from yoriai.config import JobConfig, PolicySection, SiteConfig
-from yoriai.privacy.identity.identity import SigningKey, Trust
+from yoriai.privacy.identity.certificates import Trust
 from yoriai.privacy.identity.instruction import SequenceMemory
+from yoriai.privacy.identity.signing_key import SigningKey
 from yoriai.privacy.ledger.ledger import Ledger
 from yoriai.server.round.sealing import Sealer
 

@@ -11,7 +11,8 @@ import pytest
 
 from tests.client.books import approved, state, terms
 from yoriai.client.offer import job_book
-from yoriai.client.offer.job_book import MOST, Entry, JobBook, operator_name
+from yoriai.client.offer.job_book import MOST, JobBook, operator_name
+from yoriai.client.offer.job_entry import Entry
 from yoriai.errors import ConfigError, PolicyError, StorageError
 
 

@@ -11,7 +11,8 @@ from tests.client.books import BASE
 from tests.commands import yoriai
 from yoriai.client.cli.jobs_terms import Budget, Row, print_terms, terms_rows
 from yoriai.client.folder.site_folder import SiteFolder, make_site
-from yoriai.client.offer.job_book import Entry, JobBook, Terms
+from yoriai.client.offer.job_book import JobBook
+from yoriai.client.offer.job_entry import Entry, Terms
 from yoriai.client.offer.usual import USUAL, numbers_of, unusual
 from yoriai.config import (
     JobConfig,

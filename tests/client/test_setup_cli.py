@@ -13,8 +13,8 @@ from yoriai.client.cli import site_setup_cli as setup_cli
 from yoriai.client.folder.site_folder import SiteFolder, make_site
 from yoriai.config import PolicySection, RecordsSection, SiteConfig, load_site, parse_site, site_to_toml
 from yoriai.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_REFUSED, ConfigError, IdentityError
-from yoriai.privacy.identity.identity import read_key
 from yoriai.privacy.identity.node_key import NodeKey
+from yoriai.privacy.identity.signing_key import read_key
 
 DEFAULTS = "\n" * 13
 

@@ -18,7 +18,7 @@ from yoriai.client.model.model_session import ModelSession
 from yoriai.client.records.records import read_sites
 from yoriai.client.site import secure_round
 from yoriai.config import job_digest
-from yoriai.privacy.identity.identity import read_key
+from yoriai.privacy.identity.signing_key import read_key
 from yoriai.server.round.registry import Registry
 from yoriai.server.service.job_store import StoredJob
 from yoriai.simulations.run.simulated_federation import Federation, run_federation

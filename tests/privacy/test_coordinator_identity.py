@@ -7,6 +7,7 @@ import pytest
 
 from tests.privacy.secagg.cohort import NOW, YEAR, authority, certificate, signing_key, trust
 from yoriai.errors import IdentityError
+from yoriai.privacy.identity.certificates import Authority
 from yoriai.privacy.identity.coordinator_identity import (
     CoordinatorCertificate,
     CoordinatorRequest,
@@ -17,7 +18,6 @@ from yoriai.privacy.identity.coordinator_identity import (
     read_coordinator_request,
 )
 from yoriai.privacy.identity.enrolment import Enrolment, make_request, read_enrolment, read_request, sign_enrolment
-from yoriai.privacy.identity.identity import Authority
 from yoriai.privacy.identity.node_key import NodeKey
 from yoriai.privacy.identity.roster import Roster, read_roster, sign_roster
 from yoriai.privacy.identity.signed_file import SignedFormat, canonical_json

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from yoriai.errors import IdentityError
+from yoriai.privacy.identity.certificates import Authority
 from yoriai.privacy.identity.coordinator_identity import (
     certified_federation,
     certify_coordinator,
@@ -15,8 +16,8 @@ from yoriai.privacy.identity.coordinator_identity import (
     read_coordinator_request,
 )
 from yoriai.privacy.identity.delivery import _FORMAT, DeliveryStatement, read_delivery, sign_delivery
-from yoriai.privacy.identity.identity import Authority, SigningKey
 from yoriai.privacy.identity.signed_file import SignedFormat, canonical_json
+from yoriai.privacy.identity.signing_key import SigningKey
 
 KEY = SigningKey.generate()
 STATEMENT = DeliveryStatement(

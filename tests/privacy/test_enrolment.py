@@ -19,10 +19,11 @@ from cryptography.hazmat.primitives.serialization import (
 
 from tests.privacy.secagg.cohort import NOW, YEAR, authority, certificate, signing_key, trust
 from yoriai.errors import IdentityError, StorageError
+from yoriai.privacy.identity.certificates import Authority
 from yoriai.privacy.identity.enrolment import Enrolment, make_request, read_enrolment, read_request, sign_enrolment
-from yoriai.privacy.identity.identity import Authority, SigningKey
 from yoriai.privacy.identity.node_key import NodeKey, check_node_key
 from yoriai.privacy.identity.signed_file import SignedFormat, canonical_json
+from yoriai.privacy.identity.signing_key import SigningKey
 
 NAME = "site-0000"
 NODE = NodeKey.generate()

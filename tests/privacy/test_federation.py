@@ -12,10 +12,10 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from tests.crashes import survives
 from tests.privacy.secagg.cohort import NOW, YEAR, authority, signing_key
 from yoriai.errors import IdentityError, StorageError
+from yoriai.privacy.identity.certificates import Trust, revocation_number
 from yoriai.privacy.identity.enrolment import Request, make_request, read_enrolment, read_request
 from yoriai.privacy.identity.federation import Federation, read_federation, sign_federation
 from yoriai.privacy.identity.federation_folder import certificate_file, found_federation, look_at, unlocked
-from yoriai.privacy.identity.identity import Trust, revocation_number
 from yoriai.privacy.identity.membership import MembershipTerms
 from yoriai.privacy.identity.node_key import NodeKey
 from yoriai.privacy.identity.roster import read_roster

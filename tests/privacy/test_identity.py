@@ -17,18 +17,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from tests.privacy.secagg.cohort import NOW, YEAR, authority, certificate, roster, signing_key, trust
 from yoriai.errors import IdentityError, StorageError
-from yoriai.privacy.identity.identity import (
-    Authority,
-    SigningKey,
-    Trust,
-    fingerprint,
-    make_request,
-    read_key,
-    verify,
-    write_key,
-)
+from yoriai.privacy.identity.certificates import Authority, Trust, fingerprint, make_request
 from yoriai.privacy.identity.key_file import read_private
 from yoriai.privacy.identity.roster import Directory, Roster, RosterEntry, RosterMemory, read_roster, sign_roster
+from yoriai.privacy.identity.signing_key import SigningKey, read_key, verify, write_key
 
 NAME = "site-0000"
 

@@ -11,7 +11,6 @@ import pytest
 
 from yoriai.errors import IdentityError, StorageError
 from yoriai.privacy.identity.delivery import DeliveryStatement, sign_delivery
-from yoriai.privacy.identity.identity import SigningKey
 from yoriai.privacy.identity.instruction import (
     InstructionStatement,
     SequenceMemory,
@@ -19,6 +18,7 @@ from yoriai.privacy.identity.instruction import (
     read_instruction,
     sign_instruction,
 )
+from yoriai.privacy.identity.signing_key import SigningKey
 
 NOW = datetime(2026, 11, 29, tzinfo=UTC)
 KEY = SigningKey.generate()

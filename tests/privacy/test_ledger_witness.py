@@ -8,7 +8,7 @@ import pytest
 
 from tests.privacy.ledgers import EVENT, charge, open_ledger, tamper
 from yoriai.errors import ConfigError, IdentityError, LedgerError
-from yoriai.privacy.identity.identity import SigningKey
+from yoriai.privacy.identity.signing_key import SigningKey
 from yoriai.privacy.ledger import file as ledger_file
 from yoriai.privacy.ledger.ledger import Ledger
 from yoriai.privacy.ledger.witness import commit, committed, read_head, second_place

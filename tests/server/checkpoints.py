@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from yoriai.server.round.registry import Checkpoint, FactorGroup, RoundRecord
+from yoriai.server.round.manifest import RoundRecord
+from yoriai.server.round.registry import Checkpoint, FactorGroup
 from yoriai.strategies.adapter import AdapterState
 
 

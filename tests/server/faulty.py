@@ -9,7 +9,8 @@ import numpy as np
 from tests.coordinators import asked
 from yoriai import wire
 from yoriai.config import JobConfig, override
-from yoriai.server.round.coordinator import Coordinator, Deadlines
+from yoriai.server.round.attendance import Deadlines
+from yoriai.server.round.coordinator import Coordinator
 from yoriai.server.round.registry import Registry
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.rule import get_rule

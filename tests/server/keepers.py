@@ -6,7 +6,8 @@ from tests.coordinators import Known, asked
 from tests.server.faulty import BASE_DIGEST, RUN_ID, FakeSite, FaultyTransport, small_job
 from yoriai import wire
 from yoriai.config import JobConfig
-from yoriai.server.round.coordinator import Coordinator, Deadlines
+from yoriai.server.round.attendance import Deadlines
+from yoriai.server.round.coordinator import Coordinator
 from yoriai.server.round.registry import Registry
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.rule import get_rule

@@ -10,7 +10,7 @@ from tests.server.faulty import FaultyTransport, initial_adapter, small_job
 from tests.server.keepers import Keeper, coordinator, keepers
 from yoriai import wire
 from yoriai.errors import RoundError
-from yoriai.server.round.coordinator import Deadlines
+from yoriai.server.round.attendance import Deadlines
 from yoriai.server.round.registry import Checkpoint
 
 INITIAL = initial_adapter()

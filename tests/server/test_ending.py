@@ -11,7 +11,8 @@ from yoriai import wire
 from yoriai.errors import RoundError
 from yoriai.privacy.identity.delivery import DeliveryStatement, read_delivery
 from yoriai.server.round.coordinator import Coordinator
-from yoriai.server.round.registry import Checkpoint, Registry, summary_of
+from yoriai.server.round.manifest import summary_of
+from yoriai.server.round.registry import Checkpoint, Registry
 
 INITIAL = initial_adapter()
 LONG = small_job(federation__rounds=5)

@@ -11,14 +11,15 @@ from tests.commands import PASSPHRASE, Office, Outcome, found, server, site, yor
 from tests.crashes import survives
 from tests.server.enrolling import NAMES, bring, enrolled, files, sign
 from yoriai.errors import EXIT_BAD_INPUT, EXIT_REFUSED, IdentityError, StorageError
+from yoriai.privacy.identity.certificates import Authority
 from yoriai.privacy.identity.coordinator_identity import (
     certify_coordinator,
     read_coordinator_certificate,
     read_coordinator_request,
 )
 from yoriai.privacy.identity.enrolment import read_enrolment
-from yoriai.privacy.identity.identity import Authority, read_key
 from yoriai.privacy.identity.node_key import NodeKey
+from yoriai.privacy.identity.signing_key import read_key
 from yoriai.server.cli import server_setup_cli as setup_cli
 from yoriai.server.folder.server_folder import ServerFolder
 

@@ -20,7 +20,7 @@ from tests.system import needed
 from yoriai.config import ServerConfig, load_server, parse_server, server_of, server_to_toml
 from yoriai.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_REFUSED, ConfigError
 from yoriai.flower import environment
-from yoriai.privacy.identity.identity import read_key
+from yoriai.privacy.identity.signing_key import read_key
 from yoriai.server.folder.server_files import rendered
 from yoriai.server.folder.server_folder import ServerFolder
 from yoriai.server.folder.server_setup import make_server

@@ -16,7 +16,7 @@ from yoriai.client.site.round_trainer import RoundTrainer
 from yoriai.client.training.shared_round import SharedSum
 from yoriai.client.training.train import LocalUpdate
 from yoriai.errors import ConfigError, RoundError
-from yoriai.privacy.identity.identity import Trust
+from yoriai.privacy.identity.certificates import Trust
 from yoriai.privacy.secagg import FixedPoint
 from yoriai.privacy.secagg.fixedpoint import add_packed_block, packed_bytes
 from yoriai.privacy.secagg.messages import HEADER_BYTES

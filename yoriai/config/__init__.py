@@ -12,22 +12,19 @@ from pydantic import BaseModel, ValidationError
 
 from yoriai.config.faults import KeyPath, all_faults, dotted, faults_of, schema_fault, syntax_error
 from yoriai.config.models import (
-    BaseSection,
     DeadlinesSection,
     EvaluationSection,
     FederationSection,
     JobConfig,
-    LoraSection,
     PersonalSection,
     PrivacySection,
     SecureAggregationSection,
     SpeedSection,
-    TaskSection,
-    TrainingSection,
 )
 from yoriai.config.server import ServerConfig
 from yoriai.config.site import LedgerSection, ModelSection, PolicySection, RecordsSection, ServerSection, SiteConfig
 from yoriai.config.text import file_place, template_of
+from yoriai.config.training import BaseSection, LoraSection, TaskSection, TrainingSection
 from yoriai.errors import ConfigError, YoriaiError
 
 __all__ = [

@@ -12,8 +12,9 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.serialization import Encoding
 from numpy.typing import NDArray
 
-from yoriai.privacy.identity.identity import Authority, SigningKey, Trust, fingerprint, make_request
+from yoriai.privacy.identity.certificates import Authority, Trust, fingerprint, make_request
 from yoriai.privacy.identity.roster import Directory, Roster, RosterEntry
+from yoriai.privacy.identity.signing_key import SigningKey
 from yoriai.privacy.secagg import (
     Advertising,
     FixedPoint,

@@ -20,7 +20,7 @@ from tests.privacy.secagg.cohort import (
     trust,
 )
 from yoriai.errors import IdentityError, PolicyError, ProtocolError, SpentError
-from yoriai.privacy.identity.identity import Authority, make_request
+from yoriai.privacy.identity.certificates import Authority, make_request
 from yoriai.privacy.identity.roster import Directory
 from yoriai.privacy.secagg import Member, SitePolicy, advertise, slot
 from yoriai.privacy.secagg import messages as wire

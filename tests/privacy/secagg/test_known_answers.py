@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from yoriai.errors import IdentityError, ProtocolError
-from yoriai.privacy.identity.identity import SigningKey, verify
+from yoriai.privacy.identity.signing_key import SigningKey, verify
 from yoriai.privacy.secagg.masks import RandomBits, Scratch, agree, derive
 from yoriai.privacy.secagg.secret import SecretBytes
 

@@ -1,11 +1,10 @@
-"""Who is who: the federation CA, site certificates, revocations, and the keys behind them.
+"""Who is who: the federation CA, site certificates and revocations.
 
 The CA belongs to the consortium of sites, not to the server's operator. It signs one X.509 certificate a site (Ed25519,
 RFC 8032 and RFC 8410) and the roster (see `roster.py`). Sites pin the CA's certificate, so a server that brings its own
 CA gets nowhere; a site that is given a wrong CA at installation is not protected, and no protocol can mend that.
 
-Private keys are written once, with mode 0600, optionally under a passphrase (PKCS#8). The functions here take the
-time as an argument. Only the `read_` and `write_` functions touch files.
+The functions here take the time as an argument and touch no file.
 """
 
 import hashlib
@@ -14,98 +13,20 @@ import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from pathlib import Path
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import (
-    BestAvailableEncryption,
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    load_pem_private_key,
-)
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from yoriai.errors import IdentityError
-from yoriai.privacy.identity.key_file import read_private, write_private
 from yoriai.privacy.identity.public_keys import check_ed25519
+from yoriai.privacy.identity.signing_key import SigningKey
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SKEW = timedelta(minutes=5)
-
-
-class SigningKey:
-    """An Ed25519 private key that signs under a domain: redacted in `repr`, and never pickled or copied."""
-
-    __slots__ = ("_key",)
-
-    def __init__(self, key: Ed25519PrivateKey) -> None:
-        self._key = key
-
-    @classmethod
-    def generate(cls) -> "SigningKey":
-        """A fresh key from the operating system's generator."""
-        return cls(Ed25519PrivateKey.generate())
-
-    @property
-    def public_key(self) -> Ed25519PublicKey:
-        """The public half."""
-        return self._key.public_key()
-
-    def sign(self, domain: bytes, message: bytes) -> bytes:
-        """Sign `domain`, a zero byte and `message`: a signature for one purpose is none for another. 64 bytes."""
-        return self._key.sign(domain + b"\0" + message)
-
-    def for_x509(self) -> Ed25519PrivateKey:
-        """The key itself, for certificates and requests, which have an encoding of their own."""
-        return self._key
-
-    def __repr__(self) -> str:
-        return "<SigningKey: redacted>"
-
-    def __reduce_ex__(self, protocol: object) -> str | tuple[object, ...]:
-        raise TypeError("a SigningKey can be neither pickled nor copied")
-
-
-def verify(public_key: Ed25519PublicKey, domain: bytes, message: bytes, signature: bytes) -> None:
-    """Check a signature of `SigningKey.sign`.
-
-    Raises:
-        IdentityError: if it is not the key's signature of this message for this domain.
-    """
-    try:
-        public_key.verify(signature, domain + b"\0" + message)
-    except InvalidSignature:
-        raise IdentityError("a signature does not fit its message", remedy="treat the message as forged") from None
-
-
-def write_key(path: Path, key: SigningKey, passphrase: bytes | None = None) -> None:
-    """Write a private key to a new file with mode 0600.
-
-    Raises:
-        IdentityError: if the file exists; a key is never overwritten.
-    """
-    cipher = BestAvailableEncryption(passphrase) if passphrase else NoEncryption()
-    write_private(path, key.for_x509().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, cipher))
-
-
-def read_key(path: Path, passphrase: bytes | None = None) -> SigningKey:
-    """Read a private key.
-
-    Raises:
-        IdentityError: if others may read the file, the passphrase is wrong or missing, or it is no Ed25519 key.
-    """
-    data = read_private(path)
-    try:
-        key = load_pem_private_key(data, passphrase)
-    except (ValueError, TypeError):
-        raise IdentityError(f"key file {path} cannot be read", remedy="check the file and its passphrase") from None
-    if not isinstance(key, Ed25519PrivateKey):
-        raise IdentityError(f"key file {path} holds another kind of key", expected="Ed25519")
-    return SigningKey(key)
 
 
 def check_name(name: str) -> str:

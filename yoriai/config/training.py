@@ -1,0 +1,107 @@
+"""What the sites of a job train, and how: the settings of base model, adapter, task and local steps."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from yoriai.config.types import Digest, Layers, NonEmpty, SomeTexts, Table, Template, Texts, Whole
+
+
+class BaseSection(Table):
+    """The language model that all sites adapt."""
+
+    model: NonEmpty = Field(
+        default="smollm2-135m-instruct",
+        description="The base model: the name of a packaged one, a Hugging Face hub id, a folder, or a .gguf file.",
+    )
+    digest: Digest | None = Field(
+        default=None,
+        description="SHA-256 of the base model's weights, in hexadecimal. When given, a site refuses any other model.",
+        examples=["0" * 64],
+    )
+
+
+class LoraSection(Table):
+    """The shape of the adapter."""
+
+    rank: int = Field(
+        default=16, ge=1, le=8192, description="Rank of each low-rank factor pair (a count of directions)."
+    )
+    alpha: float = Field(
+        default=16.0,
+        ge=1e-3,
+        le=1e4,
+        description="LoRA's alpha: the adapter's product is scaled by alpha / rank (no unit).",
+    )
+    target_modules: SomeTexts = Field(
+        default=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+        description="Names of the linear maps in each transformer layer that get an adapter.",
+    )
+    layers: Layers = Field(
+        default="last:8", description="Which transformer layers get an adapter: all, or the last K of them."
+    )
+
+
+class TaskSection(Table):
+    """What the records teach."""
+
+    kind: Literal["auto", "lm", "instruct", "classify"] = Field(
+        default="auto",
+        description="auto looks at the records and says what it chose; lm learns whole texts; instruct learns "
+        "responses to prompts; classify chooses one of a few labels.",
+    )
+    template: Template | None = Field(
+        default=None,
+        description="The text around a prompt, for instruct and classify. Left out, a default suits the kind.",
+        examples=["Question: {prompt}\nAnswer:"],
+    )
+    labels: Texts = Field(
+        default=(),
+        description="The labels of a classify task, in order. Empty: every distinct response in the records is one.",
+    )
+    max_tokens: int = Field(default=128, ge=1, le=1_000_000, description="Longest record, in tokens.")
+    too_long: Literal["cut", "refuse"] = Field(
+        default="cut",
+        description="What happens to a longer record: cut it to max_tokens and count it, or refuse it. A simulation "
+        "then refuses the data set; a site of a deployment leaves the record out.",
+    )
+
+
+class TrainingSection(Table):
+    """Training at a site. Bears on privacy: sampling_rate and local_steps decide how much noise an epsilon needs."""
+
+    local_steps: int = Field(default=1, ge=1, le=10_000, description="Optimiser steps that a site takes in a round.")
+    sampling_rate: float = Field(
+        default=0.12,
+        ge=1e-6,
+        le=1,
+        description="Probability with which each record, or each owner with all of their records, enters a step's "
+        "batch (Poisson sampling); which of the two, privacy.unit says.",
+    )
+    records_per_weight: int = Field(
+        default=10,
+        ge=1,
+        le=1_000_000,
+        description="A public unit, in records: weight w in the roster stands for w * records_per_weight records, so "
+        "that the exact size of a site's data set stays at the site. Where privacy.unit is owner, it counts owners.",
+    )
+    optimizer: Literal["sgd", "adam"] = Field(default="sgd", description="The optimiser of the local steps.")
+    learning_rate: float = Field(
+        default=1.0, ge=1e-8, le=1e4, description="Step size of the local optimiser (no unit)."
+    )
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        default="constant", description="How the local learning rate falls from the first round to the last."
+    )
+    proximal_mu: float = Field(
+        default=0.0,
+        ge=0,
+        le=1e4,
+        description="FedProx: how strongly later local steps are pulled back to the round's adapter (no unit).",
+    )
+    lowpass: bool = Field(
+        default=False,
+        description="Smooth the noised gradient along the features of each map; costs no privacy, and not for core.",
+    )
+    seed: Whole = Field(
+        default=0, description="Public seed of the initial factors only. Sampling and noise never come from it."
+    )
