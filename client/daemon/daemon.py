@@ -28,7 +28,7 @@ from yoriai import wire
 from yoriai.client.daemon.daemon_config import DaemonConfig
 from yoriai.client.daemon.listener import Listener, Peer, peer_of
 from yoriai.client.daemon.message_worker import MessageWorker, OpenSite, refuse
-from yoriai.client.daemon.signals import wake_up_call
+from yoriai.system.signals import wake_up_call
 from yoriai.client.daemon.site_metrics import daemon_readings
 from yoriai.client.daemon.socket_protocol import LARGEST_MESSAGE_BYTES, SOCKET_VERSION, Busy, FrameKind, Line, too_long
 from yoriai.errors import EXIT_PARTIAL, DaemonError, WireError, YoriaiError

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from yoriai import flower
 from yoriai.client.daemon.daemon_client import DaemonClient
 from yoriai.client.daemon.daemon_config import socket_in
-from yoriai.client.daemon.signals import wake_up_call
+from yoriai.system.signals import wake_up_call
 from yoriai.client.folder.owners import make_run
 from yoriai.client.folder.site_folder import SiteFolder
 from yoriai.client.node.node import GRACE_S, node_socket_in

@@ -22,7 +22,7 @@ from yoriai.client.daemon.daemon_config import DaemonConfig, config_in
 from yoriai.client.daemon.daemon_site import open_site
 from yoriai.client.daemon.listener import Listener
 from yoriai.client.daemon.message_worker import MessageWorker, OpenSite
-from yoriai.client.daemon.signals import wake_up_call
+from yoriai.system.signals import wake_up_call
 from yoriai.client.model.tasks import TaskHead
 from yoriai.client.site.job import Round
 from yoriai.client.site.round_trainer import Progress, SiteHooks
