@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from yoriai.config import JobConfig
 from yoriai.errors import ConfigError, PolicyError, StorageError
-from yoriai.system.files import PRIVATE, locked_folder, make_private_folder, sync_folder, write_atomically
+from yoriai.system.files import PRIVATE, locked_folder, make_private_folder, sync, write_atomically
 
 State = Literal["waiting", "approved", "refused", "accepted", "delivered", "ended"]
 
@@ -283,7 +283,7 @@ class JobBook:
                     kept.append((entry.seen_at, path))
         for _, path in sorted(kept)[: -MOST[state]]:
             path.unlink(missing_ok=True)
-        sync_folder(self._folder)
+        sync(self._folder)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

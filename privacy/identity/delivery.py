@@ -15,9 +15,7 @@ from a site what the others sent. Nor why a run ended early.
 import re
 from dataclasses import asdict, dataclass
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
-from yoriai.privacy.identity.identity import SigningKey, check_name
+from yoriai.privacy.identity.identity import check_name
 from yoriai.privacy.identity.signed_file import SignedFormat, canonical_json
 
 _FORMAT = SignedFormat(
@@ -69,19 +67,5 @@ class DeliveryStatement:
         return canonical_json(asdict(self))
 
 
-def sign_delivery(key: SigningKey, statement: DeliveryStatement) -> bytes:
-    """The statement's file."""
-    return _FORMAT.seal(key, statement.payload)
-
-
-def read_delivery(data: bytes, public_key: Ed25519PublicKey) -> DeliveryStatement:
-    """Verify and parse a statement.
-
-    Args:
-        data: the file.
-        public_key: of the coordinator's certificate.
-
-    Raises:
-        IdentityError: this key did not sign it, or it is malformed or of another version.
-    """
-    return _FORMAT.statement(data, public_key, DeliveryStatement)
+# Key and statement -> file; file and the public key of the coordinator's certificate -> statement.
+sign_delivery, read_delivery = _FORMAT.statements(DeliveryStatement)
