@@ -205,26 +205,31 @@ def difference(a: AdapterState, b: AdapterState) -> AdapterState:
     return elementwise(np.subtract, a, b)
 
 
-def weighted_sum(updates: Mapping[str, tuple[float, AdapterState]]) -> AdapterState:
-    """Sum of weight · state over sites: added in float64, in sorted order of the sites' names, rounded once.
+def weighted_mean(updates: Mapping[str, tuple[float, AdapterState]]) -> AdapterState:
+    """Σ weight · state / Σ weight over sites: added in float64, in sorted order of the sites' names, rounded once.
 
     Bit-for-bit reproducible: the order of the mapping does not matter, and each entry is made by elementwise IEEE
-    products and sums in a fixed order, without a reduction whose order a library or a processor could choose.
+    products and sums in a fixed order, without a reduction whose order a library or a processor could choose. The mean
+    of equal states is that state.
 
     Raises:
-        AdapterError: no updates, a negative or non-finite weight, or names or shapes that differ between sites.
+        AdapterError: no updates, a negative or non-finite weight, all weights zero, or names or shapes that differ
+            between sites.
     """
-    return _rounded(_sum_float64(updates))
-
-
-def weighted_mean(updates: Mapping[str, tuple[float, AdapterState]]) -> AdapterState:
-    """`weighted_sum` over the sum of weights, divided before the one rounding: the mean of equal states is that state.
-
-    Raises:
-        AdapterError: as `weighted_sum`, or all weights are zero.
-    """
-    sums = _sum_float64(updates)
-    total = sum(updates[site][0] for site in sorted(updates))
+    if not updates:
+        raise AdapterError("a sum over sites has no updates", expected="at least one site")
+    sites = sorted(updates)
+    first = updates[sites[0]][1]
+    sums = {name: np.zeros(tensor.shape, np.float64) for name, tensor in first.tensors.items()}
+    for site in sites:
+        weight, state = updates[site]
+        _require_finite(weight, f"the weight of site {site}")
+        if weight < 0:
+            raise AdapterError(f"the weight of site {site} is negative", found=str(weight), expected="0 or more")
+        _require_same_layout(first, state)
+        for name, tensor in state.tensors.items():
+            sums[name] += weight * tensor.astype(np.float64)
+    total = sum(updates[site][0] for site in sites)
     if total == 0:
         raise AdapterError("all weights of a mean are zero", expected="at least one positive weight")
     return _rounded({name: values / total for name, values in sums.items()})
@@ -246,23 +251,6 @@ def elementwise(
             for name in first.tensors
         }
     )
-
-
-def _sum_float64(updates: Mapping[str, tuple[float, AdapterState]]) -> dict[str, NDArray[np.float64]]:
-    if not updates:
-        raise AdapterError("a sum over sites has no updates", expected="at least one site")
-    sites = sorted(updates)
-    first = updates[sites[0]][1]
-    sums = {name: np.zeros(tensor.shape, np.float64) for name, tensor in first.tensors.items()}
-    for site in sites:
-        weight, state = updates[site]
-        _require_finite(weight, f"the weight of site {site}")
-        if weight < 0:
-            raise AdapterError(f"the weight of site {site} is negative", found=str(weight), expected="0 or more")
-        _require_same_layout(first, state)
-        for name, tensor in state.tensors.items():
-            sums[name] += weight * tensor.astype(np.float64)
-    return sums
 
 
 def _rounded(tensors: Mapping[str, NDArray[np.float64]]) -> AdapterState:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from yoriai.errors import AdapterError
 from yoriai.strategies.adapter import AdapterState
-from yoriai.strategies.factors import BaseFactors, Maps, add_to_trainable, check_rank
+from yoriai.strategies.factors import BaseFactors, Maps, add_to_trainable, any_values, as_it_was, check_rank
 from yoriai.strategies.server_opt import KINDS
 
 
@@ -37,6 +37,8 @@ class Core:
     factors: ClassVar[tuple[str, ...]] = ("A", "R", "U")
     moving: ClassVar[tuple[str, ...]] = ("R",)
     server_optimizers: ClassVar[tuple[str, ...]] = KINDS
+    carried = staticmethod(as_it_was)
+    verify = staticmethod(any_values)
 
     def trainable(self, round_index: int) -> tuple[str, ...]:
         """R in every round."""
@@ -76,13 +78,6 @@ class Core:
     def combine(self, current: AdapterState, mean_update: AdapterState, round_index: int) -> AdapterState:
         """R + mean update; U and A stay. Raises AdapterError unless the update is R alone, of the same shapes."""
         return add_to_trainable(current, mean_update, self.trainable(round_index))
-
-    def carried(self, moment: AdapterState, before: AdapterState, after: AdapterState) -> AdapterState:
-        """The moment itself: the entries of the trained factors keep their meaning."""
-        return moment
-
-    def verify(self, offered: AdapterState, state: AdapterState) -> None:
-        """Any values will do; what stands still is never sent again."""
 
     def to_peft(self, state: AdapterState) -> AdapterState:
         """A = V_rᵀ, B = U · R, under the same alpha and rank.

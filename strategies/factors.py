@@ -55,14 +55,32 @@ def kaiming_uniform(path: str, rank: int, in_features: int, seed: int) -> NDArra
     return matrix
 
 
-def lora_start(maps: Maps, rank: int, seed: int) -> AdapterState:
-    """A from the public seed, B zero: the adapted model starts as the base model. Raises AdapterError on a bad rank."""
+def lora_start(maps: Maps, rank: int, seed: int, base_factors: BaseFactors | None = None) -> AdapterState:
+    """A Kaiming-uniform from the public seed, B zero, as PEFT starts: the base model itself; `base_factors` is unused.
+
+    Raises:
+        AdapterError: the rank does not fit a map.
+    """
     check_rank(maps, rank)
     tensors: dict[str, NDArray[np.floating]] = {}
     for path, (out_features, in_features) in maps.items():
         tensors[f"{path}:A"] = kaiming_uniform(path, rank, in_features, seed)
         tensors[f"{path}:B"] = np.zeros((out_features, rank), np.float32)
     return AdapterState({name: tensor.astype(np.float32) for name, tensor in tensors.items()})
+
+
+def as_it_was(moment: AdapterState, before: AdapterState, after: AdapterState) -> AdapterState:
+    """The moment itself: the entries of the trained factors keep their meaning, whatever else moves."""
+    return moment
+
+
+def any_values(offered: AdapterState, state: AdapterState) -> None:
+    """Whatever a factor that moves holds, rounds can lead there; what stands still is never sent again."""
+
+
+def plain_lora(state: AdapterState) -> AdapterState:
+    """A and B as they are."""
+    return state.select(("A", "B"))
 
 
 def add_to_trainable(current: AdapterState, mean_update: AdapterState, factors: tuple[str, ...]) -> AdapterState:

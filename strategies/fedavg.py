@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from yoriai.strategies.adapter import AdapterState
-from yoriai.strategies.factors import BaseFactors, Maps, add_to_trainable, lora_start
+from yoriai.strategies.factors import add_to_trainable, any_values, as_it_was, lora_start, plain_lora
 from yoriai.strategies.server_opt import KINDS
 
 
@@ -28,30 +28,15 @@ class FedAvg:
     factors: ClassVar[tuple[str, ...]] = ("A", "B")
     moving: ClassVar[tuple[str, ...]] = ("A", "B")
     server_optimizers: ClassVar[tuple[str, ...]] = KINDS
+    initial = staticmethod(lora_start)
+    carried = staticmethod(as_it_was)
+    verify = staticmethod(any_values)
+    to_peft = staticmethod(plain_lora)
 
     def trainable(self, round_index: int) -> tuple[str, ...]:
         """A and B in every round."""
         return ("A", "B")
 
-    def initial(self, maps: Maps, rank: int, seed: int, base_factors: BaseFactors | None = None) -> AdapterState:
-        """A Kaiming-uniform from the public seed, B zero, as PEFT starts; `base_factors` is not used.
-
-        Raises:
-            AdapterError: the rank does not fit a map.
-        """
-        return lora_start(maps, rank, seed)
-
     def combine(self, current: AdapterState, mean_update: AdapterState, round_index: int) -> AdapterState:
         """A and B, each plus its mean update. Raises AdapterError unless names and shapes are the same."""
         return add_to_trainable(current, mean_update, self.trainable(round_index))
-
-    def carried(self, moment: AdapterState, before: AdapterState, after: AdapterState) -> AdapterState:
-        """The moment itself: the entries of the trained factors keep their meaning."""
-        return moment
-
-    def verify(self, offered: AdapterState, state: AdapterState) -> None:
-        """Any values will do; what stands still is never sent again."""
-
-    def to_peft(self, state: AdapterState) -> AdapterState:
-        """A and B as they are."""
-        return state.select(("A", "B"))

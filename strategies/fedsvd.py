@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from yoriai.errors import AdapterError
 from yoriai.strategies.adapter import AdapterState
-from yoriai.strategies.factors import BaseFactors, Maps, add_to_trainable, check_rank, kaiming_uniform
+from yoriai.strategies.factors import BaseFactors, Maps, add_to_trainable, check_rank, kaiming_uniform, plain_lora
 from yoriai.strategies.state_encoding import FloatArray
 
 Pair = tuple[NDArray[np.float64], NDArray[np.float64]]  # B (out, r), A (r, in)
@@ -52,6 +52,7 @@ class FedSVD:
     factors: ClassVar[tuple[str, ...]] = ("A", "B")
     moving: ClassVar[tuple[str, ...]] = ("A", "B")
     server_optimizers: ClassVar[tuple[str, ...]] = ("none", "momentum")
+    to_peft = staticmethod(plain_lora)
 
     def trainable(self, round_index: int) -> tuple[str, ...]:
         """B in every round."""
@@ -123,10 +124,6 @@ class FedSVD:
             for what, a in (("as offered", first), ("of this round", now)):
                 _require_small(f"A {what} of the map {path} against orthonormal rows", a @ a.T - np.eye(len(a)))
             _require_small(f"A of the map {path} against the row space of the offer", now - (now @ first.T) @ first)
-
-    def to_peft(self, state: AdapterState) -> AdapterState:
-        """A and B as they are."""
-        return state.select(("A", "B"))
 
 
 def _turned(path: str, b: FloatArray, a: FloatArray) -> tuple[FloatArray, FloatArray]:

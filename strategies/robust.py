@@ -118,7 +118,7 @@ def _trimmed_mean(updates: Mapping[str, AdapterState], trim_fraction: float) -> 
     def mean_of_rest(ordered: NDArray[np.float64]) -> NDArray[np.float64]:
         kept = ordered[cut : len(updates) - cut]
         total = np.zeros(kept.shape[1:], np.float64)
-        for value in kept:  # One by one, as in `weighted_sum`, so that no library chooses the order.
+        for value in kept:  # One by one, as in `weighted_mean`, so that no library chooses the order.
             total += value
         return total / len(kept)
 

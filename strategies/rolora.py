@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from yoriai.strategies.adapter import AdapterState
-from yoriai.strategies.factors import BaseFactors, Maps, add_to_trainable, lora_start
+from yoriai.strategies.factors import add_to_trainable, any_values, as_it_was, lora_start, plain_lora
 from yoriai.strategies.server_opt import KINDS
 
 
@@ -30,18 +30,14 @@ class RoLoRA:
     factors: ClassVar[tuple[str, ...]] = ("A", "B")
     moving: ClassVar[tuple[str, ...]] = ("A", "B")
     server_optimizers: ClassVar[tuple[str, ...]] = KINDS
+    initial = staticmethod(lora_start)
+    carried = staticmethod(as_it_was)
+    verify = staticmethod(any_values)
+    to_peft = staticmethod(plain_lora)
 
     def trainable(self, round_index: int) -> tuple[str, ...]:
         """B in rounds 0, 2, 4 …, A in the others."""
         return ("A",) if round_index % 2 else ("B",)
-
-    def initial(self, maps: Maps, rank: int, seed: int, base_factors: BaseFactors | None = None) -> AdapterState:
-        """A Kaiming-uniform from the public seed, B zero; `base_factors` is not used.
-
-        Raises:
-            AdapterError: the rank does not fit a map.
-        """
-        return lora_start(maps, rank, seed)
 
     def combine(self, current: AdapterState, mean_update: AdapterState, round_index: int) -> AdapterState:
         """The round's factor plus its mean update; the other stays, bit for bit.
@@ -50,14 +46,3 @@ class RoLoRA:
             AdapterError: the update is not the round's factor alone, of the same shapes.
         """
         return add_to_trainable(current, mean_update, self.trainable(round_index))
-
-    def carried(self, moment: AdapterState, before: AdapterState, after: AdapterState) -> AdapterState:
-        """The moment itself: the entries of the trained factor keep their meaning, though the other one moves."""
-        return moment
-
-    def verify(self, offered: AdapterState, state: AdapterState) -> None:
-        """Any values will do: in a few rounds either factor can go anywhere."""
-
-    def to_peft(self, state: AdapterState) -> AdapterState:
-        """A and B as they are."""
-        return state.select(("A", "B"))

@@ -164,6 +164,14 @@ def test_every_imported_distribution_is_declared() -> None:
     assert needed <= {_distribution(line) for line in PYPROJECT["project"]["dependencies"]}
 
 
+def test_signals_are_heard_in_one_place() -> None:
+    """Elsewhere a handler in Python would do something while the main thread holds whatever lock it held."""
+    heard = re.compile(r"signal\.signal\((?!number, signal\.SIG_IGN)")
+    files = [file for file in _source_files(ROOT) if file.endswith(".py")]
+    found = [file for file in files if heard.search((ROOT / file).read_text(encoding="utf-8"))]
+    assert found == ["yoriai/system/signals.py"]
+
+
 def test_no_test_module_imports_another() -> None:
     """What two of them need stands in a module next to them that holds no test."""
     imports = re.compile(

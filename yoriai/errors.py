@@ -5,7 +5,6 @@ Messages and attributes never hold record text, tensors or secrets: an error may
 
 from typing import ClassVar
 
-EXIT_DONE = 0
 EXIT_BAD_INPUT = 2
 EXIT_REFUSED = 3
 EXIT_PARTIAL = 4

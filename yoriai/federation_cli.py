@@ -12,7 +12,7 @@ from rich.text import Text
 
 from yoriai.asking import agree, passphrase
 from yoriai.errors import ConfigError
-from yoriai.terminal import say
+from yoriai.terminal import say, say_rows
 
 if TYPE_CHECKING:
     from yoriai.privacy.identity.coordinator_identity import CoordinatorRequest
@@ -52,13 +52,15 @@ def init(
     from cryptography.hazmat.primitives.serialization import Encoding
 
     from yoriai.privacy.identity.certificates import check_name, fingerprint
+    from yoriai.privacy.identity.enrolment import grouped
     from yoriai.privacy.identity.federation_folder import AUTHORITY, found_federation
 
     check_name(name)
     secret = passphrase(passphrase_file, new=True)
     authority = found_federation(folder, name, secret, now=_now(), valid_for=timedelta(days=valid_days))
     say(f"made federation {name} in {folder}; keep it, and a backup, off the network")
-    _show_fingerprint("fingerprint of the CA", fingerprint(authority.certificate.public_bytes(Encoding.DER)))
+    say("fingerprint of the CA:")
+    say_rows(grouped(fingerprint(authority.certificate.public_bytes(Encoding.DER))))
     say(f"give {folder / AUTHORITY} to every site and to the server;")
     say("each compares this fingerprint with you, by telephone or face to face")
 
@@ -223,14 +225,6 @@ def _members(federation: "Federation") -> Table:
         rank = "any" if member.terms.rank is None else str(member.terms.rank)
         table.add_row(Text(member.name), str(member.terms.weight), rank, f"{member.enrolment.expires:%Y-%m-%d}")
     return table
-
-
-def _show_fingerprint(what: str, digest: bytes) -> None:
-    from yoriai.privacy.identity.enrolment import grouped
-
-    say(f"{what}:")
-    for row in grouped(digest).splitlines():
-        say(f"  {row}")
 
 
 def _now() -> datetime:

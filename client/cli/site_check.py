@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from cryptography import x509
-
 from yoriai.client.cli.check_rows import Mark, Row, looked_at, until
 from yoriai.client.cli.check_server import server_rows
 from yoriai.client.daemon.daemon_client import DaemonClient
@@ -26,13 +24,11 @@ from yoriai.client.records.units import owner_name, policy_units
 from yoriai.config import SiteConfig
 from yoriai.errors import DaemonError
 from yoriai.privacy.dp.wording import epsilon_text
-from yoriai.privacy.identity.enrolment import read_enrolment
 from yoriai.privacy.identity.node_key import NodeKey
-from yoriai.privacy.identity.roster import Directory, read_roster
+from yoriai.privacy.identity.roster import Directory
 from yoriai.privacy.identity.signing_key import read_key
 from yoriai.privacy.ledger.ledger import Ledger
 from yoriai.privacy.ledger.witness import second_place
-from yoriai.system.files import read_carried
 
 _MIB = 1024 * 1024
 # A ledger is small; an adapter of 50M parameters has 200 MB.
@@ -172,7 +168,7 @@ def check_users(site: SiteFolder) -> Row:
         )
     if not own.st_mode & (stat.S_IXGRP | stat.S_IXOTH):
         return Row("users", "fail", "the SuperNode's user cannot pass to the daemon's socket", f"chmod 750 {site.path}")
-    strangers = [str(p) for p in (site.identity_key, site.ledgers, site.authority.parent) if _owner(p) != own.st_uid]
+    strangers = [str(p) for p in (site.identity_key, site.ledgers, site.trusted.path) if _owner(p) != own.st_uid]
     if strangers:
         found, remedy = ", ".join(strangers), f"as root: chown -R {own.st_uid} {' '.join(strangers)}"
         return Row("users", "fail", f"not the site's own: {found}", remedy)
@@ -182,26 +178,24 @@ def check_users(site: SiteFolder) -> Row:
 def check_certificate(site: SiteFolder, now: datetime) -> Row:
     """The site's certificate is the CA's, for this site's key, and lasts."""
     site.identity()
-    enrolment = read_enrolment(read_carried(site.certificate, "the certificate file"), site.trust(now))
-    return until("certificate", enrolment.expires, now, f"yoriai site enrol {site.path}, and take the request along")
+    expires = site.trusted.enrolment(now).expires
+    return until("certificate", expires, now, f"yoriai site enrol {site.path}, and take the request along")
 
 
 def check_roster(site: SiteFolder, config: SiteConfig, now: datetime) -> Row:
     """The roster is the CA's, names the site with its certificate, and lasts."""
-    trust = site.trust(now)
-    roster = read_roster(read_carried(site.roster, "the roster"), trust)
-    certificate = read_enrolment(read_carried(site.certificate, "the certificate file"), trust).certificate
-    Directory(roster, trust).check(roster.position(config.name), certificate)
+    trusted = site.trusted
+    roster = trusted.installed_roster(now)
+    Directory(roster, trusted.trust(now)).check(roster.position(config.name), trusted.enrolment(now).certificate)
     return until("roster", roster.expires, now, "fetch a newer roster from the consortium")
 
 
 def check_revocations(site: SiteFolder, now: datetime) -> Row:
     """The revocation list is the CA's, and lasts."""
-    if not site.revocations.is_file():
+    if not site.trusted.revocations.is_file():
         return Row("revocation list", "warn", "there is none", "fetch revocations.der from the consortium")
-    site.trust(now)
-    expires = x509.load_der_x509_crl(read_carried(site.revocations, "the revocation list")).next_update_utc
-    return until("revocation list", expires or now, now, "fetch a newer one from the consortium")
+    expires = site.trusted.revocations_expire(now)
+    return until("revocation list", expires, now, "fetch a newer one from the consortium")
 
 
 def check_ledger(site: SiteFolder, config: SiteConfig) -> Row:

@@ -7,12 +7,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from yoriai.asking import Question, agree, ask_settings, number
+from yoriai.asking import Question, number
 from yoriai.errors import ConfigError
-from yoriai.terminal import count_of_sites, say, say_rows
+from yoriai.setup_cli import (
+    Authority,
+    Compared,
+    Revocations,
+    Roster,
+    Unasked,
+    asked_config,
+    option_of,
+    show_request,
+)
+from yoriai.terminal import say, say_rows
 
 if TYPE_CHECKING:
-    from yoriai.client.folder.site_enrolment import TrustFiles
     from yoriai.client.folder.site_folder import SiteFolder
     from yoriai.config import SiteConfig
 
@@ -56,8 +65,7 @@ _QUESTIONS: Mapping[str, Question] = {
 
 
 def _option(key: str, *more: str) -> Any:
-    question = _QUESTIONS[key]
-    return typer.Option(question.option + "".join(more), help=question.meaning)
+    return option_of(_QUESTIONS[key], *more)
 
 
 def mount(site: typer.Typer) -> None:
@@ -90,7 +98,7 @@ def init(
         str | None,
         typer.Option("--node-user", help="User of the SuperNode, who gets node/ alone. Default: yoriai-node."),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Ask nothing; what is not given has its default.")] = False,
+    yes: Unasked = False,
 ) -> None:
     """Make the folder of a site: its settings, with every one explained, places for keys and ledgers, systemd units."""
     from yoriai.client.cli.next_steps import of_users, warnings
@@ -110,7 +118,7 @@ def init(
         raise ConfigError("--yes asks nothing, and a site needs a name", remedy="add --name NAME")
     names = names_of(user, node_user)
     owners = owners_of(names, asked_for=user is not None or node_user is not None)
-    config = _checked(answers) if yes else _asked(answers)
+    config = _checked(answers) if yes else asked_config(_QUESTIONS, answers, {"name": "site"}, _checked)
     units = write_units(SiteFolder(folder), config, names)  # The settings come last: with them the site is made.
     made = make_site(folder, config)
     say(f"wrote {made.settings}, with more settings, each explained")
@@ -126,34 +134,30 @@ def enrol(
     certificate: Annotated[
         Path | None, typer.Option("--certificate", help="NAME.cert, as the consortium signed it.")
     ] = None,
-    authority: Annotated[
-        Path | None, typer.Option("--authority", help="authority.der: the CA, pinned from the first time on.")
-    ] = None,
-    roster: Annotated[Path | None, typer.Option("--roster", help="The newest roster.")] = None,
-    revocations: Annotated[
-        Path | None, typer.Option("--revocations", help="revocations.der: the newest revocation list.")
-    ] = None,
+    authority: Authority = None,
+    roster: Roster = None,
+    revocations: Revocations = None,
     server_ca: Annotated[
         Path | None, typer.Option("--server-ca", help="ca.crt of the coordinator: the CA of the server's TLS.")
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Ask nothing; the CA's fingerprint has been compared.")] = False,
+    yes: Compared = False,
 ) -> None:
     """Make the site's keys and its request; with files of consortium or coordinator, check and install them.
 
     Files that are not named stay as they are installed.
     """
     from yoriai.client.folder.owners import settle
-    from yoriai.client.folder.site_enrolment import TrustFiles
     from yoriai.client.folder.site_folder import SiteFolder
+    from yoriai.privacy.identity.trust_folder import read_trust_files
 
     site = SiteFolder(folder)
-    carried = any(path is not None for path in (certificate, authority, roster, revocations))
-    trust_files = TrustFiles.read(certificate, authority, roster, revocations)
+    paths = {"certificate": certificate, "authority": authority, "roster": roster, "revocations": revocations}
+    brought = read_trust_files(paths)
     site.config()  # Not a site's folder, or faults in its settings: said before anything is written.
     if server_ca is not None:
         _install_server_ca(site, server_ca)
-    if carried:
-        _install(site, trust_files, yes=yes)
+    if brought:
+        _install(site, brought, yes=yes)
     elif server_ca is None:
         _request(site)
     settle(site)
@@ -163,10 +167,7 @@ def _request(site: "SiteFolder") -> None:
     from yoriai.client.folder.site_enrolment import write_request
 
     request = write_request(site)
-    say(f"wrote {site.request(request.name)}; take it to the consortium")
-    say("fingerprint of your key, to read out when they ask:")
-    say_rows(request.fingerprint)
-    say("next, with the files that they give you:")
+    show_request(site.request(request.name), "your", request.fingerprint)
     say(f"  yoriai site enrol {site.path} --certificate {request.name}.cert \\")
     say("    --authority authority.der --roster roster --revocations revocations.der")
 
@@ -184,37 +185,13 @@ def _install_server_ca(site: "SiteFolder", path: Path) -> None:
     say(f"it holds until {ca.expires:%Y-%m-%d}")
 
 
-def _install(site: "SiteFolder", trust_files: "TrustFiles", *, yes: bool) -> None:
-    from yoriai.client.folder.site_enrolment import check_trust_files, install
-    from yoriai.privacy.identity.enrolment import grouped
+def _install(site: "SiteFolder", brought: Mapping[str, bytes], *, yes: bool) -> None:
+    from yoriai.client.folder.site_enrolment import check_trust_files
+    from yoriai.privacy.identity.trust_dialogue import install_agreed, show_installed
 
-    membership = check_trust_files(site, trust_files, now=_now())
-    if membership.first:
-        say("fingerprint of the CA, which this site will trust from now on:")
-        say_rows(grouped(membership.authority_fingerprint))
-        agree("Has the consortium read out this fingerprint to you?", yes=yes, otherwise="nothing was installed")
-    install(site, membership)
-    roster, enrolment = membership.roster, membership.enrolment
-    say(
-        f"{enrolment.name} is a member of {roster.federation}; its certificate holds until {enrolment.expires:%Y-%m-%d}"
-    )
-    say(f"roster {roster.serial} names {count_of_sites(len(roster.sites))} and holds until {roster.expires:%Y-%m-%d}")
-
-
-def _asked(answers: Mapping[str, object]) -> "SiteConfig":
-    """Ask for every setting that was not given; a wrong answer is asked for again."""
-    if answers:
-        _checked({"name": "site", **answers})
-    return _checked(
-        ask_settings(_QUESTIONS, answers, _defaults(), lambda settings: _checked({"name": "site", **settings}))
-    )
-
-
-def _defaults() -> dict[str, object]:
-    """The default of each question but the name's, by its dotted key."""
-    tables = _checked({"name": "site"}).model_dump()
-    pairs = (key.split(".") for key in _QUESTIONS if key != "name")
-    return {f"{table}.{last}": tables[table][last] for table, last in pairs}
+    accepted = check_trust_files(site, brought, now=_now())
+    install_agreed(site.trusted, accepted, yes=yes)
+    show_installed("a member", accepted)
 
 
 def _checked(settings: Mapping[str, object]) -> "SiteConfig":

@@ -28,12 +28,12 @@ from yoriai import wire
 from yoriai.client.daemon.daemon_config import DaemonConfig
 from yoriai.client.daemon.listener import Listener, Peer, peer_of
 from yoriai.client.daemon.message_worker import MessageWorker, OpenSite, refuse
-from yoriai.client.daemon.signals import wake_up_call
 from yoriai.client.daemon.site_metrics import daemon_readings
 from yoriai.client.daemon.socket_protocol import LARGEST_MESSAGE_BYTES, SOCKET_VERSION, Busy, FrameKind, Line, too_long
 from yoriai.errors import EXIT_PARTIAL, DaemonError, WireError, YoriaiError
 from yoriai.system.log import EventLog
 from yoriai.system.metrics import served
+from yoriai.system.signals import wake_up_call
 
 # Who connects says within this time what they want.
 _QUESTION_S = 5.0

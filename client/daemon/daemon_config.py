@@ -103,7 +103,7 @@ def config_in(
         jobs=site.jobs,
         adapters=site.adapters,
         expiries=Expiries(site),
-        identity=site.identity if site.certificate.is_file() else None,
+        identity=site.identity if site.trusted.certificate.is_file() else None,
         allowed_uids=allowed_uids,
         allowed_gids=allowed_gids,
     )

@@ -4,13 +4,8 @@ import contextlib
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
-from cryptography import x509
-
 from yoriai.client.folder.site_folder import SiteFolder
 from yoriai.errors import YoriaiError
-from yoriai.privacy.identity.enrolment import read_enrolment
-from yoriai.privacy.identity.roster import read_roster
-from yoriai.system.files import read_carried
 
 
 class Expiries:
@@ -27,23 +22,13 @@ class Expiries:
 
     def __call__(self) -> Mapping[str, float]:
         """Seconds since the epoch by paper: certificate, roster, revocations. The roster is the installed one."""
-        for paper, read in (
-            ("certificate", self._certificate),
-            ("roster", self._roster),
-            ("revocations", self._revocations),
-        ):
+        trusted = self._site.trusted
+        papers: Mapping[str, Callable[[datetime], datetime]] = {
+            "certificate": lambda now: trusted.enrolment(now).expires,
+            "roster": lambda now: trusted.installed_roster(now).expires,
+            "revocations": trusted.revocations_expire,
+        }
+        for paper, expires in papers.items():
             with contextlib.suppress(YoriaiError, OSError, ValueError):
-                if (expires := read()) is not None:
-                    self._found[paper] = expires.timestamp()
+                self._found[paper] = expires(self._clock()).timestamp()
         return dict(self._found)
-
-    def _certificate(self) -> datetime:
-        data = read_carried(self._site.certificate, "the certificate file")
-        return read_enrolment(data, self._site.trust(self._clock())).expires
-
-    def _roster(self) -> datetime:
-        return read_roster(read_carried(self._site.roster, "the roster"), self._site.trust(self._clock())).expires
-
-    def _revocations(self) -> datetime | None:
-        self._site.trust(self._clock())
-        return x509.load_der_x509_crl(read_carried(self._site.revocations, "the revocation list")).next_update_utc

@@ -15,14 +15,14 @@ gives away what is root's and was written by Yoriai, by name.
 import os
 import pwd
 import stat
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from yoriai.client.folder.site_folder import SiteFolder
 from yoriai.errors import ConfigError
-from yoriai.system.files import cannot_write
+from yoriai.system.files import cannot_write, opened_folder
 
 _PASSED_THROUGH = 0o750
 _GROUP_READS = 0o640
@@ -112,7 +112,7 @@ def give(site: SiteFolder, witness: Path, owners: Owners) -> None:
     """
     user, group = owners.site.pw_uid, owners.site.pw_gid
     try:
-        with _opened(site.path.resolve()) as folder:
+        with opened_folder(site.path.resolve()) as folder:
             for name in (*_OF_SITE, str(witness.resolve())):
                 _give(name, user, group, within=folder)
             _give("node", owners.node.pw_uid, owners.node.pw_gid, within=folder)
@@ -132,7 +132,7 @@ def make_run(site: SiteFolder, user: int) -> None:
     Raises:
         OSError: the system refuses.
     """
-    with _opened(site.path.resolve()) as folder, suppress(FileExistsError):
+    with opened_folder(site.path.resolve()) as folder, suppress(FileExistsError):
         os.mkdir("run", 0o700, dir_fd=folder)
         group = os.getegid() if user == os.geteuid() else pwd.getpwuid(user).pw_gid
         _give("run", user, group, within=folder, mode=_PASSED_THROUGH)
@@ -149,11 +149,11 @@ def settle(site: SiteFolder) -> None:
         return
     request = site.request(site.config().name).name
     try:
-        with _opened(site.path.resolve()) as folder:
+        with opened_folder(site.path.resolve()) as folder:
             own = os.fstat(folder)
             _give(request, own.st_uid, own.st_gid, within=folder)
             for name, files in _BROUGHT.items():
-                with _opened(name, folder) as inner:
+                with opened_folder(name, folder) as inner:
                     found = os.fstat(inner)
                     _check_owner(site, name, found.st_uid, own.st_uid)
                     for file in files:
@@ -170,17 +170,6 @@ def _check_owner(site: SiteFolder, name: str, found: int, own: int) -> None:
             expected=f"user {own}",
             remedy=f"as root: chown -R {own} {site.path / name}",
         )
-
-
-@contextmanager
-def _opened(folder: str | Path, within: int | None = None) -> Iterator[int]:
-    """A folder by a descriptor, which stays with it whatever is put in its place; a link is no folder."""
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(folder, flags, dir_fd=within)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def _give(name: str, user: int, group: int, *, within: int, mode: int | None = None) -> None:

@@ -26,13 +26,10 @@ from typing import TYPE_CHECKING
 
 from yoriai.config import SiteConfig, load_site, site_to_toml
 from yoriai.errors import ConfigError, IdentityError
-from yoriai.privacy.identity.certificates import Trust
-from yoriai.privacy.identity.enrolment import read_enrolment
 from yoriai.privacy.identity.instruction import SequenceMemory
-from yoriai.privacy.identity.roster import RosterMemory
 from yoriai.privacy.identity.signing_key import read_key
 from yoriai.privacy.identity.trust_folder import TrustFolder
-from yoriai.system.files import PRIVATE, cannot_write, make_private_folder, read_carried, write_new
+from yoriai.system.files import PRIVATE, cannot_write, make_private_folder, write_new
 
 if TYPE_CHECKING:
     from yoriai.client.site.site_identity import SiteIdentity
@@ -86,26 +83,6 @@ class SiteFolder:
         return self.path / "systemd"
 
     @property
-    def authority(self) -> Path:
-        """The pinned CA's certificate, DER."""
-        return self.trusted.authority
-
-    @property
-    def certificate(self) -> Path:
-        """The site's certificate file, as the consortium signed it."""
-        return self.path / "trust" / "site.cert"
-
-    @property
-    def roster(self) -> Path:
-        """The newest roster that was installed by hand; jobs bring newer ones."""
-        return self.trusted.roster
-
-    @property
-    def revocations(self) -> Path:
-        """The newest revocation list; there may be none."""
-        return self.trusted.revocations
-
-    @property
     def ledgers(self) -> Path:
         """The folder of the ledgers."""
         return self.path / "ledgers"
@@ -138,21 +115,9 @@ class SiteFolder:
             raise ConfigError(f"{self.path} is not the folder of a site", remedy=f"yoriai site init {self.path}")
         return load_site(self.settings)
 
-    def memory(self) -> RosterMemory:
-        """The highest roster that the site has accepted."""
-        return self.trusted.memory()
-
     def taken(self) -> SequenceMemory:
         """The highest sequence number that the site has taken from its coordinator."""
         return SequenceMemory(self.path / "trust" / "coordinator.seen")
-
-    def trust(self, now: datetime) -> Trust:
-        """The pinned CA and the installed revocation list.
-
-        Raises:
-            IdentityError: no CA was pinned, or either has expired.
-        """
-        return self.trusted.trust(now)
 
     def identity(self, clock: Callable[[], datetime] = _now) -> "SiteIdentity":
         """Who the site is, for its rounds. A newer revocation list counts as soon as it is installed.
@@ -162,14 +127,14 @@ class SiteFolder:
         """
         from yoriai.client.site.site_identity import SiteIdentity
 
-        trust = self.trust(clock())
-        enrolment = read_enrolment(read_carried(self.certificate, "the certificate file"), trust)
+        trusted = self.trusted
+        enrolment = trusted.enrolment(clock())
         key = read_key(self.identity_key)
         if key.public_key.public_bytes_raw() != enrolment.identity:
             raise IdentityError(
                 "the installed certificate is for another key", remedy=f"yoriai site enrol {self.path}, once more"
             )
-        return SiteIdentity(key, enrolment.certificate, lambda: self.trust(clock()), self.memory(), self.taken())
+        return SiteIdentity(key, enrolment.certificate, lambda: trusted.trust(clock()), trusted.memory(), self.taken())
 
 
 def make_site(path: Path, config: SiteConfig) -> SiteFolder:

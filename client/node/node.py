@@ -26,7 +26,6 @@ from yoriai.client.daemon.daemon_client import NODE_CONFIG_KEY, DaemonClient
 from yoriai.client.daemon.daemon_config import socket_in
 from yoriai.client.daemon.listener import Listener, peer_of
 from yoriai.client.daemon.message_worker import refuse
-from yoriai.client.daemon.signals import wake_up_call
 from yoriai.client.daemon.site_metrics import node_readings
 from yoriai.client.daemon.socket_protocol import SOCKET_VERSION, FrameKind, Line
 from yoriai.client.folder.site_folder import SiteFolder
@@ -35,6 +34,7 @@ from yoriai.errors import ConfigError, DaemonError, WireError
 from yoriai.system.files import make_private_folder
 from yoriai.system.log import EventLog
 from yoriai.system.metrics import served
+from yoriai.system.signals import wake_up_call
 from yoriai.system.supervisor import Supervisor
 
 # Long enough for a SuperNode to tell the server that it leaves; one that does not must wait a minute to come back.

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from yoriai import flower
 from yoriai.client.daemon.daemon_client import DaemonClient
 from yoriai.client.daemon.daemon_config import socket_in
-from yoriai.client.daemon.signals import wake_up_call
 from yoriai.client.folder.owners import make_run
 from yoriai.client.folder.site_folder import SiteFolder
 from yoriai.client.node.node import GRACE_S, node_socket_in
@@ -28,6 +27,7 @@ from yoriai.errors import ConfigError, DaemonError
 from yoriai.system.files import cannot_write
 from yoriai.system.log import EventLog
 from yoriai.system.process_lock import hold, let_go
+from yoriai.system.signals import wake_up_call
 from yoriai.system.supervisor import Supervisor, installed
 
 # The daemon gives the message at hand half a minute; the node's keeper, its SuperNode GRACE_S.

@@ -22,7 +22,7 @@ from typing import Literal
 
 from yoriai.client.offer.job_entry import OVER, Entry, State, Terms, read_entry
 from yoriai.errors import ConfigError, PolicyError, StorageError
-from yoriai.system.files import PRIVATE, locked_folder, make_private_folder, sync_folder, write_atomically
+from yoriai.system.files import PRIVATE, locked_folder, make_private_folder, sync, write_atomically
 
 LONGEST_RUN_ID = 128
 LARGEST_ENTRY_BYTES = 256 * 1024
@@ -197,7 +197,7 @@ class JobBook:
                     kept.append((entry.seen_at, path))
         for _, path in sorted(kept)[: -MOST[state]]:
             path.unlink(missing_ok=True)
-        sync_folder(self._folder)
+        sync(self._folder)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

@@ -14,7 +14,6 @@ for it. Either may come early, after fewer rounds than the job has. The job is k
 was started anew meanwhile takes its end all the same.
 """
 
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,7 +36,7 @@ from yoriai.privacy.identity.delivery import DeliveryStatement, read_delivery
 from yoriai.privacy.ledger.ledger import Ledger
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.rule import get_rule
-from yoriai.system.files import cannot_write, make_private_folder, sync_folder
+from yoriai.system.files import cannot_write, make_private_folder, sync
 
 # Of the size of what is delivered: that much is written twice, complete and for PEFT, and as much again is left.
 _ROOM = 4
@@ -193,21 +192,13 @@ class Deliveries:
             (part / STATEMENT).write_bytes(message.statement.encode())
             (part / CERTIFICATE).write_bytes(message.certificate.encode())
             for path in part.iterdir():
-                _sync(path)
-            sync_folder(part)
+                sync(path)
+            sync(part)
             part.rename(place)
-            sync_folder(self._folder)
+            sync(self._folder)
         except OSError as error:
             raise cannot_write(place, error) from error
         except SafetensorError as error:
             raise StorageError(f"{place} cannot be written", found="an error in writing", remedy="make room") from error
         finally:
             shutil.rmtree(part, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -15,11 +15,8 @@ from a site what the others sent. Nor why a run ended early.
 import re
 from dataclasses import asdict, dataclass
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
 from yoriai.privacy.identity.certificates import check_name
 from yoriai.privacy.identity.signed_file import SignedFormat, canonical_json
-from yoriai.privacy.identity.signing_key import SigningKey
 
 _FORMAT = SignedFormat(
     "the coordinator's statement about the end", "delivery", 1, remedy="have the coordinator deliver it again"
@@ -70,19 +67,5 @@ class DeliveryStatement:
         return canonical_json(asdict(self))
 
 
-def sign_delivery(key: SigningKey, statement: DeliveryStatement) -> bytes:
-    """The statement's file."""
-    return _FORMAT.seal(key, statement.payload)
-
-
-def read_delivery(data: bytes, public_key: Ed25519PublicKey) -> DeliveryStatement:
-    """Verify and parse a statement.
-
-    Args:
-        data: the file.
-        public_key: of the coordinator's certificate.
-
-    Raises:
-        IdentityError: this key did not sign it, or it is malformed or of another version.
-    """
-    return _FORMAT.statement(data, public_key, DeliveryStatement)
+# Key and statement -> file; file and the public key of the coordinator's certificate -> statement.
+sign_delivery, read_delivery = _FORMAT.statements(DeliveryStatement)

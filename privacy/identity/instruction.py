@@ -22,12 +22,9 @@ from datetime import datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
 from yoriai.errors import IdentityError, StorageError
 from yoriai.privacy.identity.certificates import check_name
 from yoriai.privacy.identity.signed_file import SignedFormat, canonical_json
-from yoriai.privacy.identity.signing_key import SigningKey
 from yoriai.system.files import PRIVATE, locked_beside, read_carried, write_atomically
 
 _FORMAT = SignedFormat(
@@ -101,22 +98,8 @@ def digest_of(message: bytes) -> str:
     return sha256(message).hexdigest()
 
 
-def sign_instruction(key: SigningKey, statement: InstructionStatement) -> bytes:
-    """The statement's file."""
-    return _FORMAT.seal(key, statement.payload)
-
-
-def read_instruction(data: bytes, public_key: Ed25519PublicKey) -> InstructionStatement:
-    """Verify and parse a statement.
-
-    Args:
-        data: the file.
-        public_key: of the coordinator's certificate.
-
-    Raises:
-        IdentityError: this key did not sign it, or it is malformed or of another version.
-    """
-    return _FORMAT.statement(data, public_key, InstructionStatement)
+# Key and statement -> file; file and the public key of the coordinator's certificate -> statement.
+sign_instruction, read_instruction = _FORMAT.statements(InstructionStatement)
 
 
 class SequenceMemory:

@@ -99,20 +99,31 @@ class SignedFormat:
         except IdentityError:
             raise IdentityError(f"{self.what} does not bear the right signature", remedy=self.remedy) from None
 
-    def statement(self, data: bytes, key: Ed25519PublicKey, make: Callable[..., _Statement]) -> _Statement:
-        """The statement in a file that `key` signed, made from the fields of its payload.
+    def statements(
+        self, make: Callable[..., _Statement]
+    ) -> tuple[Callable[[SigningKey, _Statement], bytes], Callable[[bytes, Ed25519PublicKey], _Statement]]:
+        """What signs and what reads files of this kind that hold a statement, made from the fields of their payload."""
 
-        Raises:
-            IdentityError: as `open`; or its fields are not those of such a statement, in their one encoding.
-        """
-        payload = self.open(data, key)
-        try:
-            statement = make(**json.loads(payload))
-        except (TypeError, ValueError, AttributeError, RecursionError):
-            raise self.malformed() from None
-        if statement.payload != payload:
-            raise self.malformed()
-        return statement
+        def sign(key: SigningKey, statement: _Statement) -> bytes:
+            """The statement's file."""
+            return self.seal(key, statement.payload)
+
+        def read(data: bytes, public_key: Ed25519PublicKey) -> _Statement:
+            """Verify and parse a statement.
+
+            Raises:
+                IdentityError: this key did not sign it, or it is malformed, in another encoding or of another version.
+            """
+            payload = self.open(data, public_key)
+            try:
+                statement = make(**json.loads(payload))
+            except (TypeError, ValueError, AttributeError, RecursionError):
+                raise self.malformed() from None
+            if statement.payload != payload:
+                raise self.malformed()
+            return statement
+
+        return sign, read
 
     def malformed(self) -> IdentityError:
         """The error of a file whose content is not what its kind has."""

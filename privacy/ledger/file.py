@@ -11,7 +11,7 @@ from typing import Any
 
 from yoriai.errors import ConfigError, LedgerError
 from yoriai.privacy.ledger.book import FORMAT, GENESIS, Book, Head
-from yoriai.system.files import sync_folder
+from yoriai.system.files import sync
 
 _SCHEMA = """
 CREATE TABLE entries (number INTEGER PRIMARY KEY, body TEXT NOT NULL, hash TEXT NOT NULL);
@@ -143,7 +143,7 @@ def create(path: Path, dataset: str, now: float) -> None:
         step("draft linked")
     finally:
         draft.unlink()
-    sync_folder(path.parent)
+    sync(path.parent)
     step("ledger made")
 
 

@@ -29,7 +29,7 @@ from yoriai.errors import IdentityError, LedgerError
 from yoriai.privacy.identity.signing_key import SigningKey, verify
 from yoriai.privacy.ledger.book import Head
 from yoriai.privacy.ledger.file import step
-from yoriai.system.files import sync_folder
+from yoriai.system.files import sync
 
 _DOMAIN = b"yoriai/ledger-head/1"
 _HASH_CHARS = 64
@@ -78,7 +78,7 @@ def write_head(place: Path, head: Head) -> None:
     step("head synced")
     draft.replace(place)
     step("head in place")
-    sync_folder(place.parent)
+    sync(place.parent)
     step("head durable")
 
 

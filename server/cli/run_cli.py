@@ -2,9 +2,7 @@
 
 import json
 import os
-import signal
 import sys
-import threading
 from pathlib import Path
 from typing import Annotated
 
@@ -34,20 +32,17 @@ def start(
     from yoriai.server.service.server_metrics import readings
     from yoriai.system.log import EventLog
     from yoriai.system.metrics import served
+    from yoriai.system.signals import wake_up_call
 
     place = ServerFolder(folder.resolve())
     config = place.config()
     place.check_user()
     os.umask(0o077)
-    stopped = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, lambda *_: stopped.set())
-    with kept(place.run):
+    with wake_up_call() as (woken, _), kept(place.run):
         log = EventLog(sys.stderr, as_json=log_json)
         log.event("started", pid=os.getpid(), server=str(place.path))
         with served(config.metrics_port, lambda: readings(place)):
-            Keeper(place, log).run(stopped)
+            Keeper(place, log).run(woken)
         log.event("stopped")
 
 

@@ -1,19 +1,28 @@
 """Commands that set the coordinator's machine up: `server init` and `server enrol`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from yoriai.asking import Question, agree, ask_settings, number
+from yoriai.asking import Question, number
 from yoriai.errors import ConfigError
-from yoriai.terminal import count_of_sites, say, say_rows
+from yoriai.setup_cli import (
+    Authority,
+    Compared,
+    Revocations,
+    Roster,
+    Unasked,
+    asked_config,
+    option_of,
+    show_request,
+)
+from yoriai.terminal import say
 
 if TYPE_CHECKING:
     from yoriai.config import ServerConfig
-    from yoriai.server.folder.coordinator_enrolment import TrustFiles
     from yoriai.server.folder.server_folder import ServerFolder
     from yoriai.server.folder.server_setup import PublicSide
 
@@ -34,8 +43,7 @@ _STAND_INS: Mapping[str, object] = {"name": "server", "hosts": ["localhost"]}
 
 
 def _option(key: str) -> Any:
-    question = _QUESTIONS[key]
-    return typer.Option(question.option, help=question.meaning)
+    return option_of(_QUESTIONS[key])
 
 
 def mount(server: typer.Typer) -> None:
@@ -62,7 +70,7 @@ def init(
         bool,
         typer.Option("--renew", help="Of a folder that is there: a new certificate, and all files anew."),
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Ask nothing; what is not given has its default.")] = False,
+    yes: Unasked = False,
 ) -> None:
     """Make the folder of a server: settings, keys, certificate, and the files for nginx, systemd and Flower."""
     from yoriai.server.folder.server_folder import ServerFolder
@@ -80,7 +88,7 @@ def init(
         raise ConfigError(
             "--yes asks nothing, and a server needs a name and a host", remedy=f"add {', '.join(missing)}"
         )
-    config = _checked(answers) if yes else _asked(answers)
+    config = _checked(answers) if yes else asked_config(_QUESTIONS, answers, _STAND_INS, _checked)
     made = make_server(folder, config, public, now=_now())
     say(f"wrote {made.settings}, with more settings, each explained")
     _say_of_system(made, config)
@@ -92,30 +100,28 @@ def enrol(
     coordinator: Annotated[
         Path | None, typer.Option("--coordinator", help="coordinator.cert, as the consortium signed it.")
     ] = None,
-    authority: Annotated[
-        Path | None, typer.Option("--authority", help="authority.der: the CA, pinned from the first time on.")
-    ] = None,
-    roster: Annotated[Path | None, typer.Option("--roster", help="The newest roster.")] = None,
-    revocations: Annotated[
-        Path | None, typer.Option("--revocations", help="revocations.der: the newest revocation list.")
-    ] = None,
+    authority: Authority = None,
+    roster: Roster = None,
+    revocations: Revocations = None,
     member: Annotated[
         list[Path] | None,
         typer.Option("--member", help="NAME.cert of a member, or a folder of them; may be repeated."),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Ask nothing; the CA's fingerprint has been compared.")] = False,
+    yes: Compared = False,
 ) -> None:
     """Make the coordinator's request; with files of the consortium, check and install them.
 
     Files that are not named stay as they are installed.
     """
-    from yoriai.server.folder.coordinator_enrolment import TrustFiles
+    from yoriai.privacy.identity.trust_folder import read_trust_files
+    from yoriai.server.folder.coordinator_enrolment import read_members
     from yoriai.server.folder.server_folder import ServerFolder
 
     server = ServerFolder(folder)
     paths = {"coordinator": coordinator, "authority": authority, "roster": roster, "revocations": revocations}
-    if member or any(path is not None for path in paths.values()):
-        _install(server, TrustFiles.read(paths, member or []), yes=yes)
+    brought, members = read_trust_files(paths), read_members(member or [])
+    if brought or members:
+        _install(server, brought, members, yes=yes)
     else:
         _request(server)
 
@@ -144,31 +150,22 @@ def _request(server: "ServerFolder") -> None:
 
     request = write_request(server)
     _hand_over(server, server.config())
-    say(f"wrote {server.request(request.name)}; take it to the consortium")
-    say("fingerprint of the coordinator's key, to read out when they ask:")
-    say_rows(request.fingerprint)
-    say("next, with the files that they give you:")
+    show_request(server.request(request.name), "the coordinator's", request.fingerprint)
     say(f"  yoriai server enrol {server.path} --coordinator coordinator.cert \\")
     say("    --authority authority.der --roster roster --revocations revocations.der \\")
     say("    --member members/")
 
 
-def _install(server: "ServerFolder", trust_files: "TrustFiles", *, yes: bool) -> None:
-    from yoriai.privacy.identity.enrolment import grouped
-    from yoriai.server.folder.coordinator_enrolment import check_trust_files, install, missing_members
+def _install(server: "ServerFolder", brought: Mapping[str, bytes], members: Sequence[bytes], *, yes: bool) -> None:
+    from yoriai.privacy.identity.trust_dialogue import install_agreed, show_installed
+    from yoriai.server.folder.coordinator_enrolment import check_trust_files, missing_members
 
     now = _now()
-    standing = check_trust_files(server, trust_files, now=now)
-    if standing.first:
-        say("fingerprint of the CA, which this server will trust from now on:")
-        say_rows(grouped(standing.authority_fingerprint))
-        agree("Has the consortium read out this fingerprint to you?", yes=yes, otherwise="nothing was installed")
-    install(server, standing)
+    accepted = check_trust_files(server, brought, members, now=now)
+    install_agreed(server.trusted, accepted, yes=yes)
     config = server.config()
     _hand_over(server, config)
-    own, roster = standing.certificate, standing.roster
-    say(f"{own.name} is the coordinator of {own.federation}; its certificate holds until {own.expires:%Y-%m-%d}")
-    say(f"roster {roster.serial} names {count_of_sites(len(roster.sites))} and holds until {roster.expires:%Y-%m-%d}")
+    show_installed("the coordinator", accepted)
     missing = missing_members(server, now=now)
     if missing:
         say(f"missing: the certificate file of {', '.join(missing)};")
@@ -185,15 +182,6 @@ def _public_side(certificate: Path | None, key: Path | None, ca: Path | None) ->
     if certificate is None or key is None or ca is None:
         raise ConfigError("--certificate, --key and --ca go together", remedy="name all three, or none")
     return PublicSide.read(certificate, key, ca)
-
-
-def _asked(answers: Mapping[str, object]) -> "ServerConfig":
-    """Ask for every setting that was not given; a wrong answer is asked for again."""
-    if answers:
-        _checked({**_STAND_INS, **answers})
-    tables = _checked(_STAND_INS).model_dump()
-    defaults = {key: tables[key] for key in _QUESTIONS if key not in _STAND_INS}
-    return _checked(ask_settings(_QUESTIONS, answers, defaults, lambda settings: _checked({**_STAND_INS, **settings})))
 
 
 def _checked(settings: Mapping[str, object]) -> "ServerConfig":

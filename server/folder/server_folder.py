@@ -21,7 +21,6 @@ from pathlib import Path
 
 from yoriai.config import ServerConfig, load_server
 from yoriai.errors import ConfigError, IdentityError
-from yoriai.privacy.identity.certificates import Trust
 from yoriai.privacy.identity.coordinator_identity import CoordinatorCertificate, read_coordinator_certificate
 from yoriai.privacy.identity.enrolment import Enrolment, read_enrolment
 from yoriai.privacy.identity.roster import Directory, read_roster
@@ -51,26 +50,6 @@ class ServerFolder:
     def trusted(self) -> TrustFolder:
         """What the server has of its consortium."""
         return TrustFolder(self.path / "trust", "server")
-
-    @property
-    def authority(self) -> Path:
-        """The pinned federation CA's certificate, DER."""
-        return self.trusted.authority
-
-    @property
-    def roster(self) -> Path:
-        """The newest roster."""
-        return self.trusted.roster
-
-    @property
-    def revocations(self) -> Path:
-        """The newest revocation list; there may be none."""
-        return self.trusted.revocations
-
-    @property
-    def coordinator_certificate(self) -> Path:
-        """The coordinator's certificate file, as the consortium signed it."""
-        return self.path / "trust" / "coordinator.cert"
 
     @property
     def members(self) -> Path:
@@ -166,22 +145,14 @@ class ServerFolder:
             raise ConfigError(f"{self.path} is not the folder of a server", remedy=f"yoriai server init {self.path}")
         return load_server(self.settings)
 
-    def trust(self, now: datetime) -> Trust:
-        """The pinned CA and the installed revocation list.
-
-        Raises:
-            IdentityError: no CA was pinned, or either has expired.
-        """
-        return self.trusted.trust(now)
-
     def signed_roster(self, now: datetime) -> SignedRoster:
         """The installed roster, verified, with what checks its members' certificates.
 
         Raises:
             IdentityError: there is none, the pinned CA did not sign it, or it has expired.
         """
-        trust = self.trust(now)
-        file = read_trust_file("roster", self.roster)
+        trust = self.trusted.trust(now)
+        file = read_trust_file("roster", self.trusted.roster)
         return SignedRoster(file, Directory(read_roster(file, trust), trust))
 
     def signing(self, now: datetime) -> tuple[SigningKey, bytes]:
@@ -190,8 +161,8 @@ class ServerFolder:
         Raises:
             IdentityError: the coordinator is not enrolled, or its certificate does not hold for this key now.
         """
-        trust = self.trust(now)
-        file = read_trust_file("coordinator", self.coordinator_certificate)
+        trust = self.trusted.trust(now)
+        file = read_trust_file("coordinator", self.trusted.certificate)
         key = read_key(self.coordinator_key)
         check_own(self, key, read_coordinator_certificate(file, trust, now=now))
         return key, file
@@ -217,7 +188,7 @@ class ServerFolder:
 
     def _members(self, now: datetime) -> Iterator[tuple[str, Enrolment | str]]:
         """Each member of the roster: its certificate file's content, or why there is none that holds."""
-        directory, trust = self.signed_roster(now).directory, self.trust(now)
+        directory, trust = self.signed_roster(now).directory, self.trusted.trust(now)
         for position, entry in enumerate(directory.roster.sites):
             if not self.member(entry.name).is_file():
                 yield entry.name, "its certificate file is not installed here"

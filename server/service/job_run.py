@@ -125,7 +125,7 @@ def _signed_roster(folder: ServerFolder, job: StoredJob, now: datetime) -> Signe
     Rosters expire, and a site that has seen a newer one refuses an older. An approval, and the noise, hang on who takes
     part and with what weight; every start opens new windows of keys anyway. Revocations of today count.
     """
-    trust = folder.trust(now)
+    trust = folder.trusted.trust(now)
     data = job.roster_file.read_bytes()
     newest = folder.signed_roster(now)
     submitted = read_roster(data, trust, may_be_expired=True)

@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from yoriai import wire
 from yoriai.errors import CheckpointError, ConfigError, StorageError
 from yoriai.prepared_job import PreparedJob, read_prepared
-from yoriai.system.files import PRIVATE, locked_folder, make_private_folder, sync_folder, write_atomically
+from yoriai.system.files import PRIVATE, locked_folder, make_private_folder, sync, write_atomically
 from yoriai.system.process_lock import Holder, hold, holder_of, let_go
 
 # A job in one of these states is to be run, or is being run.
@@ -221,7 +221,7 @@ class JobStore:
         write_atomically(draft.roster_file, roster, mode=PRIVATE)
         draft._write(JobState(phase="queued", submitted=now.isoformat(), since=time.time()))
         draft.folder.rename(self._folder / run_id)
-        sync_folder(self._folder)
+        sync(self._folder)
         return StoredJob(self._folder / run_id)
 
     def states(self) -> dict[StoredJob, JobState]:

@@ -9,8 +9,9 @@ nothing yet.
 """
 
 import os
+import select
+import socket
 import sys
-import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -65,11 +66,11 @@ class Keeper:
         self._next_look = 0.0
         self._last_fault = ""
 
-    def run(self, stop: threading.Event) -> None:
-        """Keep the server until told to stop; the SuperLink, and a coordinator at work, end with it."""
+    def run(self, woken: socket.socket) -> None:
+        """Keep the server until the socket can be read; the SuperLink, and a coordinator at work, end with it."""
         self._superlink.start()
         try:
-            while not stop.wait(_TICK_S):
+            while not select.select([woken], [], [], _TICK_S)[0]:
                 try:
                     self._tick()
                 except (YoriaiError, OSError) as error:

@@ -257,6 +257,16 @@ class Seen:
         return np.asarray(self.products.sum(0) / self.norm)
 
 
+def check_claim(job: JobConfig) -> None:
+    """Raise ConfigError if the job has no differential privacy to audit."""
+    if job.privacy.noise == "none":
+        raise ConfigError(
+            "a job without differential privacy makes no claim to audit",
+            found='privacy.noise = "none"',
+            remedy="give an epsilon with --epsilon",
+        )
+
+
 def for_attack(job: JobConfig, *, full_batch: bool = False, hostile: bool = False) -> JobConfig:
     """The job without its post-processing; with `full_batch`, one step on every record at the same epsilon.
 
@@ -265,12 +275,7 @@ def for_attack(job: JobConfig, *, full_batch: bool = False, hostile: bool = Fals
     Raises:
         ConfigError: the job has no differential privacy to audit.
     """
-    if job.privacy.noise == "none":
-        raise ConfigError(
-            "a job without differential privacy makes no claim to audit",
-            found='privacy.noise = "none"',
-            remedy="give an epsilon with --epsilon",
-        )
+    check_claim(job)
     wide = {"training.records_per_weight": _UNITS} if job.privacy.noise == "distributed" else {}
     extreme = _HOSTILE if hostile else {}
     return override(job, _POST_PROCESSING | wide | extreme | (_FULL_BATCH if full_batch else {}))

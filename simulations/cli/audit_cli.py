@@ -8,7 +8,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from yoriai.errors import ConfigError
 from yoriai.privacy.dp.wording import epsilon_text
 from yoriai.simulations.cli.options import overrides
 
@@ -43,6 +42,7 @@ def audit(
     with console.status("loading libraries"):
         from yoriai.client.model.quiet import quiet_libraries
         from yoriai.config import load_job
+        from yoriai.simulations.audit.attack import check_claim
         from yoriai.simulations.audit.canary_audit import TINY, TINY_SETTINGS, AuditPlan, base_for
         from yoriai.simulations.audit.canary_audit import audit as run
         from yoriai.simulations.run.experiment import DataSource, resolve
@@ -53,12 +53,7 @@ def audit(
         settings |= TINY_SETTINGS if base == TINY else {"base.model": base}
     with quiet_libraries(), screen(console) as observer:
         experiment = resolve(load_job(job) if job else None, DataSource(path=data), settings)
-        if experiment.job.privacy.noise == "none":
-            raise ConfigError(
-                "a job without differential privacy makes no claim to audit",
-                found='privacy.noise = "none"',
-                remedy="give an epsilon with --epsilon",
-            )
+        check_claim(experiment.job)
         asked = AuditPlan(canaries=canaries, records=records, hostile=hostile)
         found = run(experiment, base_for(experiment.job, observer), asked, observer)
     if as_json:

@@ -27,16 +27,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from yoriai.client.model.assets import fetch
-from yoriai.config import (
-    EvaluationSection,
-    FederationSection,
-    JobConfig,
-    LoraSection,
-    PrivacySection,
-    TaskSection,
-    TrainingSection,
-)
+from yoriai.config import JobConfig, override
 from yoriai.errors import RecordError
+from yoriai.simulations.scenarios import excavators
 from yoriai.simulations.scenarios.partition import Record, SiteRecords
 from yoriai.simulations.scenarios.templates import Grammar, sentences
 from yoriai.simulations.scenarios.vocabulary import DEVICES, WORDS
@@ -246,13 +239,6 @@ def _grouped(templates: Sequence[CommandTemplate], seed: int) -> list[list[Comma
 
 
 def default_job() -> JobConfig:
-    """The job that `yoriai simulate --scenario commands` runs."""
-    return JobConfig(
-        name="commands",
-        lora=LoraSection(rank=32, alpha=32.0, layers="last:4"),
-        task=TaskSection(kind="classify", template=TEMPLATE, labels=LABELS, max_tokens=64),
-        training=TrainingSection(sampling_rate=0.25),
-        privacy=PrivacySection(epsilon=8.0, delta=1e-5),
-        federation=FederationSection(rounds=32, server_learning_rate=0.045, server_learning_rate_without_noise=0.02),
-        evaluation=EvaluationSection(every=8),
-    )
+    """The job that `yoriai simulate --scenario commands` runs: the settings of `excavators` under other labels."""
+    own = {"name": "commands", "task.template": TEMPLATE, "task.labels": list(LABELS)}
+    return override(excavators.default_job(), own)

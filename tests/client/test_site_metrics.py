@@ -163,10 +163,10 @@ def member(tmp_path: Path) -> SiteFolder:
 
 def test_expiries_are_those_of_the_installed_papers_and_stay_known_when_they_have_passed(member: SiteFolder) -> None:
     now = datetime.now(UTC)
-    trust = member.trust(now)
+    trust = member.trusted.trust(now)
     expected = {
-        "certificate": read_enrolment(member.certificate.read_bytes(), trust).expires.timestamp(),
-        "roster": read_roster(member.roster.read_bytes(), trust).expires.timestamp(),
+        "certificate": read_enrolment(member.trusted.certificate.read_bytes(), trust).expires.timestamp(),
+        "roster": read_roster(member.trusted.roster.read_bytes(), trust).expires.timestamp(),
     }
     clock = [now]
     expiries = Expiries(member, clock=lambda: clock[0])

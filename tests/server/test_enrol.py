@@ -81,7 +81,7 @@ def test_what_the_coordinator_signs_verifies_with_the_certificate_that_it_shows(
 ) -> None:
     enrolled(machine, office, sites)
     key, file = machine.signing(now())
-    certificate = read_coordinator_certificate(file, machine.trust(now()), now=now())
+    certificate = read_coordinator_certificate(file, machine.trusted.trust(now()), now=now())
     certificate.public_key.verify(key.sign(b"a", b"b"), b"a\0b")
 
 
@@ -334,5 +334,5 @@ def test_an_installed_member_file_is_the_one_that_was_brought(
     office: Office, machine: ServerFolder, sites: dict[str, Path]
 ) -> None:
     enrolled(machine, office, sites)
-    enrolment = read_enrolment(machine.member("north").read_bytes(), machine.trust(now()))
+    enrolment = read_enrolment(machine.member("north").read_bytes(), machine.trusted.trust(now()))
     assert (enrolment.name, enrolment.node_key) == ("north", node_key(sites["north"]))

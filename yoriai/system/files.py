@@ -33,7 +33,7 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o666) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         _write_part(temporary, data, mode)
         temporary.replace(path)
-        sync_folder(path.parent)
+        sync(path.parent)
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:
@@ -53,7 +53,7 @@ def write_new(path: Path, data: bytes, *, mode: int = 0o666) -> Path:
     try:
         _write_part(temporary, data, mode)
         os.link(temporary, path)  # Unlike a rename, a link never replaces what is there.
-        sync_folder(path.parent)
+        sync(path.parent)
     except FileExistsError:
         raise
     except OSError as error:
@@ -102,7 +102,7 @@ def folder_made_whole(folder: Path) -> Iterator[Path]:
     try:
         yield draft
         draft.replace(place)
-        sync_folder(place.parent)
+        sync(place.parent)
     except OSError as error:
         raise cannot_write(folder, error) from error
     finally:
@@ -164,9 +164,27 @@ def locked_beside(path: Path) -> Iterator[None]:
         yield
 
 
-def sync_folder(folder: Path) -> None:
-    """Make a link, a rename or a removal durable: until the folder itself is synced, a power cut can undo it."""
-    descriptor = os.open(folder, os.O_RDONLY)
+@contextlib.contextmanager
+def opened_folder(folder: str | Path, within: int | None = None) -> Iterator[int]:
+    """A folder by a descriptor, which stays with it whatever is put in its place; a link is no folder.
+
+    Args:
+        folder: its path.
+        within: descriptor of the folder that a relative path counts from; None: the working one.
+
+    Raises:
+        OSError: there is none, or it may not be read.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=within)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def sync(path: Path) -> None:
+    """Make a file, or in a folder a link, a rename or a removal, durable: before, a power cut can undo it."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -14,12 +14,11 @@ import fcntl
 import os
 import re
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from yoriai.errors import DaemonError
+from yoriai.system.files import opened_folder
 
 _MODE = 0o600
 _WORDS = re.compile(rb"([0-9]{1,10}) ([0-9]{1,20})")
@@ -70,7 +69,7 @@ def hold(path: Path) -> int:
         DaemonError: the file is there and not this user's own.
         OSError: the system refuses, or the disk is full.
     """
-    with _folder_of(path) as folder:
+    with opened_folder(path.parent) as folder:
         flags = os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(path.name, flags, _MODE, dir_fd=folder)
     try:
@@ -103,7 +102,7 @@ def holder_of(path: Path, owner: int | None = None) -> Holder | None:
         PermissionError: this user may not see it.
     """
     try:
-        with _folder_of(path) as folder:
+        with opened_folder(path.parent) as folder:
             # Whose process has let go can be seen by those, too, who may not open the file.
             if os.stat(path.name, dir_fd=folder, follow_symlinks=False).st_size == 0:
                 return None
@@ -131,16 +130,6 @@ def _reading(path: Path, descriptor: int) -> Holder | None:
             raise _no_lock(path) from None
         return Holder(int(words[1]), int(words[2]))
     return None
-
-
-@contextmanager
-def _folder_of(path: Path) -> Iterator[int]:
-    """The folder by a descriptor, never by a link that was put in its place."""
-    descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def _check_file(path: Path, descriptor: int, owner: int | None) -> None:

@@ -22,7 +22,6 @@ from yoriai.client.daemon.daemon_config import DaemonConfig, config_in
 from yoriai.client.daemon.daemon_site import open_site
 from yoriai.client.daemon.listener import Listener
 from yoriai.client.daemon.message_worker import MessageWorker, OpenSite
-from yoriai.client.daemon.signals import wake_up_call
 from yoriai.client.site.job import Round
 from yoriai.client.site.round_trainer import Progress, SiteHooks
 from yoriai.client.training.shared_round import SharedSum, skellam_table
@@ -36,6 +35,7 @@ from yoriai.privacy.job_terms.round_terms import rotation_seed
 from yoriai.simulations.bench.deploy.figures import WORKED
 from yoriai.strategies.adapter import AdapterState
 from yoriai.system.log import EventLog
+from yoriai.system.signals import wake_up_call
 
 _SIZE = np.float32(1e-3)
 # transformers sets the default type for all threads while it loads a model.

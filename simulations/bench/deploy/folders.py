@@ -21,6 +21,7 @@ from yoriai.privacy.identity.federation_folder import (
     unlocked,
 )
 from yoriai.privacy.identity.membership import MembershipTerms
+from yoriai.privacy.identity.trust_folder import read_trust_files
 from yoriai.server.folder import coordinator_enrolment as of_server
 from yoriai.server.folder.server_folder import ServerFolder
 from yoriai.server.folder.server_setup import make_server
@@ -90,21 +91,16 @@ def _sign(office: Path, server: ServerFolder, sites: Sequence[SiteFolder], now: 
 
 
 def _install(office: Path, server: ServerFolder, sites: Sequence[SiteFolder], now: datetime) -> None:
-    authority, roster, revocations = office / AUTHORITY, office / ROSTER, office / REVOCATIONS
+    common = {"authority": office / AUTHORITY, "roster": office / ROSTER, "revocations": office / REVOCATIONS}
     server_ca = read_server_ca(server.public_ca.read_bytes(), now=now)
     certificates = [certificate_file(office, site.config().name) for site in sites]
     for site, certificate in zip(sites, certificates, strict=True):
-        trust_files = of_site.TrustFiles.read(certificate, authority, roster, revocations)
-        of_site.install(site, of_site.check_trust_files(site, trust_files, now=now))
+        brought = read_trust_files({**common, "certificate": certificate})
+        site.trusted.install(of_site.check_trust_files(site, brought, now=now))
         install_ca(site, server_ca)
-    paths = {
-        "coordinator": office / COORDINATOR,
-        "authority": authority,
-        "roster": roster,
-        "revocations": revocations,
-    }
-    standing = of_server.check_trust_files(server, of_server.TrustFiles.read(paths, certificates), now=now)
-    of_server.install(server, standing)
+    brought = read_trust_files({**common, "coordinator": office / COORDINATOR})
+    members = of_server.read_members(certificates)
+    server.trusted.install(of_server.check_trust_files(server, brought, members, now=now))
 
 
 def _free_ports(count: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""How a long-lived process of a site hears that it shall end: its main thread is woken, wherever it waits.
+"""How a long-lived process hears that it shall end: its main thread is woken, wherever it waits.
 
 A handler in Python runs once the main thread is back in the interpreter. A signal that comes just before that thread
 waits in the kernel, or that the kernel hands to another thread, would be heard at the next connection, or never. So the
