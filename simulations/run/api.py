@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from yoriai import config
+from yoriai.client.model.base_model import absolute_name
 from yoriai.client.model.lora import save_peft
 from yoriai.client.model.model_session import ModelSession
 from yoriai.client.model.tasks import LabelHead
@@ -112,6 +113,8 @@ def simulate(
     if folder is not None:
         run_folder.must_be_free(folder)
     experiment = resolve(loaded, source, settings)
+    found = absolute_name(experiment.job.base.model)  # The run may be resumed from another folder.
+    experiment = replace(experiment, job=config.override(experiment.job, {"base.model": found}))
     folder = folder or new_folder(experiment.job.name)
     run = StoredRun(
         run_id=f"{experiment.job.name}-{uuid.uuid4().hex[:12]}",

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -127,6 +128,17 @@ def test_one_table_file_is_split_over_sites(base: Path, tmp_path: Path) -> None:
     assert (report.task.kind, report.privacy.noise, report.adapter.rule) == ("classify", "none", "fedavg")
     assert all(site.epsilon is None for site in report.sites)
     assert len(report.rounds) == 1
+
+
+def test_a_run_whose_base_and_records_were_named_from_here_is_resumed_from_elsewhere(
+    base: Path, sites: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(base.parent)
+    near, data = Path(base.name), Path(os.path.relpath(sites))
+    with pytest.raises(KeyboardInterrupt):
+        simulate(data=data, settings=job_settings(near), out=tmp_path / "run", observer=Stop("rounds", 1))
+    monkeypatch.chdir("/")
+    assert len(resume(tmp_path / "run").rounds) == 3
 
 
 def test_a_resumed_run_ends_as_an_uninterrupted_one(run: Run, base: Path, sites: Path, tmp_path: Path) -> None:
