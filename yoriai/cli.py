@@ -1,5 +1,6 @@
 """The `yoriai` command. Heavy libraries load only in the sub-command that needs them."""
 
+import io
 import sys
 
 import typer
@@ -39,6 +40,9 @@ def version() -> None:
 
 def main() -> None:
     """Run the command; an error of Yoriai's own becomes its message and its exit code, never a traceback."""
+    for stream in (sys.stdout, sys.stderr):  # What a terminal cannot show is no reason to end a run without its report.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     console = Console(stderr=True)
     try:
         app()

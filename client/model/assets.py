@@ -158,12 +158,17 @@ def fetch(name: str, *, from_dir: Path | None = None, progress: Progress | None 
             if not _has_hash(target, asset.file_sha256):
                 _install(asset, target, from_dir, progress or _silent)
     except OSError as error:
-        raise AssetError(
-            f"asset {name}: the cache {folder} cannot be used",
-            found=f"{error.strerror or type(error).__name__}: {error.filename or folder}",
-            remedy="free some space, or set YORIAI_CACHE to a folder that can be written",
-        ) from error
+        raise unusable_cache(f"asset {name}", folder, error) from error
     return target
+
+
+def unusable_cache(what: str, folder: Path, error: OSError) -> AssetError:
+    """The error of a cache that cannot be written or read."""
+    return AssetError(
+        f"{what}: the cache {folder} cannot be used",
+        found=f"{error.strerror or type(error).__name__}: {error.filename or folder}",
+        remedy="free some space, or set YORIAI_CACHE to a folder that can be written",
+    )
 
 
 def _pinned(name: str) -> Asset:

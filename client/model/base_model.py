@@ -51,6 +51,13 @@ class BaseModel:
         return int(self.model.config.max_position_embeddings)
 
     @property
+    def end_tokens(self) -> frozenset[int]:
+        """The tokens with which generation ends: the model's own, and the tokenizer's."""
+        own = getattr(self.model.generation_config, "eos_token_id", None)
+        found = [*(own if isinstance(own, list) else [own]), self.tokenizer.eos_token_id]
+        return frozenset(int(token) for token in found if token is not None)
+
+    @property
     def width(self) -> int:
         """Entries of one token's hidden state."""
         return int(self.model.get_input_embeddings().weight.shape[1])
@@ -157,8 +164,11 @@ def _dequantised(gguf: Path) -> Path:
     folder = assets.cache_dir() / "whole-bases" / source_hash[:32]
     if (folder / "complete").exists():
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix="unfinished-", dir=folder.parent))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(prefix="unfinished-", dir=folder.parent))
+    except OSError as error:
+        raise assets.unusable_cache(f"base model {gguf.name}", folder.parent, error) from error
     try:
         try:
             _convert(gguf, unfinished)

@@ -14,7 +14,7 @@ from yoriai.client.model.layers import adapted_maps, linear_maps
 from yoriai.client.model.lora import AdaptedModel, svd_factors
 from yoriai.client.model.magnitude import check_magnitude, check_shapes, weight_norms
 from yoriai.client.model.prepared import PreparedRecords
-from yoriai.client.model.tasks import LabelHead, LanguageHead, TaskHead, label_vectors, untouched_logits
+from yoriai.client.model.tasks import LabelHead, LanguageHead, TaskHead, check_labels, label_vectors, untouched_logits
 from yoriai.client.records.encoding import DEFAULT_TEMPLATES, EncodedRecords, check_task, encode
 from yoriai.client.records.fitting import fitting
 from yoriai.client.records.records import Record
@@ -176,6 +176,7 @@ class ModelSession:
         output_embedding = self.base.model.get_output_embeddings().weight
         if task.kind != "classify":
             return LanguageHead(output_embedding, tokenizer)
+        check_labels(tokenizer, task.labels)
         vectors = label_vectors(output_embedding, tokenizer, task.labels)
         template = task.template or DEFAULT_TEMPLATES["classify"]
         empty = encode(

@@ -6,6 +6,8 @@
 - `lm` and `instruct` take next-token cross-entropy; logits are made at the targets only.
 """
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -17,6 +19,8 @@ from yoriai.client.model.lora import AdaptedModel
 from yoriai.client.model.measure import Tally
 from yoriai.client.model.prepared import Batch
 from yoriai.client.records.encoding import Tokenizer
+from yoriai.client.records.token_bytes import token_bytes
+from yoriai.errors import ConfigError
 
 
 class TaskHead(Protocol):
@@ -80,7 +84,8 @@ class LanguageHead:
     """The `lm` and `instruct` head: next-token cross-entropy, averaged over a record's targets."""
 
     def __init__(self, output_embedding: Tensor, tokenizer: Tokenizer) -> None:
-        self._output_embedding, self._tokenizer = output_embedding, tokenizer
+        self._output_embedding = output_embedding
+        self._token_bytes = torch.from_numpy(token_bytes(tokenizer))
 
     def hidden(self, model: AdaptedModel, batch: Batch) -> Tensor:
         """Every position. (B, T, H)."""
@@ -93,13 +98,12 @@ class LanguageHead:
     def tally(self, hidden: Tensor, batch: Batch) -> Tally:
         """Loss a token, and the bytes that those tokens stand for."""
         token_losses, wanted = self._token_losses(hidden, batch), batch.targets > 0
-        rows = zip(batch.token_ids.gather(1, batch.targets), wanted, strict=True)
-        texts = [self._decode(ids[mask].tolist()) for ids, mask in rows]
+        targets = batch.token_ids.gather(1, batch.targets)[wanted].cpu()
         return Tally(
             records=len(batch.last),
             loss_sum=float(token_losses.sum()),
             loss_units=int(wanted.sum()),
-            target_bytes=sum(len(text.encode()) for text in texts),
+            target_bytes=int(self._token_bytes[targets].sum()),
         )
 
     def _token_losses(self, hidden: Tensor, batch: Batch) -> Tensor:
@@ -114,19 +118,35 @@ class LanguageHead:
         losses = functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none").view_as(wanted)
         return losses.where(batch.targets > 0, 0.0)
 
-    def _decode(self, token_ids: Sequence[int]) -> str:
-        text: str = self._tokenizer.decode(token_ids, skip_special_tokens=True)  # type: ignore[attr-defined]
-        return text
+
+def _label_tokens(tokenizer: Tokenizer, label: str) -> list[int]:
+    return tokenizer.encode(" " + label.lower(), add_special_tokens=False)
 
 
 @torch.no_grad()
 def label_vectors(output_embedding: Tensor, tokenizer: Tokenizer, labels: Sequence[str]) -> Tensor:
     """Mean output embedding of each label's tokens, lower case and with a leading space. (L, H)."""
-    means = [
-        output_embedding[torch.tensor(tokenizer.encode(" " + label.lower(), add_special_tokens=False))].mean(0)
-        for label in labels
-    ]
+    means = [output_embedding[torch.tensor(_label_tokens(tokenizer, label))].mean(0) for label in labels]
     return torch.stack(means).float()
+
+
+def check_labels(tokenizer: Tokenizer, labels: Sequence[str]) -> None:
+    """Raise ConfigError, naming places in task.labels alone, if two labels have the same vector.
+
+    It is a mean over tokens in lower case: upper case, the order of words and whole repetitions make no difference.
+    """
+    places: dict[frozenset[tuple[int, int]], int] = {}
+    for place, label in enumerate(labels, start=1):
+        counts = Counter(_label_tokens(tokenizer, label))
+        common = math.gcd(*counts.values())
+        shares = frozenset((token, count // common) for token, count in counts.items())
+        if (first := places.setdefault(shares, place)) != place:
+            raise ConfigError(
+                "the base cannot tell two labels apart",
+                found=f"labels {first} and {place} of task.labels have the same tokens",
+                expected="labels that differ in more than case or the order of their words",
+                remedy="rename one of them in the records, or make them one",
+            )
 
 
 @torch.no_grad()

@@ -219,7 +219,9 @@ def _record(place: str, row: Mapping[str, object], prompt_field: str, response_f
         text=_filled(place, "text", row["text"]) if "text" in row else None,
         messages=_messages(place, row["messages"]) if "messages" in row else None,
         owner=None if owner in (None, "") else _as_text(owner),
-        fields={key: _as_text(value) for key, value in row.items() if key not in (*known, "owner")},
+        fields={
+            key: _as_text(value) for key, value in row.items() if key not in (*known, "owner") and value is not None
+        },
         place=place,
     )
 

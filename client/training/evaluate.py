@@ -58,9 +58,14 @@ def _untold(_done: int, _total: int) -> None:
 
 
 def _answers_exactly(model: AdaptedModel, token_ids: Sequence[int], loss_mask: Sequence[bool]) -> bool:
-    """Whether greedy decoding from the prompt gives the first response, token for token up to the end-of-text."""
+    """Whether greedy decoding from the prompt gives the first response, token for token up to where generation ends.
+
+    What a chat template puts behind that end (ChatML a line end) is learnt, and never generated.
+    """
     start = loss_mask.index(True)
     stop = next((i for i in range(start, len(loss_mask)) if not loss_mask[i]), len(loss_mask))
+    ends = model.base.end_tokens
+    stop = next((i + 1 for i in range(start, stop) if token_ids[i] in ends), stop)
     wanted = list(token_ids[start:stop])
     prompt = torch.tensor([token_ids[:start]], device=model.base.device)
     generated = model.peft_model.generate(

@@ -28,7 +28,7 @@ def report_json(report: Report) -> str:
 def write_report(report: Report, directory: Path) -> tuple[Path, ...]:
     """Write `report.json`, `report.html` and `figures/*.png` into a run's folder; returns their paths, in this order.
 
-    `report.json` is written first, and each file replaces its forerunner in one step: a crash leaves old or new, whole.
+    `report.json` is written last: a run that has one is finished. Each file replaces its forerunner in one step.
 
     Raises:
         CheckpointError: a file cannot be written (no space, no permission).
@@ -37,9 +37,8 @@ def write_report(report: Report, directory: Path) -> tuple[Path, ...]:
     from yoriai.simulations.report.html import page_files
 
     directory = Path(directory)
-    paths = [write_run_file(directory / REPORT_FILE, report_json(report).encode())]
-    paths += [write_run_file(directory / name, content) for name, content in page_files(report)]
-    return tuple(paths)
+    pages = [write_run_file(directory / name, content) for name, content in page_files(report)]
+    return (write_run_file(directory / REPORT_FILE, report_json(report).encode()), *pages)
 
 
 def load_report(path: Path) -> Report:

@@ -45,6 +45,7 @@ def fit(experiment: Experiment, observer: Observer) -> Fitted:
     observer.advance("fitting the adapter", 0, 0)
     session = ModelSession(base, job.speed)
     initial = session.initial_adapter(job)
+    session.head(job)  # Labels that the base cannot tell apart are found before anything is spent.
     cut = {}
     for site in experiment.sites:
         try:

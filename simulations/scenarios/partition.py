@@ -109,7 +109,9 @@ def partition(records: Sequence[Record], sites: int, how: str, seed: int) -> dic
         RecordError: there are too few records or values, or a record lacks what the partition goes by.
     """
     kind, _, setting = how.partition(":")
-    if kind == "by" and setting:
+    if kind == "by":
+        if not setting:
+            raise ConfigError("partition by: names no field", expected="by:FIELD, such as by:plant")
         return _by_field(records, sites, setting)
     if sites < 1 or len(records) < sites:
         raise RecordError(

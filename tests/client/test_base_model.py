@@ -12,7 +12,7 @@ import torch
 from tests.tiny import tiny_llama, tiny_tokenizer
 from yoriai.client.model import assets, base_model
 from yoriai.client.model.base_model import BaseModel, base_digest, choose_device, load_base, wrap_base
-from yoriai.errors import BaseModelError
+from yoriai.errors import AssetError, BaseModelError
 
 CPU = torch.device("cpu")
 
@@ -215,3 +215,12 @@ def test_a_gguf_file_that_lacks_tensors_is_refused_and_not_kept(gguf: Path, tmp_
 
 def test_a_copy_has_the_same_digest(base: BaseModel) -> None:
     assert base_digest(copy.deepcopy(base.model)) == base.digest
+
+
+def test_a_cache_that_cannot_be_made_is_named_with_what_would_help(
+    gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(assets, "cache_dir", lambda: tmp_path / "file" / "cache")
+    with pytest.raises(AssetError, match=r"model\.gguf: the cache .* cannot be used.*set YORIAI_CACHE"):
+        load_base(str(gguf), device=CPU)

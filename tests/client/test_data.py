@@ -1,11 +1,13 @@
 """The kind of a task, label sets, the split, and partitions for simulations."""
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from yoriai.client.records.records import read_records
 from yoriai.errors import ConfigError, RecordError
 from yoriai.simulations.scenarios.partition import Record, infer_task_kind, label_set, partition, split
 
@@ -141,7 +143,21 @@ def test_a_dirichlet_partition_that_starves_a_site_is_refused() -> None:
         partition(_labelled(*"aaaa"), 4, "dirichlet:0.001", 0)
 
 
-@pytest.mark.parametrize("how", ["random", "dirichlet:", "dirichlet:0", "dirichlet:nan", "dirichlet:x", "by:"])
+def test_a_partition_by_no_field_says_so() -> None:
+    with pytest.raises(ConfigError, match="by: names no field"):
+        partition(_labelled(*"ab"), 2, "by:", 0)
+
+
+def test_null_is_no_value_of_a_field(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    path.write_text('{"text": "a", "plant": null, "line": 0}\n')
+    (record,) = read_records(path)
+    assert record.fields == {"line": "0"}
+    with pytest.raises(RecordError, match="line 1: the record has no plant"):
+        partition([record], 0, "by:plant", 0)
+
+
+@pytest.mark.parametrize("how", ["random", "dirichlet:", "dirichlet:0", "dirichlet:nan", "dirichlet:x"])
 def test_an_unknown_partition_is_refused(how: str) -> None:
     with pytest.raises(ConfigError, match="unknown partition"):
         partition(_labelled(*"ab"), 2, how, 0)

@@ -126,3 +126,25 @@ def test_at_most_so_many_responses_are_generated_and_none_without_targets(
         model, start_for(model, "core"), records, session.head(job), physical_batch_size=4, exact_match=True
     )
     assert (tally.records, tally.answered) == (4, 2)
+
+
+def test_a_response_is_compared_up_to_where_generation_ends(
+    session: ModelSession, make_job: JobMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A chat template may put more behind its end token, which is learnt and never generated."""
+    model = session.model(make_job())
+    model.load(start_for(model, "core"))
+    prompt = [5, 60, 70, 80]
+    ids = torch.tensor([prompt])
+    given = model.peft_model.generate(
+        input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=4, do_sample=False, eos_token_id=None
+    )[0, 4:].tolist()
+    end = given[-1]
+    own = given[: given.index(end) + 1]
+    monkeypatch.setattr(session.base.model.generation_config, "eos_token_id", [2, end])
+    assert session.base.end_tokens == {2, end}
+    for behind in ([], [9], [9, 9, 9]):
+        whole = [*prompt, *own, *behind]
+        assert module._answers_exactly(model, whole, [n >= 4 for n in range(len(whole))])
+    wrong = [*prompt, (own[0] + 1) % 200 + 3, *own[1:]]
+    assert not module._answers_exactly(model, wrong, [n >= 4 for n in range(len(wrong))])

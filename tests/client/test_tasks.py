@@ -11,10 +11,12 @@ from tests.client.conftest import LABELS, Attach, JobMaker, start_for
 from yoriai.client.model.base_model import BaseModel
 from yoriai.client.model.model_session import ModelSession
 from yoriai.client.model.prepared import Batch, PreparedRecords
-from yoriai.client.model.tasks import LabelHead, LanguageHead, label_vectors
+from yoriai.client.model.tasks import LabelHead, LanguageHead, check_labels, label_vectors
 from yoriai.client.records.encoding import Example, encode
 from yoriai.client.records.records import Record
+from yoriai.client.records.token_bytes import token_bytes
 from yoriai.config import TaskSection
+from yoriai.errors import ConfigError
 
 
 def _batch(hidden: torch.Tensor, last: list[int], labels: list[int]) -> Batch:
@@ -163,3 +165,36 @@ def test_bits_per_byte_by_hand(base: BaseModel) -> None:
     assert tally.loss == pytest.approx(math.log(len(base.tokenizer)), rel=1e-6)
     assert tally.bits_per_byte == pytest.approx(4 * math.log2(len(base.tokenizer)) / 3, rel=1e-6)
     assert tally.accuracy is None
+
+
+@pytest.mark.parametrize("text", ["ポンプの圧力", "naïve ☃", "plain words", "混ぜる mixed"])
+@pytest.mark.parametrize("cut", [0, 1, 2])
+def test_bytes_are_those_of_the_tokens_wherever_they_cut_a_character(base: BaseModel, text: str, cut: int) -> None:
+    ids = base.tokenizer.encode(text, add_special_tokens=False)[cut:]
+    assert token_bytes(base.tokenizer)[ids].sum() == len(text.encode()) - cut
+
+
+def test_special_tokens_stand_for_no_text(base: BaseModel) -> None:
+    assert token_bytes(base.tokenizer)[base.tokenizer.all_special_ids].tolist() == [0, 0, 0]
+
+
+def test_bytes_of_a_tokenizer_of_words_and_single_bytes() -> None:
+    from tokenizers import Tokenizer, decoders
+    from tokenizers.models import BPE
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {"<unk>": 0, "▁": 1, "▁pump": 2, "圧": 3, "<0xE3>": 4}
+    core = Tokenizer(BPE(vocab=vocabulary, merges=[], unk_token="<unk>", byte_fallback=True))
+    core.decoder = decoders.ByteFallback()
+    tokenizer: Any = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>")
+    assert token_bytes(tokenizer).tolist() == [0, 1, 5, 3, 1]
+
+
+@pytest.mark.parametrize("labels", [("seal pump", "x", "pump seal"), ("Seal", "x", "seal"), ("ab ab", "x", "ab")])
+def test_labels_with_the_same_vector_are_refused_by_their_places(base: BaseModel, labels: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError, match=r"labels 1 and 3 of task\.labels have the same tokens"):
+        check_labels(base.tokenizer, labels)
+
+
+def test_labels_that_differ_in_a_letter_are_taken(base: BaseModel) -> None:
+    check_labels(base.tokenizer, ("seal pump", "seal pumps", "seal pumpt"))

@@ -16,7 +16,7 @@ from tests.simulations.report_fixture import (
     interrupted_report,
     personal_report,
 )
-from yoriai.errors import ConfigError
+from yoriai.errors import CheckpointError, ConfigError
 from yoriai.simulations.report.file import load_report, report_json, report_schema, write_report
 from yoriai.simulations.report.report import Report, Score, wilson_interval
 
@@ -82,6 +82,14 @@ def test_written_report_reads_back_equal(report: Report, tmp_path: Path) -> None
     for path in paths[2:]:
         assert path.parent.name == "figures"
         assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_has_its_report_when_all_of_its_files_are_written(tmp_path: Path) -> None:
+    """Whoever finds one takes the run as finished."""
+    (tmp_path / "figures").touch()  # No folder can be made there.
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        write_report(interrupted_report(), tmp_path)
+    assert not (tmp_path / "report.json").exists()
 
 
 def test_same_report_gives_the_same_files(tmp_path: Path) -> None:
