@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from yoriai.client.model.base_model import choose_device, load_base
 from yoriai.client.model.model_session import ModelSession
+from yoriai.client.records.records import SiteRecords
 from yoriai.errors import RecordError
 from yoriai.simulations.run.experiment import Experiment
 from yoriai.simulations.run.observers import Observer
@@ -49,9 +50,24 @@ def fit(experiment: Experiment, observer: Observer) -> Fitted:
     cut = {}
     for site in experiment.sites:
         try:
-            cut[site.name] = session.encode((*site.train, *site.test), job.task).cut
+            encoded = session.encode((*site.train, *site.test), job.task)
+            cut[site.name] = encoded.cut
+            if job.task.kind != "classify":
+                _check_targets(site, [bool(example.loss_mask.any()) for example in encoded.examples], observer)
         except RecordError as error:
             raise RecordError(
                 f"site {site.name}: {error.what}", found=error.found, expected=error.expected, remedy=error.remedy
             ) from None
     return Fitted(session, initial, cut, largest_update(get_rule(job.federation.rule), initial))
+
+
+def _check_targets(site: SiteRecords, has_target: list[bool], observer: Observer) -> None:
+    """Say before anything is spent what a site cannot learn or be measured by: each record's flag, training first."""
+    if not any(has_target[: len(site.train)]):
+        raise RecordError(
+            "no training record holds anything to learn",
+            expected="texts of two tokens or more",
+            remedy="leave the site out, or give it longer texts",
+        )
+    if site.test and not any(has_target[len(site.train) :]):
+        observer.say(f"site {site.name}: no test record holds anything to measure, so it gets no score")

@@ -91,8 +91,8 @@ def together(tallies: Mapping[str, Tally]) -> Tally:
 
 
 def score(tally: Tally | None, kind: str) -> Score:
-    """The report's score of a tally; a site without test records scores nothing."""
-    if tally is None or not tally.records:
+    """The report's score of a tally; a site without test records, or without a target in them, scores nothing."""
+    if tally is None or not tally.loss_units:
         return Score(records=0)
     answers = {"exact_match": tally.accuracy} if kind == "instruct" else {"accuracy": tally.accuracy}
     records = tally.answered if kind == "instruct" and tally.answered else tally.records

@@ -352,3 +352,31 @@ def test_sites_without_any_test_record_are_refused(base: Path, tmp_path: Path) -
 def test_engine_is_checked_first(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="inprocess or flower"):
         simulate(options=Options(engine="ray"), out=tmp_path / "run")
+
+
+def texts(folder: Path, **sites: tuple[list[str], list[str]]) -> Path:
+    """A folder of sites with these texts to train on and to test."""
+    for name, parts in sites.items():
+        for part, own in zip(("train", "test"), parts, strict=True):
+            write_records(folder / name / f"{part}.jsonl", [{"text": text} for text in own])
+    return folder
+
+
+def test_a_site_whose_test_texts_hold_no_target_is_named_at_once_and_gets_no_score(base: Path, tmp_path: Path) -> None:
+    long, heard = ["the pump leaks", "an engine stalls"] * 4, Notebook()
+    data = texts(tmp_path / "data", a=(long, ["x", "y"]), b=(long, long[:2]))
+    report = simulate(data=data, settings=job_settings(base), out=tmp_path / "run", observer=heard)
+    assert (
+        "site a: no test record holds anything to measure, so it gets no score"
+        in heard.said[: heard.said.index(f"run      {tmp_path / 'run'}")]
+    )
+    a, b = report.sites
+    assert (a.federated.records, b.federated.records) == (0, 2)
+    assert report.overall["federated"].loss == b.federated.loss
+
+
+def test_a_site_that_has_nothing_to_learn_is_refused_before_anything_is_spent(base: Path, tmp_path: Path) -> None:
+    data = texts(tmp_path / "data", a=(["x", "y"], ["the pump leaks"]), b=(["the pump leaks"] * 4, ["a pump leaks"]))
+    with pytest.raises(RecordError, match="site a: no training record holds anything to learn"):
+        simulate(data=data, settings=job_settings(base), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
