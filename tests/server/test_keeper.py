@@ -4,6 +4,7 @@ import ctypes
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,8 @@ from yoriai.server.service.keeper_lock import keeper_of
 def kept(tmp_path: Path) -> Iterator[Program]:
     """A server that was started, whose SuperLink is a process by now."""
     folder = server(tmp_path / "server", "--control-port", free_port())
-    program = Program.yoriai("server", "start", folder, log=tmp_path / "log")
+    with heeded(signal.SIGINT, signal.SIGHUP):
+        program = Program.yoriai("server", "start", folder, log=tmp_path / "log")
     try:
         wait_until(lambda: "child_started" in program.said(), 60.0, program.said)
         assert keeper_of(ServerFolder(folder).run) is not None
@@ -26,6 +28,17 @@ def kept(tmp_path: Path) -> Iterator[Program]:
         assert keeper_of(ServerFolder(folder).run) is None
     finally:
         program.stop()
+
+
+@contextmanager
+def heeded(*numbers: signal.Signals) -> Iterator[None]:
+    """Signals as a terminal's programs have them, for those that are started meanwhile: nohup ignores some."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def threads_of(pid: int) -> set[int]:
