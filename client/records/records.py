@@ -3,6 +3,7 @@
 An error never shows text, and a record's repr does not either: both may travel further than the record is allowed to.
 """
 
+import codecs
 import csv
 import io
 import json
@@ -16,6 +17,8 @@ from typing import Final
 from yoriai.errors import RecordError
 
 _SUFFIXES: Final = (".jsonl", ".csv")
+_SEPARATORS = ",;\t|"
+_LONGEST_FIELD = 2**31 - 1  # The csv module itself refuses texts of more than 131,072 characters.
 _ROLES: Final = ("system", "user", "assistant")
 _SHAPES: Final = '{"prompt", "response"}, {"text"} or {"messages": [{"role", "content"}, ...]}'
 
@@ -71,7 +74,9 @@ def fingerprint(records: Iterable[Record]) -> str:
 
 
 def read_records(path: Path, *, prompt_field: str = "prompt", response_field: str = "response") -> tuple[Record, ...]:
-    """Read one `.jsonl` or `.csv` file, UTF-8, a record a line or row; blank lines are skipped.
+    """Read one `.jsonl` or `.csv` file, a record a line or row; blank lines are skipped.
+
+    UTF-8, or UTF-16 with its mark. A CSV's separator is a comma, semicolon, tab or bar, as its header has it.
 
     Args:
         path: the file.
@@ -79,9 +84,10 @@ def read_records(path: Path, *, prompt_field: str = "prompt", response_field: st
         response_field: the column that holds the response.
 
     Raises:
-        RecordError: the file is missing, empty, not UTF-8 or malformed, or a record has none of the known shapes.
+        RecordError: the file is missing, empty, malformed or in another encoding, or a record has none of the known
+            shapes.
     """
-    if path.suffix not in _SUFFIXES:
+    if path.suffix.lower() not in _SUFFIXES:
         raise RecordError(f"{path}: unknown kind of file", expected=" or ".join(_SUFFIXES), remedy="convert it")
     try:
         data = path.read_bytes()
@@ -92,7 +98,7 @@ def read_records(path: Path, *, prompt_field: str = "prompt", response_field: st
             remedy="check the path and its rights",
         ) from None
     text = _decoded(path, data)
-    rows = _json_rows(path, text) if path.suffix == ".jsonl" else _csv_rows(path, text)
+    rows = _json_rows(path, text) if path.suffix.lower() == ".jsonl" else _csv_rows(path, text)
     records = tuple(_record(place, row, prompt_field, response_field) for place, row in rows)
     if not records:
         raise RecordError(f"{path}: the file is empty", expected="at least one record", remedy="fill or remove it")
@@ -112,7 +118,10 @@ def read_sites(
     expected = "a folder a site, each with train.jsonl and test.jsonl (or .csv)"
     if not folder.is_dir():
         raise RecordError(f"{folder}: there is no such folder", expected=expected, remedy="correct the path")
-    homes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    if dangling := [path.name for path in entries if path.is_symlink() and not path.exists()]:
+        raise RecordError(f"{folder}: a link leads nowhere", found=dangling[0], remedy="mend or remove it")
+    homes = [path for path in entries if path.is_dir()]
     if not homes:
         raise RecordError(f"{folder}: holds no site", expected=expected, remedy="make one folder for each site")
     seen: dict[str, str] = {}
@@ -140,7 +149,9 @@ def read_site(name: str, home: Path, *, prompt_field: str = "prompt", response_f
 
 
 def _only_file(home: Path, part: str) -> Path:
-    present = [home / (part + suffix) for suffix in _SUFFIXES if (home / (part + suffix)).is_file()]
+    names = {part + suffix for suffix in _SUFFIXES}
+    beside = sorted(home.iterdir()) if home.is_dir() else []
+    present = [path for path in beside if path.stem + path.suffix.lower() in names and path.is_file()]
     if len(present) != 1:
         raise RecordError(
             f"site folder {home}: its {part} records are {'there twice' if present else 'missing'}",
@@ -152,11 +163,16 @@ def _only_file(home: Path, part: str) -> Path:
 
 
 def _decoded(path: Path, data: bytes) -> str:
+    marked = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    encoding = "utf-16" if marked else "utf-8-sig"
     try:
-        return data.decode("utf-8-sig")
+        return data.decode(encoding)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise RecordError(f"{path} line {line}: not UTF-8", expected="UTF-8", remedy="convert the file") from None
+        expected = "UTF-8, or UTF-16 with its mark"
+        raise RecordError(
+            f"{path} line {line}: not {encoding[:6].upper()}", expected=expected, remedy="convert the file"
+        ) from None
 
 
 def _json_rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, object]]]:
@@ -166,7 +182,9 @@ def _json_rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, object]]]
             continue
         place = f"{path} line {number}"
         try:
-            row = json.loads(line)
+            row = json.loads(line, object_pairs_hook=_unique)
+        except _TwiceError:
+            raise RecordError(f"{place}: an object has a key twice", remedy="keep one of them") from None
         except (ValueError, RecursionError):
             raise RecordError(
                 f"{place}: not JSON", expected="one JSON object a line", remedy="correct the line"
@@ -176,8 +194,26 @@ def _json_rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, object]]]
         yield place, row
 
 
+class _TwiceError(Exception):
+    """A JSON object has a key twice, which readers understand differently."""
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise _TwiceError
+    return found
+
+
+def _separator(text: str) -> str:
+    """The one that cuts the header into the most columns; a comma if none does better."""
+    header = next((line for line in text.splitlines() if line.strip()), "")
+    return max(_SEPARATORS, key=lambda separator: len(next(csv.reader([header], delimiter=separator), [])))
+
+
 def _csv_rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, object]]]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    csv.field_size_limit(_LONGEST_FIELD)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=_separator(text))
     header: list[str] | None = None
     first_line = 1
     try:

@@ -48,6 +48,56 @@ def test_a_named_column_leaves_a_column_called_prompt_alone(tmp_path: Path) -> N
     assert record == Record(prompt="question", response="answer", fields={"prompt": "other"})
 
 
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+def test_a_csvs_separator_is_that_of_its_header(separator: str, tmp_path: Path) -> None:
+    rows = [["prompt", "response", "shift"], ["a, b; c", "r", "night"]]
+    lines = [separator.join(f'"{cell}"' for cell in row) for row in rows]
+    (tmp_path / "a.CSV").write_text("\n".join(lines) + "\n")
+    (record,) = read_records(tmp_path / "a.CSV")
+    assert (record.prompt, record.response, record.fields) == ("a, b; c", "r", {"shift": "night"})
+
+
+def test_a_csv_of_one_column_may_hold_every_separator_in_its_texts(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('text\n"a, b; c | d"\n')
+    assert [record.text for record in read_records(tmp_path / "a.csv")] == ["a, b; c | d"]
+
+
+def test_a_csvs_text_may_be_very_long(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(f'text\n"{"long " * 60_000}"\n')
+    (record,) = read_records(tmp_path / "a.csv")
+    assert len(record.text or "") == 300_000
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-8"])
+def test_a_mark_says_which_unicode_a_file_is_in(encoding: str, tmp_path: Path) -> None:
+    text = "\ufeff" + json.dumps(_pair("ポンプ", "漏れ"), ensure_ascii=False) + "\n"
+    (tmp_path / "a.JSONL").write_bytes(text.encode(encoding))
+    assert read_records(tmp_path / "a.JSONL") == (Record(prompt="ポンプ", response="漏れ"),)
+
+
+def test_half_a_character_of_utf16_is_named_as_such(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b"\xff\xfe" + "{}".encode("utf-16-le") + b"\x00")
+    with pytest.raises(RecordError, match="line 1: not UTF-16"):
+        read_records(tmp_path / "a.jsonl")
+
+
+def test_a_key_that_stands_twice_is_refused_by_its_line(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"text": "' + SECRET + '", "text": "b"}\n')
+    with pytest.raises(RecordError, match="line 2: an object has a key twice") as caught:
+        read_records(tmp_path / "a.jsonl")
+    assert SECRET not in str(caught.value)
+
+
+def test_a_link_that_leads_nowhere_leaves_no_site_out(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        _write(tmp_path / "a" / f"{part}.JSONL", _pair())
+    (tmp_path / "b").symlink_to(tmp_path / "gone")
+    with pytest.raises(RecordError, match="a link leads nowhere; found b"):
+        read_sites(tmp_path)
+    (tmp_path / "b").unlink()
+    assert [site.name for site in read_sites(tmp_path)] == ["a"]
+
+
 def test_a_line_separator_inside_a_text_does_not_end_the_line(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "one\u2028two"}\n\n{"text": "three"}\n', encoding="utf-8")
