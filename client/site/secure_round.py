@@ -114,7 +114,7 @@ class SecureRounds:
 
         Raises:
             PolicyError: the request is one for an update in the clear.
-            ProtocolError, IdentityError: as `privacy.secagg.slot.Window.begin`.
+            ProtocolError, IdentityError: as `privacy.secagg.slot.SiteWindow.begin`.
             BudgetError: the round cannot be charged.
         """
         number, slot, stage = request.window, request.slot, wire.SLOT_STAGES[0]

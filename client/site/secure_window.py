@@ -63,7 +63,7 @@ class SecureWindow:
         return reply if slot == self._slot and digest == hashlib.sha256(asked).digest() else None
 
     def begin(self, member: Member, terms: SlotTerms) -> ReadyToMask:
-        """Take a slot; see `privacy.secagg.slot.Window.begin`."""
+        """Take a slot; see `privacy.secagg.slot.SiteWindow.begin`."""
         if self._window is None:
             raise ProtocolError("the window is not open", remedy="begin a new window")
         ready = self._window.begin(member, terms)

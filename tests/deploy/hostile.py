@@ -102,13 +102,13 @@ def write_bundle(folder: Path, questions: Mapping[str, bytes], *, shadowing: boo
     Args:
         shadowing: whether its code stands in a folder `yoriai/`, under the very names that Yoriai's own bundle gives.
     """
-    from yoriai.client.daemon import socket_protocol as frames
+    from yoriai.client.daemon import socket_protocol
 
     encoded = {name: base64.b64encode(message).decode() for name, message in questions.items()}
     client = CLIENT.format(
         questions=base64.b64encode(json.dumps(encoded).encode()).decode(),
-        version=frames.SOCKET_VERSION,
-        kind=int(frames.Kind.HANDLE),
+        version=socket_protocol.SOCKET_VERSION,
+        kind=int(socket_protocol.FrameKind.HANDLE),
     )
     inside = folder / "yoriai" / "client" if shadowing else folder
     inside.mkdir(parents=True)
