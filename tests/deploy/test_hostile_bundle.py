@@ -11,11 +11,12 @@ from tests.deploy.hostile import write_bundle
 from tests.deploy.processes import wait_until
 from tests.deploy.world import Deployment, deployed
 from yoriai import wire
+from yoriai.client.model.prepare import prepare
+from yoriai.client.site.calibration import calibrated_for
 from yoriai.config import JobConfig, override
 from yoriai.privacy.job_terms.plain_roster import plain_roster
 from yoriai.server.flower.flower_control import FlowerControl
 from yoriai.server.round.sealing import Sealer
-from yoriai.server.service.job_store import StoredJob
 
 pytestmark = pytest.mark.deploy
 
@@ -50,9 +51,8 @@ def questions(world: Deployment) -> dict[str, bytes]:
 
 def offers(world: Deployment) -> dict[str, bytes]:
     """The honest job, each time with one thing that nobody should get."""
-    job = world.submit()
-    prepared, signed = job.prepared(), job.roster_file.read_text()
-    cancelled(world, job)
+    # Never submitted: a site that had accepted it would hold some of its budget.
+    prepared, signed = prepare(world.job()), world.server.trusted.roster.read_text()
     roster = plain_roster(world.server.signed_roster(_now()).directory.roster, prepared.job.lora.rank)
 
     def offer(settings: dict[str, object] | None = None, **fields: Any) -> bytes:
@@ -63,7 +63,7 @@ def offers(world: Deployment) -> dict[str, bytes]:
             "roster": roster,
             "signed_roster": signed,
             "base_digest": prepared.base_digest,
-            "noise_multiplier": prepared.noise_multiplier,
+            "noise_multiplier": calibrated_for(prepared, len(roster.weights)),
             "payload": prepared.adapter,
         }
         return wire.encode(wire.JobOffer(**{**given, **fields}))
@@ -80,14 +80,6 @@ def offers(world: Deployment) -> dict[str, bytes]:
         "a roster of its own": offer(signed_roster="\n".join([forged[0], "0" * 128, *forged[2:]])),
         "an outside rule": offer({"federation.rule": "mallory"}),
     }
-
-
-def cancelled(world: Deployment, job: StoredJob) -> None:
-    """Take back a job that was made for its files only."""
-    from tests.commands import yoriai
-
-    assert yoriai("job", "cancel", job.run_id, "--server", world.server.path).code == 0
-    world.wait_for(job, "cancelled")
 
 
 @pytest.mark.parametrize("shadowing", [False, True], ids=["code of its own", "a folder yoriai of its own"])
