@@ -72,5 +72,13 @@ def test_it_ends_with_the_process_that_starts_its_apps(north: SiteFolder) -> Non
 def test_it_ends_well_when_it_is_told_to(north: SiteFolder) -> None:
     with supernode(north, "localhost:1") as process:
         wait_until(lambda: bool(children_of(process.pid, "flower-superexec")), WAIT_S, "it starts no apps")
+        wait_until(lambda: catches(process.pid, signal.SIGTERM), WAIT_S, "it hears no SIGTERM")
         process.terminate()
         assert process.wait(WAIT_S) == 0
+
+
+def catches(pid: int, number: signal.Signals) -> bool:
+    """Whether a process has a handler of its own for a signal, as the kernel knows it."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    (mask,) = (line.split()[1] for line in status.splitlines() if line.startswith("SigCgt"))
+    return bool(int(mask, 16) >> (number - 1) & 1)
