@@ -169,13 +169,14 @@ class Site:
         start = AdapterState.from_bytes(offer.payload)
         self._session.check_adapter(job, start)
         model = self._session.model(job)  # From here on the model of a job at work is another's.
+        head = self._session.head(job)  # Labels that the base cannot tell apart: refused before rounds are promised.
         self._take_part(terms, event, job)
         self._forget()  # Not before: an offer that waits, or is refused, leaves the job at hand and its keys alone.
         self._accepted = AcceptedJob(
             run_id=offer.run_id,
             job=job,
             model=model,
-            head=self._session.head(job),
+            head=head,
             records=self._ready(job),
             start=start,
             weight=offer.roster.weights[self.name],
