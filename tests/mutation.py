@@ -56,7 +56,7 @@ TESTS: dict[str, tuple[str, ...]] = {
         "privacy/test_ledger_format.py",
         "privacy/test_ledger_witness.py",
     ),
-    "client/model/pieces.py": ("client/test_pieces.py", "client/test_units.py"),
+    "client/base/pieces.py": ("client/test_pieces.py", "client/test_units.py"),
     "client/site/deliveries.py": ("client/test_delivery.py", "simulations/test_approvals.py"),
     "client/site/instructions.py": ("client/test_instructions.py",),
     "privacy/identity/instruction.py": ("privacy/test_instruction.py", "client/test_instructions.py"),

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from tests.world import write_records
-from yoriai.client.model import assets
-from yoriai.client.model.base_model import choose_device, load_base
+from yoriai.client.base import assets
+from yoriai.client.base.base_model import choose_device, load_base
 from yoriai.simulations.run.api import simulate
 from yoriai.simulations.scenarios.excavators import ASSET, LABELS, TEMPLATE, load_work_orders
 from yoriai.simulations.scenarios.partition import Record

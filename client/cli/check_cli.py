@@ -72,9 +72,9 @@ def _load(name: str) -> "LoadedBase":
     """Load the base as the daemon would, and let it go."""
     import torch
 
+    from yoriai.client.base.base_model import choose_device, load_base
+    from yoriai.client.base.quiet import quiet_libraries
     from yoriai.client.cli.site_check import LoadedBase
-    from yoriai.client.model.base_model import choose_device, load_base
-    from yoriai.client.model.quiet import quiet_libraries
     from yoriai.system.memory import available_bytes
 
     device = choose_device("auto")

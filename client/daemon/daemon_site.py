@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import replace
 
+from yoriai.client.base.base_model import choose_device, load_base
+from yoriai.client.base.quiet import quiet_libraries
 from yoriai.client.daemon.daemon_config import DaemonConfig
-from yoriai.client.model.base_model import choose_device, load_base
 from yoriai.client.model.model_session import ModelSession
-from yoriai.client.model.quiet import quiet_libraries
 from yoriai.client.offer.costing import CostWorker
 from yoriai.client.offer.job_book import JobBook
 from yoriai.client.records.records import fingerprint, read_site

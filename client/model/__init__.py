@@ -1,1 +1,1 @@
-"""The frozen base and the adapter on it: what computes, and what is kept in memory while it does."""
+"""What trains on the frozen base: adapters and heads, and what is kept in memory while they do."""

@@ -17,8 +17,8 @@ from opacus.grad_sample import GradSampleModule
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
-from yoriai.client.model.base_model import BaseModel
-from yoriai.client.model.layers import (
+from yoriai.client.base.base_model import BaseModel
+from yoriai.client.base.layers import (
     adapted_maps,
     backbone_of,
     chosen_layers,
@@ -26,9 +26,9 @@ from yoriai.client.model.layers import (
     slice_backbone,
     uniform_layers,
 )
+from yoriai.client.base.pieces import Rows, public_ids, rows_for
 from yoriai.client.model.lora_parts import CoreB, Remainder
 from yoriai.client.model.magnitude import check_magnitude, check_shapes, weight_norms
-from yoriai.client.model.pieces import Rows, public_ids, rows_for
 from yoriai.client.model.tail import Tail
 from yoriai.config import LoraSection
 from yoriai.errors import BaseModelError, TrainingError

@@ -1,7 +1,7 @@
 """What an adapter must be on a base: its factors, and how large. What a hostile job would use alone is refused.
 
 An adapter comes from the coordinator. One that dwarfs the base makes activations and gradients so large that rounding
-errors are of their size. Nothing of the guarantee rests on that (see `yoriai.client.model.pieces`); it takes away the
+errors are of their size. Nothing of the guarantee rests on that (see `yoriai.client.base.pieces`); it takes away the
 tool. The check looks at public values alone.
 """
 

@@ -9,8 +9,8 @@ from contextlib import nullcontext
 
 import torch
 
-from yoriai.client.model.base_model import BaseModel
-from yoriai.client.model.layers import adapted_maps, linear_maps
+from yoriai.client.base.base_model import BaseModel
+from yoriai.client.base.layers import adapted_maps, linear_maps
 from yoriai.client.model.lora import AdaptedModel, svd_factors
 from yoriai.client.model.magnitude import check_magnitude, check_shapes, weight_norms
 from yoriai.client.model.prepared import PreparedRecords

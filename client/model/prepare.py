@@ -1,8 +1,8 @@
 """Makes a job complete where the base model is: its digest, and the first adapter with its fixed factors."""
 
-from yoriai.client.model.base_model import choose_device, load_base
+from yoriai.client.base.base_model import choose_device, load_base
+from yoriai.client.base.quiet import quiet_libraries
 from yoriai.client.model.model_session import ModelSession
-from yoriai.client.model.quiet import quiet_libraries
 from yoriai.config import JobConfig
 from yoriai.errors import ConfigError
 from yoriai.prepared_job import PreparedJob

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from yoriai.client.base.pieces import Rows, Shape, shape_of
 from yoriai.client.model.lora import AdaptedModel
-from yoriai.client.model.pieces import Rows, Shape, shape_of
 from yoriai.client.records.encoding import Example
 
 _MEMORY_LIMIT_BYTES = 512 * 1024 * 1024
@@ -99,7 +99,7 @@ class PreparedRecords:
         return len(self.examples) if self._units is None else len(self._units)
 
     def pieces(self, drawn: Sequence[int] | np.ndarray, rows: Callable[[Shape], Rows]) -> Iterator[Piece]:
-        """Cut all records of the drawn units into pieces, each of units of one shape; see `yoriai.client.model.pieces`.
+        """Cut all records of the drawn units into pieces, each of units of one shape; see `yoriai.client.base.pieces`.
 
         A unit's shape is that of all its records together, and they come one after another, over as many pieces as they
         need.

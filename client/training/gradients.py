@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from yoriai.client.base.pieces import Rows as PieceRows
+from yoriai.client.base.pieces import Shape, public_ids, rows_for
 from yoriai.client.model.lora import AdaptedModel
-from yoriai.client.model.pieces import Rows as PieceRows
-from yoriai.client.model.pieces import Shape, public_ids, rows_for
 from yoriai.client.model.prepared import Batch, PreparedRecords
 from yoriai.client.model.tasks import TaskHead
 from yoriai.client.training.plan import TrainingPlan

@@ -129,7 +129,7 @@ class RoundedSum:
     Assumes: units drawn by Poisson sampling, each added once; secure aggregation modulo 2^w that opens only sums over
         at least `noise.honest` sites that neither collude nor cheat; `SkellamTable`'s and its source's assumptions.
     Does not cover: a unit held at several sites; timing; rows that differ with the other units of their batch before
-        they come here, which `yoriai.client.model.pieces` prevents.
+        they come here, which `yoriai.client.base.pieces` prevents.
     Event it costs: a Poisson-sampled Skellam mechanism on noise.size coordinates with noise.variance and the two
         sensitivities, plus `SAMPLER_ERROR` for each draw at the honest sites.
     Edge cases: no unit added: the release is noise, and is charged all the same; a row that is zero: no special case;

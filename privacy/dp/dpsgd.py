@@ -55,7 +55,7 @@ class ClippedGradientSum:
         squared; each finished row's norm is taken once more, and a row that is too long counts as zero. Each row is
         worked on by itself, so that not a bit of it depends on which others are there.
     Does not cover: a change of one record among an owner's, which moves the sum by up to twice `clip_norm`; gradients
-        that differ with the other records of their batch before they come here. See `yoriai.client.model.pieces`.
+        that differ with the other records of their batch before they come here. See `yoriai.client.base.pieces`.
     Edge cases: a unit whose gradient is not finite counts as zero; an empty batch sums to zero and is noised like any
         other.
     Memory: beyond what Opacus fills, some units' rows at a time, and two vectors of float64.

@@ -40,7 +40,7 @@ def audit(
     """
     console = Console(stderr=as_json)
     with console.status("loading libraries"):
-        from yoriai.client.model.quiet import quiet_libraries
+        from yoriai.client.base.quiet import quiet_libraries
         from yoriai.config import load_job
         from yoriai.simulations.audit.attack import check_claim
         from yoriai.simulations.audit.canary_audit import TINY, TINY_SETTINGS, AuditPlan, base_for

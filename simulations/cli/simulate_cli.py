@@ -95,7 +95,7 @@ def simulate(
     if resume is not None:
         _refuse_beside_resume(ctx)
     with _console.status("loading libraries"):
-        from yoriai.client.model.quiet import quiet_libraries
+        from yoriai.client.base.quiet import quiet_libraries
         from yoriai.simulations.report.table import print_report
         from yoriai.simulations.run import api
         from yoriai.simulations.run.experiment import DataSource
@@ -139,7 +139,7 @@ def fetch(
     ] = None,
 ) -> None:
     """Fetch the default base model and the scenarios' records (94 MB) into the cache, or take them from a folder."""
-    from yoriai.client.model import assets
+    from yoriai.client.base import assets
     from yoriai.simulations.run.observers import screen
 
     with screen(_console) as observer:
@@ -206,7 +206,7 @@ def job_check(
 
     loaded = load_job(job)
     with _console.status("loading libraries"):
-        from yoriai.client.model.quiet import quiet_libraries
+        from yoriai.client.base.quiet import quiet_libraries
         from yoriai.simulations.check.job_check import check, print_check
         from yoriai.simulations.run.experiment import DataSource
         from yoriai.simulations.run.observers import screen

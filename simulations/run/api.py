@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from yoriai import config
-from yoriai.client.model.base_model import absolute_name
+from yoriai.client.base.base_model import absolute_name
 from yoriai.client.model.lora import save_peft
 from yoriai.client.model.model_session import ModelSession
 from yoriai.client.model.tasks import LabelHead

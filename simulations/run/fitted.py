@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from yoriai.client.model.base_model import choose_device, load_base
+from yoriai.client.base.base_model import choose_device, load_base
 from yoriai.client.model.model_session import ModelSession
 from yoriai.client.records.records import SiteRecords
 from yoriai.errors import RecordError

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from yoriai.client.model.base_model import choose_device, load_base
+from yoriai.client.base.base_model import choose_device, load_base
 from yoriai.client.model.model_session import ModelSession
 from yoriai.errors import RoundError
 from yoriai.flower import ENVIRONMENT

@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 import yoriai
-from yoriai.client.model import assets
+from yoriai.client.base import assets
 from yoriai.client.model.measure import Tally
 from yoriai.client.model.model_session import ModelSession
 from yoriai.client.records.units import owner_name

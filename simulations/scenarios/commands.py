@@ -26,7 +26,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Final
 
-from yoriai.client.model.assets import fetch
+from yoriai.client.base.assets import fetch
 from yoriai.config import JobConfig, override
 from yoriai.errors import RecordError
 from yoriai.simulations.scenarios import excavators

@@ -20,7 +20,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Final
 
-from yoriai.client.model.assets import fetch
+from yoriai.client.base.assets import fetch
 from yoriai.config import (
     EvaluationSection,
     FederationSection,

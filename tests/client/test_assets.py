@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from yoriai.client.model import assets
-from yoriai.client.model.assets import Asset
+from yoriai.client.base import assets
+from yoriai.client.base.assets import Asset
 from yoriai.errors import AssetError
 
 MEMBER = "tiny_asset/weights.bin"

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from tests.tiny import tiny_llama, tiny_tokenizer
-from yoriai.client.model import assets, base_model
-from yoriai.client.model.base_model import BaseModel, base_digest, choose_device, load_base, wrap_base
+from yoriai.client.base import assets, base_model
+from yoriai.client.base.base_model import BaseModel, base_digest, choose_device, load_base, wrap_base
 from yoriai.errors import AssetError, BaseModelError
 
 CPU = torch.device("cpu")

@@ -40,10 +40,10 @@ from tests.client.offices import noise_for
 from tests.coordinators import Known, save_identity, saved_identity
 from tests.world import write_records
 from yoriai import wire
+from yoriai.client.base.base_model import load_base
 from yoriai.client.daemon.daemon_config import DaemonConfig
 from yoriai.client.daemon.socket_protocol import LARGEST_MESSAGE_BYTES, FrameKind, Line
 from yoriai.client.folder.site_folder import make_site
-from yoriai.client.model.base_model import load_base
 from yoriai.client.model.model_session import ModelSession
 from yoriai.client.offer.job_book import JobBook
 from yoriai.client.records.records import read_site

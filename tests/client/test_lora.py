@@ -11,7 +11,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHead
 
 from tests.client.conftest import TARGETS, Attach, start_for
 from tests.tiny import tiny_llama, tiny_tokenizer
-from yoriai.client.model.base_model import BaseModel, base_digest, wrap_base
+from yoriai.client.base.base_model import BaseModel, base_digest, wrap_base
 from yoriai.client.model.lora import AdaptedModel, save_peft, svd_factors
 from yoriai.client.model.magnitude import check_magnitude
 from yoriai.config import LoraSection

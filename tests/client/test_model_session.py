@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.client.conftest import LABELS, JobMaker
-from yoriai.client.model.base_model import BaseModel, base_digest
+from yoriai.client.base.base_model import BaseModel, base_digest
 from yoriai.client.model.lora import AdaptedModel, svd_factors
 from yoriai.client.model.model_session import ModelSession
 from yoriai.client.model.tasks import LabelHead, LanguageHead

@@ -11,9 +11,9 @@ import torch
 from tests.client.conftest import LABELS, Attach, start_for
 from tests.client.rounds import PLAN, label_head
 from tests.privacy.clipped_rows import Kept
+from yoriai.client.base.pieces import Rows, Shape, rows_for, shape_of
 from yoriai.client.model.lora import AdaptedModel
 from yoriai.client.model.magnitude import within_bounds
-from yoriai.client.model.pieces import Rows, Shape, rows_for, shape_of
 from yoriai.client.model.prepared import PreparedRecords
 from yoriai.client.model.tasks import LanguageHead
 from yoriai.client.records.encoding import Example

@@ -6,8 +6,8 @@ from torch.nn import functional
 
 from tests.client.conftest import Attach, start_for
 from tests.tiny import tiny_llama, tiny_tokenizer
+from yoriai.client.base.base_model import wrap_base
 from yoriai.client.model import tail
-from yoriai.client.model.base_model import wrap_base
 from yoriai.client.model.lora import AdaptedModel
 
 TOKENS = torch.tensor([[5, 60, 70, 0, 0], [80, 90, 100, 110, 120], [130, 0, 0, 0, 0]])

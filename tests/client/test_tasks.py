@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.client.conftest import LABELS, Attach, JobMaker, start_for
-from yoriai.client.model.base_model import BaseModel
+from yoriai.client.base.base_model import BaseModel
 from yoriai.client.model.model_session import ModelSession
 from yoriai.client.model.prepared import Batch, PreparedRecords
 from yoriai.client.model.tasks import LabelHead, LanguageHead, check_labels, label_vectors

@@ -13,7 +13,7 @@ import pytest
 from tests.deploy.processes import free_port
 from tests.deploy.world import LABELS, Deployment, events_of, final_adapter, tapped
 from yoriai import wire
-from yoriai.client.model.base_model import choose_device, load_base
+from yoriai.client.base.base_model import choose_device, load_base
 from yoriai.client.model.model_session import ModelSession
 from yoriai.client.records.records import read_sites
 from yoriai.client.site import secure_round

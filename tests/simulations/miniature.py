@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.world import job_settings, save_tiny_base, write_sites
-from yoriai.client.model.base_model import choose_device, load_base
+from yoriai.client.base.base_model import choose_device, load_base
 from yoriai.client.model.model_session import ModelSession
 from yoriai.client.site.round_trainer import SiteHooks
 from yoriai.privacy.ledger.ledger import Ledger

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from yoriai.client.model import assets
+from yoriai.client.base import assets
 from yoriai.errors import RecordError
 from yoriai.simulations.scenarios.commands import (
     ASSET,

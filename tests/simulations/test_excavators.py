@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from yoriai.client.model import assets
+from yoriai.client.base import assets
 from yoriai.errors import RecordError
 from yoriai.simulations.scenarios.excavators import ASSET, LABELS, TEMPLATE, excavators, load_work_orders
 from yoriai.simulations.scenarios.partition import infer_task_kind, label_set

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from tests.world import Notebook
-from yoriai.client.model.quiet import quiet_libraries
+from yoriai.client.base.quiet import quiet_libraries
 from yoriai.simulations.run.observers import Bars, Lines, screen
 from yoriai.simulations.run.timing import Stopwatch
 

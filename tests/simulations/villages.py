@@ -10,7 +10,7 @@ import torch
 from tests.coordinators import Known
 from tests.world import write_sites
 from yoriai import wire
-from yoriai.client.model.base_model import load_base
+from yoriai.client.base.base_model import load_base
 from yoriai.client.model.model_session import ModelSession
 from yoriai.client.offer.job_book import JobBook
 from yoriai.client.records.records import read_sites

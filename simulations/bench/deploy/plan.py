@@ -67,7 +67,7 @@ def shape_for(params: int) -> Shape:
 
 def save_base(folder: Path, hidden: int) -> Path:
     """Write a random base in Hugging Face's layout."""
-    from yoriai.client.model.quiet import quiet_libraries
+    from yoriai.client.base.quiet import quiet_libraries
     from yoriai.simulations.scenarios.tiny import tiny_llama, tiny_tokenizer
 
     tokenizer = tiny_tokenizer()

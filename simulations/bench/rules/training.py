@@ -8,9 +8,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from yoriai import wire
-from yoriai.client.model.base_model import choose_device, load_base
+from yoriai.client.base.base_model import choose_device, load_base
+from yoriai.client.base.quiet import quiet_libraries
 from yoriai.client.model.model_session import ModelSession
-from yoriai.client.model.quiet import quiet_libraries
 from yoriai.client.records.records import SiteRecords
 from yoriai.config import JobConfig
 from yoriai.server.round.registry import Checkpoint

@@ -19,8 +19,8 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from yoriai.client.model import assets
-from yoriai.client.model.weights import load_tokenizer, load_weights
+from yoriai.client.base import assets
+from yoriai.client.base.weights import load_tokenizer, load_weights
 from yoriai.errors import BaseModelError
 
 # Entries of a model's configuration that say how it was stored, not what it computes.

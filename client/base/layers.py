@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from yoriai.client.model.base_model import BaseModel
+from yoriai.client.base.base_model import BaseModel
 from yoriai.config import LoraSection
 from yoriai.errors import BaseModelError
 from yoriai.strategies.factors import Maps
