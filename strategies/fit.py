@@ -11,7 +11,7 @@ from yoriai.config.faults import all_faults
 from yoriai.errors import ConfigError
 from yoriai.strategies import robust
 from yoriai.strategies.factors import FEATURE_AXIS
-from yoriai.strategies.rule import CYCLE, EachRule, SumRule, built_in_rules, get_rule
+from yoriai.strategies.rule import CYCLE, EachRule, SumRule, built_in_rules, rule_of
 
 AnyRule = SumRule | EachRule
 
@@ -27,13 +27,15 @@ def check_fit(job: JobConfig) -> None:
     """
     faults: list[ConfigError] = []
     try:
-        rule = get_rule(job.federation.rule)
+        rule = rule_of(job)
     except ConfigError as unknown:
         faults.append(unknown)
     else:
         for check in (_hidden_updates, _optimizer, _whole_steps, _one_aggregation, _features):
             faults += check(job, rule)
     for check_settings in (
+        _head_of_its_task,
+        _head_alone,
         _aggregation_in_the_open,
         _enough_updates,
         _proximal,
@@ -45,6 +47,28 @@ def check_fit(job: JobConfig) -> None:
         faults += check_settings(job)
     if faults:
         raise all_faults("settings that do not go together", faults)
+
+
+def _head_of_its_task(job: JobConfig) -> Iterator[ConfigError]:
+    """Only a classifier has a head that could train."""
+    if job.task.head == "trained" and job.task.kind not in ("auto", "classify"):
+        yield ConfigError(
+            f"task.head = trained with task.kind = {job.task.kind}: a head that trains chooses one of the job's labels",
+            expected="task.kind = classify",
+            remedy="leave task.head out, or teach labels",
+        )
+
+
+def _head_alone(job: JobConfig) -> Iterator[ConfigError]:
+    """A head has one way to be summed, and no low-rank factors; a rule of adapters would silently do nothing."""
+    if not job.trains_head:
+        return
+    default = type(job.federation).model_fields["rule"].default
+    if job.federation.rule != default:
+        yield ConfigError(
+            f"federation.rule = {job.federation.rule} with task.head = trained: a head that trains is summed as it is",
+            remedy='leave federation.rule out, or set task.head = "labels"',
+        )
 
 
 def _hidden_updates(job: JobConfig, rule: AnyRule) -> Iterator[ConfigError]:

@@ -18,6 +18,7 @@ from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
 from typing import Protocol, cast
 
+from yoriai.config import JobConfig
 from yoriai.errors import ConfigError
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.core import Core
@@ -27,6 +28,7 @@ from yoriai.strategies.fedex import FedEx
 from yoriai.strategies.fedsvd import FedSVD
 from yoriai.strategies.ffa import FFA
 from yoriai.strategies.flora import FLoRA
+from yoriai.strategies.head import Head
 from yoriai.strategies.rolora import RoLoRA
 from yoriai.strategies.server_opt import KINDS
 
@@ -134,6 +136,7 @@ class EachRule(Rule, Protocol):
 
 
 _BUILT_IN: tuple[SumRule | EachRule, ...] = (Core(), FedAvg(), FedEx(), FedSVD(), FFA(), FLoRA(), RoLoRA())
+_HEAD: SumRule = Head()
 _RULES: Mapping[str, SumRule | EachRule] = MappingProxyType({rule.name: rule for rule in _BUILT_IN})
 
 
@@ -166,6 +169,11 @@ def get_rule(name: str) -> SumRule | EachRule:
         expected=f"one of {', '.join(rule_names())}",
         remedy=f'did you mean "{nearest[0]}"?' if nearest else "",
     )
+
+
+def rule_of(job: JobConfig) -> SumRule | EachRule:
+    """How the job's updates are summed: by its rule, or as a head where that is what trains. Raises as `get_rule`."""
+    return _HEAD if job.trains_head else get_rule(job.federation.rule)
 
 
 def largest_update(rule: Rule, state: AdapterState) -> int:

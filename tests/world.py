@@ -36,6 +36,7 @@ def job_settings(base: Path, **more: object) -> dict[str, object]:
     """Overrides that make a job small enough for the tiny base."""
     return {
         "base.model": str(base),
+        "federation.rule": "core",
         "lora.layers": "last:2",
         "lora.rank": 4,
         "lora.alpha": 4.0,

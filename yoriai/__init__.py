@@ -1,13 +1,15 @@
 """Yoriai: sites adapt one base language model together, with differential privacy, without showing a record.
 
-Importing this package loads nothing heavy. `simulate` and `__version__` are looked up when they are first asked for.
+Importing this package loads nothing heavy. `simulate`, `load` and `__version__` are looked up when they are
+first asked for.
 """
 
 from typing import TYPE_CHECKING
 
-__all__ = ["__version__", "simulate"]
+__all__ = ["__version__", "load", "simulate"]
 
 if TYPE_CHECKING:
+    from yoriai.client.session.loading import load
     from yoriai.simulations.run.api import simulate
 
     __version__: str
@@ -19,6 +21,10 @@ else:
             from yoriai.simulations.run.api import simulate
 
             value = simulate
+        elif name == "load":
+            from yoriai.client.session.loading import load
+
+            value = load
         elif name == "__version__":
             value = _installed_version()
         else:

@@ -129,8 +129,8 @@ def _prepared(path: Path) -> "PreparedJob":
 
     if path.suffix != ".toml":
         return read_prepared(read_carried(path, "the prepared job", at_most_mib=2048))
-    from yoriai.client.model.prepare import check_complete
-    from yoriai.client.model.prepare import prepare as made
+    from yoriai.client.session.prepare import check_complete
+    from yoriai.client.session.prepare import prepare as made
     from yoriai.config import load_job
 
     job = load_job(path)

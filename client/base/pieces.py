@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -119,3 +120,11 @@ def _agree(run: Callable[[Sequence[int]], Tensor], whole: Sequence[int], others:
     """Whether each record gives the same bits in every piece."""
     expected = run(whole)
     return all(torch.equal(run(other), expected[list(other)]) for other in others)
+
+
+def filled(rows: Sequence[np.ndarray], width: int) -> Tensor:
+    """Rows of integers, zeros behind them: (len(rows), width) int64."""
+    padded = np.zeros((len(rows), width), np.int64)
+    for row, values in enumerate(rows):
+        padded[row, : len(values)] = values
+    return torch.from_numpy(padded)

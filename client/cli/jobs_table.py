@@ -155,6 +155,7 @@ def _settings(terms: Terms, job: JobConfig) -> dict[str, Any]:
         "rank": job.lora.rank,
         "alpha": job.lora.alpha,
         "task": job.task.model_dump(mode="json"),
+        "head": {**job.head.model_dump(mode="json"), "public_texts": job.public.texts} if job.trains_head else None,
         "unusual": unusual(job, terms.noise_multiplier),
         "base": job.base.model,
     }

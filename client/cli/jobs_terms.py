@@ -104,7 +104,7 @@ def terms_rows(entry: Entry, budget: Budget) -> list[Row]:
 
     rows = [
         row("run", terms.run_id),
-        row("job", f"{job.name}: {task.kind}, rule {federation.rule}"),
+        row("job", f"{job.name}: {task.kind}, {what_trains(job)}"),
         row("state", f"{entry.state}, first offered {day_of(entry.seen_at)}{_decided(entry)}{early and f'; {early}'}"),
         row("privacy", _privacy(terms, job), "privacy.noise", "privacy.epsilon", "privacy.delta"),
         row("noise", _noise(terms, job), "noise_multiplier"),
@@ -121,7 +121,7 @@ def terms_rows(entry: Entry, budget: Budget) -> list[Row]:
             "privacy.spare_rounds",
         ),
         row("learning", _learning(job), "training.learning_rate", "federation.server_learning_rate"),
-        row("adapter", _adapter(job), "lora.rank", "lora.alpha"),
+        row("head", _head(job)) if job.trains_head else row("adapter", _adapter(job), "lora.rank", "lora.alpha"),
         row("lengths", _lengths(job), "task.max_tokens"),
     ]
     if task.kind == "classify":
@@ -191,6 +191,18 @@ def _learning(job: JobConfig) -> str:
     here = f"{training.optimizer} at rate {training.learning_rate:g} here, {training.schedule}"
     here += f", pulled back by {training.proximal_mu:g}" * (training.proximal_mu > 0) + ", smoothed" * training.lowpass
     return f"{here}; {federation.server_optimizer} at rate {federation.server_learning_rate:g} at the coordinator"
+
+
+def what_trains(job: JobConfig) -> str:
+    """A head, or an adapter by its rule."""
+    return "a head that trains" if job.trains_head else f"rule {job.federation.rule}"
+
+
+def _head(job: JobConfig) -> str:
+    head, public = job.head, job.public
+    words = f" and {head.words} buckets of the prompt's words" if head.words else ""
+    text = f"{len(job.task.labels)} labels on {head.directions} directions of {', '.join(head.states)}{words}"
+    return text + (f"; conditioned on texts said to be public: {public.texts!r}" if public.texts else "")
 
 
 def _adapter(job: JobConfig) -> str:

@@ -7,11 +7,11 @@ from dataclasses import replace
 from yoriai.client.base.base_model import choose_device, load_base
 from yoriai.client.base.quiet import quiet_libraries
 from yoriai.client.daemon.daemon_config import DaemonConfig
-from yoriai.client.model.model_session import ModelSession
 from yoriai.client.offer.costing import CostWorker
 from yoriai.client.offer.job_book import JobBook
 from yoriai.client.records.records import fingerprint, read_site
 from yoriai.client.records.units import policy_units
+from yoriai.client.session.model_session import ModelSession
 from yoriai.client.site.deliveries import Deliveries
 from yoriai.client.site.own_evaluation import Measuring
 from yoriai.client.site.round_trainer import SiteHooks

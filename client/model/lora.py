@@ -5,15 +5,12 @@ layer is a frozen function of the record. `AdaptedModel.prefix` computes it, `Ad
 there; training repeats only the tail.
 """
 
-import copy
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from opacus.grad_sample import GradSampleModule
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
@@ -26,10 +23,12 @@ from yoriai.client.base.layers import (
     slice_backbone,
     uniform_layers,
 )
-from yoriai.client.base.pieces import Rows, public_ids, rows_for
+from yoriai.client.base.pieces import Shape, shape_of
+from yoriai.client.model.factor_model import FactorModel, grad_sampled
 from yoriai.client.model.lora_parts import CoreB, Remainder
 from yoriai.client.model.magnitude import check_magnitude, check_shapes, weight_norms
 from yoriai.client.model.tail import Tail
+from yoriai.client.records.encoding import Example
 from yoriai.config import LoraSection
 from yoriai.errors import BaseModelError, TrainingError
 from yoriai.strategies.adapter import AdapterState
@@ -37,8 +36,8 @@ from yoriai.strategies.adapter import AdapterState
 _ADAPTER = "default"  # PEFT's name for the only adapter
 
 
-class AdaptedModel:
-    """A base model with LoRA attached. One of them serves every site of a simulation in turn.
+class AdaptedModel(FactorModel):
+    """A base model with LoRA attached.
 
     Args:
         base: frozen, without an adapter.
@@ -51,7 +50,7 @@ class AdaptedModel:
     """
 
     def __init__(self, base: BaseModel, lora: LoraSection, *, factors: tuple[str, ...]) -> None:
-        self.base = base
+        super().__init__(base)
         self.rank, self.alpha = lora.rank, lora.alpha
         backbone = backbone_of(base)
         layer_count = int(base.model.config.num_hidden_layers)
@@ -77,16 +76,12 @@ class AdaptedModel:
         if "W" in factors:
             scale = lora.alpha / lora.rank
             self._remainders = {path: Remainder(m.get_base_layer(), scale) for path, m in self._layers.items()}
-        self._hooked: tuple[str, ...] | None = None
-        self._rows: dict[Hashable, Rows] = {}
         self.first_layer = min(chosen) if uniform_layers(base.model.config) else 0
         self.prefix_module = slice_backbone(backbone, 0, self.first_layer, keep_norm=False)
-        self.tail = GradSampleModule(
-            Tail(slice_backbone(backbone, self.first_layer, layer_count, keep_norm=True)),
-            batch_first=True,
-            loss_reduction="sum",
-            strict=False,
-        )
+        self.tail = grad_sampled(Tail(slice_backbone(backbone, self.first_layer, layer_count, keep_norm=True)))
+        self.state_width = int(base.model.config.hidden_size)
+        # States depend on the base and on the layer they enter, not on the adapter: jobs may share them.
+        self.states_key = ("layer", self.first_layer)
         # A few public tokens as they enter the tail, to see whether the model computes.
         self._probe_ids = torch.arange(1, 5, device=base.device)[None] % int(base.model.config.vocab_size)
         self._probe = self.prefix(self._probe_ids)
@@ -158,82 +153,38 @@ class AdaptedModel:
                 found[f"{path}:W"] = self._remainders[path].W
         return dict(sorted(found.items()))
 
-    def set_trainable(self, factors: tuple[str, ...]) -> dict[str, nn.Parameter]:
-        """Let only these factors (`A`, `B`, `R`) train; returns their parameters in the order of names.
-
-        Opacus keeps activations and counts of passes on the modules; what an interrupted pass left there goes.
-        """
-        trained = {}
-        for name, parameter in self.factor_parameters().items():
-            parameter.requires_grad_(name.rsplit(":", 1)[1] in factors)
-            if parameter.requires_grad:
-                trained[name] = parameter
-            parameter._forward_counter = 0  # type: ignore[attr-defined]
-            parameter.grad_sample = parameter.grad = None  # type: ignore[attr-defined]
-            vars(parameter).pop("_current_grad_sample", None)
-        self._mark_training()
-        if factors != self._hooked:
-            # Opacus hooks the maps that are trainable when it is told to, and fails on those that are frozen later.
-            self.tail.remove_hooks()
-            self.tail.add_hooks(loss_reduction="sum", batch_first=True)
-            self._hooked = factors
-        return trained
-
-    def _mark_training(self) -> None:
-        """Opacus watches modules in training mode; the base stays in evaluation mode, so that it drops nothing out."""
-        self.tail.eval()
+    def _watched(self) -> Iterator[nn.Module]:
         for layer in self._layers.values():
             for side in (layer.lora_A[_ADAPTER], layer.lora_B[_ADAPTER]):
-                for module in side.train().modules():
-                    vars(module).pop("activations", None)
-                    vars(module).pop("max_batch_len", None)
+                yield from side.modules()
 
     def check(self, state: AdapterState) -> None:
         """Raise AdapterError unless the state holds every factor of this model, of its shape, finite, in proportion."""
         check_shapes(state, self.maps, self.rank, self._factors)
         check_magnitude(state, self._weight_norms, self.alpha / self.rank)
 
-    @torch.no_grad()
     def load(self, state: AdapterState) -> None:
         """Write every factor of `state` into the model. Raises AdapterError as `check`."""
-        self.check(state)
-        for name, parameter in self.factor_parameters().items():
-            parameter.copy_(torch.from_numpy(np.array(state.tensors[name])))
+        super().load(state)
         for remainder in self._remainders.values():
             remainder.fold()
 
-    def state(self) -> AdapterState:
-        """All factors as they stand, in fp32 on the CPU."""
-        return AdapterState({n: p.detach().cpu().numpy().copy() for n, p in self.factor_parameters().items()})
+    def shape(self, example: Example) -> Shape:
+        """Tokens and targets, each rounded up to a ladder."""
+        longest = self.base.context_tokens
+        return shape_of(len(example.token_ids), int(example.loss_mask.sum()), longest=longest)
 
-    def prefix_rows(self, tokens: int, most: int) -> Rows:
-        """How many records of that many tokens, `most` at most, may pass through the prefix at once."""
-        ids = public_ids(most, tokens, int(self.base.model.config.vocab_size)).to(self.base.device)
-        return self.rows(
-            ("prefix", tokens, most),
-            lambda: rows_for(lambda chosen: self.prefix(ids[list(chosen)]).flatten(1), tokens, most, self.base.device),
-        )
+    def state_rows(self, tokens: int) -> int:
+        """One a token."""
+        return tokens
 
-    def rows(self, key: Hashable, find_out: Callable[[], Rows]) -> Rows:
-        """What `find_out` found for the key; it is asked once."""
-        if key not in self._rows:
-            self._rows[key] = find_out()
-        return self._rows[key]
+    def enter(self, examples: Sequence[Example], tokens: int) -> Tensor:
+        """The prefix of each; see FactorModel."""
+        return self.prefix(self._ids(examples, tokens))
 
-    @contextmanager
-    def stirred(self) -> Iterator[None]:
-        """Public random factors, for as long as the context lasts: with some of them zero, gradients would be."""
-        generator, kept = torch.Generator().manual_seed(0), {}
-        with torch.no_grad():
-            for name, parameter in self.factor_parameters().items():
-                kept[name] = parameter.clone()
-                parameter.copy_(0.02 * torch.randn(parameter.shape, generator=generator))
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                for name, parameter in self.factor_parameters().items():
-                    parameter.copy_(kept[name])
+    def peft_config(self) -> Any:
+        """PEFT's own settings of the adapter."""
+        return self.peft_model.peft_config[_ADAPTER]
 
     @torch.no_grad()
     def prefix(self, token_ids: Tensor) -> Tensor:
@@ -264,30 +215,6 @@ def svd_factors(model: AdaptedModel) -> dict[str, tuple[np.ndarray, np.ndarray]]
         scaled = left[:, : model.rank] * singular[: model.rank]
         factors[path] = (scaled.float().numpy(), right[: model.rank].float().numpy())
     return factors
-
-
-def save_peft(model: AdaptedModel, factors: AdapterState, folder: Path) -> None:
-    """Write A and B factors in PEFT's own format, which `PeftModel.from_pretrained` loads.
-
-    Args:
-        factors: the A and B factors only, as a rule's `to_peft` returns them. Their rank may be another than the
-            job's, and differ from map to map; PEFT's alpha then grows with it, so that the scale stays.
-    """
-    from safetensors.numpy import save_file
-
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {}
-    for name, tensor in factors.tensors.items():
-        path, factor = name.rsplit(":", 1)
-        tensors[f"base_model.model.{path}.lora_{factor}.weight"] = np.ascontiguousarray(tensor)
-    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    config = copy.copy(model.peft_model.peft_config[_ADAPTER])
-    config.inference_mode = True
-    ranks = {path: factors.factor(path, "A").shape[0] for path in factors.module_paths()}
-    config.rank_pattern = {path: rank for path, rank in ranks.items() if rank != model.rank}
-    config.alpha_pattern = {path: model.alpha * rank / model.rank for path, rank in ranks.items() if rank != model.rank}
-    config.base_model_name_or_path = model.base.name
-    config.save_pretrained(str(folder))
 
 
 def _lora_layers(peft_model: nn.Module) -> Mapping[str, Any]:

@@ -28,9 +28,15 @@ def check_shapes(state: AdapterState, maps: Maps, rank: int, factors: Iterable[s
     for path, (out, into) in maps.items():
         of = {"A": (rank, into), "B": (out, rank), "R": (rank, rank), "U": (out, rank), "W": (out, into)}
         expected.update({tensor_name(path, factor): of[factor] for factor in factors})
+    check_layout(state, expected)
+
+
+def check_layout(state: AdapterState, expected: Mapping[str, tuple[int, int]]) -> None:
+    """Raise AdapterError unless the state holds these tensors, of these shapes, and is finite."""
     if {name: tensor.shape for name, tensor in state.tensors.items()} != expected:
         raise AdapterError(
-            "the adapter's factors are not those of this base and job", remedy="compare rule and lora settings"
+            "the adapter's factors are not those of this base and job",
+            remedy="compare the settings of rule, lora and head",
         )
     state.check_finite()
 
@@ -49,13 +55,7 @@ def check_magnitude(state: AdapterState, weights: Mapping[str, float], scale: fl
         weights: Frobenius norm of each adapted map's own weight, by path.
         scale: alpha / rank.
     """
-    for name, tensor in state.tensors.items():
-        if _norm(tensor) > LARGEST_FACTOR:
-            raise AdapterError(
-                f"factor {name} is too large",
-                found=f"a norm of {_norm(tensor):.3g}",
-                expected=f"at most {LARGEST_FACTOR:g}",
-            )
+    check_factors(state)
     largest = max(weights.values())
     for path in weights:
         added = scale * _added(state, path)
@@ -65,6 +65,17 @@ def check_magnitude(state: AdapterState, weights: Mapping[str, float], scale: fl
                 found=f"a norm of {added:.3g}",
                 expected=f"at most {LARGEST_SHARE * largest:.3g}, {LARGEST_SHARE:g} times that of the base's largest",
                 remedy="lower lora.alpha or the learning rates",
+            )
+
+
+def check_factors(state: AdapterState) -> None:
+    """Raise AdapterError if one of these finite factors is out of all proportion."""
+    for name, tensor in state.tensors.items():
+        if _norm(tensor) > LARGEST_FACTOR:
+            raise AdapterError(
+                f"factor {name} is too large",
+                found=f"a norm of {_norm(tensor):.3g}",
+                expected=f"at most {LARGEST_FACTOR:g}",
             )
 
 

@@ -16,12 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from yoriai.client.base.pieces import Rows, Shape, shape_of
-from yoriai.client.model.lora import AdaptedModel
+from yoriai.client.base.pieces import Rows, Shape, filled
+from yoriai.client.model.factor_model import ENTER_AT_ONCE, FactorModel, padded_tokens
 from yoriai.client.records.encoding import Example
 
 _MEMORY_LIMIT_BYTES = 512 * 1024 * 1024
-_PREFIX_BATCH = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +29,7 @@ class Batch:
 
     Attributes:
         entering: (B, T, H) hidden states at the first adapted layer.
-        token_ids: (B, T) int64, padded with 0.
+        token_ids: (B, T) int64, padded with 0; where a record enters as one row, its first alone.
         targets: (B, K) int64 positions of the target tokens, padded with 0, which is never one.
         last: (B,) index of each record's last token.
         labels: (B,) int64, -1 without a label.
@@ -74,7 +73,7 @@ class PreparedRecords:
 
     def __init__(
         self,
-        model: AdaptedModel,
+        model: FactorModel,
         examples: Sequence[Example],
         *,
         known: dict[bytes, Tensor] | None,
@@ -84,14 +83,19 @@ class PreparedRecords:
         self._model = model
         self.examples = tuple(examples)
         self._units = None if units is None else [list(unit) for unit in units]
-        self._shapes = [self._shape(example) for example in self.examples]
+        self._shapes = [model.shape(example) for example in self.examples]
         self._states: list[Tensor] | None = None
         if known is not None:
             self._compute(known, progress)
-            self._states = [known[example.token_ids.tobytes()] for example in self.examples]
+            self._states = [known[example.content] for example in self.examples]
 
     def __len__(self) -> int:
         return len(self.examples)
+
+    def states(self) -> Tensor:
+        """The first row of each record's entering state, (records, F); for models that have no other."""
+        assert self._states is not None
+        return torch.stack([state[0] for state in self._states])
 
     @property
     def unit_count(self) -> int:
@@ -129,60 +133,48 @@ class PreparedRecords:
             shape = reduce(or_, (self._shapes[i] for i in some))
             yield self._batch(some, Shape(longest, min(longest, shape.targets)))
 
-    def _shape(self, example: Example) -> Shape:
-        longest = self._model.base.context_tokens
-        return shape_of(len(example.token_ids), int(example.loss_mask.sum()), longest=longest)
-
     def _batch(self, records: list[int], shape: Shape) -> Batch:
         device = self._model.base.device
         chosen = [self.examples[i] for i in records]
-        ids = _filled([example.token_ids for example in chosen], shape.tokens).to(device)
-        targets = _filled([np.flatnonzero(example.loss_mask) for example in chosen], shape.targets)
+        ids = filled([example.token_ids[: shape.tokens] for example in chosen], shape.tokens).to(device)
+        targets = filled([np.flatnonzero(example.loss_mask) for example in chosen], shape.targets)
         return Batch(
-            entering=self._entering(records, ids),
+            entering=self._entering(records, shape.tokens),
             token_ids=ids,
             targets=targets.to(device),
             last=torch.tensor([len(example.token_ids) - 1 for example in chosen], device=device),
             labels=torch.tensor([example.label for example in chosen], device=device),
         )
 
-    def _entering(self, piece: list[int], token_ids: Tensor) -> Tensor:
+    def _entering(self, records: list[int], tokens: int) -> Tensor:
+        """Their entering states, padded: (B, rows of `tokens` tokens, F)."""
         if self._states is None:
-            return self._model.prefix(token_ids)
-        states = [self._states[i] for i in piece]
-        padded = torch.zeros(*token_ids.shape, states[0].shape[1])  # (B, T, H)
+            return self._model.enter([self.examples[i] for i in records], tokens)
+        states = [self._states[i] for i in records]
+        padded = torch.zeros(len(records), self._model.state_rows(tokens), states[0].shape[1])
         for row, state in enumerate(states):
             padded[row, : len(state)] = state
-        return padded.to(token_ids.device)
+        return padded.to(self._model.base.device)
 
     def _compute(self, known: dict[bytes, Tensor], progress: Callable[[int, int], None] | None) -> None:
-        """Add the hidden states (T_i, H) of every record that is not known yet, as views into one block."""
-        missing = {e.token_ids.tobytes(): i for i, e in enumerate(self.examples) if e.token_ids.tobytes() not in known}
-        lengths = {i: len(self.examples[i].token_ids) for i in missing.values()}
-        block = _allocate(sum(lengths.values()), int(self._model.base.model.config.hidden_size))
+        """Add the entering states (rows, F) of every record that is not known yet, as views into one block."""
+        missing = {e.content: i for i, e in enumerate(self.examples) if e.content not in known}
+        rows = {i: self._model.state_rows(len(self.examples[i].token_ids)) for i in missing.values()}
+        block = _allocate(sum(rows.values()), self._model.state_width)
         start = done = 0
         by_tokens: dict[int, list[int]] = {}
-        for i in lengths:
-            by_tokens.setdefault(self._shapes[i].tokens, []).append(i)
+        for i in rows:
+            by_tokens.setdefault(padded_tokens(self.examples[i], self._model.base), []).append(i)
         for tokens, records in sorted(by_tokens.items()):
-            for piece, count in self._model.prefix_rows(tokens, _PREFIX_BATCH).cut(records):
-                ids = _filled([self.examples[i].token_ids for i in piece], tokens)
-                states = self._model.prefix(ids.to(self._model.base.device)).float().cpu()
+            for piece, count in self._model.enter_rows(tokens, ENTER_AT_ONCE).cut(records):
+                states = self._model.enter([self.examples[i] for i in piece], tokens).float().cpu()
                 for row, i in enumerate(piece[:count]):
-                    view = block[start : start + lengths[i]]
-                    known[self.examples[i].token_ids.tobytes()] = view.copy_(states[row, : lengths[i]])
-                    start += lengths[i]
+                    view = block[start : start + rows[i]]
+                    known[self.examples[i].content] = view.copy_(states[row, : rows[i]])
+                    start += rows[i]
                 done += count
                 if progress is not None:
-                    progress(done, len(lengths))
-
-
-def _filled(rows: Sequence[np.ndarray], width: int) -> Tensor:
-    """Rows of integers, zeros behind them: (len(rows), width) int64."""
-    filled = np.zeros((len(rows), width), np.int64)
-    for row, values in enumerate(rows):
-        filled[row, : len(values)] = values
-    return torch.from_numpy(filled)
+                    progress(done, len(rows))
 
 
 def _allocate(tokens: int, hidden: int) -> Tensor:

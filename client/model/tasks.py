@@ -1,6 +1,7 @@
 """Task heads: from final hidden states to one loss a record, and to what is counted when an adapter is measured.
 
-- `classify` scores a prompt's last hidden state against one fixed vector a label: the mean output embedding of the
+- `classify` has a matrix that trains, on conditioned states of the frozen base (`head_model.py`); or it scores a
+  prompt's last hidden state against one fixed vector a label: the mean output embedding of the
   label's tokens, minus what the untouched base says to an empty prompt. Only the base shapes the head, nothing of it
   trains, and one position and a small matrix carry the gradient.
 - `lm` and `instruct` take next-token cross-entropy; logits are made at the targets only.
@@ -15,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from yoriai.client.model.factor_model import FactorModel
+from yoriai.client.model.head_model import TEMPERATURE
 from yoriai.client.model.lora import AdaptedModel
 from yoriai.client.model.measure import Tally
 from yoriai.client.model.prepared import Batch
@@ -26,8 +29,8 @@ from yoriai.errors import ConfigError
 class TaskHead(Protocol):
     """What training and evaluation need to know of a task."""
 
-    def hidden(self, model: AdaptedModel, batch: Batch) -> Tensor:
-        """The final hidden states that the head reads, in a shape of its own."""
+    def hidden(self, model: FactorModel, batch: Batch) -> Tensor:
+        """What the head reads of the model's tail, in a shape of its own."""
         ...
 
     def losses(self, hidden: Tensor, batch: Batch) -> Tensor:
@@ -50,9 +53,10 @@ class LabelHead:
     def __init__(self, vectors: Tensor, prior: Tensor) -> None:
         self.vectors, self.prior = vectors, prior
 
-    def hidden(self, model: AdaptedModel, batch: Batch) -> Tensor:
+    def hidden(self, model: FactorModel, batch: Batch) -> Tensor:
         """Each record's last position. (B, H)."""
-        return model.final_hidden(batch.entering, batch.last)
+        hidden: Tensor = model.tail(batch.entering, batch.last)
+        return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(B, H) -> (B, L)."""
@@ -64,20 +68,49 @@ class LabelHead:
 
     def tally(self, hidden: Tensor, batch: Batch) -> Tally:
         """Loss, correct answers and the confusion of labels."""
-        logits = self.logits(hidden)
-        predicted = logits.argmax(1)
-        losses = functional.cross_entropy(logits, batch.labels, reduction="sum")
-        size = len(self.prior)
-        confusion = torch.bincount(batch.labels * size + predicted, minlength=size * size).reshape(size, size)
-        return Tally(
-            records=len(predicted),
-            loss_sum=float(losses),
-            loss_units=len(predicted),
-            correct=int((predicted == batch.labels).sum()),
-            answered=len(predicted),
-            hits=(predicted == batch.labels).cpu().numpy(),
-            confusion=confusion.cpu().numpy(),
-        )
+        return answers(self.logits(hidden), batch.labels)
+
+
+class TrainedHead:
+    """The `classify` head whose matrix is what trains; the model's tail ends in its logits.
+
+    The loss in training is that of the logits times the temperature, as where a student learns from soft targets: its
+    gradient by the matrix is (p − y) xᵀ, of a size that does not depend on the temperature.
+
+    Args:
+        labels: how many.
+    """
+
+    def __init__(self, labels: int) -> None:
+        self.labels = labels
+
+    def hidden(self, model: FactorModel, batch: Batch) -> Tensor:
+        """Logits. (B, L)."""
+        logits: Tensor = model.tail(batch.entering)
+        return logits
+
+    def losses(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """Cross-entropy over the label set, times the temperature. (B, L) -> (B,)."""
+        return TEMPERATURE * functional.cross_entropy(hidden.float(), batch.labels, reduction="none")
+
+    def tally(self, hidden: Tensor, batch: Batch) -> Tally:
+        """Loss, correct answers and the confusion of labels."""
+        return answers(hidden.float(), batch.labels)
+
+
+def answers(logits: Tensor, labels: Tensor) -> Tally:
+    """What answering the likeliest label counts. (B, L) and (B,)."""
+    predicted, size = logits.argmax(1), logits.shape[1]
+    confusion = torch.bincount(labels * size + predicted, minlength=size * size).reshape(size, size)
+    return Tally(
+        records=len(predicted),
+        loss_sum=float(functional.cross_entropy(logits, labels, reduction="sum")),
+        loss_units=len(predicted),
+        correct=int((predicted == labels).sum()),
+        answered=len(predicted),
+        hits=(predicted == labels).cpu().numpy(),
+        confusion=confusion.cpu().numpy(),
+    )
 
 
 class LanguageHead:
@@ -87,9 +120,10 @@ class LanguageHead:
         self._output_embedding = output_embedding
         self._token_bytes = torch.from_numpy(token_bytes(tokenizer))
 
-    def hidden(self, model: AdaptedModel, batch: Batch) -> Tensor:
+    def hidden(self, model: FactorModel, batch: Batch) -> Tensor:
         """Every position. (B, T, H)."""
-        return model.final_hidden(batch.entering)
+        hidden: Tensor = model.tail(batch.entering)
+        return hidden
 
     def losses(self, hidden: Tensor, batch: Batch) -> Tensor:
         """(B, T, H) -> (B,), zero for a record without targets."""

@@ -15,6 +15,7 @@ from yoriai.errors import PolicyError
 from yoriai.privacy.dp.accounting import LARGEST_NOISE_MULTIPLIER, SMALLEST_NOISE_MULTIPLIER
 from yoriai.privacy.job_terms.noise import all_rounds
 
+LARGEST_HEAD = 1 << 24
 LARGEST_STEPS = 1_000_000
 LARGEST_JOB_BYTES = 128 * 1024
 MOST_LABELS = 1_000
@@ -59,6 +60,11 @@ def _sizes(job: JobConfig, offer: wire.JobOffer, width: int) -> Iterator[_Size]:
     yield _Size("the job's own text, in bytes,", text, LARGEST_JOB_BYTES, "shorten its labels or its template")
     yield _Size("the roster, in sites,", sites, MOST_SITES, "have fewer sites take part")
     yield _Size("task.labels, in number,", len(job.task.labels), MOST_LABELS, "teach fewer labels")
+    if job.trains_head:
+        entries = len(job.task.labels) * job.head.features
+        yield _Size("the head, in entries,", entries, LARGEST_HEAD, "lower head.directions or head.words")
+        remedy = "lower it: the base's hidden states have no more directions"
+        yield _Size("head.directions", job.head.directions, width, remedy)
     yield _Size("lora.rank", job.lora.rank, width, "lower it: the base's hidden states have no more directions")
     yield _Size(
         "(federation.rounds + privacy.spare_rounds) * training.local_steps", steps, LARGEST_STEPS, "lower one of them"

@@ -20,7 +20,7 @@ from yoriai.privacy.job_terms.plain_roster import unlike_sites
 from yoriai.privacy.secagg.ranks import thin_ranks
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.fit import check_fit
-from yoriai.strategies.rule import built_in_rules, get_rule, largest_update
+from yoriai.strategies.rule import built_in_rules, largest_update, rule_of
 
 
 def read_job(site: str, policy: PolicySection, offer: wire.JobOffer) -> JobConfig:
@@ -93,7 +93,15 @@ def plain_rank(site: str, job: JobConfig, ranks: Mapping[str, int]) -> int | Non
 
 
 def _below(job: JobConfig, rank: int) -> int | None:
-    return rank if rank < job.lora.rank else None
+    if rank >= job.lora.rank:
+        return None
+    if job.trains_head:
+        raise PolicyError(
+            "the roster has sites train a lower rank, and a head that trains has no rank",
+            found=f"rank {rank} of lora.rank = {job.lora.rank}",
+            remedy="leave the ranks out of the roster, or lower lora.rank in the job",
+        )
+    return rank
 
 
 def check_base(site: str, policy: PolicySection, job: JobConfig, offer: wire.JobOffer, digest: str) -> None:
@@ -132,7 +140,7 @@ def agreed_noise(site: str, policy: PolicySection, job: JobConfig, offer: wire.J
     n_params = 0
     if job.privacy.noise == "distributed":
         check_sharing(site, policy, job, offer)
-        n_params = largest_update(get_rule(job.federation.rule), AdapterState.from_bytes(offer.payload))
+        n_params = largest_update(rule_of(job), AdapterState.from_bytes(offer.payload))
     _check_claim(site, policy, job)
     noise = resolve_noise(job, multiplier, n_params=n_params, sites=len(offer.roster.weights))
     event = round_event(job, noise)

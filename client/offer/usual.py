@@ -40,7 +40,7 @@ USUAL: Final[Mapping[str, Usual]] = MappingProxyType(
         "noise_multiplier": Usual(0.3, 100.0, "little noise is made up for by drawing few records, or by few rounds"),
         "privacy.clip_norm": Usual(1e-3, 100.0, _ROUNDING),
         "privacy.spare_rounds": Usual(0, 10, "each one is budget that the coordinator may spend on a repeated round"),
-        "training.sampling_rate": Usual(1e-4, 0.5, "near 1 chance protects nobody, near 0 nothing is learnt"),
+        "training.sampling_rate": Usual(1e-4, 1.0, "near 0 nothing is learnt"),
         "training.local_steps": Usual(1, 100, "each step is one more look at the records"),
         "training.learning_rate": Usual(1e-5, 100.0, _ROUNDING),
         "federation.server_learning_rate": Usual(1e-5, 100.0, _ROUNDING),
@@ -63,10 +63,10 @@ def numbers_of(job: JobConfig, noise_multiplier: float | None) -> dict[str, floa
         "federation.server_learning_rate": job.federation.server_learning_rate,
         "federation.rounds": job.federation.rounds,
         "privacy.spare_rounds": privacy.spare_rounds,
-        "lora.rank": job.lora.rank,
-        "lora.alpha": job.lora.alpha,
         "task.max_tokens": job.task.max_tokens,
     }
+    if not job.trains_head:
+        numbers |= {"lora.rank": job.lora.rank, "lora.alpha": job.lora.alpha}
     if noise_multiplier is not None:
         numbers |= {
             "privacy.epsilon": privacy.epsilon,

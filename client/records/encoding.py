@@ -5,7 +5,7 @@ a model answers: the prompt is there as tokens before the first token of the res
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -13,6 +13,7 @@ from jinja2 import TemplateError
 from numpy.typing import NDArray
 
 from yoriai.client.records.records import Record
+from yoriai.client.records.words import no_words, word_hashes
 from yoriai.config import TaskSection
 from yoriai.errors import ConfigError, RecordError
 
@@ -48,11 +49,18 @@ class Example:
         token_ids: (n,) int32.
         loss_mask: (n,) bool, True where the token is a target, predicted from those before it; never at position 0.
         label: index into the task's labels, to be chosen at the last position; -1 where the targets are tokens.
+        words: sorted hashes of the prompt's distinct words, for a head that trains; empty where the targets are tokens.
     """
 
     token_ids: NDArray[np.int32]
     loss_mask: NDArray[np.bool_]
     label: int = -1
+    words: NDArray[np.uint32] = field(default_factory=no_words)
+
+    @property
+    def content(self) -> bytes:
+        """What a model's state of the record depends on; equal for records that it cannot tell apart."""
+        return len(self.words).to_bytes(4, "little") + self.words.tobytes() + self.token_ids.tobytes()
 
 
 @dataclass(frozen=True)
@@ -215,8 +223,10 @@ def _example(
         )
     loss_mask = np.array(tokens.is_target, dtype=np.bool_)
     loss_mask[:1] = False
-    label = labels[record.response or ""] if task.kind == "classify" else -1
-    return Example(np.array(tokens.ids, dtype=np.int32), loss_mask, label), tokens.cut
+    ids = np.array(tokens.ids, dtype=np.int32)
+    if task.kind != "classify":
+        return Example(ids, loss_mask), tokens.cut
+    return Example(ids, loss_mask, labels[record.response or ""], word_hashes(record.prompt or "")), tokens.cut
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from yoriai.prepared_job import PreparedJob
 from yoriai.privacy.job_terms.calibration import calibrated
 from yoriai.strategies.adapter import AdapterState
-from yoriai.strategies.rule import get_rule, largest_update
+from yoriai.strategies.rule import largest_update, rule_of
 
 
 def calibrated_for(prepared: PreparedJob, sites: int) -> float | None:
@@ -13,5 +13,5 @@ def calibrated_for(prepared: PreparedJob, sites: int) -> float | None:
         ConfigError: no noise reaches it.
     """
     job = prepared.job
-    n_params = largest_update(get_rule(job.federation.rule), AdapterState.from_bytes(prepared.adapter))
+    n_params = largest_update(rule_of(job), AdapterState.from_bytes(prepared.adapter))
     return calibrated(job, n_params=n_params, sites=sites)

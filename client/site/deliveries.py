@@ -22,11 +22,11 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from yoriai import wire
-from yoriai.client.model.lora import save_peft
-from yoriai.client.model.model_session import ModelSession
 from yoriai.client.offer.job_book import JobBook
 from yoriai.client.offer.job_entry import OVER
 from yoriai.client.offer.policy import job_from
+from yoriai.client.session.export import save_adapter
+from yoriai.client.session.model_session import ModelSession
 from yoriai.client.site.adapter_place import CERTIFICATE, STATEMENT, VERSION, folder_of, folders_of
 from yoriai.client.site.site_identity import SiteIdentity
 from yoriai.config import JobConfig, SiteConfig
@@ -35,7 +35,6 @@ from yoriai.privacy.identity.coordinator_identity import read_coordinator_certif
 from yoriai.privacy.identity.delivery import DeliveryStatement, read_delivery
 from yoriai.privacy.ledger.ledger import Ledger
 from yoriai.strategies.adapter import AdapterState
-from yoriai.strategies.rule import get_rule
 from yoriai.system.files import cannot_write, make_private_folder, sync
 
 # Of the size of what is delivered: that much is written twice, complete and for PEFT, and as much again is left.
@@ -181,13 +180,12 @@ class Deliveries:
         state = AdapterState.from_bytes(message.payload)
         if state.digest() != statement.adapter_digest:
             raise AdapterError("the delivered adapter is not the one of the coordinator's statement")
-        model = self._session.model(job)
-        model.check(state)
+        self._session.model(job).check(state)
         part = place.with_name(f".{place.name}.part")
         try:
             shutil.rmtree(part, ignore_errors=True)  # Of a delivery that a kill or a power cut ended.
             make_private_folder(part)
-            save_peft(model, get_rule(job.federation.rule).to_peft(state), part)
+            save_adapter(self._session, job, state, part)
             (part / VERSION).write_bytes(state.to_bytes())
             (part / STATEMENT).write_bytes(message.statement.encode())
             (part / CERTIFICATE).write_bytes(message.certificate.encode())

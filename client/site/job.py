@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from yoriai import wire
-from yoriai.client.model.lora import AdaptedModel
+from yoriai.client.model.factor_model import FactorModel
 from yoriai.client.model.prepared import PreparedRecords
 from yoriai.client.model.tasks import TaskHead
 from yoriai.client.training.plan import TrainingPlan
@@ -13,7 +13,7 @@ from yoriai.privacy.dp.events import Event
 from yoriai.privacy.job_terms.noise import Noise
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.learning_rate_schedule import schedule_factor
-from yoriai.strategies.rule import get_rule
+from yoriai.strategies.rule import rule_of
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class AcceptedJob:
 
     run_id: str
     job: JobConfig
-    model: AdaptedModel
+    model: FactorModel
     head: TaskHead
     records: PreparedRecords
     start: AdapterState
@@ -63,7 +63,7 @@ def round_of(site: str, accepted: AcceptedJob, request: wire.TrainRequest, physi
             leads to.
         PolicyError: the job has no such round.
     """
-    rule = get_rule(accepted.job.federation.rule)
+    rule = rule_of(accepted.job)
     start = accepted.start.merged_with(AdapterState.from_bytes(request.payload))
     if start.digest() != request.adapter_digest:
         raise AdapterError("the adapter of this round is not the one that its digest names")
@@ -105,7 +105,7 @@ def training_plan(
     """One round's plan at a site of this weight and rank; a pure function of job and roster."""
     training = job.training
     return TrainingPlan(
-        factors=get_rule(job.federation.rule).trainable(round_index),
+        factors=rule_of(job).trainable(round_index),
         local_steps=training.local_steps,
         sampling_rate=training.sampling_rate,
         divisor=training.sampling_rate * weight * training.records_per_weight,

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from yoriai.client.model.measure import Tally
-from yoriai.client.model.model_session import ModelSession
 from yoriai.client.records.records import Record
+from yoriai.client.session.model_session import ModelSession
 from yoriai.client.site.adapter_place import EVALUATION, EVALUATION_SCHEMA, VERSION
 from yoriai.client.site.deliveries import StoredAdapter
 from yoriai.client.training.evaluate import evaluate

@@ -20,8 +20,8 @@ ledger works out.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from yoriai.client.model.model_session import ModelSession
 from yoriai.client.model.prepared import PreparedRecords
+from yoriai.client.session.model_session import ModelSession
 from yoriai.client.site.job import training_plan
 from yoriai.client.training.plan import TrainingPlan
 from yoriai.client.training.train import train_round

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from yoriai.client.model.model_session import PrefixProgress
+from yoriai.client.session.model_session import PrefixProgress
 from yoriai.client.site.job import AcceptedJob, Round
 from yoriai.client.training.gradients import RoundGradients
 from yoriai.client.training.shared_round import SharedSum, sum_round

@@ -12,7 +12,6 @@ import logging
 import traceback
 
 from yoriai import wire
-from yoriai.client.model.model_session import ModelSession
 from yoriai.client.model.prepared import PreparedRecords
 from yoriai.client.offer.approval import Approval, terms_of
 from yoriai.client.offer.job_book import JobBook
@@ -28,6 +27,7 @@ from yoriai.client.offer.policy import (
     signed_rank,
 )
 from yoriai.client.records.records import SiteRecords
+from yoriai.client.session.model_session import ModelSession
 from yoriai.client.site.deliveries import Deliveries
 from yoriai.client.site.instructions import Instructions
 from yoriai.client.site.job import AcceptedJob, round_of

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import torch
 
+from yoriai.client.model.factor_model import FactorModel
 from yoriai.client.model.lora import AdaptedModel
 from yoriai.client.model.measure import Tally
 from yoriai.client.model.prepared import PreparedRecords
@@ -17,7 +18,7 @@ EXACT_MATCH_RECORDS = 64
 
 @torch.no_grad()
 def evaluate(
-    model: AdaptedModel,
+    model: FactorModel,
     adapter: AdapterState,
     records: PreparedRecords,
     head: TaskHead,
@@ -43,7 +44,7 @@ def evaluate(
     total = pieces[0] if pieces else Tally(records=0, loss_sum=0.0, loss_units=0)
     for piece in pieces[1:]:
         total = total + piece
-    if exact_match:
+    if exact_match and isinstance(model, AdaptedModel):
         sample = [example for example in records.examples if example.loss_mask.any()][:EXACT_MATCH_RECORDS]
         matches = 0
         for done, example in enumerate(sample):

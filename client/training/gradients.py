@@ -5,7 +5,7 @@
 
 Under privacy nothing that the records decide may stop a round, because a refusal is seen outside and is paid for by
 nobody: a unit whose loss or gradient is not finite counts as zero. Whether the model computes at all is asked
-beforehand, on public tokens (`AdaptedModel.check_output`).
+beforehand, on public tokens (`FactorModel.check_output`).
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from yoriai.client.base.pieces import Rows as PieceRows
 from yoriai.client.base.pieces import Shape, public_ids, rows_for
-from yoriai.client.model.lora import AdaptedModel
+from yoriai.client.model.factor_model import FactorModel
 from yoriai.client.model.prepared import Batch, PreparedRecords
 from yoriai.client.model.tasks import TaskHead
 from yoriai.client.training.plan import TrainingPlan
@@ -55,7 +55,7 @@ class RoundGradients:
         blocks: the part of each that this site holds.
     """
 
-    model: AdaptedModel
+    model: FactorModel
     records: PreparedRecords
     head: TaskHead
     plan: TrainingPlan
@@ -64,7 +64,7 @@ class RoundGradients:
 
     @classmethod
     def at(
-        cls, model: AdaptedModel, start: AdapterState, records: PreparedRecords, head: TaskHead, plan: TrainingPlan
+        cls, model: FactorModel, start: AdapterState, records: PreparedRecords, head: TaskHead, plan: TrainingPlan
     ) -> Self:
         """Load the round's adapter and open the factors that train."""
         model.load(start)
@@ -118,7 +118,8 @@ class RoundGradients:
     def _public_batch(self, shape: Shape, rows: int) -> Batch:
         """Records of random numbers, as far as the layers that train are concerned."""
         config, device = self.model.base.model.config, self.model.base.device
-        states = torch.randn(rows, shape.tokens, config.hidden_size, generator=torch.Generator().manual_seed(1))
+        held, width = self.model.state_rows(shape.tokens), self.model.state_width
+        states = torch.randn(rows, held, width, generator=torch.Generator().manual_seed(1))
         ends = torch.arange(shape.tokens - shape.targets, shape.tokens)
         return Batch(
             entering=states.to(device),

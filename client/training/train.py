@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from yoriai.client.model.lora import AdaptedModel
+from yoriai.client.model.factor_model import FactorModel
 from yoriai.client.model.prepared import PreparedRecords
 from yoriai.client.model.tasks import TaskHead
 from yoriai.client.training.gradients import Canaries, RoundGradients
@@ -53,7 +53,7 @@ class LocalUpdate:
 
 
 def train_round(
-    model: AdaptedModel,
+    model: FactorModel,
     start: AdapterState,
     records: PreparedRecords,
     head: TaskHead,

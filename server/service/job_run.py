@@ -22,7 +22,7 @@ from yoriai.server.round.rosters import SignedRoster
 from yoriai.server.service.job_store import StoredJob
 from yoriai.server.service.progress import WatchedTransport
 from yoriai.strategies.adapter import AdapterState
-from yoriai.strategies.rule import get_rule
+from yoriai.strategies.rule import rule_of
 from yoriai.system.files import PRIVATE
 from yoriai.system.log import EventLog
 
@@ -84,7 +84,7 @@ def _coordinate(
         roster,
         base_digest=prepared.base_digest,
         noise_multiplier=prepared.noise_multiplier,
-        rule=get_rule(config.federation.rule),
+        rule=rule_of(config),
         transport=transport,
         registry=Registry(job.folder),
         run_id=job.run_id,

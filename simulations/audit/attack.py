@@ -20,8 +20,8 @@ from typing import Protocol
 import numpy as np
 
 from yoriai.client.model.magnitude import within_bounds
-from yoriai.client.model.model_session import ModelSession
 from yoriai.client.records.records import Record
+from yoriai.client.session.model_session import ModelSession
 from yoriai.client.site.job import training_plan
 from yoriai.client.training.plan import TrainingPlan
 from yoriai.config import JobConfig, override
@@ -34,7 +34,7 @@ from yoriai.privacy.ledger.ledger import Ledger
 from yoriai.simulations.audit.attacked_site import AttackedSite
 from yoriai.simulations.run.experiment import noise_multiplier
 from yoriai.strategies.adapter import AdapterState
-from yoriai.strategies.rule import get_rule, largest_update
+from yoriai.strategies.rule import largest_update, rule_of
 
 # A canary's gradient before the clip, in clip norms: one that needed no clip would not show that there is none.
 CANARY_NORM = 4.0
@@ -199,7 +199,7 @@ class Carrier:
         start = self.session.initial_adapter(self.job)
         if not self.hostile:
             return start
-        generator, moving = np.random.default_rng(0), get_rule(self.job.federation.rule).moving
+        generator, moving = np.random.default_rng(0), rule_of(self.job).moving
         thrown = {
             name: np.float32(_HOSTILE_FACTORS) * generator.standard_normal(tensor.shape, np.float32)
             for name, tensor in start.select(moving).tensors.items()
@@ -215,7 +215,7 @@ class Carrier:
     @property
     def _sizes(self) -> tuple[int, int]:
         """Entries of an update, and the fewest sites of a round."""
-        return largest_update(get_rule(self.job.federation.rule), self.start), self.job.federation.min_sites
+        return largest_update(rule_of(self.job), self.start), self.job.federation.min_sites
 
     @property
     def rounds(self) -> int:

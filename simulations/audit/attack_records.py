@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from yoriai import wire
-from yoriai.client.model.model_session import ModelSession
 from yoriai.client.records.records import Record, SiteRecords
+from yoriai.client.session.model_session import ModelSession
 from yoriai.config import JobConfig
 from yoriai.errors import RecordError
 from yoriai.privacy.dp.empirical_epsilon import auc, true_positive_rate

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from yoriai.client.model.model_session import ModelSession
 from yoriai.client.records.records import Record
+from yoriai.client.session.model_session import ModelSession
 from yoriai.client.training.gradients import Canaries, RoundGradients
 from yoriai.client.training.plan import TrainingPlan
 from yoriai.client.training.shared_round import skellam_table, sum_round

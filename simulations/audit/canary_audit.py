@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from yoriai.client.base.base_model import choose_device, load_base, wrap_base
-from yoriai.client.model.model_session import ModelSession
+from yoriai.client.session.model_session import ModelSession
 from yoriai.config import JobConfig, override
 from yoriai.privacy.dp.accounting import Event
 from yoriai.privacy.dp.empirical_epsilon import (

@@ -11,7 +11,7 @@ from yoriai.privacy.secagg.messages import HEADER_BYTES, SIGNATURE_BYTES
 from yoriai.simulations.run.experiment import Experiment
 from yoriai.simulations.run.fitted import Fitted
 from yoriai.strategies.adapter import AdapterState
-from yoriai.strategies.rule import CYCLE, get_rule
+from yoriai.strategies.rule import CYCLE, rule_of
 
 # Of a masked update: its frame, the count of clipped values, the signature.
 MASKED_OVERHEAD_BYTES = HEADER_BYTES + 8 + SIGNATURE_BYTES
@@ -43,7 +43,7 @@ def traffic(experiment: Experiment, fitted: Fitted, noise: float | None) -> Traf
         noise: the calibrated noise multiplier; None without privacy.
     """
     job, initial = experiment.job, fitted.initial
-    rule = get_rule(job.federation.rule)
+    rule = rule_of(job)
     # Which factors move takes turns under some rules; the adapter of a request holds all that may have changed.
     moving = initial.select(rule.moving)
     longest = max((initial.select(rule.trainable(index)) for index in range(CYCLE)), key=lambda state: state.size_bytes)

@@ -6,22 +6,20 @@ RUN/
   ledgers/                    one a site
   measurements.json  seconds.json      what the test records said so far, and how long it took
   compare/                    the comparisons' own checkpoints and ledgers
-  adapter/                    PEFT's format, with task.json (labels, prior, template)
+  adapter/                    the adapter, or head, and task.json (client/session/export.py)
   personal/SITE/              the same of each site's own adapter, where the job asks for them (personal.py)
   report.json  report.html  figures/
 """
 
 import datetime
-import json
 import uuid
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from yoriai import config
 from yoriai.client.base.base_model import absolute_name
-from yoriai.client.model.lora import save_peft
-from yoriai.client.model.model_session import ModelSession
-from yoriai.client.model.tasks import LabelHead
+from yoriai.client.session.export import save_adapter
+from yoriai.client.session.model_session import ModelSession
 from yoriai.config import JobConfig
 from yoriai.errors import CheckpointError, ConfigError
 from yoriai.server.round.registry import Checkpoint, Registry
@@ -37,10 +35,7 @@ from yoriai.simulations.run.reporting import Measured, build_report, describe
 from yoriai.simulations.run.run_folder import StoredRun
 from yoriai.simulations.run.simulated_federation import Federation, Outcome, run_federation
 from yoriai.simulations.run.timing import Stopwatch
-from yoriai.simulations.scenarios.partition import DEFAULT_TEMPLATES
 from yoriai.strategies.adapter import AdapterState
-from yoriai.strategies.rule import get_rule
-from yoriai.system.run_files import write_run_file
 
 ENGINES = ("inprocess", "flower")
 
@@ -209,7 +204,7 @@ def _run(running: _Running) -> Report:
         if "federated" not in kept:
             kept.put("federated", bench.measure(outcome.checkpoint.adapter))
         watch.lap("evaluate")
-        _save_adapter(running, outcome.checkpoint.adapter, running.folder / "adapter")
+        save_adapter(running.session, running.job, outcome.checkpoint.adapter, running.folder / "adapter")
         personal = _personal(running, federation, outcome, kept, bench)
         report = _report(running, outcome, personal, kept, bench)
         if running.options.compare:
@@ -251,7 +246,7 @@ def _personal(
         return Personal()
 
     def save(adapter: AdapterState, folder: Path) -> None:
-        _save_adapter(running, adapter, folder)
+        save_adapter(running.session, running.job, adapter, folder)
 
     personal = personal_adapters(PersonalRun(federation, outcome, running.session, bench, save), kept)
     for site, reason in sorted(personal.without.items()):
@@ -283,18 +278,6 @@ def _report(running: _Running, outcome: Outcome, personal: Personal, kept: Measu
     report = build_report(running.experiment, running.session, outcome, measured, created=now)
     write_report(report, running.folder)
     return report
-
-
-def _save_adapter(running: _Running, adapter: AdapterState, folder: Path) -> None:
-    """The adapter as PEFT reads it, and beside it what a classifier needs to answer."""
-    job = running.job
-    save_peft(running.session.model(job), get_rule(job.federation.rule).to_peft(adapter), folder)
-    head = running.session.head(job)
-    template = job.task.template or DEFAULT_TEMPLATES.get(job.task.kind)
-    task: dict[str, object] = {"kind": job.task.kind, "template": template}
-    if isinstance(head, LabelHead):
-        task |= {"labels": list(job.task.labels), "prior": head.prior.tolist()}
-    write_run_file(folder / "task.json", json.dumps(task, indent=1).encode())
 
 
 def new_folder(name: str) -> Path:

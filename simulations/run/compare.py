@@ -11,8 +11,8 @@ from pathlib import Path
 
 from yoriai import wire
 from yoriai.client.model.measure import Tally
-from yoriai.client.model.model_session import ModelSession
 from yoriai.client.records.records import SiteRecords
+from yoriai.client.session.model_session import ModelSession
 from yoriai.config import JobConfig, override
 from yoriai.errors import BudgetError
 from yoriai.simulations.run.measuring import Measurements, SiteTallies, TestBench

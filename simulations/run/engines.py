@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 
-from yoriai.client.model.model_session import ModelSession
 from yoriai.client.records.records import SiteRecords, fingerprint
 from yoriai.client.records.units import unit_count
+from yoriai.client.session.model_session import ModelSession
 from yoriai.client.site.personal import personal_event
 from yoriai.client.site.round_trainer import SiteHooks
 from yoriai.client.site.site import Site

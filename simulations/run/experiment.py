@@ -9,6 +9,7 @@ from pathlib import Path
 
 from yoriai import wire
 from yoriai.client.records.units import owner_units, unit_count
+from yoriai.client.session.task_defaults import settled
 from yoriai.config import JobConfig, override
 from yoriai.errors import ConfigError, RecordError
 from yoriai.privacy.dp.accounting import Accountant, Event, effective_accountant
@@ -136,6 +137,8 @@ def resolve(job: JobConfig | None, source: DataSource, settings: Mapping[str, ob
             remedy="lower it or add sites",
         )
     job, reason, labels_from_records = _settle_task(job, sites)
+    job = settled(job)
+    check_fit(job)
     return Experiment(job, sites, data, reason, labels_from_records)
 
 

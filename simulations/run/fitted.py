@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 
 from yoriai.client.base.base_model import choose_device, load_base
-from yoriai.client.model.model_session import ModelSession
 from yoriai.client.records.records import SiteRecords
+from yoriai.client.session.model_session import ModelSession
 from yoriai.errors import RecordError
 from yoriai.simulations.run.experiment import Experiment
 from yoriai.simulations.run.observers import Observer
 from yoriai.strategies.adapter import AdapterState
-from yoriai.strategies.rule import get_rule, largest_update
+from yoriai.strategies.rule import largest_update, rule_of
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def fit(experiment: Experiment, observer: Observer) -> Fitted:
             raise RecordError(
                 f"site {site.name}: {error.what}", found=error.found, expected=error.expected, remedy=error.remedy
             ) from None
-    return Fitted(session, initial, cut, largest_update(get_rule(job.federation.rule), initial))
+    return Fitted(session, initial, cut, largest_update(rule_of(job), initial))
 
 
 def _check_targets(site: SiteRecords, has_target: list[bool], observer: Observer) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from yoriai.client.base.base_model import choose_device, load_base
-from yoriai.client.model.model_session import ModelSession
+from yoriai.client.session.model_session import ModelSession
 from yoriai.errors import RoundError
 from yoriai.flower import ENVIRONMENT
 from yoriai.server.round.messenger import Transport

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from yoriai.client.model.measure import Tally, majority_tally
-from yoriai.client.model.model_session import ModelSession
 from yoriai.client.records.records import SiteRecords
+from yoriai.client.session.model_session import ModelSession
 from yoriai.client.training.evaluate import evaluate
 from yoriai.config import JobConfig
 from yoriai.errors import CheckpointError

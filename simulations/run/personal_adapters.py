@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from yoriai.client.model.model_session import ModelSession
 from yoriai.client.records.records import SiteRecords
+from yoriai.client.session.model_session import ModelSession
 from yoriai.client.site.personal import PersonalTraining, personal_run_id, train_personal
 from yoriai.errors import RefusedError, TrainingError
 from yoriai.privacy.dp.accounting import Accountant

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import yoriai
 from yoriai.client.base import assets
 from yoriai.client.model.measure import Tally
-from yoriai.client.model.model_session import ModelSession
 from yoriai.client.records.units import owner_name
+from yoriai.client.session.model_session import ModelSession
 from yoriai.privacy.dp.wording import adjacency
 from yoriai.privacy.job_terms.noise import honest_shares
 from yoriai.server.round.manifest import RoundRecord
@@ -33,7 +33,7 @@ from yoriai.simulations.run.measuring import Measurements, TestBench, paired, sc
 from yoriai.simulations.run.personal_adapters import Personal
 from yoriai.simulations.run.simulated_federation import Outcome
 from yoriai.strategies.adapter import AdapterState
-from yoriai.strategies.rule import get_rule, largest_update
+from yoriai.strategies.rule import largest_update, rule_of
 
 _METRICS = {
     "classify": ("accuracy", "macro_f1", "loss"),
@@ -136,7 +136,7 @@ def _privacy(experiment: Experiment, adapter: AdapterState) -> Privacy:
             secure_aggregation=masked,
         )
     shares = job.privacy.noise == "distributed"
-    sizes = (largest_update(get_rule(job.federation.rule), adapter), len(experiment.sites))
+    sizes = (largest_update(rule_of(job), adapter), len(experiment.sites))
     return Privacy(
         noise=job.privacy.noise,
         honest_shares=honest_shares(job) if shares else None,
@@ -245,7 +245,7 @@ def _seconds(measured: Measured) -> dict[str, float]:
 
 def _adapter(experiment: Experiment, outcome: Outcome) -> AdapterReport:
     job, adapter = experiment.job, outcome.checkpoint.adapter
-    rule = get_rule(job.federation.rule)
+    rule = rule_of(job)
     trained = adapter.select({factor for index in range(2) for factor in rule.trainable(index)})
     return AdapterReport(
         path="adapter",

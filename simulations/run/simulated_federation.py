@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from yoriai import wire
-from yoriai.client.model.model_session import ModelSession
 from yoriai.client.records.records import SiteRecords
+from yoriai.client.session.model_session import ModelSession
 from yoriai.client.site.round_trainer import SiteHooks
 from yoriai.config import JobConfig, job_digest
 from yoriai.errors import BudgetError
@@ -18,7 +18,7 @@ from yoriai.simulations.run.engines import InProcessTransport, SiteSpec
 from yoriai.simulations.run.experiment import event_of, noise_multiplier
 from yoriai.simulations.run.observers import Observer, Silent, refusal_lines
 from yoriai.simulations.scenarios.consortium import Consortium
-from yoriai.strategies.rule import get_rule
+from yoriai.strategies.rule import rule_of
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def run_federation(federation: Federation, session: ModelSession) -> Outcome:
                 federation.roster,
                 base_digest=base_digest,
                 noise_multiplier=federation.noise_multiplier,
-                rule=get_rule(job.federation.rule),
+                rule=rule_of(job),
                 transport=transport,
                 registry=registry,
                 run_id=federation.run_id,

@@ -22,13 +22,9 @@ from typing import Final
 
 from yoriai.client.base.assets import fetch
 from yoriai.config import (
-    EvaluationSection,
-    FederationSection,
     JobConfig,
-    LoraSection,
     PrivacySection,
     TaskSection,
-    TrainingSection,
 )
 from yoriai.errors import RecordError
 from yoriai.simulations.scenarios.partition import Record, SiteRecords, split
@@ -127,13 +123,9 @@ def _not_the_work_orders(path: Path, found: str) -> RecordError:
 
 
 def default_job() -> JobConfig:
-    """The job that `yoriai simulate` runs without arguments; docs/benchmarks/excavators.md tells how it was tuned."""
+    """The job that `yoriai simulate` runs without arguments; what it leaves open, the task's defaults fill in."""
     return JobConfig(
         name="excavators",
-        lora=LoraSection(rank=32, alpha=32.0, layers="last:4"),
         task=TaskSection(kind="classify", template=TEMPLATE, labels=LABELS, max_tokens=64),
-        training=TrainingSection(sampling_rate=0.25),
         privacy=PrivacySection(epsilon=8.0, delta=1e-5),
-        federation=FederationSection(rounds=32, server_learning_rate=0.045, server_learning_rate_without_noise=0.02),
-        evaluation=EvaluationSection(every=8),
     )

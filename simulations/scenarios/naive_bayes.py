@@ -51,7 +51,7 @@ def naive_bayes_tally(train: Sequence[Record], test: Sequence[Record], labels: S
     if not train:
         raise RecordError("naive Bayes needs a training record", found="none")
     vocabulary = {word: column for column, word in enumerate(sorted({word for r in train for word in _words(r)}))}
-    known, truth = _label_numbers(train, labels), _label_numbers(test, labels)
+    known, truth = label_numbers(train, labels), label_numbers(test, labels)
     frequencies = np.bincount(known, minlength=len(labels))  # (L,)
     words = np.zeros((len(labels), len(vocabulary)))
     np.add.at(words, known, _counts(train, vocabulary))
@@ -59,18 +59,29 @@ def naive_bayes_tally(train: Sequence[Record], test: Sequence[Record], labels: S
     with np.errstate(divide="ignore"):
         log_prior = np.log(frequencies / len(train))
     scores = _counts(test, vocabulary) @ log_words.T + log_prior  # (N, L)
-    answers = scores.argmax(1)
+    return tally_of(scores, truth, len(train))
+
+
+def tally_of(scores: NDArray[np.float64], truth: NDArray[np.int64], training_records: float) -> Tally:
+    """Count the likeliest answers; the loss is that of `naive_bayes_tally`.
+
+    Args:
+        scores: (N, L) log-probabilities up to a constant a row.
+        truth: (N,) label numbers.
+        training_records: n of the loss.
+    """
+    answers, size = scores.argmax(1), scores.shape[1]
     shares = np.exp(scores - np.logaddexp.reduce(scores, axis=1, keepdims=True))
-    smoothed = (len(train) * shares + 1) / (len(train) + len(labels))
-    confusion = np.zeros((len(labels), len(labels)), np.int64)
+    smoothed = (training_records * shares + 1) / (training_records + size)
+    confusion = np.zeros((size, size), np.int64)
     np.add.at(confusion, (truth, answers), 1)
     hits = answers == truth
     return Tally(
-        records=len(test),
-        loss_sum=float(-np.log(smoothed[np.arange(len(test)), truth]).sum()),
-        loss_units=len(test),
+        records=len(truth),
+        loss_sum=float(-np.log(smoothed[np.arange(len(truth)), truth]).sum()),
+        loss_units=len(truth),
         correct=int(hits.sum()),
-        answered=len(test),
+        answered=len(truth),
         confusion=confusion,
         hits=hits,
     )
@@ -90,7 +101,8 @@ def _counts(records: Sequence[Record], vocabulary: dict[str, int]) -> NDArray[np
     return counts
 
 
-def _label_numbers(records: Sequence[Record], labels: Sequence[str]) -> NDArray[np.int64]:
+def label_numbers(records: Sequence[Record], labels: Sequence[str]) -> NDArray[np.int64]:
+    """The number of each record's label. Raises RecordError if a response is none of the labels."""
     numbers = {label: number for number, label in enumerate(labels)}
     found = [numbers.get(record.response or "", -1) for record in records]
     if -1 in found:

@@ -11,7 +11,7 @@ from tests.tiny import tiny_llama, tiny_tokenizer
 from tests.world import save_tiny_base
 from yoriai.client.base.base_model import BaseModel, wrap_base
 from yoriai.client.model.lora import AdaptedModel, svd_factors
-from yoriai.client.model.model_session import ModelSession
+from yoriai.client.session.model_session import ModelSession
 from yoriai.config import JobConfig, LoraSection, SpeedSection, override
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.rule import get_rule

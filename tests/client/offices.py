@@ -5,8 +5,8 @@ from typing import Any
 
 from tests.client.conftest import LABELS
 from yoriai import wire
-from yoriai.client.model.model_session import ModelSession
 from yoriai.client.records.records import Record, SiteRecords
+from yoriai.client.session.model_session import ModelSession
 from yoriai.client.site.round_trainer import SiteHooks
 from yoriai.client.site.site import Site
 from yoriai.config import JobConfig, PolicySection, SiteConfig

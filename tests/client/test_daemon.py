@@ -44,9 +44,9 @@ from yoriai.client.base.base_model import load_base
 from yoriai.client.daemon.daemon_config import DaemonConfig
 from yoriai.client.daemon.socket_protocol import LARGEST_MESSAGE_BYTES, FrameKind, Line
 from yoriai.client.folder.site_folder import make_site
-from yoriai.client.model.model_session import ModelSession
 from yoriai.client.offer.job_book import JobBook
 from yoriai.client.records.records import read_site
+from yoriai.client.session.model_session import ModelSession
 from yoriai.client.site.adapter_place import folder_of, read_evaluation
 from yoriai.client.site.site import Site
 from yoriai.config import JobConfig, PolicySection, SiteConfig, SpeedSection, job_digest

@@ -25,10 +25,10 @@ from tests.tiny import tiny_llama, tiny_tokenizer
 from yoriai import wire
 from yoriai.client.cli.jobs_terms import early_end
 from yoriai.client.folder.site_folder import make_site
-from yoriai.client.model.model_session import ModelSession
 from yoriai.client.offer.job_book import JobBook, operator_name
 from yoriai.client.offer.job_entry import Entry
 from yoriai.client.records.records import Record
+from yoriai.client.session.model_session import ModelSession
 from yoriai.client.site import own_evaluation
 from yoriai.client.site.deliveries import Deliveries
 from yoriai.client.site.own_evaluation import Measuring

@@ -6,9 +6,9 @@ import torch
 
 from tests.client.conftest import LABELS, JobMaker, start_for
 from yoriai.client.model.lora import AdaptedModel
-from yoriai.client.model.model_session import ModelSession
 from yoriai.client.model.tasks import LabelHead
 from yoriai.client.records.records import Record
+from yoriai.client.session.model_session import ModelSession
 from yoriai.client.training import evaluate as module
 from yoriai.client.training.evaluate import evaluate
 

@@ -17,8 +17,8 @@ import pytest
 from tests.client.conftest import LABELS, JobMaker
 from tests.client.hostile import hostile_adapter, hostile_settings, like_the_noise, numbers
 from tests.client.rounds import Quiet
-from yoriai.client.model.model_session import ModelSession
 from yoriai.client.records.records import Record
+from yoriai.client.session.model_session import ModelSession
 from yoriai.client.site.job import training_plan
 from yoriai.client.training.gradients import RoundGradients
 from yoriai.client.training.plan import TrainingPlan

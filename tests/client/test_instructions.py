@@ -12,7 +12,7 @@ from tests.client.conftest import JobMaker
 from tests.client.offices import noise_for, site_records
 from tests.coordinators import DAY, Known
 from yoriai import wire
-from yoriai.client.model.model_session import ModelSession
+from yoriai.client.session.model_session import ModelSession
 from yoriai.client.site.site import Site
 from yoriai.config import JobConfig, PolicySection, SiteConfig
 from yoriai.privacy.identity.certificates import Trust

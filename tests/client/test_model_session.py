@@ -10,9 +10,9 @@ import torch
 from tests.client.conftest import LABELS, JobMaker
 from yoriai.client.base.base_model import BaseModel, base_digest
 from yoriai.client.model.lora import AdaptedModel, svd_factors
-from yoriai.client.model.model_session import ModelSession
 from yoriai.client.model.tasks import LabelHead, LanguageHead
 from yoriai.client.records.records import Record
+from yoriai.client.session.model_session import ModelSession
 from yoriai.config import SpeedSection
 from yoriai.errors import AdapterError, BaseModelError, RecordError
 from yoriai.strategies.adapter import AdapterState

@@ -16,9 +16,9 @@ import pytest
 from tests.client.conftest import LABELS, JobMaker
 from tests.client.offices import Office, noise_for
 from yoriai import wire
-from yoriai.client.model.model_session import ModelSession
 from yoriai.client.offer.job_book import JobBook
 from yoriai.client.records.records import Record, SiteRecords
+from yoriai.client.session.model_session import ModelSession
 from yoriai.client.site.round_trainer import SiteHooks
 from yoriai.client.site.site import Site
 from yoriai.config import PolicySection, SiteConfig
@@ -254,7 +254,7 @@ def test_want_of_room_for_prepared_records_shows_in_the_sites_log_alone(
 def test_a_fault_in_reading_tokens_shows_in_the_sites_log_alone(
     session: ModelSession, make_job: JobMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from yoriai.client.model import model_session as module
+    from yoriai.client.session import model_session as module
 
     def fails(*_: object, **__: object) -> None:
         raise MemoryError(SECRET)

@@ -15,8 +15,8 @@ from tests.client.conftest import Attach, JobMaker
 from tests.client.offices import Office, accepted, updated
 from tests.client.rounds import PLAN, NoLoss, prepared
 from yoriai import wire
-from yoriai.client.model.model_session import ModelSession
 from yoriai.client.records.records import Record, SiteRecords
+from yoriai.client.session.model_session import ModelSession
 from yoriai.client.site.round_trainer import SiteHooks
 from yoriai.client.training.train import train_round
 from yoriai.config import PolicySection, override

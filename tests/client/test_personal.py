@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from tests.client.conftest import LABELS, JobMaker, start_for
-from yoriai.client.model.model_session import ModelSession
 from yoriai.client.records.records import Record
+from yoriai.client.session.model_session import ModelSession
 from yoriai.client.site import personal as module
 from yoriai.client.site.personal import PersonalTraining, personal_event, personal_run_id, train_personal
 from yoriai.client.training.evaluate import evaluate

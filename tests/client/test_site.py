@@ -11,10 +11,10 @@ import pytest
 from tests.client.conftest import JobMaker
 from tests.client.offices import MARKER, Office, accepted, noise_for, refused, site_records, updated
 from yoriai import wire
-from yoriai.client.model.model_session import ModelSession
 from yoriai.client.offer.costing import CostWorker
 from yoriai.client.offer.offer_bounds import check_bounds
 from yoriai.client.offer.policy import check_membership
+from yoriai.client.session.model_session import ModelSession
 from yoriai.client.site import round_trainer as module
 from yoriai.client.site.round_trainer import SiteHooks
 from yoriai.config import PolicySection

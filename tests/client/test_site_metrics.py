@@ -25,8 +25,8 @@ from yoriai import wire
 from yoriai.client.daemon.daemon_config import DaemonConfig, config_in
 from yoriai.client.daemon.expiries import Expiries
 from yoriai.client.folder.site_folder import SiteFolder
-from yoriai.client.model.model_session import ModelSession
 from yoriai.client.node.node import node_state
+from yoriai.client.session.model_session import ModelSession
 from yoriai.config import PolicySection, SiteConfig, SpeedSection, parse_site
 from yoriai.errors import ConfigError
 from yoriai.privacy.identity.enrolment import read_enrolment

@@ -8,8 +8,8 @@ import pytest
 from tests.client.conftest import LABELS, JobMaker
 from tests.client.offices import MARKER, Office, accepted, noise_for, refused, updated
 from yoriai import wire
-from yoriai.client.model.model_session import ModelSession
 from yoriai.client.records.records import Record, SiteRecords
+from yoriai.client.session.model_session import ModelSession
 from yoriai.config import PolicySection
 from yoriai.privacy.dp.accounting import SampledGaussian
 from yoriai.privacy.ledger.ledger import Ledger

@@ -9,12 +9,12 @@ import torch
 
 from tests.client.conftest import LABELS, Attach, JobMaker, start_for
 from yoriai.client.base.base_model import BaseModel
-from yoriai.client.model.model_session import ModelSession
 from yoriai.client.model.prepared import Batch, PreparedRecords
 from yoriai.client.model.tasks import LabelHead, LanguageHead, check_labels, label_vectors
 from yoriai.client.records.encoding import Example, encode
 from yoriai.client.records.records import Record
 from yoriai.client.records.token_bytes import token_bytes
+from yoriai.client.session.model_session import ModelSession
 from yoriai.config import TaskSection
 from yoriai.errors import ConfigError
 

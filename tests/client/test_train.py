@@ -9,8 +9,8 @@ import torch
 from tests.client.conftest import LABELS, Attach, JobMaker, start_for
 from tests.client.rounds import GRAIN, PLAN, CountingSource, NoLoss, SpoiltLoss, examples, label_head, prepared, update
 from yoriai.client.model.lora import AdaptedModel
-from yoriai.client.model.model_session import ModelSession
 from yoriai.client.records.records import Record
+from yoriai.client.session.model_session import ModelSession
 from yoriai.client.site.job import training_plan
 from yoriai.client.training.train import train_round
 from yoriai.errors import AdapterError, TrainingError

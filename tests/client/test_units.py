@@ -12,10 +12,10 @@ from tests.client.conftest import LABELS, Attach, JobMaker, start_for
 from tests.client.rounds import GRAIN, PLAN, CountingSource, NoLoss, examples, label_head, update
 from yoriai.client.base.pieces import Rows
 from yoriai.client.model.lora import AdaptedModel
-from yoriai.client.model.model_session import ModelSession
 from yoriai.client.model.prepared import PreparedRecords
 from yoriai.client.records.records import Record
 from yoriai.client.records.units import owner_units, unit_count
+from yoriai.client.session.model_session import ModelSession
 from yoriai.client.site.job import training_plan
 from yoriai.client.training.plan import TrainingPlan
 from yoriai.client.training.train import train_round

@@ -14,8 +14,8 @@ from tests.deploy.processes import free_port
 from tests.deploy.world import LABELS, Deployment, events_of, final_adapter, tapped
 from yoriai import wire
 from yoriai.client.base.base_model import choose_device, load_base
-from yoriai.client.model.model_session import ModelSession
 from yoriai.client.records.records import read_sites
+from yoriai.client.session.model_session import ModelSession
 from yoriai.client.site import secure_round
 from yoriai.config import job_digest
 from yoriai.privacy.identity.signing_key import read_key

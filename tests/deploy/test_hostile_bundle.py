@@ -11,7 +11,7 @@ from tests.deploy.hostile import write_bundle
 from tests.deploy.processes import wait_until
 from tests.deploy.world import Deployment, deployed
 from yoriai import wire
-from yoriai.client.model.prepare import prepare
+from yoriai.client.session.prepare import prepare
 from yoriai.client.site.calibration import calibrated_for
 from yoriai.config import JobConfig, override
 from yoriai.privacy.job_terms.plain_roster import plain_roster

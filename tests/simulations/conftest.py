@@ -10,7 +10,7 @@ import pytest
 from tests.simulations.miniature import Miniature
 from tests.simulations.secure_world import World
 from tests.world import Notebook, job_settings, save_tiny_base, write_sites
-from yoriai.client.model.model_session import ModelSession
+from yoriai.client.session.model_session import ModelSession
 from yoriai.simulations.audit.canary_audit import base_for
 from yoriai.simulations.report.report import Report
 from yoriai.simulations.run.api import Options, simulate

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.world import job_settings, save_tiny_base, write_sites
 from yoriai.client.base.base_model import choose_device, load_base
-from yoriai.client.model.model_session import ModelSession
+from yoriai.client.session.model_session import ModelSession
 from yoriai.client.site.round_trainer import SiteHooks
 from yoriai.privacy.ledger.ledger import Ledger
 from yoriai.server.round.registry import Checkpoint

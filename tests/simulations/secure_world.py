@@ -9,7 +9,7 @@ import numpy as np
 from tests.coordinators import asked
 from tests.simulations.miniature import Miniature
 from yoriai import wire
-from yoriai.client.model.model_session import ModelSession
+from yoriai.client.session.model_session import ModelSession
 from yoriai.client.site.site import Site
 from yoriai.errors import RoundError
 from yoriai.privacy.job_terms.round_terms import first_range

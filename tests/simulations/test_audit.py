@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from tests.simulations.audits import SETTINGS, asked
 from tests.world import write_sites
 from yoriai.cli import app
-from yoriai.client.model.model_session import ModelSession
+from yoriai.client.session.model_session import ModelSession
 from yoriai.config import JobConfig, override
 from yoriai.errors import ConfigError
 from yoriai.privacy.dp import dpsgd

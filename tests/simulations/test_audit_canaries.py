@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.world import write_sites
-from yoriai.client.model.model_session import ModelSession
+from yoriai.client.session.model_session import ModelSession
 from yoriai.client.training.train import train_round
 from yoriai.privacy.dp.randomness import SeededSource
 from yoriai.simulations.audit.attack import Carrier, Dirac, GradientCanaries, Noiseless, attack, for_attack

@@ -93,7 +93,7 @@ def test_an_adapter_has_as_many_parameters_as_asked_for_and_few_more(params: int
 
 
 def test_the_first_adapter_of_the_job_has_the_reckoned_size(tmp_path: Path) -> None:
-    from yoriai.client.model.prepare import prepare
+    from yoriai.client.session.prepare import prepare
     from yoriai.strategies.adapter import AdapterState
 
     shape = shape_for(5_000)

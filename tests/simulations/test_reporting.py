@@ -9,7 +9,7 @@ import pytest
 from tests.simulations.conftest import Run
 from tests.world import job_settings, write_sites
 from yoriai.client.base.base_model import choose_device, load_base
-from yoriai.client.model.model_session import ModelSession
+from yoriai.client.session.model_session import ModelSession
 from yoriai.server.round.registry import Registry
 from yoriai.simulations.report.report import Report
 from yoriai.simulations.run.experiment import DataSource, Experiment, resolve

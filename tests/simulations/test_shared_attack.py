@@ -8,7 +8,7 @@ import pytest
 
 from tests.simulations.audits import SETTINGS, asked
 from tests.world import write_sites
-from yoriai.client.model.model_session import ModelSession
+from yoriai.client.session.model_session import ModelSession
 from yoriai.privacy.distributed import distributed_noise
 from yoriai.privacy.distributed.distributed_noise import RoundedSum
 from yoriai.privacy.dp.accounting import SampledSkellam

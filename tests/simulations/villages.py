@@ -11,9 +11,9 @@ from tests.coordinators import Known
 from tests.world import write_sites
 from yoriai import wire
 from yoriai.client.base.base_model import load_base
-from yoriai.client.model.model_session import ModelSession
 from yoriai.client.offer.job_book import JobBook
 from yoriai.client.records.records import read_sites
+from yoriai.client.session.model_session import ModelSession
 from yoriai.client.site.deliveries import Deliveries
 from yoriai.client.site.own_evaluation import Measuring
 from yoriai.client.site.site import Site

@@ -24,7 +24,14 @@ from yoriai.config.models import (
 from yoriai.config.server import ServerConfig
 from yoriai.config.site import LedgerSection, ModelSection, PolicySection, RecordsSection, ServerSection, SiteConfig
 from yoriai.config.text import file_place, template_of
-from yoriai.config.training import BaseSection, LoraSection, TaskSection, TrainingSection
+from yoriai.config.training import (
+    BaseSection,
+    HeadSection,
+    LoraSection,
+    PublicSection,
+    TaskSection,
+    TrainingSection,
+)
 from yoriai.errors import ConfigError, YoriaiError
 
 __all__ = [
@@ -33,6 +40,7 @@ __all__ = [
     "DeadlinesSection",
     "EvaluationSection",
     "FederationSection",
+    "HeadSection",
     "JobConfig",
     "LedgerSection",
     "LoraSection",
@@ -40,6 +48,7 @@ __all__ = [
     "PersonalSection",
     "PolicySection",
     "PrivacySection",
+    "PublicSection",
     "RecordsSection",
     "SecureAggregationSection",
     "ServerConfig",
@@ -172,6 +181,9 @@ def job_json_schema() -> dict[str, Any]:
 def job_digest(job: JobConfig, base_digest: str) -> str:
     """SHA-256 (hex) over the base and every setting that bears on the result: not [speed], not [deadlines]."""
     settings = job.model_dump(mode="json", by_alias=True, exclude={"speed", "deadlines"})
+    if not job.trains_head:  # These bear on nothing then, and jobs of before they were there keep their digest.
+        settings = {key: value for key, value in settings.items() if key not in ("head", "public")}
+        settings["task"].pop("head")
     return hashlib.sha256(json.dumps([base_digest, settings], sort_keys=True).encode()).hexdigest()
 
 
@@ -185,7 +197,7 @@ def override(job: JobConfig, settings: Mapping[str, object]) -> JobConfig:
     Raises:
         ConfigError: with every fault among the settings.
     """
-    data = job.model_dump(by_alias=True)
+    data = job.model_dump(by_alias=True, exclude_unset=True)  # What the job leaves open stays so.
     for key, value in settings.items():
         *tables, last = key.split(".")
         table = data

@@ -13,7 +13,14 @@ from typing import Literal
 
 from pydantic import Field
 
-from yoriai.config.training import BaseSection, LoraSection, TaskSection, TrainingSection
+from yoriai.config.training import (
+    BaseSection,
+    HeadSection,
+    LoraSection,
+    PublicSection,
+    TaskSection,
+    TrainingSection,
+)
 from yoriai.config.types import Count, Device, Name, NonEmpty, Seconds, Table, Version, Whole
 
 
@@ -228,6 +235,8 @@ class JobConfig(Table):
     base: BaseSection = Field(default_factory=BaseSection)
     lora: LoraSection = Field(default_factory=LoraSection)
     task: TaskSection = Field(default_factory=TaskSection)
+    head: HeadSection = Field(default_factory=HeadSection)
+    public: PublicSection = Field(default_factory=PublicSection)
     training: TrainingSection = Field(default_factory=TrainingSection)
     privacy: PrivacySection = Field(default_factory=PrivacySection)
     federation: FederationSection = Field(default_factory=FederationSection)
@@ -236,3 +245,8 @@ class JobConfig(Table):
     evaluation: EvaluationSection = Field(default_factory=EvaluationSection)
     personal: PersonalSection = Field(default_factory=PersonalSection)
     speed: SpeedSection = Field(default_factory=SpeedSection)
+
+    @property
+    def trains_head(self) -> bool:
+        """Whether a head on frozen states is what trains, and no adapter."""
+        return self.task.kind == "classify" and self.task.head == "trained"

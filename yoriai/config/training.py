@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from yoriai.config.types import Digest, Layers, NonEmpty, SomeTexts, Table, Template, Texts, Whole
+from yoriai.config.types import Digest, Layers, NonEmpty, SomeTexts, States, Table, Template, Texts, Whole
 
 
 class BaseSection(Table):
@@ -59,12 +59,65 @@ class TaskSection(Table):
         default=(),
         description="The labels of a classify task, in order. Empty: every distinct response in the records is one.",
     )
+    head: Literal["auto", "trained", "labels"] = Field(
+        default="auto",
+        description="How a classify task answers. trained: a matrix on conditioned states of the frozen base, which is "
+        "all that trains; see [head]. labels: fixed vectors of the labels' own words, while an adapter trains by "
+        "federation.rule. auto: trained, or labels where the job names a rule.",
+    )
     max_tokens: int = Field(default=128, ge=1, le=1_000_000, description="Longest record, in tokens.")
     too_long: Literal["cut", "refuse"] = Field(
         default="cut",
         description="What happens to a longer record: cut it to max_tokens and count it, or refuse it. A simulation "
         "then refuses the data set; a site of a deployment leaves the record out.",
     )
+
+
+class HeadSection(Table):
+    """What a head that trains reads of a record; for task.head = "trained" alone."""
+
+    states: States = Field(
+        default=("mean",),
+        description="States of the frozen base: last is the last position after the last layer, mean:K the mean over "
+        "all positions after layer K, mean the same after four fifths of the layers.",
+        examples=[["last", "mean:24"]],
+    )
+    directions: int = Field(
+        default=256,
+        ge=1,
+        le=8192,
+        description="Directions that are kept of each state: those in which public texts differ most (a count).",
+    )
+    words: int = Field(
+        default=1024,
+        ge=0,
+        le=65_536,
+        description="Buckets for the prompt's own words, which are read beside the states; 0 for none.",
+    )
+
+    @property
+    def features(self) -> int:
+        """Entries of what the head reads of a record."""
+        return len(self.states) * self.directions + self.words
+
+
+class PublicSection(Table):
+    """Public texts, whose states condition what trains. They are read where the job is prepared, and stay there."""
+
+    texts: NonEmpty | None = Field(
+        default=None,
+        description="A file of the operator's own public or synthetic texts, one a line. Whoever names it says that no "
+        "site's records are in it.",
+        examples=["public.txt"],
+    )
+    written: int = Field(
+        default=400,
+        ge=0,
+        le=100_000,
+        description="Texts that the base itself writes after the beginning of the template (a count), beside those "
+        "that come with Yoriai.",
+    )
+    seed: Whole = Field(default=0, description="Seed of the texts that the base writes.")
 
 
 class TrainingSection(Table):

@@ -87,6 +87,13 @@ Texts = Annotated[tuple[NonEmpty, ...], *_LISTED, Expected("a list of texts, non
 SomeTexts = Annotated[
     Texts, Field(min_length=1), Expected("a list of one or more texts, none of them empty, none twice")
 ]
+State = Annotated[str, Field(pattern=r"^(last|mean|mean:[1-9][0-9]{0,3})$")]
+States = Annotated[
+    tuple[State, ...],
+    *_LISTED,
+    Field(min_length=1, max_length=8),
+    Expected('a list of one to eight of "last", "mean" and "mean:K", none twice'),
+]
 Kinds = Annotated[
     tuple[Literal["lm", "instruct", "classify"], ...],
     *_LISTED,

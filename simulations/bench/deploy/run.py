@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from yoriai.client.model.prepare import prepare
+from yoriai.client.session.prepare import prepare
 from yoriai.client.site.calibration import calibrated_for
 from yoriai.errors import RoundError
 from yoriai.server.flower.flower_control import FlowerControl

@@ -10,8 +10,8 @@ from pathlib import Path
 from yoriai import wire
 from yoriai.client.base.base_model import choose_device, load_base
 from yoriai.client.base.quiet import quiet_libraries
-from yoriai.client.model.model_session import ModelSession
 from yoriai.client.records.records import SiteRecords
+from yoriai.client.session.model_session import ModelSession
 from yoriai.config import JobConfig
 from yoriai.server.round.registry import Checkpoint
 from yoriai.simulations.bench.rules.plan import FEDERATED_LOCAL, Training, job_of
@@ -26,7 +26,7 @@ from yoriai.simulations.run.simulated_federation import Federation, run_federati
 from yoriai.simulations.scenarios import get_scenario
 from yoriai.simulations.scenarios.partition import partition
 from yoriai.strategies.adapter import AdapterState
-from yoriai.strategies.rule import get_rule, largest_update
+from yoriai.strategies.rule import get_rule, largest_update, rule_of
 
 _DIRICHLET = 0.5  # Hsu et al. 2019; the smaller, the less alike the sites.
 
@@ -88,7 +88,7 @@ class _RoundWatch:
     """
 
     def __init__(self, federation: Federation) -> None:
-        self._rule = get_rule(federation.job.federation.rule)
+        self._rule = rule_of(federation.job)
         self._weights = federation.roster.weights
         self._updates: dict[str, tuple[float, AdapterState]] = {}
         self._before: AdapterState | None = None

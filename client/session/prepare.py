@@ -2,7 +2,8 @@
 
 from yoriai.client.base.base_model import choose_device, load_base
 from yoriai.client.base.quiet import quiet_libraries
-from yoriai.client.model.model_session import ModelSession
+from yoriai.client.session.model_session import ModelSession
+from yoriai.client.session.task_defaults import settled
 from yoriai.config import JobConfig
 from yoriai.errors import ConfigError
 from yoriai.prepared_job import PreparedJob
@@ -18,6 +19,8 @@ def prepare(job: JobConfig) -> PreparedJob:
         BaseModelError: the base model cannot be loaded, or is not the one that the job names.
     """
     check_complete(job)
+    check_fit(job)
+    job = settled(job)
     check_fit(job)
     with quiet_libraries():
         base = load_base(job.base.model, device=choose_device(job.speed.device), expected_digest=job.base.digest)

@@ -10,19 +10,19 @@ from contextlib import nullcontext
 import torch
 
 from yoriai.client.base.base_model import BaseModel
-from yoriai.client.base.layers import adapted_maps, linear_maps
-from yoriai.client.model.lora import AdaptedModel, svd_factors
-from yoriai.client.model.magnitude import check_magnitude, check_shapes, weight_norms
+from yoriai.client.base.layers import linear_maps
+from yoriai.client.model.factor_model import FactorModel
+from yoriai.client.model.head_model import HeadModel
 from yoriai.client.model.prepared import PreparedRecords
-from yoriai.client.model.tasks import LabelHead, LanguageHead, TaskHead, check_labels, label_vectors, untouched_logits
-from yoriai.client.records.encoding import DEFAULT_TEMPLATES, EncodedRecords, check_task, encode
+from yoriai.client.model.tasks import TaskHead
+from yoriai.client.records.encoding import EncodedRecords, check_task, encode
 from yoriai.client.records.fitting import fitting
 from yoriai.client.records.records import Record
 from yoriai.client.records.units import owner_units
+from yoriai.client.session.beginning import build, built_of, check_first, first_adapter, task_head
 from yoriai.config import JobConfig, SpeedSection, TaskSection
 from yoriai.errors import RecordError
 from yoriai.strategies.adapter import AdapterState
-from yoriai.strategies.rule import get_rule
 
 PrefixProgress = Callable[[int, int], None]
 
@@ -45,22 +45,20 @@ class ModelSession:
             torch.set_num_threads(speed.threads)
         self._linear = linear_maps(base.model)
         self._built_for: tuple[object, ...] | None = None
-        self._model: AdaptedModel | None = None
+        self._model: FactorModel | None = None
         self._heads: dict[str, TaskHead] = {}
-        # Hidden states depend on the base and on the layer they enter, not on the adapter: jobs may share them.
         self._states: dict[bytes, torch.Tensor] = {}
-        self._states_enter: int | None = None
+        self._states_key: object = None
 
-    def model(self, job: JobConfig) -> AdaptedModel:
-        """The base with the job's LoRA attached; replaces that of another job."""
-        factors = get_rule(job.federation.rule).factors
-        wanted = (job.lora, factors)
+    def model(self, job: JobConfig) -> FactorModel:
+        """The base with what the job trains; replaces that of another job."""
+        wanted = built_of(job, self.base)
         if self._model is None or self._built_for != wanted:
             self._detach()  # First, so that nobody is handed a detached model should the next line fail.
-            self._model, self._built_for = AdaptedModel(self.base, job.lora, factors=factors), wanted
-            if self._model.first_layer != self._states_enter:
+            self._model, self._built_for = build(job, self.base), wanted
+            if self._model.states_key != self._states_key:
                 self._states.clear()
-                self._states_enter = self._model.first_layer
+                self._states_key = self._model.states_key
         return self._model
 
     def check_adapter(self, job: JobConfig, state: AdapterState) -> None:
@@ -70,11 +68,8 @@ class ModelSession:
             AdapterError: it would not.
             BaseModelError: the base has no such layers or maps, or a map is smaller than the rank.
         """
-        maps = adapted_maps(self._linear, job.lora, int(self.base.model.config.num_hidden_layers))
-        check_shapes(state, maps, job.lora.rank, get_rule(job.federation.rule).factors)
         with nullcontext() if self._model is None else self._model.untouched():
-            norms = weight_norms(self.base.model, maps)
-        check_magnitude(state, norms, job.lora.alpha / job.lora.rank)
+            check_first(job, state, self.base, self._linear)
 
     def close(self) -> None:
         """Give the base back without an adapter, and forget what was built on it."""
@@ -87,17 +82,15 @@ class ModelSession:
         self._model = None
         self._heads.clear()
 
-    def initial_adapter(self, job: JobConfig) -> AdapterState:
-        """The adapter before round 0, with its fixed factors. Made once, when a job is submitted."""
-        model, rule = self.model(job), get_rule(job.federation.rule)
-        factors = svd_factors(model) if "U" in rule.factors else None
-        return rule.initial(model.maps, job.lora.rank, job.training.seed, factors)
+    def initial_adapter(self, job: JobConfig, progress: PrefixProgress | None = None) -> AdapterState:
+        """The adapter before round 0, with its fixed factors; see `first_adapter`."""
+        return first_adapter(self.model(job), job, progress)
 
     def head(self, job: JobConfig) -> TaskHead:
         """The head of the job's task."""
         key = job.task.model_dump_json()
         if key not in self._heads:
-            self._heads[key] = self._make_head(job)
+            self._heads[key] = task_head(self.model(job), job)
         return self._heads[key]
 
     def check_task(self, task: TaskSection) -> None:
@@ -169,21 +162,5 @@ class ModelSession:
 
     @property
     def _known(self) -> dict[bytes, torch.Tensor] | None:
-        return self._states if self.speed.prefix_cache else None
-
-    def _make_head(self, job: JobConfig) -> TaskHead:
-        model, task, tokenizer = self.model(job), job.task, self.base.tokenizer
-        output_embedding = self.base.model.get_output_embeddings().weight
-        if task.kind != "classify":
-            return LanguageHead(output_embedding, tokenizer)
-        check_labels(tokenizer, task.labels)
-        vectors = label_vectors(output_embedding, tokenizer, task.labels)
-        template = task.template or DEFAULT_TEMPLATES["classify"]
-        empty = encode(
-            [Record(prompt="", response=task.labels[0])],
-            tokenizer,
-            task.model_copy(update={"template": template}),
-            context_tokens=self.base.context_tokens,
-        ).examples[0]
-        ids = torch.from_numpy(empty.token_ids).long()[None].to(self.base.device)
-        return LabelHead(vectors, untouched_logits(model, ids, vectors))
+        heads = isinstance(self._model, HeadModel)  # One small row a record, and all of the base in each.
+        return self._states if self.speed.prefix_cache or heads else None

@@ -1,0 +1,167 @@
+"""What trains on a frozen base, seen from training and measuring: factors go in, records pass, factors come out.
+
+A part of the base never changes during a job; what it makes of a record is the record's *entering state*. It is
+computed once and kept (`prepared.py`). The tail carries on from there, holds every trained factor, and is all that
+training repeats.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+import numpy as np
+import torch
+from opacus.grad_sample import GradSampleModule
+from torch import Tensor, nn
+
+from yoriai.client.base.base_model import BaseModel
+from yoriai.client.base.pieces import Rows, Shape, filled, public_ids, rows_for, shape_of
+from yoriai.client.records.encoding import Example
+from yoriai.strategies.adapter import AdapterState
+
+ENTER_AT_ONCE: Final = 64
+"""Records whose entering states are computed at once, at most."""
+
+
+class FactorModel(ABC):
+    """A base with factors on it. One of them serves every site of a simulation in turn.
+
+    Attributes:
+        base: frozen.
+        tail: takes entering states; holds the factors, and gives each record's gradients.
+        state_width: entries of one row of an entering state.
+        states_key: equal where two models have the same entering states of equal examples.
+    """
+
+    base: BaseModel
+    tail: GradSampleModule
+    state_width: int
+    states_key: Hashable
+
+    def __init__(self, base: BaseModel) -> None:
+        self.base = base
+        self._hooked: tuple[str, ...] | None = None
+        self._rows: dict[Hashable, Rows] = {}
+
+    @abstractmethod
+    def factor_parameters(self) -> dict[str, nn.Parameter]:
+        """Every factor's parameter by the name that AdapterState gives it, sorted."""
+
+    @abstractmethod
+    def check(self, state: AdapterState) -> None:
+        """Raise AdapterError unless the state holds every factor of this model, of its shape, finite, in proportion."""
+
+    @abstractmethod
+    def check_output(self) -> None:
+        """Raise TrainingError if, with the factors as loaded, public input gives values that are not finite."""
+
+    @abstractmethod
+    def shape(self, example: Example) -> Shape:
+        """What the example's entering state is padded to when it trains."""
+
+    @abstractmethod
+    def state_rows(self, tokens: int) -> int:
+        """Rows of the entering state of an example of so many tokens."""
+
+    @abstractmethod
+    def enter(self, examples: Sequence[Example], tokens: int) -> Tensor:
+        """Entering states, each padded to those of `tokens` tokens. (B, state_rows(tokens), state_width)."""
+
+    @abstractmethod
+    def detach(self) -> None:
+        """Give the base back as it was; this object is of no use afterwards."""
+
+    @contextmanager
+    def untouched(self) -> Iterator[None]:
+        """The bare base, for as long as the context lasts."""
+        yield
+
+    def set_trainable(self, factors: tuple[str, ...]) -> dict[str, nn.Parameter]:
+        """Let only these factors train; returns their parameters in the order of names.
+
+        Opacus keeps activations and counts of passes on the modules; what an interrupted pass left there goes.
+        """
+        trained = {}
+        for name, parameter in self.factor_parameters().items():
+            parameter.requires_grad_(name.rsplit(":", 1)[1] in factors)
+            if parameter.requires_grad:
+                trained[name] = parameter
+            parameter._forward_counter = 0  # type: ignore[attr-defined]
+            parameter.grad_sample = parameter.grad = None  # type: ignore[attr-defined]
+            vars(parameter).pop("_current_grad_sample", None)
+        self.tail.eval()
+        for module in self._watched():
+            module.train()
+            vars(module).pop("activations", None)
+            vars(module).pop("max_batch_len", None)
+        if factors != self._hooked:
+            # Opacus hooks the maps that are trainable when it is told to, and fails on those that are frozen later.
+            self.tail.remove_hooks()
+            self.tail.add_hooks(loss_reduction="sum", batch_first=True)
+            self._hooked = factors
+        return trained
+
+    @abstractmethod
+    def _watched(self) -> Iterator[nn.Module]:
+        """The modules that hold factors: Opacus watches modules in training mode, and the base stays out of it."""
+
+    @torch.no_grad()
+    def load(self, state: AdapterState) -> None:
+        """Write every factor of `state` into the model. Raises AdapterError as `check`."""
+        self.check(state)
+        for name, parameter in self.factor_parameters().items():
+            parameter.copy_(torch.from_numpy(np.array(state.tensors[name])))
+
+    def state(self) -> AdapterState:
+        """All factors as they stand, in fp32 on the CPU."""
+        return AdapterState({n: p.detach().cpu().numpy().copy() for n, p in self.factor_parameters().items()})
+
+    def rows(self, key: Hashable, find_out: Callable[[], Rows]) -> Rows:
+        """What `find_out` found for the key; it is asked once."""
+        if key not in self._rows:
+            self._rows[key] = find_out()
+        return self._rows[key]
+
+    def enter_rows(self, tokens: int, most: int) -> Rows:
+        """How many records of that many tokens, `most` at most, may enter at once."""
+
+        def find_out() -> Rows:
+            ids = public_ids(most, tokens, int(self.base.model.config.vocab_size)).numpy().astype(np.int32)
+            examples = [Example(row, np.zeros(tokens, bool)) for row in ids]
+
+            def run(chosen: Sequence[int]) -> Tensor:
+                return self.enter([examples[i] for i in chosen], tokens).flatten(1)
+
+            return rows_for(run, tokens, most, self.base.device)
+
+        return self.rows(("enter", tokens, most), find_out)
+
+    @contextmanager
+    def stirred(self) -> Iterator[None]:
+        """Public random factors, for as long as the context lasts: with some of them zero, gradients would be."""
+        generator, kept = torch.Generator().manual_seed(0), {}
+        with torch.no_grad():
+            for name, parameter in self.factor_parameters().items():
+                kept[name] = parameter.clone()
+                parameter.copy_(0.02 * torch.randn(parameter.shape, generator=generator))
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, parameter in self.factor_parameters().items():
+                    parameter.copy_(kept[name])
+
+    def _ids(self, examples: Sequence[Example], tokens: int) -> Tensor:
+        """Token ids on the base's device, padded with 0: (B, tokens) int64."""
+        return filled([example.token_ids for example in examples], tokens).to(self.base.device)
+
+
+def grad_sampled(tail: nn.Module) -> GradSampleModule:
+    """A tail whose every record's gradient Opacus keeps; losses are to be summed."""
+    return GradSampleModule(tail, batch_first=True, loss_reduction="sum", strict=False)
+
+
+def padded_tokens(example: Example, base: BaseModel) -> int:
+    """Tokens to which an example is padded while its entering state is computed."""
+    return shape_of(len(example.token_ids), 0, longest=base.context_tokens).tokens

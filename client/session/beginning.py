@@ -1,0 +1,129 @@
+"""What a job begins with: the model that its factors live in, their first values, and the task's head."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from yoriai.client.base.base_model import BaseModel
+from yoriai.client.base.layers import adapted_maps
+from yoriai.client.model.conditioning import conditioning
+from yoriai.client.model.factor_model import FactorModel
+from yoriai.client.model.head_model import HeadModel, HeadShape, path_of
+from yoriai.client.model.lora import AdaptedModel, svd_factors
+from yoriai.client.model.magnitude import check_magnitude, check_shapes, weight_norms
+from yoriai.client.model.prepared import PreparedRecords
+from yoriai.client.model.public_texts import public_texts
+from yoriai.client.model.tasks import (
+    LabelHead,
+    LanguageHead,
+    TaskHead,
+    TrainedHead,
+    check_labels,
+    label_vectors,
+    untouched_logits,
+)
+from yoriai.client.records.encoding import DEFAULT_TEMPLATES, encode
+from yoriai.client.records.records import Record
+from yoriai.config import JobConfig
+from yoriai.strategies.adapter import AdapterState
+from yoriai.strategies.factors import Maps
+from yoriai.strategies.head import HEAD_PATH
+from yoriai.strategies.rule import rule_of
+
+Progress = Callable[[int, int], None]
+
+
+def built_of(job: JobConfig, base: BaseModel) -> tuple[object, ...]:
+    """Equal for jobs that one model serves."""
+    return (HeadShape.of(job, base),) if job.trains_head else (job.lora, rule_of(job).factors)
+
+
+def build(job: JobConfig, base: BaseModel) -> FactorModel:
+    """The base with what the job trains on it.
+
+    Raises:
+        BaseModelError: the base has no such layers or maps, or a map is smaller than the rank.
+    """
+    if job.trains_head:
+        return HeadModel(base, HeadShape.of(job, base))
+    return AdaptedModel(base, job.lora, factors=rule_of(job).factors)
+
+
+def check_first(job: JobConfig, state: AdapterState, base: BaseModel, linear: Maps) -> None:
+    """See that the job's model would take a state, without building it; the base is bare.
+
+    Args:
+        linear: the base's own linear maps.
+
+    Raises:
+        AdapterError: it would not.
+        BaseModelError: as `build`.
+    """
+    if job.trains_head:
+        HeadShape.of(job, base).check(state)
+        return
+    maps = adapted_maps(linear, job.lora, int(base.model.config.num_hidden_layers))
+    check_shapes(state, maps, job.lora.rank, rule_of(job).factors)
+    check_magnitude(state, weight_norms(base.model, maps), job.lora.alpha / job.lora.rank)
+
+
+def first_adapter(model: FactorModel, job: JobConfig, progress: Progress | None = None) -> AdapterState:
+    """The factors before round 0. Made once, when a job is submitted.
+
+    Raises:
+        ConfigError: the job's public texts cannot be read, or are fewer than its directions.
+    """
+    rule = rule_of(job)
+    if isinstance(model, HeadModel):
+        shape = model.head_shape
+        factors = head_conditioning(model, job, progress)
+        return rule.initial({HEAD_PATH: (shape.labels, shape.features)}, 0, job.training.seed, factors)
+    assert isinstance(model, AdaptedModel)
+    return rule.initial(
+        model.maps, job.lora.rank, job.training.seed, svd_factors(model) if "U" in rule.factors else None
+    )
+
+
+def head_conditioning(
+    model: HeadModel, job: JobConfig, progress: Progress | None = None
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The public conditioning of each state that the head reads, by its path: (M (1, H), D (q, H))."""
+    texts = public_texts(model.base, job.task, job.public, progress)
+    records = [Record(prompt=text, response=job.task.labels[0]) for text in texts]
+    encoded = encode(records, model.base.tokenizer, job.task, context_tokens=model.base.context_tokens)
+    states = PreparedRecords(model, encoded.examples, known={}).states()  # (n, places · H)
+    shape = model.head_shape
+    found = {}
+    for number, place in enumerate(shape.places):
+        part = states[:, number * shape.width : (number + 1) * shape.width]
+        found[path_of(place)] = conditioning(part.numpy(), shape.directions)
+    return found
+
+
+def task_head(model: FactorModel, job: JobConfig) -> TaskHead:
+    """The head of the job's task.
+
+    Raises:
+        ConfigError: the base cannot tell two labels apart that are answered by their own words.
+    """
+    if job.trains_head:
+        return TrainedHead(len(job.task.labels))
+    base, task = model.base, job.task
+    output_embedding = base.model.get_output_embeddings().weight
+    if task.kind != "classify":
+        return LanguageHead(output_embedding, base.tokenizer)
+    check_labels(base.tokenizer, task.labels)
+    vectors = label_vectors(output_embedding, base.tokenizer, task.labels)
+    template = task.template or DEFAULT_TEMPLATES["classify"]
+    empty = _empty_prompt(job, template, base)
+    assert isinstance(model, AdaptedModel)
+    return LabelHead(vectors, untouched_logits(model, empty, vectors))
+
+
+def _empty_prompt(job: JobConfig, template: str, base: BaseModel) -> torch.Tensor:
+    """The template with nothing in it, in tokens: (1, T) int64."""
+    records: Sequence[Record] = [Record(prompt="", response=job.task.labels[0])]
+    task = job.task.model_copy(update={"template": template})
+    encoded = encode(records, base.tokenizer, task, context_tokens=base.context_tokens)
+    return torch.from_numpy(encoded.examples[0].token_ids).long()[None].to(base.device)

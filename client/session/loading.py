@@ -1,0 +1,145 @@
+"""`yoriai.load`: a trained folder, answering. What simulations write and sites are delivered loads alike."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from yoriai.client.base.base_model import BaseModel, choose_device, load_base
+from yoriai.client.base.quiet import quiet_libraries
+from yoriai.client.base.states import FrozenStates, places
+from yoriai.client.model.head_model import HeadModel, HeadShape
+from yoriai.client.model.tasks import label_vectors
+from yoriai.client.records.encoding import Example, encode
+from yoriai.client.records.records import Record
+from yoriai.client.session.export import HEAD_FILE, TASK_FILE, TASK_SCHEMA
+from yoriai.config import TaskSection
+from yoriai.errors import AdapterError, ConfigError
+from yoriai.strategies.adapter import AdapterState
+
+_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A base with what was trained on it.
+
+    Attributes:
+        task: as task.json has it.
+        labels: of a classifier, in the job's order; empty otherwise.
+    """
+
+    base: BaseModel
+    task: dict[str, Any]
+    _model: Any
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels that it chooses from."""
+        return tuple(self.task.get("labels", ()))
+
+    def predict(self, texts: Sequence[str]) -> list[str]:
+        """The likeliest label of each text. Raises ConfigError if it is no classifier."""
+        return [self.labels[int(row)] for row in self.probabilities(texts).argmax(1)]
+
+    @torch.no_grad()
+    def probabilities(self, texts: Sequence[str]) -> Tensor:
+        """(texts, labels) float32. Raises ConfigError if it is no classifier, RecordError for a text without tokens."""
+        if not self.labels:
+            raise ConfigError("this adapter chooses no label", found=str(self.task["kind"]), expected="classify")
+        section = TaskSection(
+            kind="classify", template=self.task["template"], labels=self.labels, max_tokens=self.task["max_tokens"]
+        )
+        records = [Record(prompt=text, response=self.labels[0]) for text in texts]
+        encoded = encode(records, self.base.tokenizer, section, context_tokens=self.base.context_tokens)
+        logits = [self._logits(encoded.examples[i : i + _AT_ONCE]) for i in range(0, len(texts), _AT_ONCE)]
+        return torch.cat([torch.zeros(0, len(self.labels)), *logits]).softmax(1)
+
+    def generate(self, prompt: str, *, max_new_tokens: int = 64) -> str:
+        """The likeliest answer to a prompt, in the task's template. Raises ConfigError for a classifier."""
+        if self.labels:
+            raise ConfigError("this adapter chooses a label and writes nothing", remedy="call predict")
+        text = (self.task["template"] or "{prompt}").replace("{prompt}", prompt)
+        ids = torch.tensor([self.base.tokenizer.encode(text)], device=self.base.device)
+        answer = self._model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            pad_token_id=self.base.tokenizer.pad_token_id,
+        )
+        found: str = self.base.tokenizer.decode(answer[0, ids.shape[1] :], skip_special_tokens=True)
+        return found
+
+    def _logits(self, examples: Sequence[Example]) -> Tensor:
+        if isinstance(self._model, HeadModel):
+            entering = self._model.enter(examples, max(len(example.token_ids) for example in examples))
+            logits: Tensor = self._model.tail(entering)
+            return logits.float().cpu()
+        last = places(("last",), int(self.base.model.config.num_hidden_layers))
+        width = max(len(example.token_ids) for example in examples)
+        ids = torch.zeros(len(examples), width, dtype=torch.int64)
+        for row, example in enumerate(examples):
+            ids[row, : len(example.token_ids)] = torch.from_numpy(example.token_ids)
+        lengths = torch.tensor([len(example.token_ids) for example in examples])
+        states = FrozenStates(self.base, last)(ids.to(self.base.device), lengths.to(self.base.device))
+        vectors = label_vectors(self.base.model.get_output_embeddings().weight, self.base.tokenizer, self.labels)
+        scores = states @ vectors.T.to(states)
+        return scores.float().cpu() - torch.tensor(self.task["prior"])
+
+
+def load(folder: Path | str, base: str | None = None, *, device: str = "auto") -> Trained:
+    """Load a folder that a run wrote or a site was delivered, with its base.
+
+    Args:
+        folder: holds task.json.
+        base: where the base is, if it is not what task.json names: a folder, a .gguf file, a packaged name.
+        device: auto, cpu or cuda:N.
+
+    Raises:
+        AdapterError: the folder is no such folder, or what is in it does not fit.
+        BaseModelError: the base does not load, or is another one than it was trained on.
+    """
+    folder = Path(folder)
+    task = _read_task(folder / TASK_FILE)
+    with quiet_libraries():
+        found = load_base(
+            base or task["base"]["name"], device=choose_device(device), expected_digest=task["base"]["digest"]
+        )
+        if (folder / HEAD_FILE).exists():
+            return Trained(found, task, _head_model(folder, task, found))
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(found.model, str(folder))
+    return Trained(found, task, model.eval())
+
+
+def _head_model(folder: Path, task: dict[str, Any], base: BaseModel) -> HeadModel:
+    named = places(task["states"], int(base.model.config.num_hidden_layers))
+    model = HeadModel(base, HeadShape(named, base.width, task["directions"], task["words"], len(task["labels"])))
+    model.load(AdapterState.from_bytes((folder / HEAD_FILE).read_bytes()))
+    model.tail.eval()
+    return model
+
+
+def _read_task(path: Path) -> dict[str, Any]:
+    """What task.json says, once it is seen to say all that is needed."""
+    try:
+        task = json.loads(path.read_text(encoding="utf-8"))
+        needed = {"kind", "template", "max_tokens", "base"}
+        if task["schema"] != TASK_SCHEMA or not needed <= task.keys() or not {"name", "digest"} <= task["base"].keys():
+            raise ValueError
+        if task["kind"] == "classify" and not task["labels"]:
+            raise ValueError
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise AdapterError(
+            f"{path} does not say what the folder answers",
+            found=type(error).__name__,
+            expected="a folder that yoriai simulate wrote or a site was delivered",
+            remedy="check the path",
+        ) from None
+    return task  # type: ignore[no-any-return]
