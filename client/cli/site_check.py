@@ -18,6 +18,7 @@ from yoriai.client.daemon.daemon_client import DaemonClient
 from yoriai.client.daemon.daemon_config import socket_in
 from yoriai.client.folder.site_folder import SiteFolder, is_open, same_disk
 from yoriai.client.node.node import node_state
+from yoriai.client.records.columns import Reading
 from yoriai.client.records.fitting import is_as_said
 from yoriai.client.records.records import read_site
 from yoriai.client.records.units import owner_name, policy_units
@@ -101,7 +102,7 @@ def check_records(site: SiteFolder, config: SiteConfig) -> Row:
     """The records parse, and are as the policy says in public; their numbers alone are shown. The folder is closed to
     the machine's other users."""
     folder = site.place(config.records.folder)
-    records = read_site(config.name, folder)
+    records = read_site(config.name, folder, Reading.of(config.records))
     policy, owners = config.policy, policy_units(records.train, "owner")
     found = f"{len(records.train)} to train, {len(records.test)} to test"
     found += f", {owners} owners" if owners else ""

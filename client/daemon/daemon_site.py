@@ -10,6 +10,7 @@ from yoriai.client.model.model_session import ModelSession
 from yoriai.client.model.quiet import quiet_libraries
 from yoriai.client.offer.costing import CostWorker
 from yoriai.client.offer.job_book import JobBook
+from yoriai.client.records.columns import Reading
 from yoriai.client.records.records import fingerprint, read_site
 from yoriai.client.records.units import policy_units
 from yoriai.client.site.deliveries import Deliveries
@@ -68,7 +69,7 @@ def open_site(
         YoriaiError: records, base, keys or ledger are not as they should be.
     """
     take_over_libraries(log)
-    records = read_site(config.site.name, config.data)
+    records = read_site(config.site.name, config.data, Reading.of(config.site.records))
     identity = config.identity() if config.identity is not None else None
     hooks = _watched(hooks or SiteHooks(), log, checkpoint)
     if policy_units(records.train, config.site.policy.unit) > config.site.policy.max_records:

@@ -19,6 +19,7 @@ from yoriai.client.model.lora import AdaptedModel
 from yoriai.client.model.measure import Tally
 from yoriai.client.model.prepared import Batch
 from yoriai.client.records.encoding import Tokenizer
+from yoriai.client.records.likeness import twins
 from yoriai.client.records.token_bytes import token_bytes
 from yoriai.errors import ConfigError
 
@@ -131,9 +132,10 @@ def label_vectors(output_embedding: Tensor, tokenizer: Tokenizer, labels: Sequen
 
 
 def check_labels(tokenizer: Tokenizer, labels: Sequence[str]) -> None:
-    """Raise ConfigError, naming places in task.labels alone, if two labels have the same vector.
+    """Raise ConfigError, naming places in task.labels alone, if two labels have the same vector, or look the same.
 
-    It is a mean over tokens in lower case: upper case, the order of words and whole repetitions make no difference.
+    A vector is a mean over tokens in lower case: upper case, the order of words and whole repetitions make no
+    difference. Two labels look the same if Unicode form, spaces or characters of no width are all that differs.
     """
     places: dict[frozenset[tuple[int, int]], int] = {}
     for place, label in enumerate(labels, start=1):
@@ -147,6 +149,14 @@ def check_labels(tokenizer: Tokenizer, labels: Sequence[str]) -> None:
                 expected="labels that differ in more than case or the order of their words",
                 remedy="rename one of them in the records, or make them one",
             )
+    if pairs := twins(labels):
+        one, other = (labels.index(label) + 1 for label in pairs[0])
+        raise ConfigError(
+            "two labels look the same",
+            found=f"labels {one} and {other} of task.labels differ in Unicode form, spaces or what is not seen",
+            expected="each label written in one way",
+            remedy="write them alike in the records, and list one of them",
+        )
 
 
 @torch.no_grad()

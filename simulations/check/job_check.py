@@ -132,7 +132,7 @@ def _table(found: Check) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     for site in experiment.sites:
         table.add_row(
-            Text(site.name),
+            Text(site.shown),
             str(len(site.train)),
             *([str(owners[site.name])] if by_owner else []),
             str(len(site.test)),

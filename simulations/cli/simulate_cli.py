@@ -18,7 +18,9 @@ JobFile = Annotated[
 ]
 DataPath = Annotated[
     Path | None,
-    typer.Option("--data", help="Folder with a folder a site, or one .jsonl or .csv file to split with --sites."),
+    typer.Option(
+        "--data", help="Folder with a folder a site, or one .jsonl, .json or .csv file to split with --sites."
+    ),
 ]
 ScenarioName = Annotated[
     str | None, typer.Option("--scenario", help="Ready records and job: excavators (the default) or commands.")
@@ -27,8 +29,30 @@ Sites = Annotated[int | None, typer.Option("--sites", min=1, help="Split one fil
 Partition = Annotated[
     str | None, typer.Option("--partition", help="How to split it: iid (the default), dirichlet:ALPHA or by:FIELD.")
 ]
-PromptField = Annotated[str, typer.Option("--prompt-field", help="Key or column of the prompt.")]
-ResponseField = Annotated[str, typer.Option("--response-field", help="Key or column of the response.")]
+PromptField = Annotated[
+    str,
+    typer.Option(
+        "--prompt-field",
+        show_default=False,
+        help="Key or column of the prompt; of the text or the messages, where there is no response.",
+    ),
+]
+ResponseField = Annotated[
+    str, typer.Option("--response-field", show_default=False, help="Key or column of the response.")
+]
+Encoding = Annotated[
+    str,
+    typer.Option(
+        "--encoding", show_default=False, help="Encoding of the records, such as cp932 or latin-1; default: UTF-8."
+    ),
+]
+TestFraction = Annotated[
+    float | None,
+    typer.Option(
+        "--test-fraction",
+        help="Share of the records that only measure: of one file (default: 0.2), or at sites without a test file.",
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", help="Of partition and split of the records; never of noise.")]
 Epsilon = Annotated[
     str | None,
@@ -69,8 +93,10 @@ def simulate(
     rounds: Rounds = None,
     sites: Sites = None,
     partition: Partition = None,
-    prompt_field: PromptField = "prompt",
-    response_field: ResponseField = "response",
+    prompt_field: PromptField = "",
+    response_field: ResponseField = "",
+    encoding: Encoding = "",
+    test_fraction: TestFraction = None,
     seed: Seed = 0,
     engine: Annotated[
         str, typer.Option("--engine", help="inprocess, or flower (Flower's simulation runtime).")
@@ -102,7 +128,7 @@ def simulate(
         from yoriai.simulations.run.observers import screen
 
     ready = _scenario(scenario, data)
-    source = DataSource(data, sites, partition, prompt_field, response_field, seed, ready)
+    source = DataSource(data, sites, partition, prompt_field, response_field, seed, ready, encoding, test_fraction)
     name = job.stem if job else data.stem if data else ready
     folder = resume or out or api.new_folder(name)
     with quiet_libraries(), screen(_console) as observer:
@@ -197,8 +223,10 @@ def job_check(
     rounds: Rounds = None,
     sites: Sites = None,
     partition: Partition = None,
-    prompt_field: PromptField = "prompt",
-    response_field: ResponseField = "response",
+    prompt_field: PromptField = "",
+    response_field: ResponseField = "",
+    encoding: Encoding = "",
+    test_fraction: TestFraction = None,
     seed: Seed = 0,
 ) -> None:
     """Check all of a job without training: settings, records, noise, epsilon per site, bytes per round."""
@@ -212,7 +240,7 @@ def job_check(
         from yoriai.simulations.run.observers import screen
 
     ready = _scenario(scenario, data)
-    source = DataSource(data, sites, partition, prompt_field, response_field, seed, ready)
+    source = DataSource(data, sites, partition, prompt_field, response_field, seed, ready, encoding, test_fraction)
     settings = overrides(rule=rule, epsilon=epsilon, rounds=rounds, noise=noise)
     with quiet_libraries(), screen(_console) as observer:
         found = check(loaded, source, settings, observer)

@@ -133,7 +133,10 @@ class Privacy(_Part):
 class SiteReport(_Part):
     """One site. `epsilon` is null where the job gave no guarantee."""
 
-    name: str
+    name: str = Field(description="As the user calls it, in any script.")
+    identifier: str | None = Field(
+        default=None, description="Its name in ledgers and folders of the run; null where that is `name`."
+    )
     train_records: Count
     test_records: Count
     owners: Count | None = Field(

@@ -255,7 +255,7 @@ def _personal(
 
     personal = personal_adapters(PersonalRun(federation, outcome, running.session, bench, save), kept)
     for site, reason in sorted(personal.without.items()):
-        running.observer.say(f"site {site} has no personal adapter: {reason}")
+        running.observer.say(f"site {running.experiment.shown(site)} has no personal adapter: {reason}")
     running.watch.lap("personal")
     return personal
 

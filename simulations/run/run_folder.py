@@ -71,6 +71,8 @@ def load(folder: Path) -> tuple[JobConfig, StoredRun]:
     try:
         stored: dict[str, Any] = json.loads((folder / "run.json").read_bytes())
         data = stored["data"]
+        if (data.get("prompt_field"), data.get("response_field")) == ("prompt", "response"):
+            data = {**data, "prompt_field": "", "response_field": ""}  # So runs once stored that nothing was named.
         source = DataSource(**{**data, "path": Path(data["path"]) if data["path"] else None})
         run = StoredRun(**{**stored, "data": source})
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -25,6 +25,7 @@ from yoriai.config.server import ServerConfig
 from yoriai.config.site import LedgerSection, ModelSection, PolicySection, RecordsSection, ServerSection, SiteConfig
 from yoriai.config.text import file_place, template_of
 from yoriai.config.training import BaseSection, LoraSection, TaskSection, TrainingSection
+from yoriai.config.types import is_text_encoding
 from yoriai.errors import ConfigError, YoriaiError
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "SpeedSection",
     "TaskSection",
     "TrainingSection",
+    "is_text_encoding",
     "job_digest",
     "job_json_schema",
     "job_template",

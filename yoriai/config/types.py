@@ -58,6 +58,22 @@ def _proxy(text: str) -> str:
     return text
 
 
+def is_text_encoding(name: str) -> bool:
+    """Whether Python knows an encoding of texts by this name."""
+    try:
+        return isinstance(b"a".decode(name), str)
+    except UnicodeError:  # There is one; it has no such text.
+        return name.lower() != "undefined"
+    except (LookupError, ValueError):
+        return False
+
+
+def _encoding(name: str) -> str:
+    if name and not is_text_encoding(name):
+        raise ValueError("is no encoding that Python knows")
+    return name
+
+
 def _one_prompt(template: str) -> str:
     if template.count(_PROMPT) != 1:
         raise ValueError(f"must hold {_PROMPT} exactly once, and holds it {template.count(_PROMPT)} times")
@@ -81,6 +97,7 @@ MetricsPort = Annotated[int, Field(ge=0, le=65535)]
 NonEmpty = Annotated[str, Field(min_length=1), Expected("a text that is not empty")]
 Address = Annotated[str, AfterValidator(_server_address), Expected("HOST:PORT, or an empty text")]
 Proxy = Annotated[str, AfterValidator(_proxy), Expected("http://HOST:PORT without a password, or an empty text")]
+Encoding = Annotated[str, AfterValidator(_encoding), Expected("a text encoding such as cp932, or an empty text")]
 Version = Annotated[Literal[1], BeforeValidator(_whole)]
 _LISTED = (BeforeValidator(tuple_from_list), AfterValidator(distinct), Field(json_schema_extra={"uniqueItems": True}))
 Texts = Annotated[tuple[NonEmpty, ...], *_LISTED, Expected("a list of texts, none of them empty, none twice")]
