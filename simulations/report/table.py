@@ -199,7 +199,7 @@ def _warnings(report: Report) -> list[RenderableType]:
 
 def _sentence(line: str) -> Table:
     """The sentence, hanging beside its dash."""
-    text = Text(line)
+    text = Text(line, overflow="fold")  # A name of a script without spaces may be cut in two; no letter is lost.
     for kind, style in _CLAIM_STYLE.items():
         if line.startswith(f"{kind}:"):
             text.stylize(style, 0, len(kind) + 1)

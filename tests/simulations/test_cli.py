@@ -187,7 +187,7 @@ def _spoil(sites: Path, line: str, name: str = "train.jsonl") -> None:
         ("empty", "a/train.jsonl: the file is empty"),
         ("missing", "its train records are missing"),
         ("label", "a label outside the set"),
-        ("name", "a site's name does not fit"),
+        ("name", "two sites have the same name"),
         ("epsilon", "setting privacy.epsilon"),
         ("word", "--epsilon; found much"),
         ("file", "split the file with --sites N"),
@@ -290,7 +290,8 @@ def test_one_file_by_a_field_of_its_own(base: Path, tmp_path: Path, monkeypatch:
     path, job = write_records(tmp_path / "orders.jsonl", rows), write_job(tmp_path / "job.toml", base)
     arguments = ("--partition", "by:plant", "--epsilon", "none", "--rounds", "1", "--out", tmp_path / "run")
     assert yoriai(monkeypatch, "simulate", job, "--data", path, *arguments) == 0
-    assert [site.name for site in load_report(tmp_path / "run").sites] == ["North-1", "South-2"]
+    named = [(site.name, site.identifier) for site in load_report(tmp_path / "run").sites]
+    assert named == [("North 1", "North-1"), ("South/2", "South-2")]
 
 
 def test_a_training_that_diverges_ends_with_code_4_and_keeps_what_was_done(
