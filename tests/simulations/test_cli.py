@@ -219,7 +219,7 @@ def test_bad_input_is_one_line_on_stderr_and_exit_code_2(
     elif case == "label":
         _spoil(sites, '{"prompt": "secret", "response": "secret"}\n', "test.jsonl")
     elif case == "name":
-        (sites / "a").rename(sites / "werk a")
+        (sites / "b").rename(sites / "A")
     elif case == "misspelt":
         job.write_text(job.read_text().replace("epsilon = 8.0", "epsilom = 8.0"))
     data = {"file": sites / "a" / "train.jsonl", "data": tmp_path / "none.jsonl"}.get(case, sites)
@@ -292,6 +292,20 @@ def test_one_file_by_a_field_of_its_own(base: Path, tmp_path: Path, monkeypatch:
     assert yoriai(monkeypatch, "simulate", job, "--data", path, *arguments) == 0
     named = [(site.name, site.identifier) for site in load_report(tmp_path / "run").sites]
     assert named == [("North 1", "North-1"), ("South/2", "South-2")]
+
+
+def test_options_name_columns_encoding_and_share_of_tests(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = "".join(f"{('ポンプ', '弁')[n % 2]} {n};{n % 2}\n" for n in range(40))
+    for site in ("大阪", "東京"):
+        (tmp_path / "sites" / site).mkdir(parents=True)
+        (tmp_path / "sites" / site / "train.csv").write_bytes(f"text;label\n{rows}".encode("cp932"))
+    job = write_job(tmp_path / "job.toml", base)
+    names = ("--prompt-field", "text", "--response-field", "label", "--encoding", "cp932", "--test-fraction", "0.25")
+    assert yoriai(monkeypatch, "job", "check", job, "--data", tmp_path / "sites", *names) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:3] for line in lines[-2:]] == [["大阪", "30", "10"], ["東京", "30", "10"]]
 
 
 def test_a_training_that_diverges_ends_with_code_4_and_keeps_what_was_done(
