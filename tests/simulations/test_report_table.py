@@ -92,3 +92,10 @@ def test_missing_secure_aggregation_is_said() -> None:
 def test_missing_noise_is_said() -> None:
     assert "Differential privacy is off" in screen(example_report(noise=False), 100)
     assert "Differential privacy is off" not in screen(example_report(), 100)
+
+
+@pytest.mark.parametrize("width", range(60, 100))
+def test_a_name_of_a_script_without_spaces_loses_no_letter_at_a_lines_end(width: int) -> None:
+    note = "Too few test records for a judgement by itself: 名古屋, 大阪."
+    shown = "".join(screen(changed(example_report(), notes=[note]), width).split())
+    assert "名古屋,大阪." in shown

@@ -1,12 +1,15 @@
 """Sites of any name: safe identifiers inside, the user's own names in reports; sites without test records; labels."""
 
 import re
+import warnings
 from pathlib import Path
 
 import pytest
 
+from tests.simulations.report_fixture import example_report
 from tests.world import job_settings, write_records, write_sites
 from yoriai.errors import ConfigError, RecordError
+from yoriai.simulations.report.figures import draw
 from yoriai.simulations.report.file import load_report
 from yoriai.simulations.run.api import simulate
 from yoriai.simulations.run.experiment import DataSource, resolve
@@ -133,3 +136,20 @@ def test_a_shape_that_differs_is_named_by_its_place(tmp_path: Path) -> None:
     path = write_records(tmp_path / "a.jsonl", rows)
     with pytest.raises(RecordError, match=r"texts \(.*a\.jsonl line 1\)"):
         resolve(None, DataSource(path, 2))
+
+
+def test_figures_write_a_name_on_the_page_and_its_identifier_where_the_font_lacks_it() -> None:
+    report = example_report()
+    sites = tuple(
+        site.model_copy(update={"name": "大阪", "identifier": "site-1"} if index == 0 else {})
+        for index, site in enumerate(report.sites)
+    )
+    identified = (sites[0].model_copy(update={"name": "site-1"}), *sites[1:])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        shown, plain = (
+            {drawing.key: drawing for drawing in draw(report.model_copy(update={"sites": these}))}["sites"]
+            for these in (sites, identified)
+        )
+    assert "大阪" in shown.svg
+    assert shown.png == plain.png
