@@ -135,7 +135,7 @@ def simulate(
             raise typer.Exit(EXIT_INTERRUPTED) from None
         except YoriaiError as error:
             begun = isinstance(error, CheckpointError | LedgerError) and (folder / "run.json").exists()
-            if error.exit_code == EXIT_PARTIAL or begun:
+            if (error.exit_code == EXIT_PARTIAL or begun) and "--resume" not in error.remedy:
                 observer.say(f"the finished rounds are kept; carry on with: yoriai simulate --resume {folder}")
             raise
     print_report(done, _console, api.run_files(folder))

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -34,10 +35,11 @@ class StoredRun:
 
 
 def must_be_free(folder: Path) -> None:
-    """Refuse a place where a new run would mix with files that are there already.
+    """Refuse a place where a new run would mix with files that are there already, or that may not be written.
 
     Raises:
         ConfigError: it is a file, or a folder that holds something.
+        CheckpointError: it cannot be written.
     """
     if (folder / "run.json").exists():
         raise ConfigError(
@@ -46,6 +48,9 @@ def must_be_free(folder: Path) -> None:
         )
     try:
         is_taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+        above = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+        if not is_taken:
+            tempfile.TemporaryFile(dir=above).close()  # Without a name; nothing of it stays.
     except OSError as error:
         raise _not_for_runs(folder, error) from error
     if is_taken:

@@ -138,6 +138,17 @@ def test_a_report_that_is_lost_but_for_its_numbers_is_whole_again_after_a_resume
     assert files_of(run) == whole
 
 
+@as_root
+def test_a_disk_that_may_only_be_read_is_found_before_the_base_is_loaded(base: Path, sites: Path, disk: Path) -> None:
+    mount("-o", "remount,ro", disk)
+    heard = Notebook()
+    with pytest.raises(
+        CheckpointError, match=r"found Read-only file system; make it writable for this user, or.*--out"
+    ):
+        simulate(data=sites, settings=job_settings(base), out=disk / "runs" / "new", observer=heard)
+    assert heard.advances == []
+
+
 @pytest.mark.parametrize("below", ["", "deep/down"])
 def test_a_place_that_takes_no_run_is_named_with_the_option_for_another(
     below: str, base: Path, sites: Path, tmp_path: Path
