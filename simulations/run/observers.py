@@ -119,7 +119,7 @@ class Pace:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._from: tuple[int, float] | None = None  # Rounds done, and when.
+        self._from: tuple[int, float] | None = None  # Rounds done, and when; -1: the first one is at work.
         self._last = 0
 
     def begin(self) -> None:
