@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -172,8 +173,10 @@ def _dequantised(gguf: Path) -> Path:
     try:
         try:
             _convert(gguf, unfinished)
-        except (OSError, BaseModelError):
-            raise  # A full disk, say, which is no fault of the file; or the fault has its name.
+        except BaseModelError:
+            raise  # The fault has its name.
+        except (OSError, SafetensorError) as error:  # A full disk, say, which is no fault of the file.
+            raise assets.unusable_cache(f"base model {gguf.name}", folder.parent, error) from error
         except Exception as error:  # The libraries raise all kinds, down to bare Exception.
             raise BaseModelError(
                 f"base model {gguf.name} does not load",

@@ -33,6 +33,7 @@ from yoriai.client.model.tail import Tail
 from yoriai.config import LoraSection
 from yoriai.errors import BaseModelError, TrainingError
 from yoriai.strategies.adapter import AdapterState
+from yoriai.system.files import replace_content
 
 _ADAPTER = "default"  # PEFT's name for the only adapter
 
@@ -272,15 +273,19 @@ def save_peft(model: AdaptedModel, factors: AdapterState, folder: Path) -> None:
     Args:
         factors: the A and B factors only, as a rule's `to_peft` returns them. Their rank may be another than the
             job's, and differ from map to map; PEFT's alpha then grows with it, so that the scale stays.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written.
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {}
     for name, tensor in factors.tensors.items():
         path, factor = name.rsplit(":", 1)
         tensors[f"base_model.model.{path}.lora_{factor}.weight"] = np.ascontiguousarray(tensor)
-    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    # By our own hand, for the system's own errors, and so that a full disk leaves the adapter of before.
+    replace_content(folder / "adapter_model.safetensors", save(tensors, metadata={"format": "pt"}))
     config = copy.copy(model.peft_model.peft_config[_ADAPTER])
     config.inference_mode = True
     ranks = {path: factors.factor(path, "A").shape[0] for path in factors.module_paths()}

@@ -19,8 +19,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError
-
 from yoriai import wire
 from yoriai.client.model.lora import save_peft
 from yoriai.client.model.model_session import ModelSession
@@ -30,7 +28,7 @@ from yoriai.client.offer.policy import job_from
 from yoriai.client.site.adapter_place import CERTIFICATE, STATEMENT, VERSION, folder_of, folders_of
 from yoriai.client.site.site_identity import SiteIdentity
 from yoriai.config import JobConfig, SiteConfig
-from yoriai.errors import AdapterError, IdentityError, PolicyError, StorageError
+from yoriai.errors import AdapterError, IdentityError, PolicyError
 from yoriai.privacy.identity.coordinator_identity import read_coordinator_certificate
 from yoriai.privacy.identity.delivery import DeliveryStatement, read_delivery
 from yoriai.privacy.ledger.ledger import Ledger
@@ -198,7 +196,5 @@ class Deliveries:
             sync(self._folder)
         except OSError as error:
             raise cannot_write(place, error) from error
-        except SafetensorError as error:
-            raise StorageError(f"{place} cannot be written", found="an error in writing", remedy="make room") from error
         finally:
             shutil.rmtree(part, ignore_errors=True)

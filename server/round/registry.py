@@ -84,7 +84,7 @@ class Registry:
             for name in ("adapters", "state"):
                 (folder / name).mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise run_file_fault(folder, error.strerror or type(error).__name__) from error
+            raise run_file_fault(folder, error) from error
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Store a checkpoint; what it refers to is durable before it is.

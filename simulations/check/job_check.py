@@ -52,9 +52,12 @@ def check(
     Raises:
         YoriaiError: the first thing that would stop a run, with its remedy.
     """
+    observer = observer or Silent()
+    observer.advance("reading the records", 0, 0)
     experiment = resolve(job, source, settings)
     job = experiment.job
-    fitted = fit(experiment, observer or Silent())
+    fitted = fit(experiment, observer)
+    observer.advance("adding up the privacy", 0, 0)
     sites = len(experiment.sites)
     noise, event = noise_multiplier(job, fitted.n_params, sites), event_of(job, fitted.n_params, sites)
     return Check(

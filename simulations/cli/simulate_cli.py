@@ -6,10 +6,19 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from yoriai.errors import EXIT_INTERRUPTED, EXIT_PARTIAL, ConfigError, YoriaiError
+from yoriai.errors import (
+    EXIT_INTERRUPTED,
+    EXIT_PARTIAL,
+    CheckpointError,
+    ConfigError,
+    LedgerError,
+    StorageError,
+    YoriaiError,
+)
 from yoriai.simulations.cli.audit_cli import audit
 from yoriai.simulations.cli.bench_cli import bench
 from yoriai.simulations.cli.options import overrides
+from yoriai.terminal import say_while
 
 _console = Console()
 
@@ -120,7 +129,7 @@ def simulate(
     """
     if resume is not None:
         _refuse_beside_resume(ctx)
-    with _console.status("loading libraries"):
+    with say_while("loading libraries"):
         from yoriai.client.model.quiet import quiet_libraries
         from yoriai.simulations.report.table import print_report
         from yoriai.simulations.run import api
@@ -151,7 +160,8 @@ def simulate(
             observer.say(f"interrupted; {hint}")
             raise typer.Exit(EXIT_INTERRUPTED) from None
         except YoriaiError as error:
-            if error.exit_code == EXIT_PARTIAL:
+            begun = isinstance(error, CheckpointError | LedgerError) and (folder / "run.json").exists()
+            if (error.exit_code == EXIT_PARTIAL or begun) and "--resume" not in error.remedy:
                 observer.say(f"the finished rounds are kept; carry on with: yoriai simulate --resume {folder}")
             raise
     print_report(done, _console, api.run_files(folder))
@@ -177,13 +187,22 @@ def fetch(
                 _console.print(f"  {key:<8}{value}", highlight=False, markup=False, soft_wrap=True)
 
 
-def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or its report.json.")]) -> None:
-    """Show the report of a run again, and write its page and figures anew."""
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or its report.json.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Where to write; default: the run's folder.")] = None,
+) -> None:
+    """Show the report of a run again, and write its page and figures again."""
     from yoriai.simulations.report.file import load_report, write_report
     from yoriai.simulations.report.table import print_report
 
-    loaded = load_report(run)
-    print_report(loaded, _console, write_report(loaded, run if run.is_dir() else run.parent))
+    loaded, place = load_report(run), run if run.is_dir() else run.parent
+    try:
+        files = write_report(loaded, out or place)
+    except CheckpointError as error:  # A run on a read-only disk, say, can be read all the same.
+        print_report(loaded, _console, ())
+        remedy = f"write it elsewhere: yoriai report {run} --out DIR"
+        raise StorageError(error.what, found=error.found, remedy=remedy) from error
+    print_report(loaded, _console, files)
 
 
 def job_init(
@@ -233,7 +252,7 @@ def job_check(
     from yoriai.config import load_job
 
     loaded = load_job(job)
-    with _console.status("loading libraries"):
+    with say_while("loading libraries"):
         from yoriai.client.model.quiet import quiet_libraries
         from yoriai.simulations.check.job_check import check, print_check
         from yoriai.simulations.run.experiment import DataSource

@@ -11,9 +11,11 @@ RUN/
   report.json  report.html  figures/
 """
 
+import contextlib
 import datetime
 import json
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -40,7 +42,8 @@ from yoriai.simulations.run.timing import Stopwatch
 from yoriai.simulations.scenarios.partition import DEFAULT_TEMPLATES
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.rule import get_rule
-from yoriai.system.run_files import write_run_file
+from yoriai.system.files import room_for
+from yoriai.system.run_files import run_file_fault, write_run_file
 
 ENGINES = ("inprocess", "flower")
 
@@ -112,6 +115,7 @@ def simulate(
     folder = Path(out) if out is not None else None
     if folder is not None:
         run_folder.must_be_free(folder)
+    observer.advance("reading the records", 0, 0)
     experiment = resolve(loaded, source, settings)
     found = absolute_name(experiment.job.base.model)  # The run may be resumed from another folder.
     experiment = replace(experiment, job=config.override(experiment.job, {"base.model": found}))
@@ -150,6 +154,7 @@ def resume(
     with run_folder.locked(folder):
         if (done := _finished(folder, options)) is not None:
             return done
+        observer.advance("reading the records", 0, 0)
         experiment = replace(resolve(job, run.data), reason=run.reason, labels_from_records=run.labels_from_records)
         if experiment.records_digest() != run.records_digest:
             raise CheckpointError(
@@ -165,13 +170,14 @@ def _finished(folder: Path, options: Options) -> Report | None:
         return None
     report = load_report(folder)
     complete = report.status != "interrupted" and (not options.compare or compare.LAST in report.overall)
-    return report if complete else None
+    return report if complete and all(path.exists() for path in run_files(folder)) else None
 
 
 def _open(experiment: Experiment, folder: Path, run_id: str, options: Options, observer: Observer) -> _Running:
     """Load the base and see that job and records fit it, before anything is written."""
     watch = Stopwatch(folder / "seconds.json", sorted(site.name for site in experiment.sites), observer)
     fitted = fit(experiment, watch)
+    observer.advance("adding up the privacy", 0, 0)
     # Calibrated here, it is not taken for the coordinator's overhead.
     noise_multiplier(experiment.job, fitted.n_params, len(experiment.sites))
     watch.lap("load")
@@ -209,14 +215,17 @@ def _run(running: _Running) -> Report:
         if "federated" not in kept:
             kept.put("federated", bench.measure(outcome.checkpoint.adapter))
         watch.lap("evaluate")
-        _save_adapter(running, outcome.checkpoint.adapter, running.folder / "adapter")
+        running.observer.advance("exporting the adapter", 0, 0)
+        with _after_training(running, "its adapter cannot be exported"):
+            _save_adapter(running, outcome.checkpoint.adapter, running.folder / "adapter")
         personal = _personal(running, federation, outcome, kept, bench)
         report = _report(running, outcome, personal, kept, bench)
         if running.options.compare:
             _compare(running, federation, kept, bench)
             report = _report(running, outcome, personal, kept, bench)
     finally:
-        watch.save()
+        with contextlib.suppress(CheckpointError):  # A full disk costs these seconds, and not the error's own words.
+            watch.save()
     return report
 
 
@@ -280,15 +289,38 @@ def _report(running: _Running, outcome: Outcome, personal: Personal, kept: Measu
         personal=personal,
     )
     now = datetime.datetime.now(datetime.UTC)
+    running.observer.advance("writing the report", 0, 0)
     report = build_report(running.experiment, running.session, outcome, measured, created=now)
-    write_report(report, running.folder)
+    with _after_training(running, "its report cannot be written"):
+        write_report(report, running.folder)
     return report
+
+
+@contextlib.contextmanager
+def _after_training(running: _Running, what: str) -> Iterator[None]:
+    """A disk that fills up now has cost no round: say so, and by which command the rest is written.
+
+    Raises:
+        CheckpointError: a file could not be written.
+    """
+    try:
+        yield
+    except CheckpointError as error:
+        room = room_for(error.__cause__) if isinstance(error.__cause__, OSError) else "make room"
+        raise CheckpointError(
+            f"the training is finished and stored, but {what}: {error.what}",
+            found=error.found,
+            remedy=f"{room}, then have it written without training: yoriai simulate --resume {running.folder}",
+        ) from error
 
 
 def _save_adapter(running: _Running, adapter: AdapterState, folder: Path) -> None:
     """The adapter as PEFT reads it, and beside it what a classifier needs to answer."""
     job = running.job
-    save_peft(running.session.model(job), get_rule(job.federation.rule).to_peft(adapter), folder)
+    try:
+        save_peft(running.session.model(job), get_rule(job.federation.rule).to_peft(adapter), folder)
+    except OSError as error:
+        raise run_file_fault(folder, error) from error
     head = running.session.head(job)
     template = job.task.template or DEFAULT_TEMPLATES.get(job.task.kind)
     task: dict[str, object] = {"kind": job.task.kind, "template": template}

@@ -124,6 +124,7 @@ def run_federation(federation: Federation, session: ModelSession) -> Outcome:
         if federation.engine == "flower":
             from yoriai.simulations.run.flower_engine import run_in_flower
 
+            federation.observer.advance("sites (in Flower's runtime)", 0, 0)
             checkpoint = run_in_flower(specs, base_digest, coordinate)
         else:
             checkpoint, seconds = _run_in_process(federation, specs, session, coordinate)

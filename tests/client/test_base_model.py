@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import torch
 
+from tests.crashes import full_disk
 from tests.tiny import tiny_llama, tiny_tokenizer
 from yoriai.client.model import assets, base_model
 from yoriai.client.model.base_model import BaseModel, base_digest, choose_device, load_base, wrap_base
+from yoriai.client.model.quiet import quiet_libraries
 from yoriai.errors import AssetError, BaseModelError
 
 CPU = torch.device("cpu")
@@ -211,6 +213,24 @@ def test_a_gguf_file_that_lacks_tensors_is_refused_and_not_kept(gguf: Path, tmp_
     with pytest.raises(BaseModelError, match=r"4 tensors are missing, first model\.layers\.1\.mlp\.down_proj\.weight"):
         load_base(str(gguf), device=CPU)
     assert not list((tmp_path / "cache" / "whole-bases").iterdir())
+
+
+def test_a_cache_without_room_for_the_base_is_named_and_keeps_nothing(gguf: Path, tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer()
+    gguf.unlink()
+    write_gguf(gguf, tiny_llama(tokenizer, layers=2), tokenizer)
+    with full_disk(10_000), pytest.raises(AssetError, match=r"the cache .* cannot be used.*YORIAI_CACHE"):
+        load_base(str(gguf), device=CPU)
+    assert not list((tmp_path / "cache" / "whole-bases").iterdir())
+
+
+def test_a_gguf_file_draws_no_bar_into_a_log(gguf: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    tokenizer = tiny_tokenizer()
+    gguf.unlink()
+    write_gguf(gguf, tiny_llama(tokenizer, layers=2), tokenizer)
+    with quiet_libraries():
+        load_base(str(gguf), device=CPU)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_copy_has_the_same_digest(base: BaseModel) -> None:

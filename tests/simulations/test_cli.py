@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,11 @@ from yoriai.simulations.cli.simulate_cli import overrides
 from yoriai.simulations.report.file import load_report
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def litter(errors: str) -> list[str]:
+    """Lines on standard error besides those of a machine on which loading takes longer than ten seconds."""
+    return [line for line in errors.splitlines() if not re.fullmatch(r"loading libraries, \d+ (s|min) so far", line)]
 
 
 def yoriai(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
@@ -56,12 +62,14 @@ def test_simulate_to_a_log_shows_life_and_no_litter(sites: Path, job: Path, tmp_
     environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "100"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    assert litter(done.stderr) == []
     assert "\r" not in done.stdout
     assert "\x1b" not in done.stdout
     lines = done.stdout.splitlines()
-    assert [line.partition(",")[0] for line in lines if line.startswith("round ")] == [
-        f"round {n} of 3 done" for n in (1, 2, 3)
+    assert [re.sub(r"\d+ s", "N s", line) for line in lines if line.startswith("round ")] == [
+        "round 1 of 3, N s elapsed, about N s left",
+        "round 2 of 3, N s elapsed, about N s left",
+        "round 3 of 3, N s elapsed",
     ]
     for expected in ("base     ", "records  sites; licence", "task     classify. The 74 prompts", "run      run"):
         assert any(line.startswith(expected) for line in lines), expected
@@ -97,7 +105,7 @@ def test_ctrl_c_names_the_way_on_and_resume_finishes(
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 130, output + errors
-    assert errors == ""
+    assert litter(errors) == []
     assert "interrupted; carry on with: yoriai simulate --resume run" in output
     assert 1 <= _rounds_done(tmp_path / "run") < 24
 
@@ -146,7 +154,7 @@ def test_job_check_prints_noise_epsilon_and_bytes(
     assert "noise multiplier 1." in flat
     assert "with 1 spare, at delta 1e-05" in flat
     assert "masking 16 bits a value in words of 19 bits" in flat
-    assert shown.err == ""
+    assert litter(shown.err) == []
 
 
 def test_job_init_writes_what_job_check_reads(
