@@ -43,6 +43,13 @@ Noise = Annotated[
     ),
 ]
 RuleName = Annotated[str | None, typer.Option("--rule", help="Aggregation rule.")]
+Samples = Annotated[
+    bool,
+    typer.Option(
+        "--samples/--no-samples",
+        help="Whether the report of an instruct task shows five test records with the answers before and after.",
+    ),
+]
 Rounds = Annotated[int | None, typer.Option("--rounds", min=1, help="Rounds in the job.")]
 
 
@@ -81,6 +88,7 @@ def simulate(
             "--compare", help="Also train each site alone, without privacy, and at one place: about five times as long."
         ),
     ] = False,
+    samples: Samples = True,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder of the run, new or empty; default: a new one under runs/.")
     ] = None,
@@ -115,7 +123,7 @@ def simulate(
                     data=source,
                     settings=overrides(rule=rule, epsilon=epsilon, rounds=rounds, noise=noise),
                     out=folder,
-                    options=api.Options(engine=engine, compare=compare),
+                    options=api.Options(engine=engine, compare=compare, samples=samples),
                     observer=observer,
                 )
         except KeyboardInterrupt:
@@ -151,12 +159,17 @@ def fetch(
                 _console.print(f"  {key:<8}{value}", highlight=False, markup=False, soft_wrap=True)
 
 
-def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or its report.json.")]) -> None:
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or its report.json.")],
+    samples: Samples = True,
+) -> None:
     """Show the report of a run again, and write its page and figures anew."""
     from yoriai.simulations.report.file import load_report, write_report
     from yoriai.simulations.report.table import print_report
 
     loaded = load_report(run)
+    if not samples:
+        loaded = loaded.model_copy(update={"samples": ()})
     print_report(loaded, _console, write_report(loaded, run if run.is_dir() else run.parent))
 
 

@@ -24,6 +24,7 @@ from yoriai.simulations.report.report import (
     Refusal,
     Report,
     RoundReport,
+    Sample,
     Score,
     SiteReport,
     Task,
@@ -37,7 +38,7 @@ from yoriai.strategies.rule import get_rule, largest_update
 
 _METRICS = {
     "classify": ("accuracy", "macro_f1", "loss"),
-    "instruct": ("exact_match", "loss", "bits_per_byte"),
+    "instruct": ("exact_match", "token_f1", "chrf", "loss", "bits_per_byte"),
     "lm": ("bits_per_byte", "loss"),
 }
 
@@ -50,6 +51,7 @@ class Measured:
         seconds, site_seconds: over all sessions of the run.
         cut: records longer than the task allows, by site.
         personal: what the sites' own adapters came to.
+        samples: answers side by side; empty where they are left out.
     """
 
     kept: Measurements
@@ -59,6 +61,7 @@ class Measured:
     cut: dict[str, int]
     engine: str
     personal: Personal = field(default_factory=Personal)
+    samples: tuple[Sample, ...] = ()
 
 
 def describe(experiment: Experiment, session: ModelSession, cut: dict[str, int]) -> list[str]:
@@ -110,6 +113,7 @@ def build_report(
         peak_memory_mb=_peak_memory_mb(),
         adapter=_adapter(experiment, outcome),
         notes=(*_notes(experiment, outcome, measured.cut), *_personal_notes(measured)),
+        samples=measured.samples,
     )
 
 

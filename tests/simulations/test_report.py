@@ -126,6 +126,17 @@ def test_all_faults_of_a_report_are_listed(tmp_path: Path) -> None:
     assert [fault.what.split(":")[0] for fault in caught.value.faults] == ["sites.1.epsilon", "adapter.rank"]
 
 
+def test_a_report_from_before_there_were_samples_reads_as_one_without(tmp_path: Path) -> None:
+    content = json.loads(report_json(example_report()))
+    assert content.pop("samples") == []
+    for part in (content["overall"], *content["sites"]):
+        for score in part.values():
+            if isinstance(score, dict) and "records" in score:
+                del score["token_f1"], score["chrf"]
+    (tmp_path / "report.json").write_text(json.dumps(content))
+    assert load_report(tmp_path) == example_report()
+
+
 def test_epsilon_without_noise_is_refused() -> None:
     with pytest.raises(ValueError, match="does not go with noise = none"):
         changed(example_report(), privacy=example_report(noise=False).privacy)

@@ -31,6 +31,11 @@ class RecordsSection(Table):
         description="Name of the data set, under which its ledger counts. It stays the same when the records change; "
         "other records under another name have a budget of their own.",
     )
+    sample_answers: bool = Field(
+        default=True,
+        description="Whether the evaluation of a delivered adapter, evaluation.json, keeps five test records of an "
+        "instruct task with the answers before and after. They are record text, and stay in that file.",
+    )
 
 
 class ModelSection(Table):
