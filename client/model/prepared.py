@@ -20,7 +20,7 @@ from yoriai.client.model.lora import AdaptedModel
 from yoriai.client.model.pieces import Rows, Shape, shape_of
 from yoriai.client.records.encoding import Example
 
-_MEMORY_LIMIT_BYTES = 512 * 1024 * 1024
+STATES_IN_MEMORY_BYTES = 512 * 1024 * 1024
 _PREFIX_BATCH = 64
 
 
@@ -186,7 +186,7 @@ def _filled(rows: Sequence[np.ndarray], width: int) -> Tensor:
 
 
 def _allocate(tokens: int, hidden: int) -> Tensor:
-    if tokens * hidden * 4 <= _MEMORY_LIMIT_BYTES:
+    if tokens * hidden * 4 <= STATES_IN_MEMORY_BYTES:
         return torch.empty(tokens, hidden)
     file = tempfile.TemporaryFile(prefix="yoriai-prefix-")  # noqa: SIM115 - the mapping keeps the unlinked file alive
     return torch.from_numpy(np.memmap(file, np.float32, "w+", shape=(tokens, hidden)))

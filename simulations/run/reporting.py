@@ -110,7 +110,7 @@ def build_report(
         sites=tuple(_site(experiment, outcome, measured, name) for name in sorted(experiment.roster().weights)),
         rounds=tuple(_round(record, outcome, measured) for record in outcome.checkpoint.rounds),
         seconds=_seconds(measured),
-        peak_memory_mb=_peak_memory_mb(),
+        peak_memory_mb=peak_memory_mb(),
         adapter=_adapter(experiment, outcome),
         notes=(*_notes(experiment, outcome, measured.cut), *_personal_notes(measured)),
         samples=measured.samples,
@@ -301,7 +301,7 @@ def _personal_notes(measured: Measured) -> list[str]:
     ]
 
 
-def _peak_memory_mb() -> float:
+def peak_memory_mb() -> float:
     """Largest resident size of this process so far; Linux counts in KiB, macOS in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1024 / (1024 if sys.platform == "darwin" else 1)
