@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from yoriai.simulations.check.lengths import SiteLengths
+from yoriai.simulations.check.lengths import SiteLengths, length_limit
 from yoriai.simulations.check.step_timing import TimedStep, timed_step
 from yoriai.simulations.check.workload import Sizes, Work, logits_bytes, seconds, states_bytes, work_of
 from yoriai.simulations.run.experiment import Experiment
@@ -34,11 +34,6 @@ class Estimate:
     def peak_bytes(self) -> int:
         """Largest resident size of the process: that of the step, or of measuring, and the states on top."""
         return max(self.step.peak_bytes, self.step.resident_bytes + self.logits_bytes) + self.states_bytes
-
-
-def length_limit(experiment: Experiment, fitted: Fitted) -> int:
-    """Tokens that a record may have."""
-    return min(experiment.job.task.max_tokens, fitted.session.base.context_tokens)
 
 
 def estimate(experiment: Experiment, fitted: Fitted, sites: Sequence[SiteLengths], observer: Observer) -> Estimate:

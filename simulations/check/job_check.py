@@ -11,8 +11,8 @@ from yoriai.config import JobConfig
 from yoriai.privacy.dp.accounting import Accountant, Event, epsilon
 from yoriai.privacy.dp.wording import epsilon_text, terms
 from yoriai.privacy.job_terms.noise import all_rounds
-from yoriai.simulations.check.estimate import Estimate, estimate, length_limit
-from yoriai.simulations.check.lengths import SiteLengths, distribution, site_lengths
+from yoriai.simulations.check.estimate import Estimate, estimate
+from yoriai.simulations.check.lengths import SiteLengths, distribution, length_limit, site_lengths
 from yoriai.simulations.check.noise_modes import NoiseModes, compare_noise, noise_line
 from yoriai.simulations.check.size_lines import estimate_lines, length_lines
 from yoriai.simulations.check.traffic import Traffic, traffic

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from yoriai.client.records.encoding import Tokenizer, encode_fitting
 from yoriai.client.records.records import Record, SiteRecords
 from yoriai.config import TaskSection
+from yoriai.simulations.run.experiment import Experiment
+from yoriai.simulations.run.fitted import Fitted
 
 # Above it a token stands for less than two bytes. The packaged base takes 0.24 tokens a byte of English work orders,
 # 0.33 to 0.40 of other European languages and of Russian, 0.60 to 0.83 of Japanese, Chinese, Thai and Korean, which it
@@ -78,6 +80,11 @@ def site_lengths(site: SiteRecords, tokenizer: Tokenizer, task: TaskSection) -> 
         text_tokens=sum(len(tokenizer.encode(text, add_special_tokens=False)) for text in texts),
         text_bytes=sum(len(text.encode("utf-8", "replace")) for text in texts),
     )
+
+
+def length_limit(experiment: Experiment, fitted: Fitted) -> int:
+    """Tokens that a record may have."""
+    return min(experiment.job.task.max_tokens, fitted.session.base.context_tokens)
 
 
 def distribution(lengths: NDArray[np.int64], limit: int) -> Distribution:

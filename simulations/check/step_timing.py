@@ -1,8 +1,9 @@
 """One short real step: what a token costs on this machine, and the memory that it takes. Its gradients are thrown away.
 
-A few training records, spread over their lengths with the longest among them, go through the job's own code: the frozen
-prefix, a batch's clipped gradients, a measurement and, where answers are generated, one answer. What is found out once
-about each shape (`client/model/pieces.py`) is timed by itself.
+Training records, spread over their lengths with the longest among them, go through the job's own code: the frozen
+prefix, a batch's clipped gradients, a measurement and, where answers are generated, one answer. They are as many as a
+site draws for a batch, since a token costs several times as much in a batch of few; of long ones fewer, for two full
+pieces tell what more would. What is found out once about each shape (`client/model/pieces.py`) is timed by itself.
 """
 
 import os
@@ -14,6 +15,7 @@ from typing import Final, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from yoriai.client.model.lora import AdaptedModel
 from yoriai.client.model.prepared import PreparedRecords
@@ -25,14 +27,16 @@ from yoriai.client.training.evaluate import evaluate
 from yoriai.client.training.gradients import RoundGradients
 from yoriai.privacy.dp.randomness import SystemSource
 from yoriai.privacy.job_terms.noise import LocalNoise, NoNoise
-from yoriai.simulations.check.lengths import SiteLengths
+from yoriai.simulations.check.lengths import SiteLengths, length_limit
 from yoriai.simulations.check.workload import Rates
 from yoriai.simulations.run.experiment import Experiment
 from yoriai.simulations.run.fitted import Fitted
 from yoriai.simulations.run.observers import Observer
 from yoriai.simulations.run.reporting import peak_memory_mb
 
-STEP_RECORDS: Final = 8
+_FEWEST: Final = 2
+# Tokens of a step: two pieces of a batch on a CPU (`client/model/pieces.py`).
+_STEP_TOKENS: Final = 1536
 
 T = TypeVar("T")
 
@@ -63,7 +67,7 @@ def timed_step(experiment: Experiment, fitted: Fitted, sites: Sequence[SiteLengt
     """
     job, session = experiment.job, fitted.session
     model, head = session.model(job), session.head(job)
-    records = _spread(experiment, sites)
+    records = _spread(experiment, sites, length_limit(experiment, fitted))
     examples = session.encode(records, job.task).examples
     tokens = sum(len(example.token_ids) for example in examples)
     distinct = sum({example.token_ids.tobytes(): len(example.token_ids) for example in examples}.values())
@@ -93,12 +97,26 @@ def timed_step(experiment: Experiment, fitted: Fitted, sites: Sequence[SiteLengt
     return TimedStep(rates, len(records), *_memory())
 
 
-def _spread(experiment: Experiment, sites: Sequence[SiteLengths]) -> list[Record]:
+def _spread(experiment: Experiment, sites: Sequence[SiteLengths], limit: int) -> list[Record]:
     """Training records of all lengths, the longest among them."""
     records = [record for site in experiment.sites for record in site.train]
-    order = np.argsort(np.concatenate([site.train for site in sites]), kind="stable")
-    chosen = np.unique(np.linspace(0, len(order) - 1, STEP_RECORDS).round().astype(np.int64))
+    lengths = np.concatenate([site.train for site in sites])
+    count = step_records(lengths, limit, batch=experiment.job.training.sampling_rate * len(records) / len(sites))
+    order = np.argsort(lengths, kind="stable")
+    chosen = np.unique(np.linspace(0, len(order) - 1, count).round().astype(np.int64))
     return [records[order[place]] for place in chosen]
+
+
+def step_records(lengths: NDArray[np.int64], limit: int, *, batch: float) -> int:
+    """How many records make the step: a batch of the mean site, of long ones as many as have the tokens of a step.
+
+    Args:
+        lengths: of all training records, in tokens.
+        limit: to which these are cut.
+        batch: records that the mean site draws, in expectation.
+    """
+    most = _STEP_TOKENS / max(1.0, float(np.minimum(lengths, limit).mean()))
+    return max(_FEWEST, round(min(batch, most)))
 
 
 def _answer_rate(model: AdaptedModel, examples: Sequence[Example]) -> float:

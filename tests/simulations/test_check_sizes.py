@@ -16,6 +16,7 @@ from yoriai.client.records.records import Record, SiteRecords
 from yoriai.config import JobConfig, override
 from yoriai.simulations.check.job_check import Check, check, print_check
 from yoriai.simulations.check.lengths import SiteLengths, distribution, poorly_read, site_lengths
+from yoriai.simulations.check.step_timing import step_records
 from yoriai.simulations.check.workload import Rates, Sizes, Work, logits_bytes, seconds, states_bytes, work_of
 from yoriai.simulations.run.experiment import DataSource
 
@@ -157,17 +158,26 @@ def test_one_real_step_is_timed_and_thrown_away(base: Path, texts: Path, run: Ru
     heard = Notebook()
     found = checked(base, texts, heard, **TEXT)
     step = found.estimate.step
-    assert step.records == 8
+    assert step.records == 5  # Of ten records at each site, a batch draws half.
     assert all(0 < rate < 10 for rate in (step.rates.prefix, step.rates.trained, step.rates.evaluated))
     assert step.rates.answered == 0
     assert {"timing one step: prefix", "timing one step: gradients"} <= {what for what, _, _ in heard.advances}
     assert math.isfinite(found.estimate.seconds)
     assert found.estimate.peak_bytes > step.resident_bytes > 10 * 2**20
     text = " ".join(shown(found).split())
-    assert "measured in one real step of 8 records, which was thrown away" in text
+    assert "measured in one real step of 5 records, which was thrown away" in text
     assert "between half and twice that" in text
     assert "a third more or less" in text
     assert all(len(line) <= 80 for line in shown(found).splitlines())
+
+
+def test_a_step_is_a_batch_of_the_mean_site_and_of_long_records_no_more_than_two_pieces() -> None:
+    short, long = np.full(2000, 15), np.full(2000, 4000)
+    assert step_records(short, 128, batch=84.0) == 84
+    assert step_records(short, 128, batch=500.0) == 1536 // 15
+    assert step_records(long, 128, batch=84.0) == 1536 // 128
+    assert step_records(long, 4096, batch=84.0) == 2
+    assert step_records(short, 128, batch=0.3) == 2
 
 
 def test_more_rounds_take_longer_at_the_same_rates(base: Path, texts: Path) -> None:
