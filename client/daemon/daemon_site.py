@@ -92,7 +92,13 @@ def open_site(
             )
         )
         session = ModelSession(base, config.speed)
-        measuring = Measuring(records.test, session, progress=hooks.on_prefix, on_fault=hooks.on_fault)
+        measuring = Measuring(
+            records.test,
+            session,
+            samples=config.site.records.sample_answers,
+            progress=hooks.on_prefix,
+            on_fault=hooks.on_fault,
+        )
         book = JobBook(config.jobs) if config.jobs is not None else None
         site = Site(
             config.site,

@@ -22,7 +22,7 @@ from yoriai.client.model.pieces import Rows, Shape, shape_of
 from yoriai.client.records.encoding import Example
 from yoriai.errors import StorageError
 
-_MEMORY_LIMIT_BYTES = 512 * 1024 * 1024
+STATES_IN_MEMORY_BYTES = 512 * 1024 * 1024
 _PREFIX_BATCH = 64
 
 
@@ -189,7 +189,7 @@ def _filled(rows: Sequence[np.ndarray], width: int) -> Tensor:
 
 def _allocate(tokens: int, hidden: int) -> Tensor:
     size_bytes = tokens * hidden * 4
-    if size_bytes <= _MEMORY_LIMIT_BYTES:
+    if size_bytes <= STATES_IN_MEMORY_BYTES:
         return torch.empty(tokens, hidden)
     try:
         file = tempfile.TemporaryFile(prefix="yoriai-prefix-")  # noqa: SIM115 - the mapping keeps the unlinked file alive

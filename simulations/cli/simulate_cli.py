@@ -76,6 +76,13 @@ Noise = Annotated[
     ),
 ]
 RuleName = Annotated[str | None, typer.Option("--rule", help="Aggregation rule.")]
+Samples = Annotated[
+    bool,
+    typer.Option(
+        "--samples/--no-samples",
+        help="Whether the report of an instruct task shows five test records with the answers before and after.",
+    ),
+]
 Rounds = Annotated[int | None, typer.Option("--rounds", min=1, help="Rounds in the job.")]
 
 
@@ -116,6 +123,7 @@ def simulate(
             "--compare", help="Also train each site alone, without privacy, and at one place: about five times as long."
         ),
     ] = False,
+    samples: Samples = True,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder of the run, new or empty; default: a new one under runs/.")
     ] = None,
@@ -150,7 +158,7 @@ def simulate(
                     data=source,
                     settings=overrides(rule=rule, epsilon=epsilon, rounds=rounds, noise=noise),
                     out=folder,
-                    options=api.Options(engine=engine, compare=compare),
+                    options=api.Options(engine=engine, compare=compare, samples=samples),
                     observer=observer,
                 )
         except KeyboardInterrupt:
@@ -190,12 +198,15 @@ def fetch(
 def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or its report.json.")],
     out: Annotated[Path | None, typer.Option("--out", help="Where to write; default: the run's folder.")] = None,
+    samples: Samples = True,
 ) -> None:
     """Show the report of a run again, and write its page and figures again."""
     from yoriai.simulations.report.file import load_report, write_report
     from yoriai.simulations.report.table import print_report
 
     loaded, place = load_report(run), run if run.is_dir() else run.parent
+    if not samples:
+        loaded = loaded.model_copy(update={"samples": ()})
     try:
         files = write_report(loaded, out or place)
     except CheckpointError as error:  # A run on a read-only disk, say, can be read all the same.

@@ -28,7 +28,7 @@ from yoriai.config import JobConfig
 from yoriai.errors import CheckpointError, ConfigError
 from yoriai.server.round.registry import Checkpoint, Registry
 from yoriai.simulations.report.file import REPORT_FILE, load_report, write_report
-from yoriai.simulations.report.report import Report
+from yoriai.simulations.report.report import Report, Sample
 from yoriai.simulations.run import compare, run_folder
 from yoriai.simulations.run.experiment import DataSource, Experiment, noise_multiplier, resolve
 from yoriai.simulations.run.fitted import Fitted, fit
@@ -55,11 +55,13 @@ class Options:
     Attributes:
         engine: `inprocess` or `flower`.
         compare: also train each site alone, without privacy, and at one place.
+        samples: show some test records with the answers before and after in the report of an instruct task.
         noise_seed: tests only; repeatable noise voids every guarantee.
     """
 
     engine: str = "inprocess"
     compare: bool = False
+    samples: bool = True
     noise_seed: bytes | None = None
 
 
@@ -128,6 +130,7 @@ def simulate(
         reason=experiment.reason,
         labels_from_records=experiment.labels_from_records,
         records_digest=experiment.records_digest(),
+        samples=options.samples,
     )
     running = _open(experiment, folder, run.run_id, options, observer)
     with run_folder.locked(folder):
@@ -150,7 +153,7 @@ def resume(
     """
     folder, observer = Path(folder), observer or Silent()
     job, run = run_folder.load(folder)
-    options = options or Options(engine=run.engine, compare=run.compare or compare)
+    options = options or Options(engine=run.engine, compare=run.compare or compare, samples=run.samples)
     with run_folder.locked(folder):
         if (done := _finished(folder, options)) is not None:
             return done
@@ -218,11 +221,20 @@ def _run(running: _Running) -> Report:
         running.observer.advance("exporting the adapter", 0, 0)
         with _after_training(running, "its adapter cannot be exported"):
             _save_adapter(running, outcome.checkpoint.adapter, running.folder / "adapter")
-        personal = _personal(running, federation, outcome, kept, bench)
-        report = _report(running, outcome, personal, kept, bench)
+        measured = Measured(
+            kept=kept,
+            bench=bench,
+            seconds={},
+            site_seconds={},
+            cut=running.fitted.cut,
+            engine=running.options.engine,
+            personal=_personal(running, federation, outcome, kept, bench),
+            samples=_samples(running, outcome, bench),
+        )
+        report = _report(running, outcome, measured)
         if running.options.compare:
             _compare(running, federation, kept, bench)
-            report = _report(running, outcome, personal, kept, bench)
+            report = _report(running, outcome, measured)
     finally:
         with contextlib.suppress(CheckpointError):  # A full disk costs these seconds, and not the error's own words.
             watch.save()
@@ -277,17 +289,17 @@ def _compare(running: _Running, federation: Federation, kept: Measurements, benc
         running.watch.lap("compare")
 
 
-def _report(running: _Running, outcome: Outcome, personal: Personal, kept: Measurements, bench: TestBench) -> Report:
+def _samples(running: _Running, outcome: Outcome, bench: TestBench) -> tuple[Sample, ...]:
+    if not running.options.samples:
+        return ()
+    found = bench.samples(running.fitted.initial, outcome.checkpoint.adapter)
+    running.watch.lap("evaluate")
+    return found
+
+
+def _report(running: _Running, outcome: Outcome, measured: Measured) -> Report:
     """Build the report and write it; done before the comparisons too, so that they cannot cost it."""
-    measured = Measured(
-        kept=kept,
-        bench=bench,
-        seconds=running.watch.parts(),
-        site_seconds=running.watch.sites(),
-        cut=running.fitted.cut,
-        engine=running.options.engine,
-        personal=personal,
-    )
+    measured = replace(measured, seconds=running.watch.parts(), site_seconds=running.watch.sites())
     now = datetime.datetime.now(datetime.UTC)
     running.observer.advance("writing the report", 0, 0)
     report = build_report(running.experiment, running.session, outcome, measured, created=now)

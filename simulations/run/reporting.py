@@ -24,6 +24,7 @@ from yoriai.simulations.report.report import (
     Refusal,
     Report,
     RoundReport,
+    Sample,
     Score,
     SiteReport,
     Task,
@@ -37,7 +38,7 @@ from yoriai.strategies.rule import get_rule, largest_update
 
 _METRICS = {
     "classify": ("accuracy", "macro_f1", "loss"),
-    "instruct": ("exact_match", "loss", "bits_per_byte"),
+    "instruct": ("exact_match", "token_f1", "chrf", "loss", "bits_per_byte"),
     "lm": ("bits_per_byte", "loss"),
 }
 
@@ -50,6 +51,7 @@ class Measured:
         seconds, site_seconds: over all sessions of the run.
         cut: records longer than the task allows, by site.
         personal: what the sites' own adapters came to.
+        samples: answers side by side; empty where they are left out.
     """
 
     kept: Measurements
@@ -59,6 +61,7 @@ class Measured:
     cut: dict[str, int]
     engine: str
     personal: Personal = field(default_factory=Personal)
+    samples: tuple[Sample, ...] = ()
 
 
 def describe(experiment: Experiment, session: ModelSession, cut: dict[str, int]) -> list[str]:
@@ -107,9 +110,10 @@ def build_report(
         sites=tuple(_site(experiment, outcome, measured, name) for name in sorted(experiment.roster().weights)),
         rounds=tuple(_round(record, experiment, outcome, measured) for record in outcome.checkpoint.rounds),
         seconds=_seconds(measured),
-        peak_memory_mb=_peak_memory_mb(),
+        peak_memory_mb=peak_memory_mb(),
         adapter=_adapter(experiment, outcome),
         notes=(*_notes(experiment, outcome, measured.cut), *_personal_notes(experiment, measured)),
+        samples=measured.samples,
     )
 
 
@@ -300,7 +304,7 @@ def _personal_notes(experiment: Experiment, measured: Measured) -> list[str]:
     ]
 
 
-def _peak_memory_mb() -> float:
+def peak_memory_mb() -> float:
     """Largest resident size of this process so far; Linux counts in KiB, macOS in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1024 / (1024 if sys.platform == "darwin" else 1)

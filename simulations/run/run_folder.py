@@ -23,6 +23,7 @@ class StoredRun:
     Attributes:
         reason, labels_from_records: of the Experiment; the stored job has kind and labels settled already.
         records_digest: of the records it began with.
+        samples: whether answers are shown side by side.
     """
 
     run_id: str
@@ -32,6 +33,7 @@ class StoredRun:
     reason: str
     labels_from_records: bool
     records_digest: str
+    samples: bool = True
 
 
 def must_be_free(folder: Path) -> None:

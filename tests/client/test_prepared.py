@@ -113,7 +113,7 @@ def test_large_states_lie_in_an_unlinked_file(attach: Attach, monkeypatch: pytes
     model = attach()
     in_memory: dict[bytes, torch.Tensor] = {}
     _prepared(model, in_memory)
-    monkeypatch.setattr(module, "_MEMORY_LIMIT_BYTES", 16)
+    monkeypatch.setattr(module, "STATES_IN_MEMORY_BYTES", 16)
     monkeypatch.setattr(module.tempfile, "tempdir", str(tmp_path))
     mapped: dict[bytes, torch.Tensor] = {}
     records = _prepared(model, mapped)

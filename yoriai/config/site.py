@@ -44,6 +44,12 @@ class RecordsSection(Table):
     )
     response_field: str = Field(default="", description="Column or key of the response. Empty: response.")
 
+    sample_answers: bool = Field(
+        default=True,
+        description="Whether the evaluation of a delivered adapter, evaluation.json, keeps five test records of an "
+        "instruct task with the answers before and after. They are record text, and stay in that file.",
+    )
+
     @field_validator("response_field")
     @classmethod
     def _another_column(cls, name: str, info: ValidationInfo) -> str:
