@@ -11,7 +11,8 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHead
 
 from tests.client.conftest import TARGETS, Attach, start_for
 from tests.tiny import tiny_llama, tiny_tokenizer
-from yoriai.client.model.base_model import BaseModel, base_digest, wrap_base
+from yoriai.client.model.base_model import BaseModel, wrap_base
+from yoriai.client.model.digest import base_digest
 from yoriai.client.model.lora import AdaptedModel, save_peft, svd_factors
 from yoriai.client.model.magnitude import check_magnitude
 from yoriai.config import LoraSection
@@ -129,7 +130,7 @@ def test_settings_that_do_not_fit_are_named_and_leave_the_base_whole(
     section = LoraSection(**{"rank": 4, "layers": "last:2", "target_modules": TARGETS, **lora})
     with pytest.raises(BaseModelError, match=message):
         AdaptedModel(base, section, factors=("A", "R", "U"))
-    assert base_digest(base.model) == base.digest
+    assert base_digest(base.model, base.tokenizer) == base.digest
     assert not [name for name, _ in base.model.named_modules() if "lora" in name]
 
 
@@ -147,7 +148,7 @@ def test_detaching_gives_the_base_back(attach: Attach, base: BaseModel) -> None:
             if parameter.requires_grad:
                 assert parameter.grad_sample.shape == (3, *parameter.shape), name  # type: ignore[union-attr]
     model.detach()
-    assert base_digest(base.model) == base.digest
+    assert base_digest(base.model, base.tokenizer) == base.digest
 
 
 def test_only_the_named_factors_train(attach: Attach) -> None:
@@ -229,7 +230,7 @@ def test_a_base_whose_parts_do_not_add_up_is_refused_and_left_whole() -> None:
     gemma = _wrapped(Gemma2ForCausalLM(config))
     with pytest.raises(BaseModelError, match=r"does not part.*Gemma2ForCausalLM"):
         AdaptedModel(gemma, LoraSection(rank=2, layers="all"), factors=("A", "B"))
-    assert base_digest(gemma.model) == gemma.digest
+    assert base_digest(gemma.model, gemma.tokenizer) == gemma.digest
 
 
 @pytest.mark.parametrize("rule", ["core", "fedavg", "flora"])
