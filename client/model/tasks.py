@@ -18,7 +18,7 @@ from torch.nn import functional
 from yoriai.client.model.lora import AdaptedModel
 from yoriai.client.model.measure import Tally
 from yoriai.client.model.prepared import Batch
-from yoriai.client.records.encoding import Tokenizer
+from yoriai.client.records.control_tokens import TextEncoder, Tokenizer
 from yoriai.client.records.token_bytes import token_bytes
 from yoriai.errors import ConfigError
 
@@ -119,14 +119,15 @@ class LanguageHead:
         return losses.where(batch.targets > 0, 0.0)
 
 
-def _label_tokens(tokenizer: Tokenizer, label: str) -> list[int]:
-    return tokenizer.encode(" " + label.lower(), add_special_tokens=False)
+def _label_tokens(encoder: TextEncoder, label: str) -> list[int]:
+    return encoder.encode_text(" " + label.lower())
 
 
 @torch.no_grad()
 def label_vectors(output_embedding: Tensor, tokenizer: Tokenizer, labels: Sequence[str]) -> Tensor:
     """Mean output embedding of each label's tokens, lower case and with a leading space. (L, H)."""
-    means = [output_embedding[torch.tensor(_label_tokens(tokenizer, label))].mean(0) for label in labels]
+    encoder = TextEncoder(tokenizer)
+    means = [output_embedding[torch.tensor(_label_tokens(encoder, label))].mean(0) for label in labels]
     return torch.stack(means).float()
 
 
@@ -136,8 +137,9 @@ def check_labels(tokenizer: Tokenizer, labels: Sequence[str]) -> None:
     It is a mean over tokens in lower case: upper case, the order of words and whole repetitions make no difference.
     """
     places: dict[frozenset[tuple[int, int]], int] = {}
+    encoder = TextEncoder(tokenizer)
     for place, label in enumerate(labels, start=1):
-        counts = Counter(_label_tokens(tokenizer, label))
+        counts = Counter(_label_tokens(encoder, label))
         common = math.gcd(*counts.values())
         shares = frozenset((token, count // common) for token, count in counts.items())
         if (first := places.setdefault(shares, place)) != place:

@@ -178,7 +178,7 @@ def job_digest(job: JobConfig, base_digest: str) -> str:
 
 
 def job_digests(job: JobConfig, base_digest: str) -> tuple[str, ...]:
-    """What a stored run of the job may go by: its digest, and an earlier version's, whose base digest was of weights."""
+    """What a stored run of the job may go by: its digest, and that of versions that named a base by its weights."""
     return job_digest(job, base_digest), job_digest(job, of_weights(base_digest))
 
 
