@@ -89,6 +89,15 @@ def test_a_job_against_the_rules_is_refused_and_nothing_is_promised(
     assert office.charges() == []
 
 
+def test_labels_that_the_base_cannot_tell_apart_are_refused_and_hold_no_budget(
+    office: Office, make_job: JobMaker
+) -> None:
+    refused(office.offer(make_job(task__labels=("pump", "PUMP"))), "the base cannot tell two labels apart")
+    assert office.run not in office.ledger.open_plans()
+    assert office.ledger.outstanding(office.run) == 0
+    assert office.charges() == []
+
+
 def test_a_site_whose_tokenizer_differs_is_refused_with_what_differs(office: Office, make_job: JobMaker) -> None:
     ours = office.bench.base.digest
     other = of_weights(ours) + "0" * 64
