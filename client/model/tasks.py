@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from yoriai.client.model.layers import output_logits
 from yoriai.client.model.lora import AdaptedModel
 from yoriai.client.model.measure import Tally
 from yoriai.client.model.prepared import Batch
@@ -81,10 +82,15 @@ class LabelHead:
 
 
 class LanguageHead:
-    """The `lm` and `instruct` head: next-token cross-entropy, averaged over a record's targets."""
+    """The `lm` and `instruct` head: next-token cross-entropy, averaged over a record's targets.
 
-    def __init__(self, output_embedding: Tensor, tokenizer: Tokenizer) -> None:
-        self._output_embedding = output_embedding
+    Args:
+        output_embedding: of the base, (V, H).
+        cap: as `layers.output_logits`.
+    """
+
+    def __init__(self, output_embedding: Tensor, tokenizer: Tokenizer, cap: float | None = None) -> None:
+        self._output_embedding, self._cap = output_embedding, cap
         self._token_bytes = torch.from_numpy(token_bytes(tokenizer))
 
     def hidden(self, model: AdaptedModel, batch: Batch) -> Tensor:
@@ -113,7 +119,9 @@ class LanguageHead:
         product with the vocabulary must not depend on which records are in the batch.
         """
         before = (batch.targets - 1).clamp(min=0)[..., None].expand(-1, -1, hidden.shape[-1])
-        logits = hidden.gather(1, before).float() @ self._output_embedding.T  # (B, K, vocabulary)
+        logits = output_logits(
+            hidden.gather(1, before).float(), self._output_embedding, self._cap
+        )  # (B, K, vocabulary)
         wanted = batch.token_ids.gather(1, batch.targets)
         losses = functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none").view_as(wanted)
         return losses.where(batch.targets > 0, 0.0)
