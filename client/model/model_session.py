@@ -10,9 +10,9 @@ from contextlib import nullcontext
 import torch
 
 from yoriai.client.model.base_model import BaseModel
-from yoriai.client.model.layers import adapted_maps, linear_maps
+from yoriai.client.model.layers import adapted_maps, linear_maps, output_cap
 from yoriai.client.model.lora import AdaptedModel, svd_factors
-from yoriai.client.model.magnitude import check_magnitude, check_shapes, weight_norms
+from yoriai.client.model.magnitude import check_state, weight_norms
 from yoriai.client.model.prepared import PreparedRecords
 from yoriai.client.model.tasks import LabelHead, LanguageHead, TaskHead, check_labels, label_vectors, untouched_logits
 from yoriai.client.records.encoding import DEFAULT_TEMPLATES, EncodedRecords, check_task, encode
@@ -71,10 +71,9 @@ class ModelSession:
             BaseModelError: the base has no such layers or maps, or a map is smaller than the rank.
         """
         maps = adapted_maps(self._linear, job.lora, int(self.base.model.config.num_hidden_layers))
-        check_shapes(state, maps, job.lora.rank, get_rule(job.federation.rule).factors)
         with nullcontext() if self._model is None else self._model.untouched():
             norms = weight_norms(self.base.model, maps)
-        check_magnitude(state, norms, job.lora.alpha / job.lora.rank)
+        check_state(state, maps, norms, job.lora, get_rule(job.federation.rule).factors)
 
     def close(self) -> None:
         """Give the base back without an adapter, and forget what was built on it."""
@@ -175,7 +174,7 @@ class ModelSession:
         model, task, tokenizer = self.model(job), job.task, self.base.tokenizer
         output_embedding = self.base.model.get_output_embeddings().weight
         if task.kind != "classify":
-            return LanguageHead(output_embedding, tokenizer)
+            return LanguageHead(output_embedding, tokenizer, output_cap(self.base.model.config))
         check_labels(tokenizer, task.labels)
         vectors = label_vectors(output_embedding, tokenizer, task.labels)
         template = task.template or DEFAULT_TEMPLATES["classify"]

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from yoriai import wire
+from yoriai.base_digest import difference
 from yoriai.client.model.lora import save_peft
 from yoriai.client.model.model_session import ModelSession
 from yoriai.client.offer.job_book import JobBook
@@ -145,7 +146,7 @@ class Deliveries:
             raise PolicyError(
                 f"site {self._name}: no update of this site is in {run}", remedy="deliver to those that took part"
             )
-        if statement.base_digest != self._session.base.digest:
+        if difference(self._session.base.digest, statement.base_digest):
             raise PolicyError(f"site {self._name} has another base model by now", remedy=f"load that of {run} again")
 
     def _refuse_second(self, statement: DeliveryStatement, place: Path) -> None:

@@ -189,14 +189,17 @@ class Registry:
                     path.unlink()
 
 
-def last_checkpoint(registry: Registry, digest: str, run_id: str) -> Checkpoint | None:
+def last_checkpoint(registry: Registry, digests: Collection[str], run_id: str) -> Checkpoint | None:
     """What a run goes on from; None when nothing is stored.
+
+    Args:
+        digests: of its job, as `job_digests`.
 
     Raises:
         CheckpointError: the stored run belongs to another job, or is damaged.
     """
     stored = registry.load()
-    if stored is not None and (stored.job_digest, stored.run_id) != (digest, run_id):
+    if stored is not None and (stored.job_digest not in digests or stored.run_id != run_id):
         raise CheckpointError(
             "the stored run belongs to another job",
             remedy="resume with the job and base model it was started with, or choose another folder",

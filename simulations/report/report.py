@@ -86,7 +86,9 @@ class Task(_Part):
 
 class Base(_Part):
     name: str
-    digest: str = Field(description="Hash of configuration and weights that all sites agreed on.")
+    digest: str = Field(
+        description="Hashes of configuration and weights, and of tokenizer and chat template, that all sites agreed on."
+    )
     licence: str
     source: str
 

@@ -13,7 +13,8 @@ from typing import Final, Literal
 
 import numpy as np
 
-from yoriai.client.records.encoding import DEFAULT_TEMPLATES, EncodedRecords, Example, Tokenizer, encode
+from yoriai.client.records.control_tokens import Tokenizer
+from yoriai.client.records.encoding import DEFAULT_TEMPLATES, EncodedRecords, Example, encode
 from yoriai.client.records.likeness import alike
 from yoriai.client.records.records import Record, SiteRecords, fingerprint, read_records, read_sites
 from yoriai.errors import ConfigError, RecordError

@@ -23,6 +23,7 @@ from tests.coordinators import Known
 from tests.crashes import full_disk, survives
 from tests.tiny import tiny_llama, tiny_tokenizer
 from yoriai import wire
+from yoriai.base_digest import of_weights
 from yoriai.client.cli.jobs_terms import early_end
 from yoriai.client.folder.site_folder import make_site
 from yoriai.client.model.model_session import ModelSession
@@ -119,6 +120,10 @@ class Home:
         """Accept the job and have one update leave; the adapter that might come of it."""
         reply = self.offer(job)
         assert isinstance(reply, wire.Acceptance), reply
+        return self.took_part_in_round(job)
+
+    def took_part_in_round(self, job: JobConfig) -> AdapterState:
+        """Have one update of an accepted job leave; the adapter that might come of it."""
         start = self.bench.initial_adapter(job)
         request = wire.TrainRequest(
             run_id=self.run, round_index=0, adapter_digest=start.digest(), payload=start.select(("R",)).to_bytes()
@@ -489,6 +494,16 @@ def test_a_path_like_run_id_stays_among_the_adapters(home: Home, make_job: JobMa
 
 
 OTHER = "0a" * 32
+
+
+def test_the_end_of_a_run_that_an_earlier_version_began_is_taken(home: Home, make_job: JobMaker) -> None:
+    """Its base is named by the weights alone, in the book and in the statement."""
+    job, weights = make_job(), of_weights(home.bench.base.digest)
+    assert isinstance(home.offer(job, base_digest=weights), wire.Acceptance)
+    adapter = home.took_part_in_round(job)
+    reply = home.deliver(job, adapter, base_digest=weights, job_digest=job_digest(job, weights))
+    assert isinstance(reply, wire.Receipt), reply
+    assert len(home.stored()) == 1
 
 
 @pytest.mark.parametrize(

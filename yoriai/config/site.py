@@ -144,7 +144,7 @@ class PolicySection(Table):
     min_sites: Count = Field(default=2, description="Fewest sites in a job's rounds for this site to take part.")
     base_digests: Digests = Field(
         default=(),
-        description="SHA-256 digests, in hexadecimal, of the base models that this site trains. Empty: any.",
+        description="Digests, in hexadecimal, of the base models that this site trains. Empty: any.",
     )
     rules: Texts = Field(
         default=(),

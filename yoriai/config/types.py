@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from yoriai.base_digest import PATTERN
 from yoriai.config.faults import Expected
 
 _PROMPT = "{prompt}"
@@ -85,7 +86,11 @@ Name = Annotated[
     Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"),
     Expected("1 to 64 letters, digits, dots, dashes or underscores, beginning with a letter or digit"),
 ]
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$"), Expected("64 lower-case hexadecimal digits (a SHA-256)")]
+Digest = Annotated[
+    str,
+    Field(pattern=PATTERN),
+    Expected("128 lower-case hexadecimal digits (two SHA-256), or the first 64 of them for the weights alone"),
+]
 Template = Annotated[str, AfterValidator(_one_prompt), Expected(f"a text that holds {_PROMPT} exactly once")]
 Layers = Annotated[str, Field(pattern=r"^(all|last:[1-9][0-9]*)$"), Expected('"all" or "last:K", K at least 1')]
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda:[0-9]+)$"), Expected('"auto", "cpu" or "cuda:N"')]
@@ -109,7 +114,7 @@ Kinds = Annotated[
     *_LISTED,
     Expected('a list of "lm", "instruct", "classify", none twice'),
 ]
-Digests = Annotated[tuple[Digest, ...], *_LISTED, Expected("a list of SHA-256 digests in hexadecimal, none twice")]
+Digests = Annotated[tuple[Digest, ...], *_LISTED, Expected("a list of digests in hexadecimal, none twice")]
 
 
 class Table(BaseModel):
