@@ -290,9 +290,9 @@ def test_override_with_one_bad_setting_says_all_in_its_message() -> None:
 # Site files --------------------------------------------
 
 
-def test_site_file_is_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("digest", ["0a" * 64, "0a" * 32])
+def test_site_file_is_read(tmp_path: Path, digest: str) -> None:
     path = tmp_path / "site.toml"
-    digest = "0a" * 32
     path.write_text(f'schema = 1\nname = "north"\n[policy]\nepsilon_budget = 2\nbase_digests = ["{digest}"]\n')
     site = load_site(path)
     assert (site.name, site.policy.epsilon_budget, site.policy.base_digests) == ("north", 2.0, (digest,))
@@ -306,6 +306,12 @@ def test_site_defaults_are_the_agreed_ones() -> None:
         (),
         False,
     )
+
+
+@pytest.mark.parametrize("digest", ["", "0a" * 33, "0A" * 64, "0a" * 96])
+def test_what_is_no_digest_of_a_base_is_refused(digest: str) -> None:
+    with pytest.raises(ConfigError, match="128 lower-case hexadecimal digits"):
+        parse_job(f'schema = 1\nname = "pumps"\n[base]\ndigest = "{digest}"\n')
 
 
 def test_all_faults_of_a_site_file_are_reported() -> None:

@@ -134,7 +134,7 @@ def logged() -> set[str]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args:
                 first = node.args[0]
-                if node.func.attr in ("event", "_fault") and isinstance(first, ast.Constant):
+                if node.func.attr in ("event", "_fault", "heartbeat") and isinstance(first, ast.Constant):
                     names.add(str(first.value))
     return names | {"connected", "disconnected"}  # By a variable, in server/service/progress.py.
 

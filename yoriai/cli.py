@@ -12,6 +12,7 @@ from yoriai.client.cli import site_cli as site
 from yoriai.errors import EXIT_INTERRUPTED, YoriaiError
 from yoriai.server.cli import server_cli as server
 from yoriai.simulations.cli import simulate_cli as simulations
+from yoriai.system.files import cannot_write, is_unwritable
 
 app = typer.Typer(
     name="yoriai",
@@ -50,6 +51,12 @@ def main() -> None:
         # The message is text, not markup: it may name [tables] of a file.
         console.print(Text.assemble(("error: ", "bold red"), str(error)), highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if not is_unwritable(error):
+            raise  # A fault of the code, whose place has to be seen.
+        fault = cannot_write(error.filename or "standard output", error)
+        console.print(Text.assemble(("error: ", "bold red"), str(fault)), highlight=False, soft_wrap=True)
+        sys.exit(fault.exit_code)
     except KeyboardInterrupt:
         console.print("interrupted", highlight=False)
         sys.exit(EXIT_INTERRUPTED)

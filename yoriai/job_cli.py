@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from yoriai.errors import ConfigError
-from yoriai.terminal import say
+from yoriai.terminal import say, say_while
 
 if TYPE_CHECKING:
     from yoriai.prepared_job import PreparedJob
@@ -129,13 +129,13 @@ def _prepared(path: Path) -> "PreparedJob":
 
     if path.suffix != ".toml":
         return read_prepared(read_carried(path, "the prepared job", at_most_mib=2048))
-    from yoriai.client.session.prepare import check_complete
-    from yoriai.client.session.prepare import prepare as made
     from yoriai.config import load_job
 
     job = load_job(path)
-    check_complete(job)
-    return made(job)
+    with say_while("loading the base model, for the job's first adapter"):
+        from yoriai.client.session.prepare import prepare as made
+
+        return made(job)
 
 
 def _store(server: Path, *, to_write: bool = False) -> "JobStore":

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from yoriai.errors import AssetError
+from yoriai.system.files import room_for
 
 Progress = Callable[[str, int, int], None]
 """Called with the stage (`download`, `unpack`), the bytes done and the bytes in all."""
@@ -162,12 +163,14 @@ def fetch(name: str, *, from_dir: Path | None = None, progress: Progress | None 
     return target
 
 
-def unusable_cache(what: str, folder: Path, error: OSError) -> AssetError:
-    """The error of a cache that cannot be written or read."""
+def unusable_cache(what: str, folder: Path, error: Exception) -> AssetError:
+    """The error of a cache that cannot be written or read, by the system or a library that tells of its error."""
+    reason = f"{error.strerror}: {error.filename or folder}" if isinstance(error, OSError) else str(error)
+    room = room_for(error) if isinstance(error, OSError) else "make room on that disk"
     return AssetError(
         f"{what}: the cache {folder} cannot be used",
-        found=f"{error.strerror or type(error).__name__}: {error.filename or folder}",
-        remedy="free some space, or set YORIAI_CACHE to a folder that can be written",
+        found=reason,
+        remedy=f"{room}, or set YORIAI_CACHE to a folder that can be written",
     )
 
 

@@ -1,38 +1,28 @@
 """The base model: load it, name it by a digest, and keep its dequantised weights.
 
 A base is named in a job by a packaged asset (`smollm2-135m-instruct`), a folder in Hugging Face's layout, a `.gguf`
-file, or a hub id. Coordinator and sites compare digests over configuration and weights, so that nobody adapts a
-different model unawares.
+file, or a hub id. Coordinator and sites compare digests over configuration, weights, tokenizer and chat template, so
+that no one adapts a different model unawares.
 """
 
 import hashlib
-import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from yoriai.base_digest import difference
 from yoriai.client.base import assets
+from yoriai.client.base.digest import base_digest
 from yoriai.client.base.weights import load_tokenizer, load_weights
 from yoriai.errors import BaseModelError
-
-# Entries of a model's configuration that say how it was stored, not what it computes.
-_STORAGE_ONLY = {
-    "_name_or_path",
-    "architectures",  # Written when a model is saved; the digest takes the class itself.
-    "dtype",
-    "quantization_config",
-    "torch_dtype",
-    "transformers_version",
-    "use_cache",
-}
 
 
 @dataclass(frozen=True)
@@ -104,28 +94,17 @@ def wrap_base(
     The move comes before any adapter is attached: Opacus with PEFT trained corrupt adapters the other way round
     (opacus issue 820).
     """
-    digest = base_digest(model)
-    if expected_digest is not None and digest != expected_digest:
+    digest = base_digest(model, tokenizer)
+    if expected_digest is not None and (unlike := difference(digest, expected_digest)) is not None:
         raise BaseModelError(
-            f"base model {name} is not the one of the job",
-            found=f"digest {digest[:16]}…",
-            expected=f"{expected_digest[:16]}…",
+            f"base model {name} is not the one of the job: its {unlike.what} differs",
+            found=f"digest {unlike.found[:16]}…",
+            expected=f"{unlike.expected[:16]}…",
             remedy="load the base that the job names, or correct base.digest",
         )
     model.requires_grad_(False)
     model.eval()
     return BaseModel(name, model.to(device), tokenizer, digest, device)
-
-
-def base_digest(model: nn.Module) -> str:
-    """SHA-256 (hex) over the class, the configuration and every weight, in the order of their names."""
-    configuration: Mapping[str, Any] = model.config.to_dict()  # type: ignore[operator, union-attr]
-    relevant = {key: value for key, value in configuration.items() if key not in _STORAGE_ONLY}
-    digest = hashlib.sha256(json.dumps([type(model).__name__, relevant], sort_keys=True, default=str).encode())
-    for weight_name, weight in sorted(model.state_dict().items()):
-        digest.update(f"{weight_name}:{weight.dtype}:{tuple(weight.shape)}".encode())
-        digest.update(weight.detach().cpu().contiguous().numpy().data)
-    return digest.hexdigest()
 
 
 def _resolve(name: str, progress: Callable[[str, int, int], None] | None) -> str:
@@ -172,8 +151,10 @@ def _dequantised(gguf: Path) -> Path:
     try:
         try:
             _convert(gguf, unfinished)
-        except (OSError, BaseModelError):
-            raise  # A full disk, say, which is no fault of the file; or the fault has its name.
+        except BaseModelError:
+            raise  # The fault has its name.
+        except (OSError, SafetensorError) as error:  # A full disk, say, which is no fault of the file.
+            raise assets.unusable_cache(f"base model {gguf.name}", folder.parent, error) from error
         except Exception as error:  # The libraries raise all kinds, down to bare Exception.
             raise BaseModelError(
                 f"base model {gguf.name} does not load",

@@ -5,7 +5,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from yoriai.client.base.base_model import BaseModel
 from yoriai.config import LoraSection
@@ -26,6 +27,22 @@ def backbone_of(base: BaseModel) -> nn.Module:
             remedy="choose another base",
         )
     return backbone  # type: ignore[no-any-return]
+
+
+def output_logits(hidden: Tensor, output_embedding: Tensor, cap: float | None) -> Tensor:
+    """What a base makes of its last hidden states: (..., H) and (V, H) -> (..., V).
+
+    Args:
+        cap: bound on every logit, as Gemma 2 has it (`output_cap`); None for none.
+    """
+    logits = hidden @ output_embedding.T
+    return logits if cap is None else cap * torch.tanh(logits / cap)
+
+
+def output_cap(config: Any) -> float | None:
+    """The bound that a base puts on its logits; None if it has none."""
+    cap: float | None = getattr(config, "final_logit_softcapping", None)
+    return cap
 
 
 def chosen_layers(setting: str, layer_count: int) -> list[int]:

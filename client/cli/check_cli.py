@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from yoriai.errors import EXIT_BAD_INPUT, ConfigError
+from yoriai.terminal import say_while
 
 if TYPE_CHECKING:
     from yoriai.client.cli.check_rows import Row
@@ -41,11 +42,11 @@ def check(
     if not folder.is_dir():
         raise ConfigError(f"there is no site folder {folder}", remedy="correct the path")
     rows: list[Row] = []
-    with Console(stderr=True).status("checking") as status:
+    with say_while("checking") as now:
         looked = check_site(SiteFolder(folder.resolve()), now=datetime.now(UTC), base_of=None if quick else _load)
         for row in looked:
             rows.append(row)
-            status.update(f"checking; {row.what} is done")
+            now(f"checking; {row.what} is done")
     if as_json:
         typer.echo(json.dumps({"schema": 1, "passes": passes(rows), "rows": [row.as_json() for row in rows]}, indent=1))
     else:

@@ -98,16 +98,22 @@ def _cells(view: JobView) -> list[str]:
 
 
 def _measured(evaluation: Mapping[str, Any] | None) -> str:
-    """Before and after, by the score that the task has."""
+    """Before and after, by the score that the task has; of answers also how near they come."""
     if evaluation is None:
         return ""
-    before, after = evaluation["before"], evaluation["after"]
-    for score, name in (("accuracy", "right"), ("bits_per_byte", "bits/B"), ("loss", "loss")):
-        if before.get(score) is not None and after.get(score) is not None:
-            share = score == "accuracy"
-            shown = [f"{value:.0%}" if share else f"{value:.3g}" for value in (before[score], after[score])]
-            return f"{name} {shown[0]}\n→ {shown[1]}"
-    return ""
+    of_answers = (("accuracy", "right"), ("token_f1", "F1"), ("chrf", "chrF"))
+    lines = [line for score, name in of_answers for line in _before_and_after(evaluation, score, name)]
+    lines = lines or _before_and_after(evaluation, "bits_per_byte", "bits/B")
+    return "\n".join(lines or _before_and_after(evaluation, "loss", "loss"))
+
+
+def _before_and_after(evaluation: Mapping[str, Any], score: str, name: str) -> list[str]:
+    """Two lines, or none where the score is not there."""
+    values = [evaluation[when].get(score) for when in ("before", "after")]
+    if None in values:
+        return []
+    old, new = (f"{value:.0%}" if score == "accuracy" else f"{value:.3g}" for value in values)
+    return [f"{name} {old}", f"→ {new}"]
 
 
 def _as_json(view: JobView) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from yoriai.client.cli.own_ledger import opened
 from yoriai.client.folder.site_folder import SiteFolder
 from yoriai.client.offer.job_entry import Entry, Terms
 from yoriai.client.offer.usual import USUAL, unusual
+from yoriai.client.records.columns import Reading
 from yoriai.client.records.fitting import fit_at_sight
 from yoriai.client.records.records import read_site
 from yoriai.config import JobConfig
@@ -73,7 +74,8 @@ def records_here(site: SiteFolder, job: JobConfig) -> str:
     """How many of the site's training records a job could be taught by, for its operator alone."""
     config = site.config()
     try:
-        records = read_site(config.name, site.place(config.records.folder)).train
+        reading = Reading.of(config.records)
+        records = read_site(config.name, site.place(config.records.folder), reading).train
     except RecordError as error:
         return f"cannot be read: {error.what}"
     return fit_at_sight(records, job.task, job.privacy)

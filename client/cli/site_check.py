@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from yoriai.base_digest import difference
 from yoriai.client.cli.check_rows import Mark, Row, looked_at, until
 from yoriai.client.cli.check_server import server_rows
 from yoriai.client.daemon.daemon_client import DaemonClient
 from yoriai.client.daemon.daemon_config import socket_in
 from yoriai.client.folder.site_folder import SiteFolder, is_open, same_disk
 from yoriai.client.node.node import node_state
+from yoriai.client.records.columns import Reading
 from yoriai.client.records.fitting import is_as_said
 from yoriai.client.records.records import read_site
 from yoriai.client.records.units import owner_name, policy_units
@@ -41,7 +43,7 @@ class LoadedBase:
     """What is to be known of a base that loads.
 
     Attributes:
-        digest: SHA-256, hexadecimal.
+        digest: as `yoriai.base_digest` has it.
         size_bytes: of its weights in memory.
         device: where it would be trained.
         free_bytes: memory of that device that was free before it was loaded.
@@ -101,7 +103,7 @@ def check_records(site: SiteFolder, config: SiteConfig) -> Row:
     """The records parse, and are as the policy says in public; their numbers alone are shown. The folder is closed to
     the machine's other users."""
     folder = site.place(config.records.folder)
-    records = read_site(config.name, folder)
+    records = read_site(config.name, folder, Reading.of(config.records))
     policy, owners = config.policy, policy_units(records.train, "owner")
     found = f"{len(records.train)} to train, {len(records.test)} to test"
     found += f", {owners} owners" if owners else ""
@@ -122,7 +124,7 @@ def check_records(site: SiteFolder, config: SiteConfig) -> Row:
 def check_base(config: SiteConfig, base: LoadedBase) -> Row:
     """The base is one that the policy allows."""
     allowed = config.policy.base_digests
-    if allowed and base.digest not in allowed:
+    if allowed and all(difference(base.digest, digest) for digest in allowed):
         found = f"digest {base.digest}, which policy.base_digests does not name"
         return Row("base", "fail", found, "correct base.model, or add the digest")
     return Row("base", "ok", f"{config.base.model}, digest {base.digest}")

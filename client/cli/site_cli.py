@@ -10,7 +10,7 @@ from rich.console import Console
 from yoriai.asking import agree
 from yoriai.client.cli import check_cli, daemon_cli, jobs_cli, site_setup_cli
 from yoriai.errors import ConfigError
-from yoriai.terminal import say
+from yoriai.terminal import say, say_while
 
 _console = Console()
 
@@ -54,7 +54,7 @@ def budget(
         raise ConfigError("--raise-to is of one ledger", remedy="name a site, or --ledger FILE")
     if raise_to is None and reason:
         raise ConfigError("--reason goes with --raise-to", remedy="name both or neither")
-    with Console(stderr=True).status("reading ledgers"):
+    with say_while("reading ledgers"):
         from yoriai.client.cli.budget import ledgers_of, view_of
         from yoriai.client.cli.budget_table import print_budget
         from yoriai.privacy.ledger.ledger import Ledger

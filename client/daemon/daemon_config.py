@@ -23,7 +23,7 @@ class DaemonConfig:
     Attributes:
         site: name and policy.
         base: the base model's name, as in a job.
-        data: folder with `train` and `test` as .jsonl or .csv.
+        data: folder with `train` and `test` as .jsonl, .json or .csv.
         ledgers: folder of the data sets' ledgers.
         witnesses: folder of the ledgers' second places, best on another disk; None: beside each ledger.
         socket: where to listen; its folder is the daemon's own.

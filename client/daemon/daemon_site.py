@@ -9,6 +9,7 @@ from yoriai.client.base.quiet import quiet_libraries
 from yoriai.client.daemon.daemon_config import DaemonConfig
 from yoriai.client.offer.costing import CostWorker
 from yoriai.client.offer.job_book import JobBook
+from yoriai.client.records.columns import Reading
 from yoriai.client.records.records import fingerprint, read_site
 from yoriai.client.records.units import policy_units
 from yoriai.client.session.model_session import ModelSession
@@ -68,7 +69,7 @@ def open_site(
         YoriaiError: records, base, keys or ledger are not as they should be.
     """
     take_over_libraries(log)
-    records = read_site(config.site.name, config.data)
+    records = read_site(config.site.name, config.data, Reading.of(config.site.records))
     identity = config.identity() if config.identity is not None else None
     hooks = _watched(hooks or SiteHooks(), log, checkpoint)
     if policy_units(records.train, config.site.policy.unit) > config.site.policy.max_records:
@@ -91,7 +92,13 @@ def open_site(
             )
         )
         session = ModelSession(base, config.speed)
-        measuring = Measuring(records.test, session, progress=hooks.on_prefix, on_fault=hooks.on_fault)
+        measuring = Measuring(
+            records.test,
+            session,
+            samples=config.site.records.sample_answers,
+            progress=hooks.on_prefix,
+            on_fault=hooks.on_fault,
+        )
         book = JobBook(config.jobs) if config.jobs is not None else None
         site = Site(
             config.site,

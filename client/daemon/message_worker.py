@@ -15,6 +15,7 @@ from typing import Protocol
 from yoriai import wire
 from yoriai.client.daemon.socket_protocol import LARGEST_MESSAGE_BYTES, Busy, FrameKind, Line, too_long
 from yoriai.errors import DaemonError, YoriaiError
+from yoriai.system.heartbeat import Heartbeat
 from yoriai.system.log import EventLog
 
 # For one message's way in or out of this machine's own socket; an idle or trickling peer holds the worker no longer.
@@ -151,6 +152,11 @@ class MessageWorker:
             raise Abandoned
 
     def _work(self) -> None:
+        with self._log.heartbeat("at_work") as heartbeat:
+            self._open_and_serve(heartbeat)
+
+    def _open_and_serve(self, heartbeat: Heartbeat) -> None:
+        heartbeat.doing("loading base, records and ledger")
         try:
             site = self._open_site(self._checkpoint)
         except Exception as error:
@@ -164,8 +170,10 @@ class MessageWorker:
         with contextlib.closing(site):
             self._tell(state="ready", budget=self._budget(site))
             self._log.event("loaded")
+            heartbeat.doing("")
             while (task := self._queue.get()) is not None:
                 self._tell(state="working")
+                heartbeat.doing("answering a message")
                 try:
                     self._serve(site, *task)
                     site.afterwards()
@@ -175,6 +183,7 @@ class MessageWorker:
                 except Exception as error:  # Out of memory, say: this message is lost, the next need not be.
                     self._fault("fault", error)
                 self._tell(state="ready", budget=self._budget(site))
+                heartbeat.doing("")
 
     def _serve(self, site: OpenSite, line: Line, size_bytes: int) -> None:
         """Fetch one message, answer it, and hang up."""

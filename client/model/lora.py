@@ -20,13 +20,15 @@ from yoriai.client.base.layers import (
     backbone_of,
     chosen_layers,
     linear_maps,
+    output_cap,
+    output_logits,
     slice_backbone,
     uniform_layers,
 )
 from yoriai.client.base.pieces import Shape, shape_of
 from yoriai.client.model.factor_model import FactorModel, grad_sampled
 from yoriai.client.model.lora_parts import CoreB, Remainder
-from yoriai.client.model.magnitude import check_magnitude, check_shapes, weight_norms
+from yoriai.client.model.magnitude import check_state, weight_norms
 from yoriai.client.model.tail import Tail
 from yoriai.client.records.encoding import Example
 from yoriai.config import LoraSection
@@ -51,7 +53,7 @@ class AdaptedModel(FactorModel):
 
     def __init__(self, base: BaseModel, lora: LoraSection, *, factors: tuple[str, ...]) -> None:
         super().__init__(base)
-        self.rank, self.alpha = lora.rank, lora.alpha
+        self._lora, self.rank, self.alpha = lora, lora.rank, lora.alpha
         backbone = backbone_of(base)
         layer_count = int(base.model.config.num_hidden_layers)
         # All that may be wrong is found before PEFT changes the base, which is to serve other jobs after this one.
@@ -91,12 +93,13 @@ class AdaptedModel(FactorModel):
     def _check_split(self) -> None:
         """Compare prefix, tail and output embedding with the untouched base in one piece.
 
-        Architectures differ in what happens between their parts (scaled embeddings, capped logits).
+        Architectures differ in what happens between their parts (scaled embeddings, scaled logits).
         """
         with self.untouched():
             expected = self.base.model(input_ids=self._probe_ids, use_cache=False).logits
             hidden = self.final_hidden(self._probe)
-            found = hidden @ self.base.model.get_output_embeddings().weight.T
+            output_embedding = self.base.model.get_output_embeddings().weight
+            found = output_logits(hidden, output_embedding, output_cap(self.base.model.config))
             one = self.final_hidden(self._probe, torch.tensor([2], device=self.base.device))
         if not torch.allclose(one, hidden[:, 2], rtol=1e-3, atol=1e-3 * float(hidden.abs().max()), equal_nan=True):
             self.tail._module.can_stop_early = False
@@ -160,8 +163,7 @@ class AdaptedModel(FactorModel):
 
     def check(self, state: AdapterState) -> None:
         """Raise AdapterError unless the state holds every factor of this model, of its shape, finite, in proportion."""
-        check_shapes(state, self.maps, self.rank, self._factors)
-        check_magnitude(state, self._weight_norms, self.alpha / self.rank)
+        check_state(state, self.maps, self._weight_norms, self._lora, self._factors)
 
     def load(self, state: AdapterState) -> None:
         """Write every factor of `state` into the model. Raises AdapterError as `check`."""

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from yoriai.config import LoraSection
 from yoriai.errors import AdapterError
 from yoriai.strategies.adapter import AdapterState, tensor_name
 from yoriai.strategies.factors import Maps
@@ -20,6 +21,19 @@ LARGEST_SHARE: Final = 100.0
 """Frobenius norm of what a map gets added, at most, in those of the largest adapted one. Trained ones stay below 1."""
 LARGEST_FACTOR: Final = 1e6
 """Frobenius norm of one factor, at most."""
+
+
+def check_state(
+    state: AdapterState, maps: Maps, weights: Mapping[str, float], lora: LoraSection, factors: Iterable[str]
+) -> None:
+    """Raise AdapterError unless the state is what a model with these maps takes: its factors, finite, in proportion.
+
+    Args:
+        weights: as `check_magnitude`.
+        factors: the rule's.
+    """
+    check_shapes(state, maps, lora.rank, factors)
+    check_magnitude(state, weights, lora.alpha / lora.rank)
 
 
 def check_shapes(state: AdapterState, maps: Maps, rank: int, factors: Iterable[str]) -> None:

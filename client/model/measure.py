@@ -2,9 +2,12 @@
 
 import math
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+Count = TypeVar("Count", int, float, NDArray[np.int64])
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,6 +23,7 @@ class Tally:
         hits: (answered,) whether each answer was right, in the order of evaluation, which is the same for every
             adapter.
         target_bytes: UTF-8 bytes of the target tokens; 0 for classify.
+        token_f1_sum, chrf_sum: over the responses generated, each between 0 and 1; None where none was.
     """
 
     records: int
@@ -30,17 +34,21 @@ class Tally:
     confusion: NDArray[np.int64] | None = None
     hits: NDArray[np.bool_] | None = None
     target_bytes: int = 0
+    token_f1_sum: float | None = None
+    chrf_sum: float | None = None
 
     def __add__(self, other: "Tally") -> "Tally":
         return Tally(
             records=self.records + other.records,
             loss_sum=self.loss_sum + other.loss_sum,
             loss_units=self.loss_units + other.loss_units,
-            correct=None if self.correct is None or other.correct is None else self.correct + other.correct,
+            correct=_added(self.correct, other.correct),
             answered=self.answered + other.answered,
-            confusion=None if self.confusion is None or other.confusion is None else self.confusion + other.confusion,
+            confusion=_added(self.confusion, other.confusion),
             hits=None if self.hits is None or other.hits is None else np.concatenate([self.hits, other.hits]),
             target_bytes=self.target_bytes + other.target_bytes,
+            token_f1_sum=_added(self.token_f1_sum, other.token_f1_sum),
+            chrf_sum=_added(self.chrf_sum, other.chrf_sum),
         )
 
     def counts(self) -> dict[str, float | None]:
@@ -52,6 +60,8 @@ class Tally:
             "correct": self.correct,
             "answered": self.answered,
             "target_bytes": self.target_bytes,
+            "token_f1_sum": self.token_f1_sum,
+            "chrf_sum": self.chrf_sum,
         }
 
     @property
@@ -63,6 +73,16 @@ class Tally:
     def accuracy(self) -> float | None:
         """Share of right answers."""
         return None if self.correct is None or not self.answered else self.correct / self.answered
+
+    @property
+    def token_f1(self) -> float | None:
+        """Mean over the responses generated."""
+        return None if self.token_f1_sum is None or not self.answered else self.token_f1_sum / self.answered
+
+    @property
+    def chrf(self) -> float | None:
+        """Mean over the responses generated."""
+        return None if self.chrf_sum is None or not self.answered else self.chrf_sum / self.answered
 
     @property
     def bits_per_byte(self) -> float | None:
@@ -79,6 +99,11 @@ class Tally:
         denominator = occurring + self.confusion.sum(0)
         present = occurring > 0
         return float((2 * right[present] / denominator[present]).mean()) if present.any() else None
+
+
+def _added(first: Count | None, second: Count | None) -> Count | None:
+    """None where one of them was not counted."""
+    return None if first is None or second is None else first + second
 
 
 def majority_tally(train_labels: list[int], test_labels: list[int], label_count: int) -> Tally:

@@ -5,6 +5,7 @@ turns a pass through 30 layers into a pass through the last 8. The states are as
 the site's memory, or in an unlinked temporary file where they are large.
 """
 
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -19,8 +20,9 @@ from torch import Tensor
 from yoriai.client.base.pieces import Rows, Shape, filled
 from yoriai.client.model.factor_model import ENTER_AT_ONCE, FactorModel, padded_tokens
 from yoriai.client.records.encoding import Example
+from yoriai.errors import StorageError
 
-_MEMORY_LIMIT_BYTES = 512 * 1024 * 1024
+STATES_IN_MEMORY_BYTES = 512 * 1024 * 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,7 +180,17 @@ class PreparedRecords:
 
 
 def _allocate(tokens: int, hidden: int) -> Tensor:
-    if tokens * hidden * 4 <= _MEMORY_LIMIT_BYTES:
+    size_bytes = tokens * hidden * 4
+    if size_bytes <= STATES_IN_MEMORY_BYTES:
         return torch.empty(tokens, hidden)
-    file = tempfile.TemporaryFile(prefix="yoriai-prefix-")  # noqa: SIM115 - the mapping keeps the unlinked file alive
+    try:
+        file = tempfile.TemporaryFile(prefix="yoriai-prefix-")  # noqa: SIM115 - the mapping keeps the unlinked file alive
+        # The whole of it now: a mapping that meets a full disk later on ends the process by a signal, without a word.
+        os.posix_fallocate(file.fileno(), 0, size_bytes)
+    except OSError as error:
+        raise StorageError(
+            f"the folder for temporary files has no room for the records' hidden states, {size_bytes / 1e6:.0f} MB",
+            found=error.strerror or type(error).__name__,
+            remedy="make room there, name another folder in TMPDIR, or set speed.prefix_cache = false",
+        ) from error
     return torch.from_numpy(np.memmap(file, np.float32, "w+", shape=(tokens, hidden)))

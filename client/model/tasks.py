@@ -16,12 +16,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from yoriai.client.base.layers import output_logits
 from yoriai.client.model.factor_model import FactorModel
 from yoriai.client.model.head_model import TEMPERATURE
 from yoriai.client.model.lora import AdaptedModel
 from yoriai.client.model.measure import Tally
 from yoriai.client.model.prepared import Batch
-from yoriai.client.records.encoding import Tokenizer
+from yoriai.client.records.control_tokens import TextEncoder, Tokenizer
+from yoriai.client.records.likeness import twins
 from yoriai.client.records.token_bytes import token_bytes
 from yoriai.errors import ConfigError
 
@@ -114,10 +116,15 @@ def answers(logits: Tensor, labels: Tensor) -> Tally:
 
 
 class LanguageHead:
-    """The `lm` and `instruct` head: next-token cross-entropy, averaged over a record's targets."""
+    """The `lm` and `instruct` head: next-token cross-entropy, averaged over a record's targets.
 
-    def __init__(self, output_embedding: Tensor, tokenizer: Tokenizer) -> None:
-        self._output_embedding = output_embedding
+    Args:
+        output_embedding: of the base, (V, H).
+        cap: as `layers.output_logits`.
+    """
+
+    def __init__(self, output_embedding: Tensor, tokenizer: Tokenizer, cap: float | None = None) -> None:
+        self._output_embedding, self._cap = output_embedding, cap
         self._token_bytes = torch.from_numpy(token_bytes(tokenizer))
 
     def hidden(self, model: FactorModel, batch: Batch) -> Tensor:
@@ -147,31 +154,36 @@ class LanguageHead:
         product with the vocabulary must not depend on which records are in the batch.
         """
         before = (batch.targets - 1).clamp(min=0)[..., None].expand(-1, -1, hidden.shape[-1])
-        logits = hidden.gather(1, before).float() @ self._output_embedding.T  # (B, K, vocabulary)
+        logits = output_logits(
+            hidden.gather(1, before).float(), self._output_embedding, self._cap
+        )  # (B, K, vocabulary)
         wanted = batch.token_ids.gather(1, batch.targets)
         losses = functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none").view_as(wanted)
         return losses.where(batch.targets > 0, 0.0)
 
 
-def _label_tokens(tokenizer: Tokenizer, label: str) -> list[int]:
-    return tokenizer.encode(" " + label.lower(), add_special_tokens=False)
+def _label_tokens(encoder: TextEncoder, label: str) -> list[int]:
+    return encoder.encode_text(" " + label.lower())
 
 
 @torch.no_grad()
 def label_vectors(output_embedding: Tensor, tokenizer: Tokenizer, labels: Sequence[str]) -> Tensor:
     """Mean output embedding of each label's tokens, lower case and with a leading space. (L, H)."""
-    means = [output_embedding[torch.tensor(_label_tokens(tokenizer, label))].mean(0) for label in labels]
+    encoder = TextEncoder(tokenizer)
+    means = [output_embedding[torch.tensor(_label_tokens(encoder, label))].mean(0) for label in labels]
     return torch.stack(means).float()
 
 
 def check_labels(tokenizer: Tokenizer, labels: Sequence[str]) -> None:
-    """Raise ConfigError, naming places in task.labels alone, if two labels have the same vector.
+    """Raise ConfigError, naming places in task.labels alone, if two labels have the same vector, or look the same.
 
-    It is a mean over tokens in lower case: upper case, the order of words and whole repetitions make no difference.
+    A vector is a mean over tokens in lower case: upper case, the order of words and whole repetitions make no
+    difference. Two labels look the same if Unicode form, spaces or characters of no width are all that differs.
     """
     places: dict[frozenset[tuple[int, int]], int] = {}
+    encoder = TextEncoder(tokenizer)
     for place, label in enumerate(labels, start=1):
-        counts = Counter(_label_tokens(tokenizer, label))
+        counts = Counter(_label_tokens(encoder, label))
         common = math.gcd(*counts.values())
         shares = frozenset((token, count // common) for token, count in counts.items())
         if (first := places.setdefault(shares, place)) != place:
@@ -181,6 +193,14 @@ def check_labels(tokenizer: Tokenizer, labels: Sequence[str]) -> None:
                 expected="labels that differ in more than case or the order of their words",
                 remedy="rename one of them in the records, or make them one",
             )
+    if pairs := twins(labels):
+        one, other = (labels.index(label) + 1 for label in pairs[0])
+        raise ConfigError(
+            "two labels look the same",
+            found=f"labels {one} and {other} of task.labels differ in Unicode form, spaces or what is not seen",
+            expected="each label written in one way",
+            remedy="write them alike in the records, and list one of them",
+        )
 
 
 @torch.no_grad()

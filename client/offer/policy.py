@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pydantic import ValidationError
 
 from yoriai import wire
+from yoriai.base_digest import difference
 from yoriai.config import JobConfig, PolicySection
 from yoriai.errors import PolicyError, WireError
 from yoriai.privacy.dp.accounting import Costing, Event
@@ -106,14 +107,14 @@ def _below(job: JobConfig, rank: int) -> int | None:
 
 def check_base(site: str, policy: PolicySection, job: JobConfig, offer: wire.JobOffer, digest: str) -> None:
     """Raise PolicyError unless policy, offer and job all mean the base with this digest, the one at the site."""
-    if policy.base_digests and offer.base_digest not in policy.base_digests:
+    if policy.base_digests and all(difference(digest, allowed) for allowed in policy.base_digests):
         raise PolicyError(f"site {site}: the base model is not one of policy.base_digests")
     for wanted in (offer.base_digest, job.base.digest or digest):
-        if wanted != digest:
+        if (unlike := difference(digest, wanted)) is not None:
             raise PolicyError(
-                f"site {site} has another base model",
-                found=f"digest {digest[:16]}…",
-                expected=f"{wanted[:16]}…",
+                f"site {site} has another base model: its {unlike.what} differs",
+                found=f"digest {unlike.found[:16]}…",
+                expected=f"{unlike.expected[:16]}…",
                 remedy="load the base that the job names",
             )
 

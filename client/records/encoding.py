@@ -1,17 +1,19 @@
 """From records to tokens, with a mask of the tokens that a model is to learn.
 
 Each part of a record (prompt, response, turn) is turned into tokens by itself, because that is how the parts meet when
-a model answers: the prompt is there as tokens before the first token of the response exists.
+a model answers: the prompt is there as tokens before the first token of the response exists. Control tokens come from
+templates alone, whatever a text says (`control_tokens.py`).
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Final
 
 import numpy as np
 from jinja2 import TemplateError
 from numpy.typing import NDArray
 
+from yoriai.client.records.control_tokens import TextEncoder, Tokenizer
 from yoriai.client.records.records import Record
 from yoriai.client.records.words import no_words, word_hashes
 from yoriai.config import TaskSection
@@ -23,22 +25,6 @@ _FITTING: Final = {
     "instruct": {"prompts with responses", "messages"},
     "classify": {"prompts with responses"},
 }
-
-
-class Tokenizer(Protocol):
-    """The part of a transformers tokenizer that encoding needs."""
-
-    @property
-    def bos_token_id(self) -> Any: ...
-
-    @property
-    def eos_token_id(self) -> Any: ...
-
-    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]: ...
-
-    def apply_chat_template(
-        self, conversation: list[dict[str, str]], *, tokenize: bool, add_generation_prompt: bool
-    ) -> Any: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,12 +123,13 @@ def encode_fitting(
     """
     check_task(task, tokenizer, context_tokens=context_tokens)
     labels, limit = label_indices(task), min(task.max_tokens, context_tokens)
+    encoder = TextEncoder(tokenizer)
     examples: dict[int, Example] = {}
     misfits: list[Misfit] = []
     cut = 0
     for index, record in enumerate(records):
         try:
-            examples[index], was_cut = _example(record, tokenizer, task, limit, labels)
+            examples[index], was_cut = _example(record, encoder, task, limit, labels)
             cut += was_cut
         except RecordError as fault:
             misfits.append(Misfit(index, fault.with_traceback(None)))  # Its frames would keep the text.
@@ -166,7 +153,7 @@ def check_task(task: TaskSection, tokenizer: Tokenizer, *, context_tokens: int) 
     if task.kind == "lm":
         return
     limit = min(task.max_tokens, context_tokens)
-    around = _around(tokenizer, task.template or DEFAULT_TEMPLATES[task.kind])
+    around = _around(TextEncoder(tokenizer), task.template or DEFAULT_TEMPLATES[task.kind])
     if limit - len(around.opening) - len(around.closing) < 2:
         raise ConfigError(
             "the template leaves no room for a prompt",
@@ -198,6 +185,13 @@ def fault_at_sight(record: Record, task: TaskSection, labels: Mapping[str, int])
             expected=" or ".join(sorted(_FITTING[task.kind])),
             remedy="choose the other kind, or convert the records",
         )
+    if record.messages is not None and record.messages[-1][0] != "assistant":
+        return RecordError(
+            "the last message is not the assistant's, and would teach nothing",
+            found=f"one of the {record.messages[-1][0]}",
+            expected="conversations that end with what the assistant is to say",
+            remedy="add the assistant's answer, or take the last messages out",
+        )
     if task.kind == "classify" and record.response not in labels:
         return RecordError(
             "a label outside the set",
@@ -208,12 +202,12 @@ def fault_at_sight(record: Record, task: TaskSection, labels: Mapping[str, int])
 
 
 def _example(
-    record: Record, tokenizer: Tokenizer, task: TaskSection, limit: int, labels: Mapping[str, int]
+    record: Record, encoder: TextEncoder, task: TaskSection, limit: int, labels: Mapping[str, int]
 ) -> tuple[Example, bool]:
     """A record as an example, and whether it had to be cut. Raises RecordError where it does not fit."""
     if (fault := fault_at_sight(record, task, labels)) is not None:
         raise fault
-    tokens = _tokens(record, tokenizer, task, limit)
+    tokens = _tokens(record, encoder, task, limit)
     if not tokens.ids:
         raise RecordError("no token at all", expected="a text that the base model's tokenizer knows")
     if tokens.cut and task.too_long == "refuse":
@@ -238,19 +232,19 @@ class _Tokens:
     cut: bool
 
 
-def _tokens(record: Record, tokenizer: Tokenizer, task: TaskSection, limit: int) -> _Tokens:
+def _tokens(record: Record, encoder: TextEncoder, task: TaskSection, limit: int) -> _Tokens:
     if record.messages is not None:
-        ids, is_target = _conversation(record.messages, tokenizer)
+        ids, is_target = _conversation(record.messages, encoder)
         # The assistant speaks last, so the end always holds a target.
         return _Tokens(ids[-limit:], is_target[-limit:], len(ids) > limit)
     if record.text is not None:
-        ids = _beginning(tokenizer) + tokenizer.encode(record.text, add_special_tokens=False)
+        ids = _beginning(encoder.tokenizer) + encoder.encode_text(record.text)
         return _Tokens(ids[:limit], [True] * min(len(ids), limit), len(ids) > limit)
     targets: list[int] = []
     if task.kind == "instruct":
-        end = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
-        targets = tokenizer.encode(record.response or "", add_special_tokens=False) + end
-    return _prompted(record.prompt or "", targets, tokenizer, task.template or DEFAULT_TEMPLATES[task.kind], limit)
+        end_token = encoder.tokenizer.eos_token_id
+        targets = encoder.encode_text(record.response or "") + ([] if end_token is None else [int(end_token)])
+    return _prompted(record.prompt or "", targets, encoder, task.template or DEFAULT_TEMPLATES[task.kind], limit)
 
 
 @dataclass(frozen=True)
@@ -261,28 +255,27 @@ class _Around:
     closing: list[int]
 
 
-def _around(tokenizer: Tokenizer, template: str) -> _Around:
+def _around(encoder: TextEncoder, template: str) -> _Around:
     head, _, tail = template.partition("{prompt}")
-    opening = _beginning(tokenizer) + tokenizer.encode(head, add_special_tokens=False)
-    return _Around(opening, tokenizer.encode(tail, add_special_tokens=False))
+    return _Around(_beginning(encoder.tokenizer) + encoder.encode(head), encoder.encode(tail))
 
 
-def _prompted(prompt: str, targets: list[int], tokenizer: Tokenizer, template: str, limit: int) -> _Tokens:
+def _prompted(prompt: str, targets: list[int], encoder: TextEncoder, template: str, limit: int) -> _Tokens:
     """The prompt in its template, then the targets; what is too long is cut inside the template, not off its end."""
     head, _, tail = template.partition("{prompt}")
-    before = _beginning(tokenizer) + tokenizer.encode(head + prompt + tail, add_special_tokens=False)
+    before = _beginning(encoder.tokenizer) + encoder.encode(head + encoder.hidden(prompt) + tail)
     cut = len(before) + len(targets) > limit
     if cut:
-        around, middle = _around(tokenizer, template), tokenizer.encode(prompt, add_special_tokens=False)
+        around, middle = _around(encoder, template), encoder.encode_text(prompt)
         room = limit - len(around.opening) - len(around.closing)
         targets = targets[: max(room - len(middle), room // 2)]
         before = around.opening + middle[: room - len(targets)] + around.closing
     return _Tokens(before + targets, [False] * len(before) + [True] * len(targets), cut)
 
 
-def _conversation(messages: tuple[tuple[str, str], ...], tokenizer: Tokenizer) -> tuple[list[int], list[bool]]:
+def _conversation(messages: tuple[tuple[str, str], ...], encoder: TextEncoder) -> tuple[list[int], list[bool]]:
     """Render growing prefixes: what an assistant's turn adds to its prompt is a target, all else is context."""
-    turns = [{"role": role, "content": content} for role, content in messages]
+    turns = [{"role": role, "content": encoder.hidden(content)} for role, content in messages]
     ids: list[int] = []
     is_target: list[bool] = []
     rendered = ""
@@ -290,10 +283,10 @@ def _conversation(messages: tuple[tuple[str, str], ...], tokenizer: Tokenizer) -
         if turn["role"] != "assistant":
             continue
         for count, target in ((position, False), (position + 1, True)):
-            longer = _render(turns[:count], tokenizer, prompt=not target)
+            longer = _render(turns[:count], encoder.tokenizer, prompt=not target)
             if not longer.startswith(rendered):
                 raise _template_error("rewrites earlier turns when a later one is added")
-            piece = tokenizer.encode(longer[len(rendered) :], add_special_tokens=False)
+            piece = encoder.encode(longer[len(rendered) :])
             ids += piece
             is_target += [target] * len(piece)
             rendered = longer

@@ -16,7 +16,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from yoriai.client.records.encoding import Example, Tokenizer, encode_fitting, fault_at_sight, label_indices, suits
+from yoriai.client.records.control_tokens import Tokenizer
+from yoriai.client.records.encoding import Example, encode_fitting, fault_at_sight, label_indices, suits
 from yoriai.client.records.records import Record
 from yoriai.client.records.units import Units, owner_name, owner_units
 from yoriai.config import PolicySection, PrivacySection, TaskSection

@@ -1,26 +1,23 @@
-"""Reading a site's records from JSON Lines or CSV files, with every fault named by file and line.
+"""Reading a site's records from files and folders, with every fault named by file and line.
 
 An error never shows text, and a record's repr does not either: both may travel further than the record is allowed to.
 """
 
-import codecs
-import csv
-import io
 import json
-import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Final
 
+from yoriai.client.records.columns import Reading, as_text, contents, is_missing
+from yoriai.client.records.likeness import alike
+from yoriai.client.records.rows import SUFFIXES, read_rows
 from yoriai.errors import RecordError
 
-_SUFFIXES: Final = (".jsonl", ".csv")
-_SEPARATORS = ",;\t|"
-_LONGEST_FIELD = 2**31 - 1  # The csv module itself refuses texts of more than 131,072 characters.
-_ROLES: Final = ("system", "user", "assistant")
-_SHAPES: Final = '{"prompt", "response"}, {"text"} or {"messages": [{"role", "content"}, ...]}'
+_AS_IT_IS = Reading()
+_FILES = " or ".join(f"{{part}}{suffix}" for suffix in SUFFIXES)
+# Of many faults of one kind, as many are listed.
+_LISTED = 10
 
 
 @dataclass(frozen=True, repr=False)
@@ -54,11 +51,22 @@ class Record:
 
 @dataclass(frozen=True)
 class SiteRecords:
-    """What one site holds: records to train on, and records that only ever measure."""
+    """What one site holds: records to train on, and records that only ever measure.
+
+    Attributes:
+        name: the site's identifier, as a file's name.
+        given_name: what the user calls it, in any script, where that is something else.
+    """
 
     name: str
     train: tuple[Record, ...]
     test: tuple[Record, ...]
+    given_name: str = ""
+
+    @property
+    def shown(self) -> str:
+        """The site as reports and messages call it."""
+        return self.given_name or self.name
 
 
 def fingerprint(records: Iterable[Record]) -> str:
@@ -73,219 +81,165 @@ def fingerprint(records: Iterable[Record]) -> str:
     return sha256(b"yoriai/records/1\0" + b"".join(digests)).hexdigest()
 
 
-def read_records(path: Path, *, prompt_field: str = "prompt", response_field: str = "response") -> tuple[Record, ...]:
-    """Read one `.jsonl` or `.csv` file, a record a line or row; blank lines are skipped.
-
-    UTF-8, or UTF-16 with its mark. A CSV's separator is a comma, semicolon, tab or bar, as its header has it.
-
-    Args:
-        path: the file.
-        prompt_field: the column that holds the prompt.
-        response_field: the column that holds the response.
+def read_records(path: Path, reading: Reading = _AS_IT_IS) -> tuple[Record, ...]:
+    """Read one `.jsonl`, `.json` or `.csv` file: an object a line, an array of objects, or a row a record.
 
     Raises:
+        ConfigError: there is no such encoding.
         RecordError: the file is missing, empty, malformed or in another encoding, or a record has none of the known
             shapes.
     """
-    if path.suffix.lower() not in _SUFFIXES:
-        raise RecordError(f"{path}: unknown kind of file", expected=" or ".join(_SUFFIXES), remedy="convert it")
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise RecordError(
-            f"{path}: cannot be read",
-            found=error.strerror or type(error).__name__,
-            remedy="check the path and its rights",
-        ) from None
-    text = _decoded(path, data)
-    rows = _json_rows(path, text) if path.suffix.lower() == ".jsonl" else _csv_rows(path, text)
-    records = tuple(_record(place, row, prompt_field, response_field) for place, row in rows)
+    records = tuple(_record(place, row, reading) for place, row in read_rows(path, reading.encoding))
     if not records:
         raise RecordError(f"{path}: the file is empty", expected="at least one record", remedy="fill or remove it")
     return records
 
 
-def read_sites(
-    folder: Path, *, prompt_field: str = "prompt", response_field: str = "response"
-) -> tuple[SiteRecords, ...]:
-    """Read a folder a site, each with `train` and `test` as `.jsonl` or `.csv`; sorted by site name.
+def read_sites(folder: Path, reading: Reading = _AS_IT_IS, *, tests_may_lack: bool = False) -> tuple[SiteRecords, ...]:
+    """Read a folder a site, each with `train` and `test`; sorted by the folders' names, which may be of any script.
 
-    Hidden folders are skipped.
+    What is hidden is skipped, and so are README and LICENSE. Anything else that is no site is refused, so that no site
+    is left out for a slip.
+
+    Args:
+        folder: the folder of sites.
+        reading: how their files are read.
+        tests_may_lack: whether a site may have no test file, and then has no test records.
 
     Raises:
-        RecordError: as `read_records`; a site lacks a file or has it twice; two sites have the same name.
+        ConfigError: there is no such encoding.
+        RecordError: as `read_records`; something there is no site, or no longer readable; a site lacks a file or has
+            it twice; two sites have the same name.
     """
-    expected = "a folder a site, each with train.jsonl and test.jsonl (or .csv)"
+    homes = _homes(folder)
+    faults, found = [], []
+    for home in homes:
+        files: dict[str, Path | None] = {}
+        for part in ("train", "test"):
+            try:
+                there = _files(home)
+                lacks = part == "test" and tests_may_lack and not there[part]
+                files[part] = None if lacks else _only_file(home, part, there)
+            except RecordError as fault:
+                faults.append(fault)
+        found.append(files)
+    if faults:
+        raise _together(faults)
+
+    def read(path: Path | None) -> tuple[Record, ...]:
+        return read_records(path, reading) if path is not None else ()
+
+    return tuple(
+        SiteRecords(home.name, read(files["train"]), read(files["test"]))
+        for home, files in zip(homes, found, strict=True)
+    )
+
+
+def read_site(name: str, home: Path, reading: Reading = _AS_IT_IS) -> SiteRecords:
+    """Read one site's folder, with `train` and `test` as `.jsonl`, `.json` or `.csv`.
+
+    Raises:
+        ConfigError: there is no such encoding.
+        RecordError: as `read_records`; a file is missing or there twice.
+    """
+    files = _files(home) if home.is_dir() else {"train": [], "test": []}
+    train, test = (read_records(_only_file(home, part, files), reading) for part in ("train", "test"))
+    return SiteRecords(name, train, test)
+
+
+def _homes(folder: Path) -> list[Path]:
+    """The folders of sites in a folder that holds nothing else."""
+    expected = "a folder a site, each with train.jsonl and test.jsonl (or .json, or .csv)"
     if not folder.is_dir():
         raise RecordError(f"{folder}: there is no such folder", expected=expected, remedy="correct the path")
-    entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    entries = _listed(folder)
     if dangling := [path.name for path in entries if path.is_symlink() and not path.exists()]:
-        raise RecordError(f"{folder}: a link leads nowhere", found=dangling[0], remedy="mend or remove it")
+        raise RecordError(f"{folder}: a link leads nowhere", found=_some(dangling), remedy="mend or remove it")
     homes = [path for path in entries if path.is_dir()]
+    strays = [path.name for path in entries if path not in homes]
+    if strays := [name for name in strays if not name.lower().startswith(("readme", "license", "licence"))]:
+        raise RecordError(
+            f"{folder}: something beside the sites' folders" if homes else f"{folder}: holds no site",
+            found=_some(strays),
+            expected=expected,
+            remedy="give each site a folder of its own, or move what is no site away; --data FILE --sites N splits one "
+            "file",
+        )
     if not homes:
         raise RecordError(f"{folder}: holds no site", expected=expected, remedy="make one folder for each site")
     seen: dict[str, str] = {}
     for home in homes:
         # Names that differ only in case or in how accents are written are one folder on other systems.
-        twin = seen.setdefault(unicodedata.normalize("NFKC", home.name).casefold(), home.name)
+        twin = seen.setdefault(alike(home.name), home.name)
         if twin != home.name:
             raise RecordError(
-                f"{folder}: two sites have the same name", found=f"{twin} and {home.name}", remedy="rename one of them"
+                f"{folder}: two sites have the same name",
+                found=_some([twin, home.name], " and "),
+                remedy="rename one of them",
             )
-    return tuple(read_site(home.name, home, prompt_field=prompt_field, response_field=response_field) for home in homes)
+    return homes
 
 
-def read_site(name: str, home: Path, *, prompt_field: str = "prompt", response_field: str = "response") -> SiteRecords:
-    """Read one site's folder, with `train` and `test` as `.jsonl` or `.csv`.
+def _listed(folder: Path) -> list[Path]:
+    """What lies in a folder and is not hidden; each entry can be looked at."""
+    try:
+        entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        for path in entries:
+            path.is_dir()
+    except OSError as error:
+        raise RecordError(
+            f"{error.filename or folder}: cannot be read",
+            found=error.strerror or type(error).__name__,
+            remedy="check its rights",
+        ) from None
+    return entries
 
-    Raises:
-        RecordError: as `read_records`; a file is missing or there twice.
-    """
 
-    def read(part: str) -> tuple[Record, ...]:
-        return read_records(_only_file(home, part), prompt_field=prompt_field, response_field=response_field)
-
-    return SiteRecords(name, read("train"), read("test"))
+def _files(home: Path) -> dict[str, list[Path]]:
+    """The files of a site's folder that are its training and test records by their names."""
+    there = [path for path in _listed(home) if path.suffix.lower() in SUFFIXES and not path.is_dir()]
+    return {part: [path for path in there if path.stem == part] for part in ("train", "test")}
 
 
-def _only_file(home: Path, part: str) -> Path:
-    names = {part + suffix for suffix in _SUFFIXES}
-    beside = sorted(home.iterdir()) if home.is_dir() else []
-    present = [path for path in beside if path.stem + path.suffix.lower() in names and path.is_file()]
+def _only_file(home: Path, part: str, files: Mapping[str, list[Path]]) -> Path:
+    present = files[part]
     if len(present) != 1:
         raise RecordError(
             f"site folder {home}: its {part} records are {'there twice' if present else 'missing'}",
             found=" and ".join(path.name for path in present),
-            expected=f"one file, {part}.jsonl or {part}.csv",
-            remedy="remove one of them" if present else "add the file; split your records into train and test",
+            expected="one file, " + _FILES.format(part=part),
+            remedy="remove one of them"
+            if present
+            else "add the file; or split your records into train and test"
+            + (", which a simulation does with --test-fraction 0.2" if part == "test" else ""),
         )
     return present[0]
 
 
-def _decoded(path: Path, data: bytes) -> str:
-    marked = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    encoding = "utf-16" if marked else "utf-8-sig"
-    try:
-        return data.decode(encoding)
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        expected = "UTF-8, or UTF-16 with its mark"
-        raise RecordError(
-            f"{path} line {line}: not {encoding[:6].upper()}", expected=expected, remedy="convert the file"
-        ) from None
+def _together(faults: list[RecordError]) -> RecordError:
+    """The first fault, with the others named in it."""
+    first, others = faults[0], [fault.what for fault in faults[1:]]
+    what = first.what + (f"; also: {_some(others, '; ')}" if others else "")
+    return RecordError(what, found=first.found, expected=first.expected, remedy=first.remedy)
 
 
-def _json_rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, object]]]:
-    # Only a line feed ends a line: the other separators that Python knows may stand inside a JSON text.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        place = f"{path} line {number}"
-        try:
-            row = json.loads(line, object_pairs_hook=_unique)
-        except _TwiceError:
-            raise RecordError(f"{place}: an object has a key twice", remedy="keep one of them") from None
-        except (ValueError, RecursionError):
-            raise RecordError(
-                f"{place}: not JSON", expected="one JSON object a line", remedy="correct the line"
-            ) from None
-        if not isinstance(row, dict):
-            raise RecordError(f"{place}: not a JSON object", found=type(row).__name__, expected=_SHAPES)
-        yield place, row
+def _some(names: list[str], between: str = ", ") -> str:
+    """Names in a line; what a terminal cannot show in them is escaped, and of many the first are given."""
+    shown = ["".join(c if c.isprintable() else ascii(c)[1:-1] for c in name) for name in names[:_LISTED]]
+    return between.join(shown) + (f"{between}and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
 
 
-class _TwiceError(Exception):
-    """A JSON object has a key twice, which readers understand differently."""
-
-
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise _TwiceError
-    return found
-
-
-def _separator(text: str) -> str:
-    """The one that cuts the header into the most columns; a comma if none does better."""
-    header = next((line for line in text.splitlines() if line.strip()), "")
-    return max(_SEPARATORS, key=lambda separator: len(next(csv.reader([header], delimiter=separator), [])))
-
-
-def _csv_rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, object]]]:
-    csv.field_size_limit(_LONGEST_FIELD)
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=_separator(text))
-    header: list[str] | None = None
-    first_line = 1
-    try:
-        for row in reader:
-            place, first_line = f"{path} line {first_line}", reader.line_num + 1
-            if header is None:
-                header = row
-                if len(set(header)) != len(header):
-                    raise RecordError(f"{place}: two columns have the same name", remedy="rename one of them")
-            elif row:
-                if len(row) != len(header):
-                    raise RecordError(
-                        f"{place}: wrong number of columns",
-                        found=str(len(row)),
-                        expected=f"{len(header)} as in the header",
-                    )
-                yield place, dict(zip(header, row, strict=True))
-    except csv.Error as error:
-        raise RecordError(
-            f"{path} line {first_line}: not CSV", found=str(error), remedy="quote texts that hold commas or quotes"
-        ) from None
-
-
-def _record(place: str, row: Mapping[str, object], prompt_field: str, response_field: str) -> Record:
-    pair = (prompt_field, response_field)
-    known = [key for key in (*pair, "text", "messages") if key in row]
-    if known not in ([*pair], ["text"], ["messages"]):
-        raise RecordError(
-            f"{place}: unknown kind of record",
-            found="the fields " + ", ".join(known) if known else "none of the known fields",
-            expected=_SHAPES,
-            remedy="rename the fields, or name the columns that hold prompt and response",
-        )
-    prompt, response = (_filled(place, key, row[key]) for key in pair) if prompt_field in row else (None, None)
-    owner = row.get("owner")
+def _record(place: str, row: Mapping[str, object], reading: Reading) -> Record:
+    held = contents(place, row, reading)
+    others = {
+        key: as_text(place, value) for key, value in row.items() if key not in held.keys and not is_missing(value)
+    }
     return Record(
-        prompt=prompt,
-        response=response,
-        text=_filled(place, "text", row["text"]) if "text" in row else None,
-        messages=_messages(place, row["messages"]) if "messages" in row else None,
-        owner=None if owner in (None, "") else _as_text(owner),
-        fields={
-            key: _as_text(value) for key, value in row.items() if key not in (*known, "owner") and value is not None
-        },
+        prompt=held.prompt,
+        response=held.response,
+        text=held.text,
+        messages=held.messages,
+        owner=others.pop("owner", "") or None,
+        fields=others,
         place=place,
     )
-
-
-def _messages(place: str, value: object) -> tuple[tuple[str, str], ...]:
-    """Turns that a chat template can render and a loss can be taken on: somebody speaks before the assistant does."""
-    turns: list[tuple[str, str]] = []
-    for turn in value if isinstance(value, list) else ():
-        role = turn.get("role") if isinstance(turn, dict) else None
-        if role not in _ROLES:
-            raise RecordError(f"{place}: a message without a known role", expected=", ".join(_ROLES))
-        turns.append((role, _filled(place, "content", turn.get("content"))))
-    roles = [role for role, _ in turns]
-    if "assistant" not in roles or roles[0] == "assistant":
-        raise RecordError(
-            f"{place}: nothing to learn from these messages", expected="an assistant's turn after another's"
-        )
-    return tuple(turns)
-
-
-def _filled(place: str, key: str, value: object) -> str:
-    if not isinstance(value, str) or not value.strip():
-        found = "an empty text" if isinstance(value, str) else type(value).__name__
-        raise RecordError(f"{place}: field {key} holds no text", found=found, expected="a text that is not empty")
-    if any("\ud800" <= character <= "\udfff" for character in value):
-        raise RecordError(f"{place}: field {key} is not valid Unicode", found="half of a surrogate pair")
-    return value
-
-
-def _as_text(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)

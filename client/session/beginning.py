@@ -6,12 +6,12 @@ import numpy as np
 import torch
 
 from yoriai.client.base.base_model import BaseModel
-from yoriai.client.base.layers import adapted_maps
+from yoriai.client.base.layers import adapted_maps, output_cap
 from yoriai.client.model.conditioning import conditioning
 from yoriai.client.model.factor_model import FactorModel
 from yoriai.client.model.head_model import HeadModel, HeadShape, path_of
 from yoriai.client.model.lora import AdaptedModel, svd_factors
-from yoriai.client.model.magnitude import check_magnitude, check_shapes, weight_norms
+from yoriai.client.model.magnitude import check_state, weight_norms
 from yoriai.client.model.prepared import PreparedRecords
 from yoriai.client.model.public_texts import public_texts
 from yoriai.client.model.tasks import (
@@ -64,8 +64,7 @@ def check_first(job: JobConfig, state: AdapterState, base: BaseModel, linear: Ma
         HeadShape.of(job, base).check(state)
         return
     maps = adapted_maps(linear, job.lora, int(base.model.config.num_hidden_layers))
-    check_shapes(state, maps, job.lora.rank, rule_of(job).factors)
-    check_magnitude(state, weight_norms(base.model, maps), job.lora.alpha / job.lora.rank)
+    check_state(state, maps, weight_norms(base.model, maps), job.lora, rule_of(job).factors)
 
 
 def first_adapter(model: FactorModel, job: JobConfig, progress: Progress | None = None) -> AdapterState:
@@ -112,7 +111,7 @@ def task_head(model: FactorModel, job: JobConfig) -> TaskHead:
     base, task = model.base, job.task
     output_embedding = base.model.get_output_embeddings().weight
     if task.kind != "classify":
-        return LanguageHead(output_embedding, base.tokenizer)
+        return LanguageHead(output_embedding, base.tokenizer, output_cap(base.model.config))
     check_labels(base.tokenizer, task.labels)
     vectors = label_vectors(output_embedding, base.tokenizer, task.labels)
     template = task.template or DEFAULT_TEMPLATES["classify"]

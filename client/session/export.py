@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from yoriai.client.model.head_model import HeadModel
 from yoriai.client.model.lora import AdaptedModel
@@ -25,7 +25,7 @@ from yoriai.client.session.model_session import ModelSession
 from yoriai.config import JobConfig
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.rule import rule_of
-from yoriai.system.run_files import write_run_file
+from yoriai.system.files import replace_content
 
 TASK_FILE: Final = "task.json"
 HEAD_FILE: Final = "head.safetensors"
@@ -40,16 +40,16 @@ def save_adapter(session: ModelSession, job: JobConfig, state: AdapterState, fol
         state: all factors of the job.
 
     Raises:
-        OSError, safetensors.SafetensorError: it cannot be written.
+        OSError: the disk is full or the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     model = session.model(job)
     if isinstance(model, HeadModel):
-        write_run_file(folder / HEAD_FILE, state.to_bytes())
+        replace_content(folder / HEAD_FILE, state.to_bytes())
     else:
         assert isinstance(model, AdaptedModel)
         save_peft(model, rule_of(job).to_peft(state), folder)
-    write_run_file(folder / TASK_FILE, json.dumps(_task(session, job), ensure_ascii=False, indent=1).encode())
+    replace_content(folder / TASK_FILE, json.dumps(_task(session, job), ensure_ascii=False, indent=1).encode())
 
 
 def _task(session: ModelSession, job: JobConfig) -> dict[str, Any]:
@@ -86,7 +86,8 @@ def save_peft(model: AdaptedModel, factors: AdapterState, folder: Path) -> None:
     for name, tensor in factors.tensors.items():
         path, factor = name.rsplit(":", 1)
         tensors[f"base_model.model.{path}.lora_{factor}.weight"] = np.ascontiguousarray(tensor)
-    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    # By our own hand, for the system's own errors, and so that a full disk leaves the adapter of before.
+    replace_content(folder / "adapter_model.safetensors", save(tensors, metadata={"format": "pt"}))
     config = copy.copy(model.peft_config())
     config.inference_mode = True
     ranks = {path: factors.factor(path, "A").shape[0] for path in factors.module_paths()}

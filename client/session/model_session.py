@@ -13,6 +13,7 @@ from yoriai.client.base.base_model import BaseModel
 from yoriai.client.base.layers import linear_maps
 from yoriai.client.model.factor_model import FactorModel
 from yoriai.client.model.head_model import HeadModel
+from yoriai.client.model.lora import AdaptedModel
 from yoriai.client.model.prepared import PreparedRecords
 from yoriai.client.model.tasks import TaskHead
 from yoriai.client.records.encoding import EncodedRecords, check_task, encode
@@ -60,6 +61,12 @@ class ModelSession:
                 self._states.clear()
                 self._states_key = self._model.states_key
         return self._model
+
+    def adapted(self, job: JobConfig) -> AdaptedModel:
+        """The model of a job that trains an adapter: it can write, which one with a head cannot."""
+        model = self.model(job)
+        assert isinstance(model, AdaptedModel)
+        return model
 
     def check_adapter(self, job: JobConfig, state: AdapterState) -> None:
         """See that the job's model would take the adapter, without putting it in the place of another job's.

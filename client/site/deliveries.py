@@ -19,9 +19,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError
-
 from yoriai import wire
+from yoriai.base_digest import difference
 from yoriai.client.offer.job_book import JobBook
 from yoriai.client.offer.job_entry import OVER
 from yoriai.client.offer.policy import job_from
@@ -30,7 +29,7 @@ from yoriai.client.session.model_session import ModelSession
 from yoriai.client.site.adapter_place import CERTIFICATE, STATEMENT, VERSION, folder_of, folders_of
 from yoriai.client.site.site_identity import SiteIdentity
 from yoriai.config import JobConfig, SiteConfig
-from yoriai.errors import AdapterError, IdentityError, PolicyError, StorageError
+from yoriai.errors import AdapterError, IdentityError, PolicyError
 from yoriai.privacy.identity.coordinator_identity import read_coordinator_certificate
 from yoriai.privacy.identity.delivery import DeliveryStatement, read_delivery
 from yoriai.privacy.ledger.ledger import Ledger
@@ -146,7 +145,7 @@ class Deliveries:
             raise PolicyError(
                 f"site {self._name}: no update of this site is in {run}", remedy="deliver to those that took part"
             )
-        if statement.base_digest != self._session.base.digest:
+        if difference(self._session.base.digest, statement.base_digest):
             raise PolicyError(f"site {self._name} has another base model by now", remedy=f"load that of {run} again")
 
     def _refuse_second(self, statement: DeliveryStatement, place: Path) -> None:
@@ -196,7 +195,5 @@ class Deliveries:
             sync(self._folder)
         except OSError as error:
             raise cannot_write(place, error) from error
-        except SafetensorError as error:
-            raise StorageError(f"{place} cannot be written", found="an error in writing", remedy="make room") from error
         finally:
             shutil.rmtree(part, ignore_errors=True)

@@ -4,6 +4,9 @@ It is for the site's operator alone. No message holds any of it (`docs/decisions
 module knows no message, and whoever talks to the coordinator does not know this module. It runs after the receipt has
 left, so that the coordinator's deadline need not bear it: a slow machine takes minutes, and an adapter that is stored
 is stored whether or not it could be measured. Meanwhile the site's next message waits.
+
+Of an `instruct` task some test records stand in the file with both answers, unless site.toml says no: the file is the
+site's own user's alone, and what reads it for tables and JSON (`adapter_place.read_evaluation`) leaves them out.
 """
 
 import json
@@ -11,11 +14,14 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from yoriai.client.model.lora import AdaptedModel
 from yoriai.client.model.measure import Tally
+from yoriai.client.model.prepared import PreparedRecords
 from yoriai.client.records.records import Record
 from yoriai.client.session.model_session import ModelSession
 from yoriai.client.site.adapter_place import EVALUATION, EVALUATION_SCHEMA, VERSION
 from yoriai.client.site.deliveries import StoredAdapter
+from yoriai.client.training.answers import SAMPLES, both_answer
 from yoriai.client.training.evaluate import evaluate
 from yoriai.errors import YoriaiError
 from yoriai.strategies.adapter import AdapterState, zeros_like
@@ -26,7 +32,7 @@ class Measuring:
     """Stored adapters that are to be measured once the coordinator has its receipt.
 
     Args:
-        records, session, progress: as in `evaluate_stored`.
+        records, session, samples, progress: as in `evaluate_stored`.
         on_fault: told what went wrong, for the site's own eyes. The adapter stays where it is.
     """
 
@@ -35,10 +41,11 @@ class Measuring:
         records: Sequence[Record],
         session: ModelSession,
         *,
+        samples: bool,
         progress: Callable[[int, int], None] | None,
         on_fault: Callable[[str], None],
     ) -> None:
-        self._records, self._session = records, session
+        self._records, self._session, self._samples = records, session, samples
         self._progress, self._on_fault = progress, on_fault
         self._kept: list[StoredAdapter] = []
 
@@ -51,7 +58,7 @@ class Measuring:
         while self._kept:
             stored = self._kept.pop()
             try:
-                evaluate_stored(stored, self._records, self._session, progress=self._progress)
+                evaluate_stored(stored, self._records, self._session, samples=self._samples, progress=self._progress)
             except Exception as error:  # Of an unexpected one the type alone: its text might quote a record.
                 what = str(error) if isinstance(error, YoriaiError) else type(error).__name__
                 self._on_fault(f"the adapter in {stored.folder.name} could not be measured: {what}")
@@ -62,6 +69,7 @@ def evaluate_stored(
     records: Sequence[Record],
     session: ModelSession,
     *,
+    samples: bool,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Measure a stored adapter and the bare base, and write both beside it; nothing is done where that was done.
@@ -69,6 +77,7 @@ def evaluate_stored(
     Args:
         records: the site's test records; without any, nothing is measured.
         session: its lock is held meanwhile.
+        samples: also keep some test records of an `instruct` task with both answers.
         progress: called as (records done, records in all) while they are prepared and at every batch; it may raise to
             give the evaluation up.
 
@@ -96,10 +105,27 @@ def evaluate_stored(
             return _counts(tally)
 
         # With every factor zero the product is zero, under any rule: this is the base without an adapter.
-        before, after = measured(zeros_like(state)), measured(state)
+        bare = zeros_like(state)
+        before, after = measured(bare), measured(state)
+        answers = (
+            _samples(session.adapted(stored.job), prepared, bare, state)
+            if samples and stored.job.task.kind == "instruct"
+            else []
+        )
     document = {"schema": EVALUATION_SCHEMA, "run_id": stored.run_id, "adapter_digest": stored.adapter_digest}
-    document |= {"task": stored.job.task.kind, "before": before, "after": after}
+    document |= {"task": stored.job.task.kind, "before": before, "after": after, "samples": answers}
     write_atomically(place, json.dumps(document, indent=1, allow_nan=False).encode(), mode=PRIVATE)
+
+
+def _samples(
+    model: AdaptedModel, records: PreparedRecords, before: AdapterState, after: AdapterState
+) -> list[dict[str, str]]:
+    """The first records that have a target, and what is answered without the adapter and with it."""
+    chosen = [example for example in records.examples if example.loss_mask.any()][:SAMPLES]
+    return [
+        {"prompt": old.prompt, "expected": old.expected, "base": old.shown, "adapted": new.shown}
+        for old, new in both_answer(model, chosen, before, after)
+    ]
 
 
 def _counts(tally: Tally) -> dict[str, Any]:
@@ -108,6 +134,8 @@ def _counts(tally: Tally) -> dict[str, Any]:
         **tally.counts(),
         "loss": None if math.isnan(tally.loss) else tally.loss,
         "accuracy": tally.accuracy,
+        "token_f1": tally.token_f1,
+        "chrf": tally.chrf,
         "bits_per_byte": tally.bits_per_byte,
         "macro_f1": tally.macro_f1,
     }

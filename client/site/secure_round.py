@@ -44,15 +44,12 @@ class SecureRounds:
 
     Args:
         config: name and policy of the site.
-        base_digest: of its base model.
         identity: of the site; None at one that is no member, which answers none of this.
         trainer: charges and trains.
     """
 
-    def __init__(
-        self, config: SiteConfig, base_digest: str, identity: SiteIdentity | None, trainer: RoundTrainer
-    ) -> None:
-        self._name, self._policy, self._base_digest = config.name, config.policy, base_digest
+    def __init__(self, config: SiteConfig, identity: SiteIdentity | None, trainer: RoundTrainer) -> None:
+        self._name, self._policy = config.name, config.policy
         self._identity, self._trainer = identity, trainer
         self._window: SecureWindow | None = None
 
@@ -88,7 +85,7 @@ class SecureRounds:
         member = self.member(accepted.offer, request.window)
         terms = window_terms(
             accepted.job,
-            base_digest=self._base_digest,
+            base_digest=accepted.offer.base_digest,  # A job of an earlier version has half of it.
             noise_multiplier=accepted.noise.multiplier,
             run_id=accepted.run_id,
             number=request.window,

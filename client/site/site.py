@@ -96,7 +96,7 @@ class Site:
         self._hooks = hooks or SiteHooks()
         self._accepted: AcceptedJob | None = None
         self._trainer = RoundTrainer(config.name, ledger, self._hooks)
-        self._secure = SecureRounds(config, session.base.digest, identity, self._trainer)
+        self._secure = SecureRounds(config, identity, self._trainer)
 
     def handle(self, data: bytes) -> bytes:
         """Answer one message. Never raises on what another party sent, and never lets text of a record out."""

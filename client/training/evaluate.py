@@ -1,6 +1,6 @@
 """Measure an adapter on test records."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -10,6 +10,8 @@ from yoriai.client.model.lora import AdaptedModel
 from yoriai.client.model.measure import Tally
 from yoriai.client.model.prepared import PreparedRecords
 from yoriai.client.model.tasks import TaskHead
+from yoriai.client.training.answer_scores import chrf, token_f1
+from yoriai.client.training.answers import answer
 from yoriai.strategies.adapter import AdapterState
 
 # Greedy decoding is slow without a GPU, so at most this many responses are generated for exact match.
@@ -30,8 +32,8 @@ def evaluate(
     """Count losses and right answers of `adapter` on `records`.
 
     Args:
-        exact_match: also generate responses greedily and compare them whole, for `instruct` tasks; `answered` then
-            is the number of responses generated, EXACT_MATCH_RECORDS at most.
+        exact_match: also generate responses greedily, for `instruct` tasks: compared whole, and by how near they come;
+            `answered` then is the number of responses generated, EXACT_MATCH_RECORDS at most.
         progress: called as (records done, records in all) before each batch and each generated response.
     """
     tell = progress or _untold
@@ -45,35 +47,24 @@ def evaluate(
     for piece in pieces[1:]:
         total = total + piece
     if exact_match and isinstance(model, AdaptedModel):
-        sample = [example for example in records.examples if example.loss_mask.any()][:EXACT_MATCH_RECORDS]
-        matches = 0
-        for done, example in enumerate(sample):
-            tell(done, len(sample))
-            matches += _answers_exactly(model, example.token_ids.tolist(), example.loss_mask.tolist())
-        total = replace(total, correct=matches, answered=len(sample))
+        total = _with_answers(total, model, records, tell)
     return total
+
+
+def _with_answers(
+    total: Tally, model: AdaptedModel, records: PreparedRecords, tell: Callable[[int, int], None]
+) -> Tally:
+    """The counts with those of the responses that the loaded adapter gives."""
+    sample = [example for example in records.examples if example.loss_mask.any()][:EXACT_MATCH_RECORDS]
+    exact, by_word, by_character = 0, 0.0, 0.0
+    for done, example in enumerate(sample):
+        tell(done, len(sample))
+        found = answer(model, example)
+        exact += found.exact
+        by_word += token_f1(found.given, found.expected)
+        by_character += chrf(found.given, found.expected)
+    return replace(total, correct=exact, answered=len(sample), token_f1_sum=by_word, chrf_sum=by_character)
 
 
 def _untold(_done: int, _total: int) -> None:
     """Nobody asked for progress."""
-
-
-def _answers_exactly(model: AdaptedModel, token_ids: Sequence[int], loss_mask: Sequence[bool]) -> bool:
-    """Whether greedy decoding from the prompt gives the first response, token for token up to where generation ends.
-
-    What a chat template puts behind that end (ChatML a line end) is learnt, and never generated.
-    """
-    start = loss_mask.index(True)
-    stop = next((i for i in range(start, len(loss_mask)) if not loss_mask[i]), len(loss_mask))
-    ends = model.base.end_tokens
-    stop = next((i + 1 for i in range(start, stop) if token_ids[i] in ends), stop)
-    wanted = list(token_ids[start:stop])
-    prompt = torch.tensor([token_ids[:start]], device=model.base.device)
-    generated = model.peft_model.generate(
-        input_ids=prompt,
-        attention_mask=torch.ones_like(prompt),
-        max_new_tokens=len(wanted),
-        do_sample=False,
-        pad_token_id=model.base.tokenizer.pad_token_id,
-    )
-    return bool(generated[0, start:].tolist() == wanted)

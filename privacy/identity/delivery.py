@@ -15,6 +15,7 @@ from a site what the others sent. Nor why a run ended early.
 import re
 from dataclasses import asdict, dataclass
 
+from yoriai.base_digest import PATTERN
 from yoriai.privacy.identity.certificates import check_name
 from yoriai.privacy.identity.signed_file import SignedFormat, canonical_json
 
@@ -23,6 +24,7 @@ _FORMAT = SignedFormat(
 )
 _LONGEST_RUN_ID = 128
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_BASE_DIGEST = re.compile(PATTERN)
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class DeliveryStatement:
         federation: whose coordinator says so.
         run_id: the run, 1 to 128 characters.
         job_digest: of the job and its base, as `yoriai.config.job_digest`.
-        base_digest: of the base model.
+        base_digest: of the base model, as `yoriai.base_digest` has it.
         roster_digest: of the signed roster's payload; empty without secure aggregation.
         rounds: finished ones; at least 1 where there is an adapter.
         adapter_digest: of the complete adapter; empty for an end without one.
@@ -53,8 +55,10 @@ class DeliveryStatement:
     def __post_init__(self) -> None:
         check_name(self.federation)
         may_lack = (self.adapter_digest, self.roster_digest)
-        digests = (self.job_digest, self.base_digest, *(digest for digest in may_lack if digest != ""))
+        digests = (self.job_digest, *(digest for digest in may_lack if digest != ""))
         if not all(type(digest) is str and _DIGEST.fullmatch(digest) for digest in digests):
+            raise _FORMAT.malformed()
+        if type(self.base_digest) is not str or not _BASE_DIGEST.fullmatch(self.base_digest):
             raise _FORMAT.malformed()
         if type(self.run_id) is not str or not 1 <= len(self.run_id) <= _LONGEST_RUN_ID:
             raise _FORMAT.malformed()

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from yoriai.errors import IdentityError
-from yoriai.privacy.identity.key_file import read_private, write_private
+from yoriai.system.key_file import read_private, write_private
 
 
 class SigningKey:

@@ -11,14 +11,14 @@ from typing import Any
 
 from yoriai.errors import ConfigError, LedgerError
 from yoriai.privacy.ledger.book import FORMAT, GENESIS, Book, Head
-from yoriai.system.files import sync
+from yoriai.system.files import room_for, sync
 
 _SCHEMA = """
 CREATE TABLE entries (number INTEGER PRIMARY KEY, body TEXT NOT NULL, hash TEXT NOT NULL);
 CREATE TRIGGER no_update BEFORE UPDATE ON entries BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
 CREATE TRIGGER no_delete BEFORE DELETE ON entries BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
 """
-_NO_ROOM = "make room on the disk, then try again; every row that was written still stands"
+_STANDS = "then try again; every row that was written still stands"
 
 
 def _go_on(_: str) -> None:
@@ -167,7 +167,7 @@ def faults(path: Path) -> Iterator[None]:
             raise LedgerError(what, remedy="try again, or stop the process that holds it") from error
         if code == sqlite3.SQLITE_FULL:
             what = f"ledger {path.name} cannot be written: the disk is full"
-            raise LedgerError(what, remedy=_NO_ROOM) from error
+            raise LedgerError(what, remedy=f"make room on that disk, {_STANDS}") from error
         if code & 0xFF in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
             what = f"ledger {path.name} cannot be read or written"
             remedy = "check the disk and the rights of file and folder, then try again; rows that were written stand"
@@ -175,4 +175,5 @@ def faults(path: Path) -> Iterator[None]:
         raise _damaged(path, f"which cannot be read or written: {error}") from error
     except OSError as error:
         what = f"ledger {path.name}, or its .head file, cannot be opened or written"
-        raise LedgerError(what, found=error.strerror or "an error", remedy=_NO_ROOM) from error
+        remedy = f"{room_for(error)}, {_STANDS}"
+        raise LedgerError(what, found=error.strerror or "an error", remedy=remedy) from error

@@ -8,10 +8,12 @@ at another site.
 """
 
 import re
+from contextlib import ExitStack
 from pathlib import Path
 
 from yoriai.errors import LedgerError
 from yoriai.privacy.dp.accounting import Costing, cost
+from yoriai.privacy.ledger.file import faults
 from yoriai.privacy.ledger.ledger import Ledger, Policy
 from yoriai.privacy.ledger.witness import second_place
 from yoriai.system.files import locked_folder
@@ -51,13 +53,15 @@ def open_in_folder(
             found=repr(dataset[:80]),
             expected="1 to 64 letters, digits, dots, dashes and underscores, a letter or digit first",
         )
-    folder.mkdir(parents=True, exist_ok=True)
     own = folder / f"{dataset}{_SUFFIX}"
 
     def witness(path: Path) -> Path | None:
         return witnesses and second_place(witnesses / path.name)
 
-    with locked_folder(folder):
+    with ExitStack() as held:
+        with faults(own):
+            folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(locked_folder(folder))
         for path in ledgers_in(folder):
             if path != own:
                 _refuse_twin(path, dataset, fingerprint, witness(path))

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from yoriai.config import ServerConfig, server_to_toml
 from yoriai.errors import ConfigError
-from yoriai.privacy.identity.key_file import read_private
 from yoriai.privacy.identity.signing_key import SigningKey, write_key
 from yoriai.server.folder.server_files import rendered
 from yoriai.server.folder.server_folder import ServerFolder
 from yoriai.server.folder.tls import KeyPair, check_brought, issue, make_authority
 from yoriai.system.files import PRIVATE, folder_made_whole, is_unused, read_carried, write_atomically
+from yoriai.system.key_file import read_private
 
 _FOLDERS = ("keys", "tls", "trust", "members", "flower", "bundle", "nginx", "systemd", "jobs", "run", "log")
 _READABLE = 0o644  # The folder itself is nobody else's to enter; a copy of such a file keeps the mode.

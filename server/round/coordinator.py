@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 
 from yoriai import wire
-from yoriai.config import JobConfig, job_digest
+from yoriai.config import JobConfig, job_digests
 from yoriai.errors import RoundError
 from yoriai.server.round.attendance import Attendance, Deadlines
 from yoriai.server.round.delivering import OnDelivery, deliver
@@ -127,10 +127,10 @@ class Coordinator:
                 finished rounds stay stored.
             CheckpointError: the stored run belongs to another job, or cannot be written.
         """
-        digest = job_digest(self._job, self._base_digest)
-        checkpoint = last_checkpoint(self._registry, digest, self._run_id)
+        digests = job_digests(self._job, self._base_digest)
+        checkpoint = last_checkpoint(self._registry, digests, self._run_id)
         if checkpoint is None:
-            checkpoint = Checkpoint(self._run_id, digest, 0, initial)
+            checkpoint = Checkpoint(self._run_id, digests[0], 0, initial)
         checkpoint = replace(checkpoint, base_digest=self._base_digest)
         self._messenger.ledger_heads.update(checkpoint.ledger_heads)
         self._end_asked = end_asked or self._end_asked

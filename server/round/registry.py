@@ -84,7 +84,7 @@ class Registry:
             for name in ("adapters", "state"):
                 (folder / name).mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise run_file_fault(folder, error.strerror or type(error).__name__) from error
+            raise run_file_fault(folder, error) from error
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Store a checkpoint; what it refers to is durable before it is.
@@ -189,14 +189,17 @@ class Registry:
                     path.unlink()
 
 
-def last_checkpoint(registry: Registry, digest: str, run_id: str) -> Checkpoint | None:
+def last_checkpoint(registry: Registry, digests: Collection[str], run_id: str) -> Checkpoint | None:
     """What a run goes on from; None when nothing is stored.
+
+    Args:
+        digests: of its job, as `job_digests`.
 
     Raises:
         CheckpointError: the stored run belongs to another job, or is damaged.
     """
     stored = registry.load()
-    if stored is not None and (stored.job_digest, stored.run_id) != (digest, run_id):
+    if stored is not None and (stored.job_digest not in digests or stored.run_id != run_id):
         raise CheckpointError(
             "the stored run belongs to another job",
             remedy="resume with the job and base model it was started with, or choose another folder",

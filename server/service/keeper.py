@@ -63,12 +63,17 @@ class Keeper:
         self._jobs = JobStore(folder.jobs)
         self._superlink = self._supervised()
         self._up = False
+        self._heartbeat = log.heartbeat("waiting")
         self._next_look = 0.0
         self._last_fault = ""
 
     def run(self, woken: socket.socket) -> None:
         """Keep the server until the socket can be read; the SuperLink, and a coordinator at work, end with it."""
         self._superlink.start()
+        with self._heartbeat:
+            self._keep(woken)
+
+    def _keep(self, woken: socket.socket) -> None:
         try:
             while not select.select([woken], [], [], _TICK_S)[0]:
                 try:
@@ -81,12 +86,15 @@ class Keeper:
 
     def _tick(self) -> None:
         if not self._up:
+            self._heartbeat.doing("the SuperLink's first answer")
             self._up = self._flower.is_up()
             if not self._up:
                 return
             self._log.event("superlink_up")
         self._register()
         live = self._jobs.live()
+        is_starting = bool(live) and live[0].state().phase == "starting"
+        self._heartbeat.doing("the start of a job's coordinator" if is_starting else "")
         if live:
             self._look_after(live[0])
 

@@ -15,7 +15,7 @@ from yoriai.errors import StorageError
 from yoriai.server.round.messenger import Transport
 from yoriai.system.files import PRIVATE, write_atomically
 from yoriai.system.log import EventLog
-from yoriai.terminal import one_line
+from yoriai.terminal import count_of_sites, one_line
 
 
 class StageCount(BaseModel):
@@ -92,7 +92,9 @@ class WatchedTransport:
         self._progress.stage = stage
         self._save()
         started = time.monotonic()
-        replies = self._transport.exchange(stage, payloads, timeout_s)
+        with self._log.heartbeat("waiting") as heartbeat:
+            heartbeat.doing(f"{count_of_sites(len(payloads))} in stage {stage}")
+            replies = self._transport.exchange(stage, payloads, timeout_s)
         count = self._progress.stages.setdefault(stage, StageCount())
         seconds = time.monotonic() - started
         down, up = sum(map(len, payloads.values())), sum(map(len, replies.values()))

@@ -81,6 +81,7 @@ def base_for(job: JobConfig, observer: Observer | None = None) -> ModelSession:
         tokenizer = tiny_tokenizer()
         return ModelSession(wrap_base(TINY, tiny_llama(tokenizer), tokenizer, device=device), job.speed)
     told = observer or Silent()
+    told.advance("loading the base model", 0, 0)
     base = load_base(
         job.base.model,
         device=device,

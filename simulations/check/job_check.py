@@ -1,4 +1,4 @@
-"""`yoriai job check`: what a job will do, spend and move, without training a step."""
+"""`yoriai job check`: what a job will do, spend, move and take. One step is timed; nothing that is trained is kept."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,10 @@ from yoriai.config import JobConfig
 from yoriai.privacy.dp.accounting import Accountant, Event, epsilon
 from yoriai.privacy.dp.wording import epsilon_text, terms
 from yoriai.privacy.job_terms.noise import all_rounds
+from yoriai.simulations.check.estimate import Estimate, estimate
+from yoriai.simulations.check.lengths import SiteLengths, distribution, length_limit, site_lengths
 from yoriai.simulations.check.noise_modes import NoiseModes, compare_noise, noise_line
+from yoriai.simulations.check.size_lines import estimate_lines, length_lines
 from yoriai.simulations.check.traffic import Traffic, traffic
 from yoriai.simulations.report.html import size_text
 from yoriai.simulations.run.experiment import DataSource, Experiment, accountant_of, event_of, noise_multiplier, resolve
@@ -29,6 +32,7 @@ class Check:
         accountant: what added these up; None without privacy.
         epsilon: of all rounds without the spare ones; None without privacy.
         epsilon_with_spares: of all rounds and spare ones.
+        lengths: of each site's records, in the order of the experiment's sites.
     """
 
     experiment: Experiment
@@ -39,6 +43,8 @@ class Check:
     epsilon: float | None
     epsilon_with_spares: float | None
     traffic: Traffic
+    lengths: tuple[SiteLengths, ...]
+    estimate: Estimate
 
 
 def check(
@@ -52,9 +58,14 @@ def check(
     Raises:
         YoriaiError: the first thing that would stop a run, with its remedy.
     """
+    observer = observer or Silent()
+    observer.advance("reading the records", 0, 0)
     experiment = resolve(job, source, settings)
     job = experiment.job
-    fitted = fit(experiment, observer or Silent())
+    fitted = fit(experiment, observer)
+    tokenizer = fitted.session.base.tokenizer
+    lengths = tuple(site_lengths(site, tokenizer, job.task) for site in experiment.sites)
+    observer.advance("adding up the privacy", 0, 0)
     sites = len(experiment.sites)
     noise, event = noise_multiplier(job, fitted.n_params, sites), event_of(job, fitted.n_params, sites)
     return Check(
@@ -66,6 +77,8 @@ def check(
         epsilon=_epsilon(job, event, job.federation.rounds),
         epsilon_with_spares=_epsilon(job, event, all_rounds(job)),
         traffic=traffic(experiment, fitted, noise),
+        lengths=lengths,
+        estimate=estimate(experiment, fitted, lengths, observer),
     )
 
 
@@ -76,6 +89,7 @@ def print_check(found: Check, console: Console) -> None:
     moved = found.traffic
     lines = [
         *map(Text, describe(experiment, found.fitted.session, found.fitted.cut)),
+        *length_lines(found.lengths, length_limit(experiment, found.fitted)),
         Text(
             f"training rule {federation.rule}, {found.fitted.n_params:,} parameters, {federation.rounds} rounds of "
             f"{training.local_steps} local step{'s' * (training.local_steps > 1)}, sampling rate "
@@ -88,6 +102,7 @@ def print_check(found: Check, console: Console) -> None:
             f"down and {size_text(moved.bytes_up)} up"
         ),
         _secure_line(found),
+        *estimate_lines(found.estimate),
     ]
     for line in lines:
         console.print(line, highlight=False)
@@ -130,9 +145,12 @@ def _table(found: Check) -> Table:
     owners = experiment.unit_counts()
     for heading in ("train", *(["owners"] if by_owner else []), "test", "weight", "cut", "epsilon", "delta"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for site in experiment.sites:
+    for heading in ("median", "90 %", "longest"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for site, lengths in zip(experiment.sites, found.lengths, strict=True):
+        tokens = distribution(lengths.every, length_limit(experiment, found.fitted))
         table.add_row(
-            Text(site.name),
+            Text(site.shown),
             str(len(site.train)),
             *([str(owners[site.name])] if by_owner else []),
             str(len(site.test)),
@@ -140,6 +158,7 @@ def _table(found: Check) -> Table:
             str(found.fitted.cut[site.name]),
             epsilon_text(found.epsilon, 3),
             "-" if found.epsilon is None else f"{experiment.job.privacy.delta:g}",
+            *(str(length) for length in (tokens.median, tokens.ninetieth, tokens.longest)),
         )
     return table
 

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from yoriai.privacy.dp.wording import epsilon_text
 from yoriai.simulations.cli.options import overrides
+from yoriai.terminal import say_while
 
 # The audit found a bound above the ledger's epsilon, too little noise, or a control that it cannot tell from nothing.
 EXIT_REFUTED = 1
@@ -39,7 +40,7 @@ def audit(
     Exits with 1 if the claim is refuted or the control fails. One run proves a lower bound; it never proves privacy.
     """
     console = Console(stderr=as_json)
-    with console.status("loading libraries"):
+    with say_while("loading libraries"):
         from yoriai.client.base.quiet import quiet_libraries
         from yoriai.config import load_job
         from yoriai.simulations.audit.attack import check_claim

@@ -11,6 +11,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from yoriai.terminal import say_while
+
 bench = typer.Typer(help="Measure Yoriai on this machine.", no_args_is_help=True)
 
 
@@ -26,7 +28,8 @@ def secagg(
     """Secure aggregation beside Flower's own functions, in one process: bytes, site's and coordinator's seconds."""
     from yoriai.simulations.bench.secagg import bench_secagg
 
-    found = bench_secagg(params, sites, dropped, neighbours, bits)
+    with say_while("measuring secure aggregation"):
+        found = bench_secagg(params, sites, dropped, neighbours, bits)
     if as_json:
         typer.echo(json.dumps(found, indent=1))
         return
@@ -93,7 +96,8 @@ def rules(
     )
     folder = out or Path("runs") / f"bench-rules-{data}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
     typer.echo(f"measurements in {folder}", err=True)
-    found = run(asked, Store(folder / "trainings.jsonl"))
+    with say_while("training"):
+        found = run(asked, Store(folder / "trainings.jsonl"))
     document = tables.as_json(found, " ".join(["yoriai", *sys.argv[1:]]), combine_seconds())
     table = tables.rows(document["results"], document["trained_nothing"])
     write_run_file(folder / "rules.json", json.dumps(document, indent=1).encode())
@@ -135,7 +139,8 @@ def deploy(
     with TemporaryDirectory(prefix="yoriai-", ignore_cleanup_errors=True) as temporary:  # A process may end late.
         place = folder or Path(temporary)
         place.mkdir(parents=True, exist_ok=True)
-        found = bench_deploy(asked, place.resolve(), lambda line: typer.echo(line, err=True))
+        with say_while("measuring a deployment"):
+            found = bench_deploy(asked, place.resolve(), lambda line: typer.echo(line, err=True))
     document = {"command": " ".join(["yoriai", *sys.argv[1:]]), **found}
     if json_file is not None:
         write_run_file(json_file, json.dumps(document, indent=1).encode())

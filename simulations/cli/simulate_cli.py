@@ -6,10 +6,19 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from yoriai.errors import EXIT_INTERRUPTED, EXIT_PARTIAL, ConfigError, YoriaiError
+from yoriai.errors import (
+    EXIT_INTERRUPTED,
+    EXIT_PARTIAL,
+    CheckpointError,
+    ConfigError,
+    LedgerError,
+    StorageError,
+    YoriaiError,
+)
 from yoriai.simulations.cli.audit_cli import audit
 from yoriai.simulations.cli.bench_cli import bench
 from yoriai.simulations.cli.options import overrides
+from yoriai.terminal import say_while
 
 _console = Console()
 
@@ -18,7 +27,9 @@ JobFile = Annotated[
 ]
 DataPath = Annotated[
     Path | None,
-    typer.Option("--data", help="Folder with a folder a site, or one .jsonl or .csv file to split with --sites."),
+    typer.Option(
+        "--data", help="Folder with a folder a site, or one .jsonl, .json or .csv file to split with --sites."
+    ),
 ]
 ScenarioName = Annotated[
     str | None, typer.Option("--scenario", help="Ready records and job: excavators (the default) or commands.")
@@ -27,8 +38,30 @@ Sites = Annotated[int | None, typer.Option("--sites", min=1, help="Split one fil
 Partition = Annotated[
     str | None, typer.Option("--partition", help="How to split it: iid (the default), dirichlet:ALPHA or by:FIELD.")
 ]
-PromptField = Annotated[str, typer.Option("--prompt-field", help="Key or column of the prompt.")]
-ResponseField = Annotated[str, typer.Option("--response-field", help="Key or column of the response.")]
+PromptField = Annotated[
+    str,
+    typer.Option(
+        "--prompt-field",
+        show_default=False,
+        help="Key or column of the prompt; of the text or the messages, where there is no response.",
+    ),
+]
+ResponseField = Annotated[
+    str, typer.Option("--response-field", show_default=False, help="Key or column of the response.")
+]
+Encoding = Annotated[
+    str,
+    typer.Option(
+        "--encoding", show_default=False, help="Encoding of the records, such as cp932 or latin-1; default: UTF-8."
+    ),
+]
+TestFraction = Annotated[
+    float | None,
+    typer.Option(
+        "--test-fraction",
+        help="Share of the records that only measure: of one file (default: 0.2), or at sites without a test file.",
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", help="Of partition and split of the records; never of noise.")]
 Epsilon = Annotated[
     str | None,
@@ -43,6 +76,13 @@ Noise = Annotated[
     ),
 ]
 RuleName = Annotated[str | None, typer.Option("--rule", help="Aggregation rule.")]
+Samples = Annotated[
+    bool,
+    typer.Option(
+        "--samples/--no-samples",
+        help="Whether the report of an instruct task shows five test records with the answers before and after.",
+    ),
+]
 Rounds = Annotated[int | None, typer.Option("--rounds", min=1, help="Rounds in the job.")]
 
 
@@ -69,8 +109,10 @@ def simulate(
     rounds: Rounds = None,
     sites: Sites = None,
     partition: Partition = None,
-    prompt_field: PromptField = "prompt",
-    response_field: ResponseField = "response",
+    prompt_field: PromptField = "",
+    response_field: ResponseField = "",
+    encoding: Encoding = "",
+    test_fraction: TestFraction = None,
     seed: Seed = 0,
     engine: Annotated[
         str, typer.Option("--engine", help="inprocess, or flower (Flower's simulation runtime).")
@@ -81,6 +123,7 @@ def simulate(
             "--compare", help="Also train each site alone, without privacy, and at one place: about five times as long."
         ),
     ] = False,
+    samples: Samples = True,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder of the run, new or empty; default: a new one under runs/.")
     ] = None,
@@ -94,7 +137,7 @@ def simulate(
     """
     if resume is not None:
         _refuse_beside_resume(ctx)
-    with _console.status("loading libraries"):
+    with say_while("loading libraries"):
         from yoriai.client.base.quiet import quiet_libraries
         from yoriai.simulations.report.table import print_report
         from yoriai.simulations.run import api
@@ -102,7 +145,7 @@ def simulate(
         from yoriai.simulations.run.observers import screen
 
     ready = _scenario(scenario, data)
-    source = DataSource(data, sites, partition, prompt_field, response_field, seed, ready)
+    source = DataSource(data, sites, partition, prompt_field, response_field, seed, ready, encoding, test_fraction)
     name = job.stem if job else data.stem if data else ready
     folder = resume or out or api.new_folder(name)
     with quiet_libraries(), screen(_console) as observer:
@@ -115,7 +158,7 @@ def simulate(
                     data=source,
                     settings=overrides(rule=rule, epsilon=epsilon, rounds=rounds, noise=noise),
                     out=folder,
-                    options=api.Options(engine=engine, compare=compare),
+                    options=api.Options(engine=engine, compare=compare, samples=samples),
                     observer=observer,
                 )
         except KeyboardInterrupt:
@@ -125,7 +168,8 @@ def simulate(
             observer.say(f"interrupted; {hint}")
             raise typer.Exit(EXIT_INTERRUPTED) from None
         except YoriaiError as error:
-            if error.exit_code == EXIT_PARTIAL:
+            begun = isinstance(error, CheckpointError | LedgerError) and (folder / "run.json").exists()
+            if (error.exit_code == EXIT_PARTIAL or begun) and "--resume" not in error.remedy:
                 observer.say(f"the finished rounds are kept; carry on with: yoriai simulate --resume {folder}")
             raise
     print_report(done, _console, api.run_files(folder))
@@ -151,13 +195,25 @@ def fetch(
                 _console.print(f"  {key:<8}{value}", highlight=False, markup=False, soft_wrap=True)
 
 
-def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or its report.json.")]) -> None:
-    """Show the report of a run again, and write its page and figures anew."""
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or its report.json.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Where to write; default: the run's folder.")] = None,
+    samples: Samples = True,
+) -> None:
+    """Show the report of a run again, and write its page and figures again."""
     from yoriai.simulations.report.file import load_report, write_report
     from yoriai.simulations.report.table import print_report
 
-    loaded = load_report(run)
-    print_report(loaded, _console, write_report(loaded, run if run.is_dir() else run.parent))
+    loaded, place = load_report(run), run if run.is_dir() else run.parent
+    if not samples:
+        loaded = loaded.model_copy(update={"samples": ()})
+    try:
+        files = write_report(loaded, out or place)
+    except CheckpointError as error:  # A run on a read-only disk, say, can be read all the same.
+        print_report(loaded, _console, ())
+        remedy = f"write it elsewhere: yoriai report {run} --out DIR"
+        raise StorageError(error.what, found=error.found, remedy=remedy) from error
+    print_report(loaded, _console, files)
 
 
 def job_init(
@@ -197,22 +253,24 @@ def job_check(
     rounds: Rounds = None,
     sites: Sites = None,
     partition: Partition = None,
-    prompt_field: PromptField = "prompt",
-    response_field: ResponseField = "response",
+    prompt_field: PromptField = "",
+    response_field: ResponseField = "",
+    encoding: Encoding = "",
+    test_fraction: TestFraction = None,
     seed: Seed = 0,
 ) -> None:
     """Check all of a job without training: settings, records, noise, epsilon per site, bytes per round."""
     from yoriai.config import load_job
 
     loaded = load_job(job)
-    with _console.status("loading libraries"):
+    with say_while("loading libraries"):
         from yoriai.client.base.quiet import quiet_libraries
         from yoriai.simulations.check.job_check import check, print_check
         from yoriai.simulations.run.experiment import DataSource
         from yoriai.simulations.run.observers import screen
 
     ready = _scenario(scenario, data)
-    source = DataSource(data, sites, partition, prompt_field, response_field, seed, ready)
+    source = DataSource(data, sites, partition, prompt_field, response_field, seed, ready, encoding, test_fraction)
     settings = overrides(rule=rule, epsilon=epsilon, rounds=rounds, noise=noise)
     with quiet_libraries(), screen(_console) as observer:
         found = check(loaded, source, settings, observer)

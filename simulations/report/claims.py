@@ -6,6 +6,7 @@ Two ways to tell two models apart, the sharper one first:
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -17,6 +18,8 @@ Verdict = Literal["gain", "loss", "open", "unmeasured"]
 _METRICS: Final = (
     ("accuracy", "accuracy", True),
     ("exact_match", "exact match", True),
+    ("token_f1", "token F1", True),
+    ("chrf", "chrF", True),
     ("bits_per_byte", "bits per byte", False),
     ("loss", "loss", False),
 )
@@ -48,15 +51,19 @@ class Metric:
         return value
 
 
+def known_metrics(names: Iterable[str]) -> list[Metric]:
+    """Those of a report's metrics that are shown, in its order."""
+    known = {key: Metric(key, label, better) for key, label, better in _METRICS}
+    return [known[name] for name in names if name in known]
+
+
 def main_metric(report: Report) -> Metric:
     """The first of the task's metrics that is a known one and that the base was scored by."""
-    base = report.overall["base"]
-    known = {key: Metric(key, label, better) for key, label, better in _METRICS}
-    wanted = [known[name] for name in report.task.metrics if name in known]
-    for metric in [*wanted, *known.values()]:
+    base, every = report.overall["base"], known_metrics(key for key, _, _ in _METRICS)
+    for metric in [*known_metrics(report.task.metrics), *every]:
         if metric.of(base) is not None:
             return metric
-    return known["loss"]
+    return every[-1]  # The loss.
 
 
 def verdict(before: Score | None, after: Score | None, paired: Paired | None = None) -> Verdict:
@@ -92,6 +99,7 @@ def claims(report: Report) -> tuple[str, ...]:
     if federated.interval is not None:
         sentences += _site_claims(report, metric)
         sentences += _majority_claims(report)
+    sentences += _nearness_claims(report, federated)
     sentences += _comparison_claims(report, metric, federated)
     return tuple(sentences)
 
@@ -139,6 +147,16 @@ def _majority_claims(report: Report) -> list[str]:
     if not below:
         return []
     return [f"Not shown: an advantage over always giving the commonest label at {_listed(below)}."]
+
+
+def _nearness_claims(report: Report, after: Score) -> list[str]:
+    """How near answers come to the expected ones, which exact match does not see."""
+    before = report.overall["base"]
+    measured = [one for one in known_metrics(("token_f1", "chrf")) if None not in (one.of(before), one.of(after))]
+    if not measured:
+        return []
+    changes = [f"{one.label} goes from {one.of(before):.2f} to {one.of(after):.2f}" for one in measured]
+    return [f"Measured: over all sites, {_listed(changes)}; no interval is known for these, so no gain is claimed."]
 
 
 def _comparison_claims(report: Report, metric: Metric, federated: Score) -> list[str]:

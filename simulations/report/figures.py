@@ -7,7 +7,8 @@ data.
 
 import io
 import re
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -95,14 +96,23 @@ def _figure(height: float, width: float = _WIDTH) -> tuple["Figure", "Axes"]:
     return figure, figure.subplots()
 
 
-def _drawing(figure: "Figure", key: str, title: str, alt: str, *, wide: bool = False) -> Drawing:
+def _drawing(
+    figure: "Figure", key: str, title: str, alt: str, *, wide: bool = False, png_names: Sequence[str] = ()
+) -> Drawing:
     # The PNG stands alone and carries its title; on the page a heading does.
     heading = figure.suptitle(title, x=0.01, ha="left", weight="bold", fontsize=12.5)
     png, svg = io.BytesIO(), io.StringIO()
+    names = [label.get_text() for label in figure.axes[0].get_xticklabels()] if png_names else []
+    if png_names:
+        figure.axes[0].set_xticklabels(png_names)
     figure.savefig(png, format="png", dpi=160, facecolor="white", metadata={"Software": None})
+    if png_names:
+        figure.axes[0].set_xticklabels(names)
     heading.set_visible(False)
     heading.set_in_layout(False)
-    figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # The page's reader has the letters.
+        figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return Drawing(key, title, alt, _for_page(svg.getvalue(), key, alt), png.getvalue(), wide)
 
 
@@ -180,6 +190,7 @@ def _labels_right(axes: "Axes", x: float, labels: list[tuple[float, str, str]]) 
 def _by_site(report: Report, metric: Metric) -> Drawing | None:
     """Before and after for each site, and for all; whiskers are the 95 % intervals."""
     rows = [(site.name, site.base, site.federated, site.majority) for site in report.sites]
+    inside = {site.name: site.identifier or site.name for site in report.sites}
     rows.append(("all sites", report.overall["base"], report.overall.get("federated"), report.overall.get("majority")))
     shown = [row for row in rows if metric.of(row[1]) is not None and metric.of(row[2]) is not None]
     if not shown:
@@ -191,6 +202,10 @@ def _by_site(report: Report, metric: Metric) -> Drawing | None:
         if (value := metric.of(majority)) is not None:
             axes.hlines(value, index - 0.38, index + 0.38, color=_INK, linestyle=(0, (1, 1.5)), zorder=5)
     names = [f"{name}\n{before.records:,} test records" for name, before, _, _ in shown]
+    plain = [
+        name if _has_glyphs(name) else name.replace(row[0], inside[row[0]], 1)
+        for name, row in zip(names, shown, strict=True)
+    ]
     axes.set_xticks(range(len(shown)), names)
     axes.set_ylabel(metric.label)
     axes.set_xlim(-0.6, len(shown) - 0.4)
@@ -199,7 +214,15 @@ def _by_site(report: Report, metric: Metric) -> Drawing | None:
     _key(axes, with_majority=any(metric.of(row[3]) is not None for row in shown))
     words = "; ".join(f"{name} {metric.of(b):.2f} to {metric.of(a):.2f}" for name, b, a, _ in shown)
     alt = f"Bars: {metric.label} by site, before to after: {words}."
-    return _drawing(figure, "sites", "Each site, before and after", alt, wide=True)
+    return _drawing(figure, "sites", "Each site, before and after", alt, wide=True, png_names=plain)
+
+
+def _has_glyphs(text: str) -> bool:
+    """Whether the figures' font can write a text; a page's reader brings fonts, and a PNG's does not."""
+    from matplotlib.font_manager import findfont, get_font
+
+    known = get_font(findfont("DejaVu Sans")).get_charmap()
+    return all(ord(character) in known for character in text if character != "\n")
 
 
 def _key(axes: "Axes", *, with_majority: bool) -> None:

@@ -14,6 +14,7 @@ from yoriai.privacy.dp.wording import accountant_name, epsilon_text, terms
 from yoriai.simulations.report.claims import CLAIM_KINDS, LABELS, Metric, Verdict, claims, main_metric, verdict
 from yoriai.simulations.report.figures import Drawing, draw
 from yoriai.simulations.report.report import PERSONAL, TRAININGS, Paired, Privacy, Report, Score
+from yoriai.simulations.report.scores import score_rows, shown_metrics
 
 PAGE_FILE = "report.html"
 
@@ -48,6 +49,8 @@ def render_html(report: Report, drawings: tuple[Drawing, ...]) -> str:
         rows=_rows(report, metric),
         personal=personal_rows(report, metric),
         comparisons=_comparisons(report, metric),
+        metrics=shown_metrics(report),
+        scores=score_rows(report),
         terms=terms(report.privacy.unit, report.privacy.accountant),
         terms_together=terms(report.privacy.unit, report.accountant_together),
         accountant=accountant_name(report.privacy.accountant or ""),
@@ -90,6 +93,8 @@ def price_text(report: Report) -> str:
 _MEASURES = {
     "accuracy": "Accuracy is the share of test records, never trained on, whose label the model gets right",
     "exact_match": "Exact match is the share of test records, never trained on, that the model answers word for word",
+    "token_f1": "Token F1 is the F1 score of an answer's words, in any order, against those of the expected answer",
+    "chrf": "ChrF says how many of the expected answer's short character strings an answer has, and has no others",
     "bits_per_byte": "Bits per byte says how badly the model predicts test text it never trained on: less is better",
     "loss": "Loss says how badly the model predicts test text it never trained on: less is better",
 }

@@ -1,6 +1,7 @@
 """What a run leaves behind: the `Report`. `report_file` writes and reads it.
 
-A report holds counts, scores, settings and privacy spent; it never holds record text, predictions or tensors.
+A report holds counts, scores, settings and privacy spent, and never a tensor. Record text stands in `samples` alone,
+which whoever runs a simulation may leave out.
 Every number that the terminal table and the page show stands in `report.json`, so that both can be made again from it.
 `docs/report-schema.md` explains the keys; `schema` goes up when one of them changes its meaning.
 """
@@ -47,6 +48,12 @@ class Score(_Part):
     exact_match: Share | None = Field(
         default=None, description="Share of responses that greedy decoding reproduces exactly."
     )
+    token_f1: Share | None = Field(
+        default=None, description="Mean over the same responses of the F1 score of their words, in any order."
+    )
+    chrf: Share | None = Field(
+        default=None, description="Mean over the same responses of chrF, the F-score of character n-grams (0 to 1)."
+    )
     loss: Amount | None = Field(default=None, description="Mean cross-entropy in nats (per record, or per token).")
     bits_per_byte: Amount | None = Field(default=None, description="Bits needed per byte of text.")
     interval: tuple[Share, Share] | None = Field(
@@ -79,7 +86,9 @@ class Task(_Part):
 
 class Base(_Part):
     name: str
-    digest: str = Field(description="Hash of configuration and weights that all sites agreed on.")
+    digest: str = Field(
+        description="Hashes of configuration and weights, and of tokenizer and chat template, that all sites agreed on."
+    )
     licence: str
     source: str
 
@@ -133,7 +142,10 @@ class Privacy(_Part):
 class SiteReport(_Part):
     """One site. `epsilon` is null where the job gave no guarantee."""
 
-    name: str
+    name: str = Field(description="As the user calls it, in any script.")
+    identifier: str | None = Field(
+        default=None, description="Its name in ledgers and folders of the run; null where that is `name`."
+    )
     train_records: Count
     test_records: Count
     owners: Count | None = Field(
@@ -206,6 +218,16 @@ class AdapterReport(_Part):
     bytes: Count
 
 
+class Sample(_Part):
+    """A test record of the site and two answers to it, three dots behind one that did not end: record text."""
+
+    site: str
+    prompt: str = Field(repr=False, description="What the model was given, template included.")
+    expected: str = Field(repr=False, description="The record's own response.")
+    base: str = Field(repr=False, description="The untouched base's answer.")
+    adapted: str = Field(repr=False, description="The answer with the federated adapter.")
+
+
 # What `Report._whole` checks, said in JSON Schema too, so that other languages can validate.
 _REQUIREMENTS: Final[dict[str, JsonValue]] = {
     "allOf": [
@@ -253,6 +275,9 @@ class Report(_Part):
     peak_memory_mb: Amount
     adapter: AdapterReport
     notes: tuple[str, ...] = ()
+    samples: tuple[Sample, ...] = Field(
+        default=(), description="Some test records of an instruct task, answered before and after; empty if left out."
+    )
 
     @model_validator(mode="after")
     def _whole(self) -> Self:

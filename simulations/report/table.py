@@ -21,7 +21,9 @@ from yoriai.simulations.report.html import (
     small_text,
 )
 from yoriai.simulations.report.report import PERSONAL, TRAININGS, Report, Score, SiteReport
+from yoriai.simulations.report.scores import score_rows, shown_metrics
 
+_SCORES_LEGEND: Final = "base → federated; of loss and bits per byte less is better, of the others more"
 # Below this width the columns stand closer and their headings are cut short.
 _ROOMY: Final = 98
 _CHANGE_STYLE: Final[dict[Verdict, str]] = {"gain": "green", "loss": "red", "open": "dim", "unmeasured": ""}
@@ -38,6 +40,8 @@ def print_report(report: Report, console: Console, files: Sequence[Path] = ()) -
     parts: list[RenderableType] = [Text(headline(report), style="bold"), *_warnings(report), Text()]
     parts.append(site_table(report, metric, width=console.width))
     parts.append(Text(_legend(report, metric), style="dim"))
+    if every := score_table(report):
+        parts += [Text(), every, Text(_SCORES_LEGEND, style="dim")]
     if own := personal_table(report, metric):
         parts += [Text(), own]
         if report.privacy.noise != "none":
@@ -136,6 +140,24 @@ def _legend(report: Report, metric: Metric) -> str:
     return f"{text}; ? = the test records do not show it to be more than chance" if "open" in outcomes else text
 
 
+def score_table(report: Report) -> Table | None:
+    """Every measure of the task, base → federated, where the main one is not all; fits 80 columns."""
+    rows = score_rows(report)
+    if not rows:
+        return None
+    table = Table(box=_RULED, padding=(0, 0, 0, 1), pad_edge=False, show_edge=False)
+    table.add_column("site", overflow="fold", vertical="bottom")
+    for metric in shown_metrics(report):
+        table.add_column(metric.label, justify="right", no_wrap=True, vertical="bottom")
+    for row in rows:
+        is_total = row is rows[-1]
+        if is_total:
+            table.add_section()
+        cells = [f"{before} → {after}" for before, after in row.cells]
+        table.add_row(escape(row.name), *cells, style="bold" if is_total else "")
+    return table
+
+
 def personal_table(report: Report, metric: Metric) -> Table | None:
     """The shared adapter against each site's own, and the price of both, if a site has one; fits 80 columns."""
     rows = personal_rows(report, metric)
@@ -199,7 +221,7 @@ def _warnings(report: Report) -> list[RenderableType]:
 
 def _sentence(line: str) -> Table:
     """The sentence, hanging beside its dash."""
-    text = Text(line)
+    text = Text(line, overflow="fold")  # A name of a script without spaces may be cut in two; no letter is lost.
     for kind, style in _CLAIM_STYLE.items():
         if line.startswith(f"{kind}:"):
             text.stylize(style, 0, len(kind) + 1)

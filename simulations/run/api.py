@@ -11,8 +11,10 @@ RUN/
   report.json  report.html  figures/
 """
 
+import contextlib
 import datetime
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,7 +26,7 @@ from yoriai.config import JobConfig
 from yoriai.errors import CheckpointError, ConfigError
 from yoriai.server.round.registry import Checkpoint, Registry
 from yoriai.simulations.report.file import REPORT_FILE, load_report, write_report
-from yoriai.simulations.report.report import Report
+from yoriai.simulations.report.report import Report, Sample
 from yoriai.simulations.run import compare, run_folder
 from yoriai.simulations.run.experiment import DataSource, Experiment, noise_multiplier, resolve
 from yoriai.simulations.run.fitted import Fitted, fit
@@ -36,6 +38,8 @@ from yoriai.simulations.run.run_folder import StoredRun
 from yoriai.simulations.run.simulated_federation import Federation, Outcome, run_federation
 from yoriai.simulations.run.timing import Stopwatch
 from yoriai.strategies.adapter import AdapterState
+from yoriai.system.files import room_for
+from yoriai.system.run_files import run_file_fault
 
 ENGINES = ("inprocess", "flower")
 
@@ -47,11 +51,13 @@ class Options:
     Attributes:
         engine: `inprocess` or `flower`.
         compare: also train each site alone, without privacy, and at one place.
+        samples: show some test records with the answers before and after in the report of an instruct task.
         noise_seed: tests only; repeatable noise voids every guarantee.
     """
 
     engine: str = "inprocess"
     compare: bool = False
+    samples: bool = True
     noise_seed: bytes | None = None
 
 
@@ -107,6 +113,7 @@ def simulate(
     folder = Path(out) if out is not None else None
     if folder is not None:
         run_folder.must_be_free(folder)
+    observer.advance("reading the records", 0, 0)
     experiment = resolve(loaded, source, settings)
     found = absolute_name(experiment.job.base.model)  # The run may be resumed from another folder.
     experiment = replace(experiment, job=config.override(experiment.job, {"base.model": found}))
@@ -119,6 +126,7 @@ def simulate(
         reason=experiment.reason,
         labels_from_records=experiment.labels_from_records,
         records_digest=experiment.records_digest(),
+        samples=options.samples,
     )
     running = _open(experiment, folder, run.run_id, options, observer)
     with run_folder.locked(folder):
@@ -141,10 +149,11 @@ def resume(
     """
     folder, observer = Path(folder), observer or Silent()
     job, run = run_folder.load(folder)
-    options = options or Options(engine=run.engine, compare=run.compare or compare)
+    options = options or Options(engine=run.engine, compare=run.compare or compare, samples=run.samples)
     with run_folder.locked(folder):
         if (done := _finished(folder, options)) is not None:
             return done
+        observer.advance("reading the records", 0, 0)
         experiment = replace(resolve(job, run.data), reason=run.reason, labels_from_records=run.labels_from_records)
         if experiment.records_digest() != run.records_digest:
             raise CheckpointError(
@@ -160,13 +169,14 @@ def _finished(folder: Path, options: Options) -> Report | None:
         return None
     report = load_report(folder)
     complete = report.status != "interrupted" and (not options.compare or compare.LAST in report.overall)
-    return report if complete else None
+    return report if complete and all(path.exists() for path in run_files(folder)) else None
 
 
 def _open(experiment: Experiment, folder: Path, run_id: str, options: Options, observer: Observer) -> _Running:
     """Load the base and see that job and records fit it, before anything is written."""
     watch = Stopwatch(folder / "seconds.json", sorted(site.name for site in experiment.sites), observer)
     fitted = fit(experiment, watch)
+    observer.advance("adding up the privacy", 0, 0)
     # Calibrated here, it is not taken for the coordinator's overhead.
     noise_multiplier(experiment.job, fitted.n_params, len(experiment.sites))
     watch.lap("load")
@@ -204,14 +214,26 @@ def _run(running: _Running) -> Report:
         if "federated" not in kept:
             kept.put("federated", bench.measure(outcome.checkpoint.adapter))
         watch.lap("evaluate")
-        save_adapter(running.session, running.job, outcome.checkpoint.adapter, running.folder / "adapter")
-        personal = _personal(running, federation, outcome, kept, bench)
-        report = _report(running, outcome, personal, kept, bench)
+        running.observer.advance("exporting the adapter", 0, 0)
+        with _after_training(running, "its adapter cannot be exported"):
+            _save_adapter(running, outcome.checkpoint.adapter, running.folder / "adapter")
+        measured = Measured(
+            kept=kept,
+            bench=bench,
+            seconds={},
+            site_seconds={},
+            cut=running.fitted.cut,
+            engine=running.options.engine,
+            personal=_personal(running, federation, outcome, kept, bench),
+            samples=_samples(running, outcome, bench),
+        )
+        report = _report(running, outcome, measured)
         if running.options.compare:
             _compare(running, federation, kept, bench)
-            report = _report(running, outcome, personal, kept, bench)
+            report = _report(running, outcome, measured)
     finally:
-        watch.save()
+        with contextlib.suppress(CheckpointError):  # A full disk costs these seconds, and not the error's own words.
+            watch.save()
     return report
 
 
@@ -246,11 +268,11 @@ def _personal(
         return Personal()
 
     def save(adapter: AdapterState, folder: Path) -> None:
-        save_adapter(running.session, running.job, adapter, folder)
+        _save_adapter(running, adapter, folder)
 
     personal = personal_adapters(PersonalRun(federation, outcome, running.session, bench, save), kept)
     for site, reason in sorted(personal.without.items()):
-        running.observer.say(f"site {site} has no personal adapter: {reason}")
+        running.observer.say(f"site {running.experiment.shown(site)} has no personal adapter: {reason}")
     running.watch.lap("personal")
     return personal
 
@@ -263,21 +285,48 @@ def _compare(running: _Running, federation: Federation, kept: Measurements, benc
         running.watch.lap("compare")
 
 
-def _report(running: _Running, outcome: Outcome, personal: Personal, kept: Measurements, bench: TestBench) -> Report:
+def _samples(running: _Running, outcome: Outcome, bench: TestBench) -> tuple[Sample, ...]:
+    if not running.options.samples:
+        return ()
+    found = bench.samples(running.fitted.initial, outcome.checkpoint.adapter)
+    running.watch.lap("evaluate")
+    return found
+
+
+def _report(running: _Running, outcome: Outcome, measured: Measured) -> Report:
     """Build the report and write it; done before the comparisons too, so that they cannot cost it."""
-    measured = Measured(
-        kept=kept,
-        bench=bench,
-        seconds=running.watch.parts(),
-        site_seconds=running.watch.sites(),
-        cut=running.fitted.cut,
-        engine=running.options.engine,
-        personal=personal,
-    )
+    measured = replace(measured, seconds=running.watch.parts(), site_seconds=running.watch.sites())
     now = datetime.datetime.now(datetime.UTC)
+    running.observer.advance("writing the report", 0, 0)
     report = build_report(running.experiment, running.session, outcome, measured, created=now)
-    write_report(report, running.folder)
+    with _after_training(running, "its report cannot be written"):
+        write_report(report, running.folder)
     return report
+
+
+@contextlib.contextmanager
+def _after_training(running: _Running, what: str) -> Iterator[None]:
+    """A disk that fills up now has cost no round: say so, and by which command the rest is written.
+
+    Raises:
+        CheckpointError: a file could not be written.
+    """
+    try:
+        yield
+    except CheckpointError as error:
+        room = room_for(error.__cause__) if isinstance(error.__cause__, OSError) else "make room"
+        raise CheckpointError(
+            f"the training is finished and stored, but {what}: {error.what}",
+            found=error.found,
+            remedy=f"{room}, then have it written without training: yoriai simulate --resume {running.folder}",
+        ) from error
+
+
+def _save_adapter(running: _Running, adapter: AdapterState, folder: Path) -> None:
+    try:
+        save_adapter(running.session, running.job, adapter, folder)
+    except OSError as error:
+        raise run_file_fault(folder, error) from error
 
 
 def new_folder(name: str) -> Path:

@@ -109,7 +109,6 @@ class SiteSpec:
 
     def open_ledger(self) -> Ledger:
         """The site's ledger, made when missing."""
-        self.ledger_path.parent.mkdir(parents=True, exist_ok=True)
         privacy = self.job.privacy
         return Ledger.open(
             self.ledger_path,

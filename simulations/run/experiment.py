@@ -2,12 +2,12 @@
 
 import hashlib
 import math
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from yoriai import wire
+from yoriai.client.records.columns import Reading
 from yoriai.client.records.units import owner_units, unit_count
 from yoriai.client.session.task_defaults import settled
 from yoriai.config import JobConfig, override
@@ -21,6 +21,7 @@ from yoriai.simulations.scenarios import DEFAULT, get_scenario
 from yoriai.simulations.scenarios.partition import (
     Record,
     SiteRecords,
+    check_labels_alike,
     infer_task_kind,
     label_set,
     partition,
@@ -28,10 +29,10 @@ from yoriai.simulations.scenarios.partition import (
     read_sites,
     split,
 )
+from yoriai.simulations.scenarios.site_names import identifier, site_names
 from yoriai.strategies.fit import check_fit
 
 _TEST_FRACTION = 0.2
-_SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True)
@@ -42,18 +43,23 @@ class DataSource:
         path: a folder with a folder a site, or one file to split over `sites`.
         sites, partition: how many sites one file is split over, and how; None stands for `iid`, and for as many sites
             as the field of a `by:FIELD` has values.
-        prompt_field, response_field: columns or keys that hold prompt and response.
+        prompt_field, response_field: columns or keys that hold prompt and response, as in `Reading`.
         seed: of the partition and of the split.
         scenario: a key of `scenarios.SCENARIOS`; does not go with a path.
+        encoding: of the files, as in `Reading`.
+        test_fraction: share of a site's records that only measure, for one file and for sites of a folder that have no
+            test file; None is a fifth of one file, and none of a folder's.
     """
 
     path: Path | None = None
     sites: int | None = None
     partition: str | None = None
-    prompt_field: str = "prompt"
-    response_field: str = "response"
+    prompt_field: str = ""
+    response_field: str = ""
     seed: int = 0
     scenario: str = DEFAULT
+    encoding: str = ""
+    test_fraction: float | None = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,10 @@ class Experiment:
                 remedy="raise it",
             )
         return wire.Roster(serial=1, weights=weights)
+
+    def shown(self, name: str) -> str:
+        """What the user calls the site of this identifier; the identifier of one that is not here."""
+        return next((site.shown for site in self.sites if site.name == name), name)
 
     def unit_counts(self) -> dict[str, int]:
         """Units of privacy in each site's training records: the records, or their owners."""
@@ -167,7 +177,7 @@ def _read(source: DataSource) -> tuple[tuple[SiteRecords, ...], Data]:
     if source.path is None:
         if source != DataSource(seed=source.seed, scenario=source.scenario):
             raise ConfigError(
-                "--sites, --partition and the names of fields go with records of your own",
+                "--sites, --partition, --test-fraction, --encoding and the names of fields go with records of your own",
                 remedy="name them with --data",
             )
         ready = get_scenario(source.scenario)
@@ -179,15 +189,41 @@ def _read(source: DataSource) -> tuple[tuple[SiteRecords, ...], Data]:
             remedy="leave one of them out",
         )
     own = Data(title=source.path.name or str(source.path), licence="the user's own", source=str(source.path))
-    fields = {"prompt_field": source.prompt_field, "response_field": source.response_field}
+    reading = Reading(source.encoding, source.prompt_field, source.response_field)
+    if source.test_fraction is not None and not 0 < source.test_fraction < 1:
+        raise ConfigError("--test-fraction is no share", found=f"{source.test_fraction:g}", expected="between 0 and 1")
     if source.path.is_dir():
         if source.sites is not None or source.partition is not None:
             raise ConfigError(
                 "--sites and --partition split one file, and --data is a folder of sites", remedy="leave them out"
             )
-        return read_sites(source.path, **fields), own
-    records = read_records(source.path, **fields)
-    return _partitioned(records, source), own
+        return _renamed(_folder_of_sites(source.path, reading, source)), own
+    records = read_records(source.path, reading)
+    return _renamed(_partitioned(records, source)), own
+
+
+def _folder_of_sites(path: Path, reading: Reading, source: DataSource) -> tuple[SiteRecords, ...]:
+    """The sites of a folder; those without test records give up a share of the others, where that was asked for."""
+    fraction = source.test_fraction
+    sites = read_sites(path, reading, tests_may_lack=fraction is not None)
+    if fraction is None:
+        return sites
+    if all(site.test for site in sites):
+        raise ConfigError("--test-fraction: every site has a test file", remedy="leave it out")
+    return tuple(
+        site if site.test else SiteRecords(site.name, *split(site.train, fraction, source.seed)) for site in sites
+    )
+
+
+def _renamed(sites: Sequence[SiteRecords]) -> tuple[SiteRecords, ...]:
+    """The sites, sorted, under identifiers that files and rosters can have; what the user called them is kept."""
+    names = site_names(site.name for site in sites)
+    named = [
+        replace(site, name=inside, given_name=shown if shown != inside else "")
+        for site in sites
+        for inside, shown in [names[site.name]]
+    ]
+    return tuple(sorted(named, key=lambda site: site.name))
 
 
 def _partitioned(records: Sequence[Record], source: DataSource) -> tuple[SiteRecords, ...]:
@@ -200,33 +236,16 @@ def _partitioned(records: Sequence[Record], source: DataSource) -> tuple[SiteRec
             expected="a folder with a folder a site",
             remedy="split the file with --sites N",
         )
-    sites: dict[str, SiteRecords] = {}
-    for value, own in partition(records, source.sites or 0, how, source.seed).items():
-        name = _name_from(value)
-        if name in sites:
-            raise RecordError(f"{how}: two values give the same site name", found=name, remedy="rename one of them")
-        sites[name] = SiteRecords(name, *split(own, _TEST_FRACTION, source.seed))
-    return tuple(sites[name] for name in sorted(sites))
-
-
-def _name_from(text: str) -> str:
-    """A name as jobs and sites have it, made from any text."""
-    name = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in text).strip("._-")
-    return name[:64] or "unnamed"
+    fraction = source.test_fraction or _TEST_FRACTION
+    parts = partition(records, source.sites or 0, how, source.seed)
+    return tuple(SiteRecords(value, *split(own, fraction, source.seed)) for value, own in parts.items())
 
 
 def _check_sites(sites: Sequence[SiteRecords]) -> None:
-    """Names that a ledger's file can have, something to train on at each site, and something to measure at all."""
+    """Something to train on at each site, and something to measure at all."""
     for site in sites:
-        if not _SITE_NAME.fullmatch(site.name):
-            raise RecordError(
-                "a site's name does not fit",
-                found=repr(site.name),
-                expected="1 to 64 letters, digits, dots, dashes or underscores, beginning with a letter or digit",
-                remedy="rename its folder",
-            )
         if not site.train:
-            raise RecordError(f"site {site.name} has no training records", remedy="add some, or leave the site out")
+            raise RecordError(f"site {site.shown} has no training records", remedy="add some, or leave the site out")
     if not any(site.test for site in sites):
         raise RecordError(
             "no site has a test record, so nothing can be measured",
@@ -242,13 +261,13 @@ def _check_owners(job: JobConfig, sites: Sequence[SiteRecords]) -> None:
             owner_units(site.train, job.privacy)
         except RecordError as error:
             raise RecordError(
-                f"site {site.name}: {error.what}", found=error.found, expected=error.expected, remedy=error.remedy
+                f"site {site.shown}: {error.what}", found=error.found, expected=error.expected, remedy=error.remedy
             ) from None
 
 
 def _check_delta(job: JobConfig, sites: Sequence[SiteRecords]) -> None:
     """Delta must be below one over the records, or owners: above it, one of them may be published whole."""
-    name, count = max(((site.name, unit_count(site.train, job.privacy)) for site in sites), key=lambda pair: pair[1])
+    name, count = max(((site.shown, unit_count(site.train, job.privacy)) for site in sites), key=lambda pair: pair[1])
     bound = 1 / count
     if job.privacy.noise != "none" and job.privacy.delta >= bound:
         whose = "training records" if job.privacy.unit == "record" else "owners of training records"
@@ -296,7 +315,7 @@ def _job_for(path: Path, sites: tuple[SiteRecords, ...]) -> JobConfig:
     """Defaults for records without a job file, with a weight unit that fits the largest site."""
     largest = max(len(site.train) for site in sites)
     unit = max(1, math.ceil(largest / MAX_WEIGHT), min([10, *(len(site.train) for site in sites)]))
-    return override(JobConfig(name=_name_from(path.stem)), {"training.records_per_weight": unit})
+    return override(JobConfig(name=identifier(path.stem) or "unnamed"), {"training.records_per_weight": unit})
 
 
 def _settle_task(job: JobConfig, sites: tuple[SiteRecords, ...]) -> tuple[JobConfig, str, bool]:
@@ -308,5 +327,7 @@ def _settle_task(job: JobConfig, sites: tuple[SiteRecords, ...]) -> tuple[JobCon
         reason = "The job says so."
     if job.task.kind != "classify" or job.task.labels:
         return job, reason, False
-    labels = label_set(records + [record for site in sites for record in site.test])
+    records += [record for site in sites for record in site.test]
+    labels = label_set(records)
+    check_labels_alike(records)
     return override(job, {"task.labels": list(labels)}), reason, True

@@ -56,7 +56,7 @@ def fit(experiment: Experiment, observer: Observer) -> Fitted:
                 _check_targets(site, [bool(example.loss_mask.any()) for example in encoded.examples], observer)
         except RecordError as error:
             raise RecordError(
-                f"site {site.name}: {error.what}", found=error.found, expected=error.expected, remedy=error.remedy
+                f"site {site.shown}: {error.what}", found=error.found, expected=error.expected, remedy=error.remedy
             ) from None
     return Fitted(session, initial, cut, largest_update(rule_of(job), initial))
 
@@ -70,4 +70,4 @@ def _check_targets(site: SiteRecords, has_target: list[bool], observer: Observer
             remedy="leave the site out, or give it longer texts",
         )
     if site.test and not any(has_target[len(site.train) :]):
-        observer.say(f"site {site.name}: no test record holds anything to measure, so it gets no score")
+        observer.say(f"site {site.shown}: no test record holds anything to measure, so it gets no score")

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import numpy as np
 from yoriai.client.model.measure import Tally, majority_tally
 from yoriai.client.records.records import SiteRecords
 from yoriai.client.session.model_session import ModelSession
+from yoriai.client.training.answers import SAMPLES, both_answer
 from yoriai.client.training.evaluate import evaluate
 from yoriai.config import JobConfig
 from yoriai.errors import CheckpointError
-from yoriai.simulations.report.report import Paired, Score
+from yoriai.simulations.report.report import Paired, Sample, Score
 from yoriai.simulations.run.observers import Observer
 from yoriai.strategies.adapter import AdapterState
 from yoriai.system.run_files import write_run_file
@@ -58,6 +60,28 @@ class TestBench:
         self.observer.advance("measuring", len(measured), len(measured))
         return tallies
 
+    def samples(self, before: AdapterState, after: AdapterState) -> tuple[Sample, ...]:
+        """Some test records with both adapters' answers, a site's after another's: text, for whoever has the records.
+
+        None for a task whose answers are no text.
+        """
+        if self.job.task.kind != "instruct":
+            return ()
+        self.observer.advance("sample answers", 0, 0)
+        model = self.session.adapted(self.job)
+        by_site = [
+            [(site.name, example) for example in self.session.encode(site.test[:SAMPLES], self.job.task).examples]
+            for site in self.sites
+            if site.test
+        ]
+        in_turn = [pair for row in zip_longest(*by_site) for pair in row if pair is not None]
+        chosen = [(name, example) for name, example in in_turn if example.loss_mask.any()][:SAMPLES]
+        answers = both_answer(model, [example for _, example in chosen], before, after)
+        return tuple(
+            Sample(site=name, prompt=old.prompt, expected=old.expected, base=old.shown, adapted=new.shown)
+            for (name, _), (old, new) in zip(chosen, answers, strict=True)
+        )
+
     def majorities(self) -> SiteTallies:
         """Always answering the commonest label of a site's training records; classify only."""
         index = {label: i for i, label in enumerate(self.job.task.labels)}
@@ -94,7 +118,9 @@ def score(tally: Tally | None, kind: str) -> Score:
     """The report's score of a tally; a site without test records, or without a target in them, scores nothing."""
     if tally is None or not tally.loss_units:
         return Score(records=0)
-    answers = {"exact_match": tally.accuracy} if kind == "instruct" else {"accuracy": tally.accuracy}
+    answers = {"accuracy": tally.accuracy}
+    if kind == "instruct":
+        answers = {"exact_match": tally.accuracy, "token_f1": tally.token_f1, "chrf": tally.chrf}
     records = tally.answered if kind == "instruct" and tally.answered else tally.records
     return Score.measured(
         records, loss=tally.loss, macro_f1=tally.macro_f1, bits_per_byte=tally.bits_per_byte, **answers

@@ -1,12 +1,16 @@
 """What a run tells whoever watches it. The library is silent; the command line draws bars, or prints lines to a log."""
 
+import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Protocol, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from yoriai.system.heartbeat import Heartbeat
+from yoriai.terminal import rough_time
 
 _ROUNDS, _SITES, _NOW = "rounds", "sites", "now"
 # Stages whose units are bytes.
@@ -47,7 +51,7 @@ class Screen(Observer, Protocol):
 
 def screen(console: Console) -> Screen:
     """Bars on a terminal, lines elsewhere."""
-    return Bars(console) if console.is_terminal else Lines(console)
+    return Bars(console) if console.is_interactive else Lines(console)
 
 
 class Bars:
@@ -104,33 +108,90 @@ class Bars:
         }
 
 
-class Lines:
-    """Plain lines for a log: what is said, and the rounds about every tenth of the way."""
+class Pace:
+    """What a training still needs, by its rounds so far.
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._started = time.monotonic()
+    Its first round also computes the records' hidden states, so it stands for the others only until there is one.
+
+    Args:
+        clock: in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._from: tuple[int, float] | None = None  # Rounds done, and when; -1: the first one is at work.
+        self._last = 0
+
+    def begin(self) -> None:
+        """Note that a round is at work; it counts if it is a training's first."""
+        if self._from is None:
+            self._from = (-1, self._clock())
+
+    def left_s(self, done: int, total: int) -> float | None:
+        """Seconds until all rounds are done, at the end of one; None if nothing tells."""
+        now, each_s = self._clock(), None
+        if self._from is not None and done > self._last:
+            since, began = self._from
+            each_s = now - began if since < 0 else (now - began) / (done - since)
+        if each_s is None or since < 0:
+            self._from = (done, now)
+        self._last = done
+        if done >= total:
+            self._from, self._last = None, 0
+        return None if each_s is None else each_s * (total - done)
+
+
+class Lines:
+    """Plain lines for a log: what is said, the rounds about every tenth of the way, and what takes long meanwhile.
+
+    A context manager; `clock` is in seconds.
+    """
+
+    def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console, self._clock = console, clock
+        self._started = clock()
+        self._pace = Pace(clock)
         self._download = ""
+        self.heartbeat = Heartbeat(
+            lambda what, seconds: self._print(f"{what}, {rough_time(seconds)} so far"), clock=clock
+        )
 
     def __enter__(self) -> Self:
+        self.heartbeat.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Nothing to put away."""
+        self.heartbeat.__exit__(kind, error, trace)
 
     def advance(self, what: str, done: int, total: int) -> None:
         """Print a line where a download begins and where a tenth of the rounds is done."""
-        if what == _ROUNDS and (done == total or done * 10 // total > (done - 1) * 10 // total):
-            self.say(f"round {done} of {total} done, {time.monotonic() - self._started:.0f} s")
+        if what == _ROUNDS:
+            self._round(done, total)
+            return
+        if what.startswith("sites ("):
+            self._pace.begin()
         elif what.endswith(_BYTES) and what != self._download:
             self._download = what
             self.say(f"{what}, {total / 1e6:.0f} MB")
+        self.heartbeat.doing(what, _amount(what, done, total))
 
     def say(self, text: str) -> None:
         """Print a line, however long."""
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self._print(text)
+        self.heartbeat.told()
+
+    def _round(self, done: int, total: int) -> None:
+        left_s = self._pace.left_s(done, total)
+        if done == total or done * 10 // total > (done - 1) * 10 // total:
+            left = f", about {rough_time(left_s)} left" if left_s is not None and done < total else ""
+            self.say(f"round {done} of {total}, {rough_time(self._clock() - self._started)} elapsed{left}")
+        self.heartbeat.doing(f"round {done + 1} of {total}" if done < total else "after the last round")
+
+    def _print(self, text: str) -> None:
+        with contextlib.suppress(OSError):  # A log that cannot be written stops no training.
+            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def refusal_lines(refused: Mapping[str, str]) -> list[str]:

@@ -24,6 +24,7 @@ from yoriai.simulations.report.report import (
     Refusal,
     Report,
     RoundReport,
+    Sample,
     Score,
     SiteReport,
     Task,
@@ -37,7 +38,7 @@ from yoriai.strategies.rule import largest_update, rule_of
 
 _METRICS = {
     "classify": ("accuracy", "macro_f1", "loss"),
-    "instruct": ("exact_match", "loss", "bits_per_byte"),
+    "instruct": ("exact_match", "token_f1", "chrf", "loss", "bits_per_byte"),
     "lm": ("bits_per_byte", "loss"),
 }
 
@@ -50,6 +51,7 @@ class Measured:
         seconds, site_seconds: over all sessions of the run.
         cut: records longer than the task allows, by site.
         personal: what the sites' own adapters came to.
+        samples: answers side by side; empty where they are left out.
     """
 
     kept: Measurements
@@ -59,6 +61,7 @@ class Measured:
     cut: dict[str, int]
     engine: str
     personal: Personal = field(default_factory=Personal)
+    samples: tuple[Sample, ...] = ()
 
 
 def describe(experiment: Experiment, session: ModelSession, cut: dict[str, int]) -> list[str]:
@@ -105,11 +108,12 @@ def build_report(
         paired=paired(_all(kept, "base"), _all(kept, "federated")),
         paired_personal=paired(_all(kept, "federated"), _all(kept, PERSONAL)) if PERSONAL in kept else None,
         sites=tuple(_site(experiment, outcome, measured, name) for name in sorted(experiment.roster().weights)),
-        rounds=tuple(_round(record, outcome, measured) for record in outcome.checkpoint.rounds),
+        rounds=tuple(_round(record, experiment, outcome, measured) for record in outcome.checkpoint.rounds),
         seconds=_seconds(measured),
-        peak_memory_mb=_peak_memory_mb(),
+        peak_memory_mb=peak_memory_mb(),
         adapter=_adapter(experiment, outcome),
-        notes=(*_notes(experiment, outcome, measured.cut), *_personal_notes(measured)),
+        notes=(*_notes(experiment, outcome, measured.cut), *_personal_notes(experiment, measured)),
+        samples=measured.samples,
     )
 
 
@@ -179,7 +183,8 @@ def _site(experiment: Experiment, outcome: Outcome, measured: Measured, name: st
     rounds = outcome.checkpoint.rounds
     spent, own = measured.personal.epsilon.get(name), kept[PERSONAL].get(name) if PERSONAL in kept else None
     return SiteReport(
-        name=name,
+        name=records.shown,
+        identifier=name if records.given_name else None,
         train_records=len(records.train),
         test_records=len(records.test),
         owners=experiment.unit_counts()[name] if job.privacy.unit == "owner" else None,
@@ -200,7 +205,7 @@ def _site(experiment: Experiment, outcome: Outcome, measured: Measured, name: st
     )
 
 
-def _round(record: RoundRecord, outcome: Outcome, measured: Measured) -> RoundReport:
+def _round(record: RoundRecord, experiment: Experiment, outcome: Outcome, measured: Measured) -> RoundReport:
     number = record.round_index + 1
     is_last = number == len(outcome.checkpoint.rounds)
     tallies = measured.kept["federated"] if is_last else measured.kept.by_round().get(number)
@@ -208,8 +213,8 @@ def _round(record: RoundRecord, outcome: Outcome, measured: Measured) -> RoundRe
     loss = None if total is None or math.isnan(total.loss) else total.loss
     return RoundReport(
         round=number,
-        sites=record.answered,
-        refused=tuple(Refusal(site=site, reason=reason) for site, reason in record.refused),
+        sites=tuple(map(experiment.shown, record.answered)),
+        refused=tuple(Refusal(site=experiment.shown(site), reason=reason) for site, reason in record.refused),
         loss=loss,
         accuracy=None if total is None else total.accuracy,
         epsilon=_epsilon_after(outcome, number),
@@ -267,14 +272,16 @@ def _notes(experiment: Experiment, outcome: Outcome, cut: dict[str, int]) -> tup
             "The label set was read off all sites' records, which a real federation cannot do: list task.labels."
         )
     if any(cut.values()):
-        listed = ", ".join(f"{name} {count}" for name, count in cut.items() if count)
+        listed = ", ".join(f"{experiment.shown(name)} {count}" for name, count in cut.items() if count)
         notes.append(f"Records longer than {experiment.job.task.max_tokens} tokens were cut: {listed}.")
     if experiment.job.privacy.unit == "owner":
         notes.append(_owners_note(experiment))
-    small = [site.name for site in experiment.sites if 0 < len(site.test) < 30]
+    small = [site.shown for site in experiment.sites if 0 < len(site.test) < 30]
     if small:
         notes.append(f"Too few test records for a judgement by itself: {', '.join(small)}.")
-    notes += [f"Site {site} did not take part: {reason}" for site, reason in sorted(outcome.refused.items())]
+    notes += [
+        f"Site {experiment.shown(site)} did not take part: {reason}" for site, reason in sorted(outcome.refused.items())
+    ]
     return tuple(notes)
 
 
@@ -289,15 +296,15 @@ def _owners_note(experiment: Experiment) -> str:
     )
 
 
-def _personal_notes(measured: Measured) -> list[str]:
+def _personal_notes(experiment: Experiment, measured: Measured) -> list[str]:
     """Who goes on with the shared adapter, and why."""
     return [
-        f"Site {site} has no personal adapter and answers with the shared one: {reason}"
+        f"Site {experiment.shown(site)} has no personal adapter and answers with the shared one: {reason}"
         for site, reason in sorted(measured.personal.without.items())
     ]
 
 
-def _peak_memory_mb() -> float:
+def peak_memory_mb() -> float:
     """Largest resident size of this process so far; Linux counts in KiB, macOS in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1024 / (1024 if sys.platform == "darwin" else 1)

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -11,6 +12,7 @@ from typing import Any
 from yoriai.config import JobConfig, job_to_toml, load_job
 from yoriai.errors import CheckpointError, ConfigError
 from yoriai.simulations.run.experiment import DataSource
+from yoriai.system.files import room_for
 from yoriai.system.run_files import write_run_file
 
 
@@ -21,6 +23,7 @@ class StoredRun:
     Attributes:
         reason, labels_from_records: of the Experiment; the stored job has kind and labels settled already.
         records_digest: of the records it began with.
+        samples: whether answers are shown side by side.
     """
 
     run_id: str
@@ -30,20 +33,29 @@ class StoredRun:
     reason: str
     labels_from_records: bool
     records_digest: str
+    samples: bool = True
 
 
 def must_be_free(folder: Path) -> None:
-    """Refuse a place where a new run would mix with files that are there already.
+    """Refuse a place where a new run would mix with files that are there already, or that may not be written.
 
     Raises:
         ConfigError: it is a file, or a folder that holds something.
+        CheckpointError: it cannot be written.
     """
     if (folder / "run.json").exists():
         raise ConfigError(
             f"{folder} holds a run already",
             remedy=f"carry it on with: yoriai simulate --resume {folder}; or choose another --out",
         )
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    try:
+        is_taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+        above = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+        if not is_taken:
+            tempfile.TemporaryFile(dir=above).close()  # Without a name; nothing of it stays.
+    except OSError as error:
+        raise _not_for_runs(folder, error) from error
+    if is_taken:
         found = "a folder with other files" if folder.is_dir() else "a file"
         raise ConfigError(
             f"{folder} is taken",
@@ -71,6 +83,8 @@ def load(folder: Path) -> tuple[JobConfig, StoredRun]:
     try:
         stored: dict[str, Any] = json.loads((folder / "run.json").read_bytes())
         data = stored["data"]
+        if (data.get("prompt_field"), data.get("response_field")) == ("prompt", "response"):
+            data = {**data, "prompt_field": "", "response_field": ""}  # So runs once stored that nothing was named.
         source = DataSource(**{**data, "path": Path(data["path"]) if data["path"] else None})
         run = StoredRun(**{**stored, "data": source})
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -93,9 +107,7 @@ def locked(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / ".lock").open("w")
     except OSError as error:
-        raise CheckpointError(
-            f"{folder} cannot be written", found=error.strerror or "", remedy="choose another folder"
-        ) from error
+        raise _not_for_runs(folder, error) from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -104,3 +116,11 @@ def locked(folder: Path) -> Iterator[None]:
                 f"another process works on the run in {folder}", remedy="wait for it, or end it, then resume"
             ) from None
         yield
+
+
+def _not_for_runs(folder: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(
+        f"the run's folder {folder} cannot be written",
+        found=error.strerror or type(error).__name__,
+        remedy=f"{room_for(error)}, or choose another folder with --out",
+    )

@@ -9,7 +9,7 @@ from yoriai import wire
 from yoriai.client.records.records import SiteRecords
 from yoriai.client.session.model_session import ModelSession
 from yoriai.client.site.round_trainer import SiteHooks
-from yoriai.config import JobConfig, job_digest
+from yoriai.config import JobConfig, job_digests
 from yoriai.errors import BudgetError
 from yoriai.server.round.coordinator import Coordinator
 from yoriai.server.round.messenger import Transport
@@ -94,7 +94,7 @@ def run_federation(federation: Federation, session: ModelSession) -> Outcome:
     consortium = _consortium(federation)
     specs = {site.name: federation.spec(site, consortium) for site in federation.sites}
     base_digest = session.base.digest
-    checkpoint = last_checkpoint(registry, job_digest(job, base_digest), federation.run_id)
+    checkpoint = last_checkpoint(registry, job_digests(job, base_digest), federation.run_id)
     seconds: dict[str, float] = {}
     if checkpoint is None or not (checkpoint.ended_early or checkpoint.next_round == job.federation.rounds):
         initial = checkpoint.adapter if checkpoint else session.initial_adapter(job)
@@ -124,6 +124,7 @@ def run_federation(federation: Federation, session: ModelSession) -> Outcome:
         if federation.engine == "flower":
             from yoriai.simulations.run.flower_engine import run_in_flower
 
+            federation.observer.advance("sites (in Flower's runtime)", 0, 0)
             checkpoint = run_in_flower(specs, base_digest, coordinate)
         else:
             checkpoint, seconds = _run_in_process(federation, specs, session, coordinate)

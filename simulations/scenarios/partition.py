@@ -5,6 +5,7 @@ here too. Errors name places, never text.
 """
 
 import random
+import re
 from collections import Counter
 from collections.abc import Sequence
 from statistics import median
@@ -12,7 +13,9 @@ from typing import Final, Literal
 
 import numpy as np
 
-from yoriai.client.records.encoding import DEFAULT_TEMPLATES, EncodedRecords, Example, Tokenizer, encode
+from yoriai.client.records.control_tokens import Tokenizer
+from yoriai.client.records.encoding import DEFAULT_TEMPLATES, EncodedRecords, Example, encode
+from yoriai.client.records.likeness import alike
 from yoriai.client.records.records import Record, SiteRecords, fingerprint, read_records, read_sites
 from yoriai.errors import ConfigError, RecordError
 
@@ -23,6 +26,7 @@ __all__ = [
     "Record",
     "SiteRecords",
     "Tokenizer",
+    "check_labels_alike",
     "encode",
     "fingerprint",
     "infer_task_kind",
@@ -36,6 +40,9 @@ __all__ = [
 TaskKind = Literal["lm", "instruct", "classify"]
 # Redraws of a Dirichlet partition until no site is left empty.
 _PARTITION_ATTEMPTS: Final = 100
+_WHOLE_NUMBER: Final = re.compile(r"^(-?[0-9]+)\.0+$")
+# Of many faults of one kind, as many are listed.
+_LISTED: Final = 10
 
 
 def infer_task_kind(records: Sequence[Record]) -> tuple[TaskKind, str]:
@@ -48,15 +55,16 @@ def infer_task_kind(records: Sequence[Record]) -> tuple[TaskKind, str]:
     Raises:
         RecordError: there are no records, or they are of several shapes.
     """
-    shapes = {record.shape for record in records}
+    shapes = {record.shape: record.place for record in reversed(records)}
     if len(shapes) != 1:
         raise RecordError(
             "records of one task must have one shape",
-            found=" and ".join(sorted(shapes)) or "no records",
+            found=" and ".join(f"{shape} ({place})" if place else shape for shape, place in sorted(shapes.items()))
+            or "no records",
             expected="prompts with responses, texts, or messages",
             remedy="convert them to one shape",
         )
-    shape = shapes.pop()
+    (shape,) = shapes
     if shape == "texts":
         return "lm", f"The {len(records)} records are plain texts."
     if shape == "messages":
@@ -83,6 +91,35 @@ def label_set(records: Sequence[Record]) -> tuple[str, ...]:
             )
         labels.add(record.response)
     return tuple(sorted(labels))
+
+
+def check_labels_alike(records: Sequence[Record]) -> None:
+    """Refuse labels that a reader takes for one: a slip of the pen would be a class of its own.
+
+    They differ only in case, Unicode form, spaces, characters of no width, or as 1 does from 1.0.
+
+    Raises:
+        RecordError: there are such labels. It names pairs by the places where they stand first.
+    """
+    places: dict[str, str] = {}
+    first: dict[str, str] = {}
+    pairs = []
+    for record in records:
+        label = record.response or ""
+        if label in places:
+            continue
+        places[label] = record.place or "a record"
+        twin = first.setdefault(_WHOLE_NUMBER.sub(r"\1", alike(label)), label)
+        if twin != label:
+            pairs.append(f"{places[twin]} and {places[label]}")
+    if pairs:
+        more = f"; {len(pairs) - _LISTED} more" if len(pairs) > _LISTED else ""
+        raise RecordError(
+            "labels differ only in case, spaces, Unicode form, hidden characters, or as 1 and 1.0 do",
+            found="; ".join(pairs[:_LISTED]) + more,
+            expected="each label written in one way",
+            remedy='write them alike in the records; if they are no labels, set task.kind = "instruct"',
+        )
 
 
 def split(records: Sequence[Record], test_fraction: float, seed: int) -> tuple[tuple[Record, ...], tuple[Record, ...]]:

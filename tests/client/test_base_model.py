@@ -1,6 +1,5 @@
 """Loading a base and naming it by a digest."""
 
-import copy
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +8,11 @@ from typing import Any
 import pytest
 import torch
 
+from tests.crashes import full_disk
 from tests.tiny import tiny_llama, tiny_tokenizer
 from yoriai.client.base import assets, base_model
-from yoriai.client.base.base_model import BaseModel, base_digest, choose_device, load_base, wrap_base
+from yoriai.client.base.base_model import BaseModel, choose_device, load_base, wrap_base
+from yoriai.client.base.quiet import quiet_libraries
 from yoriai.errors import AssetError, BaseModelError
 
 CPU = torch.device("cpu")
@@ -33,41 +34,6 @@ def test_a_base_is_frozen_in_fp32_and_in_evaluation_mode(base_folder: Path) -> N
 def test_another_digest_than_the_jobs_is_refused_with_both_named(base: BaseModel, base_folder: Path) -> None:
     with pytest.raises(BaseModelError, match=rf"found digest {base.digest[:16]}.*expected 0000000000000000"):
         load_base(str(base_folder), device=CPU, expected_digest="0" * 64)
-
-
-def test_the_digest_changes_with_one_bit_of_any_weight() -> None:
-    tokenizer = tiny_tokenizer()
-    model = tiny_llama(tokenizer, layers=1)
-    before = base_digest(model)
-    assert before == base_digest(tiny_llama(tokenizer, layers=1))
-    for name, weight in model.named_parameters():
-        bits = weight.data.view(-1).view(torch.int32)
-        bits[0] ^= 1
-        assert base_digest(model) != before, name
-        bits[0] ^= 1
-    assert base_digest(model) == before
-
-
-@pytest.mark.parametrize(("key", "value"), [("rms_norm_eps", 1e-4), ("num_attention_heads", 2), ("bos_token_id", 7)])
-def test_the_digest_changes_with_a_setting_that_is_computed_with(key: str, value: object) -> None:
-    model = tiny_llama(tiny_tokenizer(), layers=1)
-    before = base_digest(model)
-    setattr(model.config, key, value)
-    assert base_digest(model) != before
-
-
-def test_the_digest_does_not_change_with_how_the_model_was_stored() -> None:
-    model = tiny_llama(tiny_tokenizer(), layers=1)
-    before = base_digest(model)
-    model.config._name_or_path = "/another/folder"
-    model.config.use_cache = not model.config.use_cache
-    model.config.quantization_config = {"quant_method": "gguf"}
-    assert base_digest(model) == before
-
-
-def test_the_digest_is_of_the_base_and_not_of_adapters_on_it(attach: Any, base: BaseModel) -> None:
-    attach("core").detach()
-    assert base_digest(base.model) == base.digest
 
 
 def test_a_tokenizer_without_padding_pads_with_its_end_of_text(tmp_path: Path) -> None:
@@ -213,8 +179,22 @@ def test_a_gguf_file_that_lacks_tensors_is_refused_and_not_kept(gguf: Path, tmp_
     assert not list((tmp_path / "cache" / "whole-bases").iterdir())
 
 
-def test_a_copy_has_the_same_digest(base: BaseModel) -> None:
-    assert base_digest(copy.deepcopy(base.model)) == base.digest
+def test_a_cache_without_room_for_the_base_is_named_and_keeps_nothing(gguf: Path, tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer()
+    gguf.unlink()
+    write_gguf(gguf, tiny_llama(tokenizer, layers=2), tokenizer)
+    with full_disk(10_000), pytest.raises(AssetError, match=r"the cache .* cannot be used.*YORIAI_CACHE"):
+        load_base(str(gguf), device=CPU)
+    assert not list((tmp_path / "cache" / "whole-bases").iterdir())
+
+
+def test_a_gguf_file_draws_no_bar_into_a_log(gguf: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    tokenizer = tiny_tokenizer()
+    gguf.unlink()
+    write_gguf(gguf, tiny_llama(tokenizer, layers=2), tokenizer)
+    with quiet_libraries():
+        load_base(str(gguf), device=CPU)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_cache_that_cannot_be_made_is_named_with_what_would_help(

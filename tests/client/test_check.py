@@ -127,6 +127,18 @@ def test_a_record_that_cannot_be_read_is_named_by_its_place_alone(north: SiteFol
     assert (row.mark, "line 1" in row.found, MARKER in row.found) == ("fail", True, False)
 
 
+def test_records_are_read_in_the_encoding_and_columns_that_the_sites_file_names(north: SiteFolder) -> None:
+    folder = north.place(north.config().records.folder)
+    for part in ("train", "test"):
+        (folder / f"{part}.jsonl").unlink()
+        (folder / f"{part}.csv").write_bytes("text;label\ndéfaut;x\n".encode("latin-1"))
+    assert "records.encoding" in rows(north)["records"].remedy
+    edit(north, 'encoding = ""', 'encoding = "latin-1"')
+    edit(north, 'prompt_field = ""', 'prompt_field = "text"')
+    edit(north, 'response_field = ""', 'response_field = "label"')
+    assert rows(north)["records"].found == "1 to train, 1 to test"
+
+
 def test_records_are_counted_and_an_open_folder_is_noticed(north: SiteFolder) -> None:
     assert rows(north)["records"].found == "6 to train, 6 to test, 1 owners"
     north.place(north.config().records.folder).chmod(0o755)

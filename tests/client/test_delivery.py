@@ -23,6 +23,7 @@ from tests.coordinators import Known
 from tests.crashes import full_disk, survives
 from tests.tiny import tiny_llama, tiny_tokenizer
 from yoriai import wire
+from yoriai.base_digest import of_weights
 from yoriai.client.cli.jobs_terms import early_end
 from yoriai.client.folder.site_folder import make_site
 from yoriai.client.offer.job_book import JobBook, operator_name
@@ -60,6 +61,7 @@ class Home:
     folder: Path
     policy: PolicySection
     tests: tuple[Record, ...] = TESTS
+    samples: bool = True
     log: list[str] = field(default_factory=list)
     run: str = "run-1"
 
@@ -73,7 +75,9 @@ class Home:
         """Start the site anew."""
         config, self.book = SiteConfig(name="north", policy=self.policy), JobBook(self.folder / "jobs")
         records = replace(site_records(), test=self.tests)
-        self.measuring = Measuring(self.tests, self.bench, progress=None, on_fault=self.log.append)
+        self.measuring = Measuring(
+            self.tests, self.bench, samples=self.samples, progress=None, on_fault=self.log.append
+        )
         deliveries = Deliveries(
             config,
             session=self.bench,
@@ -116,6 +120,10 @@ class Home:
         """Accept the job and have one update leave; the adapter that might come of it."""
         reply = self.offer(job)
         assert isinstance(reply, wire.Acceptance), reply
+        return self.took_part_in_round(job)
+
+    def took_part_in_round(self, job: JobConfig) -> AdapterState:
+        """Have one update of an accepted job leave; the adapter that might come of it."""
         start = self.bench.initial_adapter(job)
         request = wire.TrainRequest(
             run_id=self.run, round_index=0, adapter_digest=start.digest(), payload=start.select(("R",)).to_bytes()
@@ -488,6 +496,16 @@ def test_a_path_like_run_id_stays_among_the_adapters(home: Home, make_job: JobMa
 OTHER = "0a" * 32
 
 
+def test_the_end_of_a_run_that_an_earlier_version_began_is_taken(home: Home, make_job: JobMaker) -> None:
+    """Its base is named by the weights alone, in the book and in the statement."""
+    job, weights = make_job(), of_weights(home.bench.base.digest)
+    assert isinstance(home.offer(job, base_digest=weights), wire.Acceptance)
+    adapter = home.took_part_in_round(job)
+    reply = home.deliver(job, adapter, base_digest=weights, job_digest=job_digest(job, weights))
+    assert isinstance(reply, wire.Receipt), reply
+    assert len(home.stored()) == 1
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
@@ -829,6 +847,52 @@ def test_what_the_adapter_is_worth_is_measured_and_stays_at_the_site(home: Home,
         assert (found["records"], found["correct"]) == (6, tally.correct)
         assert found["loss"] == pytest.approx(tally.loss, rel=1e-6)
     assert before["loss"] != after["loss"]
+
+
+def answering(home: Home, make_job: JobMaker) -> JobConfig:
+    """A job whose answers are words, at a site that has such test records."""
+    home.tests = tuple(Record(prompt=f"{MARKER} ask {n}", response=f"{MARKER} reply {n}") for n in range(7))
+    home.rebuild()
+    return make_job(task__kind="instruct", task__labels=())
+
+
+def test_answers_are_scored_by_how_near_they_come_and_five_kept_in_the_sites_own_file_alone(
+    kept: Home, make_job: JobMaker, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(0)
+    job = answering(kept, make_job)
+    adapter = kept.took_part(job)
+    received(kept.deliver(job, adapter), adapter)  # `send` looks for the records' mark in each reply.
+    (folder,) = kept.stored()
+    path = folder / "evaluation.json"
+    measured = json.loads(path.read_text())
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    for found in (measured["before"], measured["after"]):
+        assert found["answered"] == 7
+        assert found["token_f1"] == pytest.approx(found["token_f1_sum"] / 7)
+        assert 0 <= found["chrf"] <= 1
+    samples = measured["samples"]
+    assert [one["prompt"] for one in samples] == [f"{MARKER} ask {n}\n" for n in range(5)]
+    assert [one["expected"] for one in samples] == [f"{MARKER} reply {n}" for n in range(5)]
+    assert all(set(one) == {"prompt", "expected", "base", "adapted"} for one in samples)
+    as_json, as_table = by_the_command(kept, "jobs", "--json").screen, by_the_command(kept, "jobs").screen
+    assert json.loads(as_json)["jobs"][0]["evaluation"]["after"]["chrf"] == measured["after"]["chrf"]
+    assert all(score in as_table for score in ("right ", "F1 ", "chrF "))
+    told = [as_json, as_table, *kept.log, caplog.text, *capfd.readouterr()]
+    assert not any(MARKER in text for text in told)
+    assert [file.name for file in folder.iterdir() if MARKER.encode() in file.read_bytes()] == ["evaluation.json"]
+
+
+def test_a_site_may_say_that_no_answers_are_kept(home: Home, make_job: JobMaker) -> None:
+    home.samples = False
+    job = answering(home, make_job)
+    adapter = home.took_part(job)
+    received(home.deliver(job, adapter), adapter)
+    (folder,) = home.stored()
+    text = (folder / "evaluation.json").read_text()
+    assert json.loads(text)["samples"] == []
+    assert json.loads(text)["after"]["chrf"] is not None
+    assert MARKER not in text
 
 
 def test_a_site_without_test_records_measures_nothing(home: Home, make_job: JobMaker) -> None:

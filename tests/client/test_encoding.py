@@ -48,10 +48,15 @@ def test_targets_of_a_conversation_are_the_assistants_turns(tokenizer: Any) -> N
     assert targets == "bb</s>d</s>"
 
 
-def test_a_turn_after_the_assistants_last_is_left_out(tokenizer: Any) -> None:
-    record = Record(messages=(("system", "s"), ("user", "a"), ("assistant", "b"), ("user", "unanswered")))
-    whole, _ = _texts(_encode(record, tokenizer, kind="instruct"), tokenizer)
-    assert whole == "<system>s</s><user>a</s><assistant>b</s>"
+@pytest.mark.parametrize("role", ["user", "system"])
+def test_a_conversation_that_ends_unanswered_is_refused_by_its_place(role: str, tokenizer: Any) -> None:
+    turns = (("system", "s"), ("user", "a"), ("assistant", "b"), (role, "unanswered"))
+    records = [CHAT, Record(messages=turns, place="a.jsonl line 2"), Record(messages=turns, place="a.jsonl line 3")]
+    with pytest.raises(RecordError, match=r"a\.jsonl line 2: the last message is not the assistant's") as caught:
+        encode(records, tokenizer, TaskSection(kind="instruct"), context_tokens=256)
+    assert "as in 1 other record" in str(caught.value)
+    assert "add the assistant's answer" in str(caught.value)
+    assert "unanswered" not in str(caught.value)
 
 
 def test_a_class_is_chosen_after_the_template_and_has_no_target_token(tokenizer: Any) -> None:

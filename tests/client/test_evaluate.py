@@ -7,9 +7,12 @@ import torch
 from tests.client.conftest import LABELS, JobMaker, start_for
 from yoriai.client.model.lora import AdaptedModel
 from yoriai.client.model.tasks import LabelHead
+from yoriai.client.records.encoding import Example
 from yoriai.client.records.records import Record
 from yoriai.client.session.model_session import ModelSession
 from yoriai.client.training import evaluate as module
+from yoriai.client.training.answer_scores import chrf, token_f1
+from yoriai.client.training.answers import answer, both_answer
 from yoriai.client.training.evaluate import evaluate
 
 ORDERS = [Record(prompt=f"{'long ' * (n % 3)}order {n}", response=LABELS[n % 3]) for n in range(7)]
@@ -145,6 +148,54 @@ def test_a_response_is_compared_up_to_where_generation_ends(
     assert session.base.end_tokens == {2, end}
     for behind in ([], [9], [9, 9, 9]):
         whole = [*prompt, *own, *behind]
-        assert module._answers_exactly(model, whole, [n >= 4 for n in range(len(whole))])
+        assert answer(model, asked(whole, 4)).exact
     wrong = [*prompt, (own[0] + 1) % 200 + 3, *own[1:]]
-    assert not module._answers_exactly(model, wrong, [n >= 4 for n in range(len(wrong))])
+    assert not answer(model, asked(wrong, 4)).exact
+
+
+def asked(token_ids: list[int], start: int) -> Example:
+    """A prompt, and from `start` on the answer that is expected."""
+    return Example(np.array(token_ids, np.int32), np.arange(len(token_ids)) >= start)
+
+
+def test_answers_that_come_near_are_scored_by_how_near(
+    session: ModelSession, make_job: JobMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job(task__kind="instruct", task__labels=())
+    model, records = session.model(job), session.prepare(PAIRS, job)
+    said = {"yes": "yes", "no no no": "no on"}
+
+    def generate(**given: torch.Tensor) -> torch.Tensor:
+        wanted = "yes" if given["input_ids"].shape[1] == min(starts) else "no no no"
+        words = session.base.tokenizer.encode(said[wanted], add_special_tokens=False)
+        return torch.cat([given["input_ids"], torch.tensor([[*words, session.base.tokenizer.eos_token_id]])], 1)
+
+    starts = [int(np.flatnonzero(example.loss_mask)[0]) for example in records.examples]
+    monkeypatch.setattr(model.peft_model, "generate", generate)
+    tally = evaluate(
+        model, start_for(model, "core"), records, session.head(job), physical_batch_size=4, exact_match=True
+    )
+    assert (tally.correct, tally.answered) == (1, 2)
+    assert tally.token_f1 == pytest.approx((1 + token_f1("no on", "no no no")) / 2)
+    assert tally.chrf == pytest.approx((1 + chrf("no on", "no no no")) / 2)
+    twice = tally + tally
+    assert (twice.token_f1, twice.chrf) == (tally.token_f1, tally.chrf)
+
+
+def test_a_task_without_answers_has_no_score_of_them(session: ModelSession, make_job: JobMaker) -> None:
+    job = make_job()
+    model, records = session.model(job), session.prepare(ORDERS, job)
+    tally = evaluate(model, start_for(model, "core"), records, session.head(job), physical_batch_size=4)
+    assert (tally.token_f1, tally.chrf) == (None, None)
+
+
+def test_an_answer_holds_its_texts_and_tells_them_to_no_log(session: ModelSession, make_job: JobMaker) -> None:
+    job = make_job(task__kind="instruct", task__labels=(), task__template="Q {prompt} A ")
+    model = session.model(job)
+    (example,) = session.encode([Record(prompt="why", response="because")], job.task).examples
+    ((before, after),) = both_answer(model, [example], start_for(model, "core"), start_for(model, "core", seed=4))
+    assert (before.prompt, before.expected) == (after.prompt, after.expected) == ("Q why A ", "because")
+    assert before.given != after.given
+    assert before.shown == before.given + ("" if before.ended else " …")
+    assert "why" not in repr(before)
+    assert "because" not in repr(before)

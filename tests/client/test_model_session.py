@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from tests.client.conftest import LABELS, JobMaker
-from yoriai.client.base.base_model import BaseModel, base_digest
+from yoriai.client.base.base_model import BaseModel
+from yoriai.client.base.digest import base_digest
 from yoriai.client.model.lora import AdaptedModel, svd_factors
 from yoriai.client.model.tasks import LabelHead, LanguageHead
 from yoriai.client.records.records import Record
@@ -96,7 +97,7 @@ def test_closing_gives_the_base_back(session: ModelSession, make_job: JobMaker, 
     session.model(make_job())
     session.close()
     session.close()
-    assert base_digest(base.model) == base.digest
+    assert base_digest(base.model, base.tokenizer) == base.digest
 
 
 def test_the_first_core_adapter_holds_the_bases_own_factors(session: ModelSession, make_job: JobMaker) -> None:

@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from tests.client.conftest import Attach
+from tests.crashes import full_disk
 from yoriai.client.model import prepared as module
 from yoriai.client.model.lora import AdaptedModel
 from yoriai.client.model.prepared import PreparedRecords
 from yoriai.client.records.encoding import Example
+from yoriai.errors import StorageError
 
 LENGTHS = (5, 2, 7, 3, 5)
 
@@ -96,11 +98,22 @@ def _file_of(states: torch.Tensor) -> str:
     raise AssertionError("the states lie nowhere")
 
 
+def test_states_for_which_the_disk_has_no_room_are_an_error_and_no_signal(
+    attach: Attach, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A mapping of a file without its blocks is there at once; the process is killed where a block cannot be had."""
+    model = attach()
+    monkeypatch.setattr(module, "_MEMORY_LIMIT_BYTES", 16)
+    monkeypatch.setattr(module.tempfile, "tempdir", str(tmp_path))
+    with full_disk(100), pytest.raises(StorageError, match=r"no room for the records' hidden states.*TMPDIR"):
+        _prepared(model, {})
+
+
 def test_large_states_lie_in_an_unlinked_file(attach: Attach, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     model = attach()
     in_memory: dict[bytes, torch.Tensor] = {}
     _prepared(model, in_memory)
-    monkeypatch.setattr(module, "_MEMORY_LIMIT_BYTES", 16)
+    monkeypatch.setattr(module, "STATES_IN_MEMORY_BYTES", 16)
     monkeypatch.setattr(module.tempfile, "tempdir", str(tmp_path))
     mapped: dict[bytes, torch.Tensor] = {}
     records = _prepared(model, mapped)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from yoriai.client.records.columns import Reading
 from yoriai.client.records.records import Record, fingerprint, read_records, read_sites
 from yoriai.errors import RecordError
 
@@ -36,7 +37,7 @@ def test_texts_and_messages(tmp_path: Path) -> None:
 def test_csv_by_named_columns_with_a_line_break_in_a_text(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text('order,system,site\n"one\ntwo",boom,A\nthree,"a, b",B\n', encoding="utf-8-sig")
-    first, second = read_records(path, prompt_field="order", response_field="system")
+    first, second = read_records(path, Reading(prompt_field="order", response_field="system"))
     assert first == Record(prompt="one\ntwo", response="boom", fields={"site": "A"})
     assert second == Record(prompt="three", response="a, b", fields={"site": "B"})
     assert second.place == f"{path} line 4"
@@ -44,7 +45,7 @@ def test_csv_by_named_columns_with_a_line_break_in_a_text(tmp_path: Path) -> Non
 
 def test_a_named_column_leaves_a_column_called_prompt_alone(tmp_path: Path) -> None:
     path = _write(tmp_path / "a.jsonl", {"q": "question", "a": "answer", "prompt": "other"})
-    (record,) = read_records(path, prompt_field="q", response_field="a")
+    (record,) = read_records(path, Reading(prompt_field="q", response_field="a"))
     assert record == Record(prompt="question", response="answer", fields={"prompt": "other"})
 
 

@@ -11,6 +11,7 @@ import pytest
 from tests.client.conftest import JobMaker
 from tests.client.offices import MARKER, Office, accepted, noise_for, refused, site_records, updated
 from yoriai import wire
+from yoriai.base_digest import of_weights
 from yoriai.client.offer.costing import CostWorker
 from yoriai.client.offer.offer_bounds import check_bounds
 from yoriai.client.offer.policy import check_membership
@@ -86,6 +87,37 @@ def test_a_job_against_the_rules_is_refused_and_nothing_is_promised(
     assert isinstance(reply, wire.Refusal)
     assert reply.unknown_job
     assert office.charges() == []
+
+
+def test_labels_that_the_base_cannot_tell_apart_are_refused_and_hold_no_budget(
+    office: Office, make_job: JobMaker
+) -> None:
+    refused(office.offer(make_job(task__labels=("pump", "PUMP"))), "the base cannot tell two labels apart")
+    assert office.run not in office.ledger.open_plans()
+    assert office.ledger.outstanding(office.run) == 0
+    assert office.charges() == []
+
+
+def test_a_site_whose_tokenizer_differs_is_refused_with_what_differs(office: Office, make_job: JobMaker) -> None:
+    ours = office.bench.base.digest
+    other = of_weights(ours) + "0" * 64
+    refused(office.offer(make_job(), base_digest=other), "another base model: its tokenizer or chat template differs")
+    refused(office.offer(make_job(base__digest=other)), "another base model: its tokenizer or chat template differs")
+    assert office.ledger.outstanding(office.run) == 0
+    office.policy = PolicySection(epsilon_budget=20.0, allow_plain_updates=True, base_digests=(other,))
+    office.rebuild()
+    refused(office.offer(make_job()), "not one of policy.base_digests")
+    # The half that an earlier version wrote cannot take the other half's place in the policy.
+    refused(office.offer(make_job(), base_digest=of_weights(ours)), "not one of policy.base_digests")
+
+
+def test_what_an_earlier_version_wrote_of_a_base_is_honoured(office: Office, make_job: JobMaker) -> None:
+    weights = of_weights(office.bench.base.digest)
+    office.policy = PolicySection(epsilon_budget=20.0, allow_plain_updates=True, base_digests=(weights,))
+    office.rebuild()
+    job = make_job(base__digest=weights)
+    accepted(office.offer(job, base_digest=weights))
+    updated(office.train(job, 0))
 
 
 @pytest.mark.parametrize(

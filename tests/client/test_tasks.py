@@ -196,5 +196,11 @@ def test_labels_with_the_same_vector_are_refused_by_their_places(base: BaseModel
         check_labels(base.tokenizer, labels)
 
 
+@pytest.mark.parametrize("other", ["cafe\u0301", "ca\u200bfé", "café ", "ｃafé"])
+def test_labels_that_look_the_same_are_refused_by_their_places(base: BaseModel, other: str) -> None:
+    with pytest.raises(ConfigError, match=r"labels 1 and 3 of task\.labels differ in Unicode form"):
+        check_labels(base.tokenizer, ("café", "x", other))
+
+
 def test_labels_that_differ_in_a_letter_are_taken(base: BaseModel) -> None:
     check_labels(base.tokenizer, ("seal pump", "seal pumps", "seal pumpt"))

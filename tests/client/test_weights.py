@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from yoriai.client.base import weights
 from yoriai.client.base.base_model import load_base
-from yoriai.client.model import weights
 from yoriai.errors import BaseModelError
 
 CPU = torch.device("cpu")

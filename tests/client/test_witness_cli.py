@@ -41,7 +41,8 @@ def test_the_site_works_on_afterwards_and_its_budget_shows_the_operators_word(no
     assert (done.code, "recorded as row 5" in done.screen) == (0, True)
     shown = " ".join(yoriai("site", "budget", north.path).screen.split())
     assert "its second place was lost; it was begun anew: its disk died" in shown
-    (ledger,) = json.loads(yoriai("site", "budget", north.path, "--json").screen)["ledgers"]
+    screen = yoriai("site", "budget", north.path, "--json").screen
+    (ledger,) = json.loads(screen[screen.index("{") :])["ledgers"]
     assert [(renewal["row"], renewal["reason"]) for renewal in ledger["witness_renewed"]] == [(5, "its disk died")]
     assert len(ledger["charges"]) == 1
 

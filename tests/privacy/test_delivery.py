@@ -33,7 +33,13 @@ STATEMENT = DeliveryStatement(
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"roster_digest": "3d" * 32}, {"adapter_digest": ""}, {"adapter_digest": "", "rounds": 0}],
+    [
+        {},
+        {"base_digest": "1b" * 64},
+        {"roster_digest": "3d" * 32},
+        {"adapter_digest": ""},
+        {"adapter_digest": "", "rounds": 0},
+    ],
 )
 def test_a_statement_reads_as_it_was_signed(changes: dict[str, Any]) -> None:
     statement = replace(STATEMENT, **changes)
@@ -86,6 +92,8 @@ def test_a_signature_for_another_kind_of_file_is_none_for_a_statement() -> None:
         ("run_id", ["r"]),
         ("job_digest", "0A" * 32),
         ("base_digest", ""),
+        ("base_digest", "1b" * 33),
+        ("base_digest", "1b" * 32 + "\n"),
         ("adapter_digest", "2c" * 31),
         ("adapter_digest", ["2"] * 64),
         ("adapter_digest", 0),

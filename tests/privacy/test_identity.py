@@ -18,9 +18,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from tests.privacy.secagg.cohort import NOW, YEAR, authority, certificate, roster, signing_key, trust
 from yoriai.errors import IdentityError, StorageError
 from yoriai.privacy.identity.certificates import Authority, Trust, fingerprint, make_request
-from yoriai.privacy.identity.key_file import read_private
 from yoriai.privacy.identity.roster import Directory, Roster, RosterEntry, RosterMemory, read_roster, sign_roster
 from yoriai.privacy.identity.signing_key import SigningKey, read_key, verify, write_key
+from yoriai.system.key_file import read_private
 
 NAME = "site-0000"
 

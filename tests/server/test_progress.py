@@ -3,9 +3,15 @@
 import io
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
+import pytest
+
+from tests.proxies import wait_for
 from yoriai.server.service.progress import WatchedTransport, read_progress
+from yoriai.system import log
+from yoriai.system.heartbeat import Heartbeat
 from yoriai.system.log import EventLog
 
 
@@ -68,3 +74,18 @@ def test_an_absent_site_is_logged_again_only_for_another_reason_and_when_it_is_b
 def test_a_file_that_cannot_be_written_stops_no_exchange(tmp_path: Path) -> None:
     (tmp_path / "p").mkdir()
     assert watched(tmp_path / "p")[0].exchange("agree", {"a": b"1"}, 1.0) == {"a": b"11"}
+
+
+def test_an_exchange_that_takes_long_is_told_of_while_it_lasts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The exchange itself ends only once the log has a line about it."""
+    transport, echo, stream = watched(tmp_path / "p")
+    monkeypatch.setattr(log, "Heartbeat", partial(Heartbeat, first_s=0.0, look_s=0.001))
+    answer = echo.exchange
+
+    def slow(stage: str, payloads: Mapping[str, bytes], timeout_s: float) -> Mapping[str, bytes]:
+        wait_for(lambda: "waiting" in stream.getvalue())
+        return answer(stage, payloads, timeout_s)
+
+    monkeypatch.setattr(echo, "exchange", slow)
+    transport.exchange("agree", {"a": b"1", "b": b"1"}, 1.0)
+    assert events(stream, "waiting")[0]["what"] == "2 sites in stage agree"

@@ -11,6 +11,7 @@ from yoriai.simulations.report.report import (
     Refusal,
     Report,
     RoundReport,
+    Sample,
     Score,
     SiteReport,
     Task,
@@ -103,6 +104,33 @@ def language_model_report() -> Report:
             site.model_copy(update={"majority": None, "base": before, "federated": after}) for site in whole.sites
         ],
         "rounds": [one.model_copy(update={"accuracy": None}) for one in whole.rounds],
+    }
+    return Report.model_validate(content)
+
+
+def instruct_report() -> Report:
+    """A run whose answers come nearer without one being given word for word, with two of them."""
+    whole = example_report(compare=False)
+    before = Score.measured(320, exact_match=0.0, token_f1=0.12, chrf=0.21, loss=3.1, bits_per_byte=1.31)
+    after = Score.measured(320, exact_match=0.0, token_f1=0.48, chrf=0.52, loss=2.6, bits_per_byte=1.09)
+    content = whole.model_dump(by_alias=True)
+    content |= {
+        "task": {
+            "kind": "instruct",
+            "reason": "The job says so.",
+            "labels": [],
+            "metrics": ["exact_match", "token_f1", "chrf", "loss", "bits_per_byte"],
+        },
+        "overall": {"base": before, "federated": after},
+        "paired": None,
+        "sites": [
+            site.model_copy(update={"majority": None, "base": before, "federated": after}) for site in whole.sites
+        ],
+        "rounds": [one.model_copy(update={"accuracy": 0.0}) for one in whole.rounds],
+        "samples": [
+            Sample(site="A", prompt="Pump?\n", expected="It leaks oil", base="Pump? Pump? …", adapted="It leaks"),
+            Sample(site="B", prompt="<b>Engine</b>\n", expected="a < b", base="<script>x</script>", adapted="a"),
+        ],
     }
     return Report.model_validate(content)
 
@@ -210,5 +238,6 @@ ALL_KINDS = (
     language_model_report(),
     interrupted_report(),
     personal_report(),
+    instruct_report(),
 )
-KIND_NAMES = ("classify", "no privacy", "lm", "interrupted", "personal")
+KIND_NAMES = ("classify", "no privacy", "lm", "interrupted", "personal", "instruct")

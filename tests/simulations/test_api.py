@@ -118,6 +118,54 @@ def test_other_kinds_of_records_run(base: Path, tmp_path: Path, record: dict[str
     assert "labels" not in json.loads((tmp_path / "run" / "adapter" / "task.json").read_text())
 
 
+def write_answers(folder: Path) -> Path:
+    """Two sites whose records are answered in words."""
+    for site in ("x", "y"):
+        for part in ("train", "test"):
+            lines: list[dict[str, object]] = [
+                {"prompt": f"{site} {part} {n}", "response": f"answer {n}"} for n in range(6)
+            ]
+            write_records(folder / site / f"{part}.jsonl", lines)
+    return folder
+
+
+def test_answers_of_base_and_adapter_stand_side_by_side_in_the_report_and_nowhere_else(
+    base: Path, tmp_path: Path
+) -> None:
+    settings, run = job_settings(base) | {"federation.rounds": 1}, tmp_path / "run"
+    heard = Notebook()
+    report = simulate(data=write_answers(tmp_path / "data"), settings=settings, out=run, observer=heard)
+    assert [(one.site, one.prompt, one.expected) for one in report.samples] == [
+        (site, f"{site} test {n}\n", f"answer {n}") for n, site in ((0, "x"), (0, "y"), (1, "x"), (1, "y"), (2, "x"))
+    ]
+    assert all(one.base for one in report.samples)
+    score = report.overall["federated"]
+    assert None not in (score.exact_match, score.token_f1, score.chrf, score.loss, score.bits_per_byte)
+    holding = {path.name for path in run.rglob("*") if path.is_file() and b"x test 1" in path.read_bytes()}
+    assert holding == {"report.json", "report.html"}
+    assert not any("test 0" in line for line in [*heard.said, *(what for what, _, _ in heard.advances)])
+
+
+def test_answers_can_be_left_out_from_the_start_and_after_a_resume(base: Path, tmp_path: Path) -> None:
+    settings, run = job_settings(base) | {"federation.rounds": 1}, tmp_path / "run"
+    data = write_answers(tmp_path / "data")
+    report = simulate(data=data, settings=settings, out=run, options=Options(samples=False))
+    assert report.samples == ()
+    (run / "report.json").unlink()
+    assert resume(run).samples == ()
+
+
+def test_a_run_that_was_stored_before_there_were_samples_shows_them_when_resumed(base: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    settings = job_settings(base) | {"federation.rounds": 1}
+    first = simulate(data=write_answers(tmp_path / "data"), settings=settings, out=run)
+    (run / "report.json").unlink()
+    stored = json.loads((run / "run.json").read_text())
+    del stored["samples"]
+    (run / "run.json").write_text(json.dumps(stored))
+    assert resume(run).samples == first.samples
+
+
 def test_one_table_file_is_split_over_sites(base: Path, tmp_path: Path) -> None:
     rows = [f"pump {n},{'leak' if n % 2 else 'noise'}" for n in range(40)]
     (tmp_path / "orders.csv").write_text("\n".join(["order,fault", *rows]) + "\n")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,11 @@ from yoriai.simulations.cli.simulate_cli import overrides
 from yoriai.simulations.report.file import load_report
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def litter(errors: str) -> list[str]:
+    """Lines on standard error besides those of a machine on which loading takes longer than ten seconds."""
+    return [line for line in errors.splitlines() if not re.fullmatch(r"loading libraries, \d+ (s|min) so far", line)]
 
 
 def yoriai(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
@@ -56,12 +62,14 @@ def test_simulate_to_a_log_shows_life_and_no_litter(sites: Path, job: Path, tmp_
     environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "100"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    assert litter(done.stderr) == []
     assert "\r" not in done.stdout
     assert "\x1b" not in done.stdout
     lines = done.stdout.splitlines()
-    assert [line.partition(",")[0] for line in lines if line.startswith("round ")] == [
-        f"round {n} of 3 done" for n in (1, 2, 3)
+    assert [re.sub(r"\d+ s", "N s", line) for line in lines if line.startswith("round ")] == [
+        "round 1 of 3, N s elapsed, about N s left",
+        "round 2 of 3, N s elapsed, about N s left",
+        "round 3 of 3, N s elapsed",
     ]
     for expected in ("base     ", "records  sites; licence", "task     classify. The 74 prompts", "run      run"):
         assert any(line.startswith(expected) for line in lines), expected
@@ -97,7 +105,7 @@ def test_ctrl_c_names_the_way_on_and_resume_finishes(
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 130, output + errors
-    assert errors == ""
+    assert litter(errors) == []
     assert "interrupted; carry on with: yoriai simulate --resume run" in output
     assert 1 <= _rounds_done(tmp_path / "run") < 24
 
@@ -146,7 +154,7 @@ def test_job_check_prints_noise_epsilon_and_bytes(
     assert "noise multiplier 1." in flat
     assert "with 1 spare, at delta 1e-05" in flat
     assert "masking 16 bits a value in words of 19 bits" in flat
-    assert shown.err == ""
+    assert litter(shown.err) == []
 
 
 def test_job_init_writes_what_job_check_reads(
@@ -187,7 +195,7 @@ def _spoil(sites: Path, line: str, name: str = "train.jsonl") -> None:
         ("empty", "a/train.jsonl: the file is empty"),
         ("missing", "its train records are missing"),
         ("label", "a label outside the set"),
-        ("name", "a site's name does not fit"),
+        ("name", "two sites have the same name"),
         ("epsilon", "setting privacy.epsilon"),
         ("word", "--epsilon; found much"),
         ("file", "split the file with --sites N"),
@@ -219,7 +227,7 @@ def test_bad_input_is_one_line_on_stderr_and_exit_code_2(
     elif case == "label":
         _spoil(sites, '{"prompt": "secret", "response": "secret"}\n', "test.jsonl")
     elif case == "name":
-        (sites / "a").rename(sites / "werk a")
+        (sites / "b").rename(sites / "A")
     elif case == "misspelt":
         job.write_text(job.read_text().replace("epsilon = 8.0", "epsilom = 8.0"))
     data = {"file": sites / "a" / "train.jsonl", "data": tmp_path / "none.jsonl"}.get(case, sites)
@@ -290,7 +298,22 @@ def test_one_file_by_a_field_of_its_own(base: Path, tmp_path: Path, monkeypatch:
     path, job = write_records(tmp_path / "orders.jsonl", rows), write_job(tmp_path / "job.toml", base)
     arguments = ("--partition", "by:plant", "--epsilon", "none", "--rounds", "1", "--out", tmp_path / "run")
     assert yoriai(monkeypatch, "simulate", job, "--data", path, *arguments) == 0
-    assert [site.name for site in load_report(tmp_path / "run").sites] == ["North-1", "South-2"]
+    named = [(site.name, site.identifier) for site in load_report(tmp_path / "run").sites]
+    assert named == [("North 1", "North-1"), ("South/2", "South-2")]
+
+
+def test_options_name_columns_encoding_and_share_of_tests(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = "".join(f"{('ポンプ', '弁')[n % 2]} {n};{n % 2}\n" for n in range(40))
+    for site in ("大阪", "東京"):
+        (tmp_path / "sites" / site).mkdir(parents=True)
+        (tmp_path / "sites" / site / "train.csv").write_bytes(f"text;label\n{rows}".encode("cp932"))
+    job = write_job(tmp_path / "job.toml", base)
+    names = ("--prompt-field", "text", "--response-field", "label", "--encoding", "cp932", "--test-fraction", "0.25")
+    assert yoriai(monkeypatch, "job", "check", job, "--data", tmp_path / "sites", *names) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:3] for line in lines[-2:]] == [["大阪", "30", "10"], ["東京", "30", "10"]]
 
 
 def test_a_training_that_diverges_ends_with_code_4_and_keeps_what_was_done(

@@ -73,8 +73,76 @@ def test_a_log_hears_of_about_every_tenth_of_the_rounds(rounds: int, lines: int)
         log.say("a line that is longer than twenty characters [x]")
     shown = text(console).splitlines()
     assert len(shown) == lines + 2
-    assert shown[lines - 1].startswith(f"round {rounds} of {rounds} done")
+    assert shown[lines - 1].startswith(f"round {rounds} of {rounds}, ")
     assert shown[-2:] == ["download, 2 MB", "a line that is longer than twenty characters [x]"]
+
+
+class Clock:
+    """Seconds that pass when the test says so."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def rounds_told(log: Lines, clock: Clock, spans: list[int], total: int) -> None:
+    """A training whose rounds take so long each."""
+    for done, seconds in enumerate(spans, 1):
+        log.advance("sites (train)", 0, 3)
+        clock.now += seconds
+        log.advance("rounds", done, total)
+
+
+def test_a_log_says_how_long_it_took_and_how_long_it_will_take() -> None:
+    """The first round computes hidden states too, and says nothing of the others once there is one of them."""
+    console, clock = Console(file=io.StringIO()), Clock()
+    log = Lines(console, clock=clock)
+    clock.now = 21.0  # Loading.
+    rounds_told(log, clock, [20, 15, 15], 20)
+    assert text(console).splitlines() == [
+        "round 2 of 20, 56 s elapsed, about 4 min left",
+    ]
+
+
+def test_the_last_round_has_nothing_left_and_the_next_training_counts_for_itself() -> None:
+    console, clock = Console(file=io.StringIO()), Clock()
+    log = Lines(console, clock=clock)
+    rounds_told(log, clock, [60, 60], 2)
+    clock.now += 600  # Measuring.
+    rounds_told(log, clock, [1, 2], 3)
+    assert text(console).splitlines() == [
+        "round 1 of 2, 60 s elapsed, about 60 s left",
+        "round 2 of 2, 2 min elapsed",
+        "round 1 of 3, 12 min elapsed, about 2 s left",
+        "round 2 of 3, 12 min elapsed, about 2 s left",
+    ]
+
+
+def test_a_log_that_is_silent_for_long_says_what_is_being_done() -> None:
+    console, clock = Console(file=io.StringIO()), Clock()
+    log = Lines(console, clock=clock)
+    log.advance("prefix of site a", 100, 800)
+    for _ in range(12):
+        clock.now += 1
+        log.heartbeat.look()
+    log.advance("rounds", 1, 3)
+    clock.now += 10
+    log.heartbeat.look()
+    assert text(console).splitlines() == [
+        "prefix of site a, 100/800, 10 s so far",
+        "round 1 of 3, 12 s elapsed",
+        "round 2 of 3, 10 s so far",
+    ]
+
+
+def test_a_log_on_a_full_disk_stops_no_training() -> None:
+    full = Path("/dev/full").open("w", buffering=1)  # noqa: SIM115 - closing it fails as well
+    with Lines(Console(file=full)) as log:
+        log.say("a line")
+        log.advance("rounds", 1, 3)
+    with pytest.raises(OSError, match="No space left"):
+        full.close()
 
 
 def test_time_is_booked_on_sites_and_parts_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,11 +8,13 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from tests.commands import yoriai
 from tests.simulations.report_fixture import (
     ALL_KINDS,
     KIND_NAMES,
     changed,
     example_report,
+    instruct_report,
     interrupted_report,
     personal_report,
 )
@@ -124,6 +126,28 @@ def test_all_faults_of_a_report_are_listed(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load_report(tmp_path)
     assert [fault.what.split(":")[0] for fault in caught.value.faults] == ["sites.1.epsilon", "adapter.rank"]
+
+
+def test_a_report_from_before_there_were_samples_reads_as_one_without(tmp_path: Path) -> None:
+    content = json.loads(report_json(example_report()))
+    assert content.pop("samples") == []
+    for part in (content["overall"], *content["sites"]):
+        for score in part.values():
+            if isinstance(score, dict) and "records" in score:
+                del score["token_f1"], score["chrf"]
+    (tmp_path / "report.json").write_text(json.dumps(content))
+    assert load_report(tmp_path) == example_report()
+
+
+def test_record_text_is_taken_out_of_a_finished_report_on_request(tmp_path: Path) -> None:
+    write_report(instruct_report(), tmp_path)
+    held = [path.name for path in tmp_path.iterdir() if path.is_file() and b"It leaks oil" in path.read_bytes()]
+    assert sorted(held) == ["report.html", "report.json"]
+    done = yoriai("report", tmp_path, "--no-samples")
+    assert done.code == 0
+    assert "leaks" not in done.screen
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"leaks" in path.read_bytes()]
+    assert load_report(tmp_path) == changed(instruct_report(), samples=())
 
 
 def test_epsilon_without_noise_is_refused() -> None:

@@ -4,7 +4,13 @@ import re
 
 import pytest
 
-from tests.simulations.report_fixture import changed, example_report, interrupted_report, language_model_report
+from tests.simulations.report_fixture import (
+    changed,
+    example_report,
+    instruct_report,
+    interrupted_report,
+    language_model_report,
+)
 from yoriai.simulations.report.claims import claims, main_metric, verdict
 from yoriai.simulations.report.report import Paired, Score
 
@@ -69,3 +75,11 @@ def test_interrupted_run_claims_nothing() -> None:
 def test_main_metric_is_the_tasks_first_that_was_measured() -> None:
     assert main_metric(example_report()).key == "accuracy"
     assert main_metric(language_model_report()).key == "bits_per_byte"
+
+
+def test_answers_that_come_nearer_are_measured_and_claimed_to_be_no_gain() -> None:
+    (sentence,) = [one for one in claims(instruct_report()) if "chrF" in one]
+    changes = "token F1 goes from 0.12 to 0.48 and chrF goes from 0.21 to 0.52"
+    assert sentence.startswith(f"Measured: over all sites, {changes};")
+    assert sentence.endswith("no gain is claimed.")
+    assert not any("chrF" in one for one in claims(example_report()))

@@ -12,6 +12,8 @@ from tests.simulations.report_fixture import (
     KIND_NAMES,
     changed,
     example_report,
+    instruct_report,
+    language_model_report,
     personal_report,
 )
 from yoriai.simulations.report.figures import Drawing, draw
@@ -75,6 +77,27 @@ def test_names_from_a_run_cannot_become_markup() -> None:
     content["job"]["name"] = content["rounds"][6]["refused"][0]["reason"] = evil
     report = Report.model_validate(content)
     assert "<script" not in render_html(report, draw(report))
+
+
+def test_answers_stand_side_by_side_escaped_and_said_to_be_record_text() -> None:
+    page = render_html(instruct_report(), ())
+    row = "<td>Pump?\n</td><td>It leaks oil</td><td>Pump? Pump? …</td><td>It leaks</td>"
+    assert f'<tr><th scope="row">A</th>{row}</tr>' in page
+    assert "test records of whoever ran this simulation, word for word" in page
+    assert "&lt;script&gt;x&lt;/script&gt;" in page
+    assert "&lt;b&gt;Engine&lt;/b&gt;" in page
+    assert "<script" not in page
+    assert "<b>Engine" not in page
+    assert "side by side" not in render_html(changed(instruct_report(), samples=()), ())
+
+
+def test_every_measure_of_a_task_that_answers_or_reads_has_a_column() -> None:
+    page = render_html(instruct_report(), ())
+    cells = "".join(f"<td>{n}</td>" for n in ("0.00", "0.00", "0.12", "0.48", "0.21", "0.52", "3.10", "2.60"))
+    assert f'<tr><th scope="row">C</th>{cells}<td>1.31</td><td>1.09</td></tr>' in page
+    page = render_html(language_model_report(), ())
+    assert '<th scope="row">all sites</th><td>1.31</td><td>1.09</td><td>3.10</td><td>2.60</td>' in page
+    assert "Every measure" not in render_html(example_report(), ())
 
 
 def test_personal_adapters_have_a_table_and_their_price_a_sentence_only_where_there_are_any() -> None:

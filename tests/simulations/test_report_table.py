@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from tests.simulations.report_fixture import ALL_KINDS, KIND_NAMES, changed, example_report, personal_report
+from tests.simulations.report_fixture import (
+    ALL_KINDS,
+    KIND_NAMES,
+    changed,
+    example_report,
+    instruct_report,
+    language_model_report,
+    personal_report,
+)
 from yoriai.simulations.report.file import report_json
 from yoriai.simulations.report.report import Report
 from yoriai.simulations.report.table import print_report
@@ -51,6 +59,27 @@ def test_change_that_is_not_shown_is_marked_without_colour() -> None:
     assert "?" not in next(line for line in lines if line.startswith("B "))
 
 
+def test_all_measures_of_answers_stand_in_the_summary() -> None:
+    lines = [" ".join(line.split()) for line in screen(instruct_report(), 80).splitlines()]
+    assert "site exact match token F1 chrF loss bits per byte" in lines
+    numbers = "0.00 → 0.00 0.12 → 0.48 0.21 → 0.52 3.10 → 2.60 1.31 → 1.09"
+    assert f"B {numbers}" in lines
+    assert f"all sites {numbers}" in lines
+
+
+def test_loss_and_bits_per_byte_stand_in_the_summary_of_texts() -> None:
+    lines = [" ".join(line.split()) for line in screen(language_model_report(), 80).splitlines()]
+    assert "site bits per byte loss" in lines
+    assert "D 1.31 → 1.09 3.10 → 2.60" in lines
+    assert "base → federated" not in screen(example_report(), 80)
+
+
+def test_no_record_text_is_on_the_last_screen() -> None:
+    text = screen(instruct_report(), 100)
+    assert instruct_report().samples
+    assert not any(word in text for word in ("Pump?", "leaks", "Engine<"))
+
+
 def test_comparison_rows_stand_only_where_they_were_measured() -> None:
     assert "each site alone" in screen(example_report(), 100)
     assert "each site alone" not in screen(example_report(compare=False), 100)
@@ -92,3 +121,10 @@ def test_missing_secure_aggregation_is_said() -> None:
 def test_missing_noise_is_said() -> None:
     assert "Differential privacy is off" in screen(example_report(noise=False), 100)
     assert "Differential privacy is off" not in screen(example_report(), 100)
+
+
+@pytest.mark.parametrize("width", range(60, 100))
+def test_a_name_of_a_script_without_spaces_loses_no_letter_at_a_lines_end(width: int) -> None:
+    note = "Too few test records for a judgement by itself: 名古屋, 大阪."
+    shown = "".join(screen(changed(example_report(), notes=[note]), width).split())
+    assert "名古屋,大阪." in shown

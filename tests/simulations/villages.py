@@ -49,7 +49,7 @@ class Village:
             self.ledgers[name] = closing.enter_context(ledger)
             self.books[name] = JobBook(home / name / "jobs")
             (home / name / "adapters").mkdir()
-            measuring = Measuring(records.test, bench, progress=None, on_fault=pytest.fail)
+            measuring = Measuring(records.test, bench, samples=True, progress=None, on_fault=pytest.fail)
             self.measuring.append(measuring)
             deliveries = Deliveries(
                 config,

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import tomli_w
 from pydantic import BaseModel, ValidationError
 
+from yoriai.base_digest import of_weights
 from yoriai.config.faults import KeyPath, all_faults, dotted, faults_of, schema_fault, syntax_error
 from yoriai.config.models import (
     DeadlinesSection,
@@ -32,6 +33,7 @@ from yoriai.config.training import (
     TaskSection,
     TrainingSection,
 )
+from yoriai.config.types import is_text_encoding
 from yoriai.errors import ConfigError, YoriaiError
 
 __all__ = [
@@ -57,7 +59,9 @@ __all__ = [
     "SpeedSection",
     "TaskSection",
     "TrainingSection",
+    "is_text_encoding",
     "job_digest",
+    "job_digests",
     "job_json_schema",
     "job_template",
     "job_to_toml",
@@ -185,6 +189,11 @@ def job_digest(job: JobConfig, base_digest: str) -> str:
         settings = {key: value for key, value in settings.items() if key not in ("head", "public")}
         settings["task"].pop("head")
     return hashlib.sha256(json.dumps([base_digest, settings], sort_keys=True).encode()).hexdigest()
+
+
+def job_digests(job: JobConfig, base_digest: str) -> tuple[str, ...]:
+    """What a stored run of the job may go by: its digest, and that of versions that named a base by its weights."""
+    return job_digest(job, base_digest), job_digest(job, of_weights(base_digest))
 
 
 def override(job: JobConfig, settings: Mapping[str, object]) -> JobConfig:

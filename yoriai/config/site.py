@@ -11,6 +11,7 @@ from yoriai.config.types import (
     Address,
     Count,
     Digests,
+    Encoding,
     Kinds,
     MetricsPort,
     Name,
@@ -25,12 +26,36 @@ from yoriai.config.types import (
 class RecordsSection(Table):
     """The records of this site. They never leave it."""
 
-    folder: NonEmpty = Field(default="data", description="Folder with train.jsonl and test.jsonl (or .csv).")
+    folder: NonEmpty = Field(default="data", description="Folder with train.jsonl and test.jsonl (or .json, or .csv).")
     dataset: Name = Field(
         default="records",
         description="Name of the data set, under which its ledger counts. It stays the same when the records change; "
         "other records under another name have a budget of their own.",
     )
+    encoding: Encoding = Field(
+        default="",
+        description="Encoding of the files, such as cp932 or latin-1. Empty: UTF-8. A file's own mark, of UTF-8 or "
+        "UTF-16, goes before it.",
+    )
+    prompt_field: str = Field(
+        default="",
+        description="Column or key of the prompt; of the text or the messages, where there is no response. Empty: "
+        "prompt with response, text, or messages, whichever is there.",
+    )
+    response_field: str = Field(default="", description="Column or key of the response. Empty: response.")
+
+    sample_answers: bool = Field(
+        default=True,
+        description="Whether the evaluation of a delivered adapter, evaluation.json, keeps five test records of an "
+        "instruct task with the answers before and after. They are record text, and stay in that file.",
+    )
+
+    @field_validator("response_field")
+    @classmethod
+    def _another_column(cls, name: str, info: ValidationInfo) -> str:
+        if name and name == info.data.get("prompt_field"):
+            raise ValueError("is prompt_field too")
+        return name
 
 
 class ModelSection(Table):
@@ -119,7 +144,7 @@ class PolicySection(Table):
     min_sites: Count = Field(default=2, description="Fewest sites in a job's rounds for this site to take part.")
     base_digests: Digests = Field(
         default=(),
-        description="SHA-256 digests, in hexadecimal, of the base models that this site trains. Empty: any.",
+        description="Digests, in hexadecimal, of the base models that this site trains. Empty: any.",
     )
     rules: Texts = Field(
         default=(),

@@ -16,8 +16,9 @@ class BaseSection(Table):
     )
     digest: Digest | None = Field(
         default=None,
-        description="SHA-256 of the base model's weights, in hexadecimal. When given, a site refuses any other model.",
-        examples=["0" * 64],
+        description="What names the base model's weights, tokenizer and chat template, in hexadecimal. When given, a "
+        "site refuses any other model.",
+        examples=["0" * 128],
     )
 
 

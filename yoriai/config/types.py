@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from yoriai.base_digest import PATTERN
 from yoriai.config.faults import Expected
 
 _PROMPT = "{prompt}"
@@ -58,6 +59,22 @@ def _proxy(text: str) -> str:
     return text
 
 
+def is_text_encoding(name: str) -> bool:
+    """Whether Python knows an encoding of texts by this name."""
+    try:
+        return isinstance(b"a".decode(name), str)
+    except UnicodeError:  # There is one; it has no such text.
+        return name.lower() != "undefined"
+    except (LookupError, ValueError):
+        return False
+
+
+def _encoding(name: str) -> str:
+    if name and not is_text_encoding(name):
+        raise ValueError("is no encoding that Python knows")
+    return name
+
+
 def _one_prompt(template: str) -> str:
     if template.count(_PROMPT) != 1:
         raise ValueError(f"must hold {_PROMPT} exactly once, and holds it {template.count(_PROMPT)} times")
@@ -69,7 +86,11 @@ Name = Annotated[
     Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"),
     Expected("1 to 64 letters, digits, dots, dashes or underscores, beginning with a letter or digit"),
 ]
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$"), Expected("64 lower-case hexadecimal digits (a SHA-256)")]
+Digest = Annotated[
+    str,
+    Field(pattern=PATTERN),
+    Expected("128 lower-case hexadecimal digits (two SHA-256), or the first 64 of them for the weights alone"),
+]
 Template = Annotated[str, AfterValidator(_one_prompt), Expected(f"a text that holds {_PROMPT} exactly once")]
 Layers = Annotated[str, Field(pattern=r"^(all|last:[1-9][0-9]*)$"), Expected('"all" or "last:K", K at least 1')]
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda:[0-9]+)$"), Expected('"auto", "cpu" or "cuda:N"')]
@@ -81,6 +102,7 @@ MetricsPort = Annotated[int, Field(ge=0, le=65535)]
 NonEmpty = Annotated[str, Field(min_length=1), Expected("a text that is not empty")]
 Address = Annotated[str, AfterValidator(_server_address), Expected("HOST:PORT, or an empty text")]
 Proxy = Annotated[str, AfterValidator(_proxy), Expected("http://HOST:PORT without a password, or an empty text")]
+Encoding = Annotated[str, AfterValidator(_encoding), Expected("a text encoding such as cp932, or an empty text")]
 Version = Annotated[Literal[1], BeforeValidator(_whole)]
 _LISTED = (BeforeValidator(tuple_from_list), AfterValidator(distinct), Field(json_schema_extra={"uniqueItems": True}))
 Texts = Annotated[tuple[NonEmpty, ...], *_LISTED, Expected("a list of texts, none of them empty, none twice")]
@@ -99,7 +121,7 @@ Kinds = Annotated[
     *_LISTED,
     Expected('a list of "lm", "instruct", "classify", none twice'),
 ]
-Digests = Annotated[tuple[Digest, ...], *_LISTED, Expected("a list of SHA-256 digests in hexadecimal, none twice")]
+Digests = Annotated[tuple[Digest, ...], *_LISTED, Expected("a list of digests in hexadecimal, none twice")]
 
 
 class Table(BaseModel):

@@ -1,6 +1,7 @@
 """Files of Yoriai's own: replaced whole or not at all, private from the first byte, durable when a call returns."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
@@ -12,6 +13,9 @@ from yoriai.errors import StorageError
 
 PRIVATE = 0o600
 _MIB = 1024 * 1024
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+_IN_THE_WAY = frozenset({errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY})
 
 
 def write_atomically(path: Path, data: bytes, *, mode: int = 0o666) -> Path:
@@ -28,14 +32,24 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o666) -> Path:
     Raises:
         StorageError: the disk is full or the place cannot be written.
     """
+    try:
+        return replace_content(path, data, mode=mode)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def replace_content(path: Path, data: bytes, *, mode: int = 0o666) -> Path:
+    """As `write_atomically`, for those with a message of their own.
+
+    Raises:
+        OSError: the disk is full or the place cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _write_part(temporary, data, mode)
         temporary.replace(path)
         sync(path.parent)
-    except OSError as error:
-        raise cannot_write(path, error) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -191,13 +205,29 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def cannot_write(path: Path, error: OSError) -> StorageError:
+def cannot_write(path: Path | str, error: OSError) -> StorageError:
     """The error of a place that cannot be written; what was there is as it was."""
     return StorageError(
         f"{path} cannot be written",
         found=error.strerror or type(error).__name__,
-        remedy="make room, or choose another folder; what was there before is intact",
+        remedy=f"{room_for(error)}, or choose another folder; what was there before is intact",
     )
+
+
+def room_for(error: OSError) -> str:
+    """What makes a place writable that was not, by the system's reason."""
+    if error.errno in _FULL:
+        return "make room on that disk"
+    if error.errno in _FORBIDDEN:
+        return "make it writable for this user"
+    if error.errno in _IN_THE_WAY:
+        return "move away what is there in its place"
+    return "check the path and its disk"
+
+
+def is_unwritable(error: OSError) -> bool:
+    """Whether a disk is full or a place forbidden: for the user to mend, and no fault of the code."""
+    return error.errno in _FULL | _FORBIDDEN
 
 
 def _write_part(temporary: Path, data: bytes, mode: int) -> None:

@@ -11,7 +11,10 @@ import threading
 from datetime import UTC, datetime
 from typing import TextIO
 
+from yoriai.system.heartbeat import Heartbeat
+
 _LONGEST_VALUE = 500
+_AGAIN_S = 60.0  # A process that lives for months may wait for days.
 
 
 class EventLog:
@@ -45,6 +48,10 @@ class EventLog:
         with self._lock, contextlib.suppress(OSError, ValueError):
             self._stream.write(line + "\n")
             self._stream.flush()
+
+    def heartbeat(self, name: str) -> Heartbeat:
+        """A heartbeat in this log: events of that name with `what` is being done and for how many `seconds`."""
+        return Heartbeat(lambda what, seconds: self.event(name, what=what, seconds=round(seconds)), again_s=_AGAIN_S)
 
 
 class LibraryHandler(logging.Handler):

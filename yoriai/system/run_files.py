@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from yoriai.errors import CheckpointError, StorageError
-from yoriai.system.files import write_atomically
+from yoriai.errors import CheckpointError
+from yoriai.system.files import replace_content, room_for
 
 
 def write_run_file(path: Path, data: bytes) -> Path:
@@ -13,15 +13,15 @@ def write_run_file(path: Path, data: bytes) -> Path:
         CheckpointError: the disk is full or the place cannot be written.
     """
     try:
-        return write_atomically(path, data)
-    except StorageError as error:
-        raise run_file_fault(path, error.found) from error
+        return replace_content(path, data)
+    except OSError as error:
+        raise run_file_fault(path, error) from error
 
 
-def run_file_fault(path: Path, found: str) -> CheckpointError:
+def run_file_fault(path: Path, error: OSError) -> CheckpointError:
     """The error of a file, or folder, of a run that cannot be written."""
     return CheckpointError(
         f"{path} cannot be written",
-        found=found,
-        remedy="make room or choose another folder, then resume; the last checkpoint is intact",
+        found=error.strerror or type(error).__name__,
+        remedy=f"{room_for(error)}, then resume; the last checkpoint is intact",
     )

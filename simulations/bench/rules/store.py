@@ -6,7 +6,7 @@ from pathlib import Path
 
 from yoriai.errors import CheckpointError
 from yoriai.simulations.bench.rules.plan import Training
-from yoriai.system.run_files import write_run_file
+from yoriai.system.run_files import run_file_fault, write_run_file
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,18 @@ class Store:
         path: made when missing.
 
     Raises:
-        CheckpointError: a line other than the last cannot be read. A last line that was cut short is removed.
+        CheckpointError: a line other than the last cannot be read, or the file cannot be written. A last line that was
+            cut short is removed.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._known: dict[str, Measured] = {}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lines = path.read_text().splitlines() if path.exists() else []
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lines = path.read_text().splitlines() if path.exists() else []
+        except OSError as fault:
+            raise run_file_fault(path, fault) from fault
         for number, line in enumerate(lines, 1):
             try:
                 entry = json.loads(line)
@@ -70,5 +74,8 @@ class Store:
     def put(self, training: Training, measured: Measured) -> None:
         """Keep and append."""
         self._known[training.key()] = measured
-        with self._path.open("a") as file:
-            file.write(json.dumps({"training": training.key(), "measured": asdict(measured)}) + "\n")
+        try:
+            with self._path.open("a") as file:
+                file.write(json.dumps({"training": training.key(), "measured": asdict(measured)}) + "\n")
+        except OSError as error:
+            raise run_file_fault(self._path, error) from error
