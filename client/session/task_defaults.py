@@ -1,51 +1,15 @@
-"""What a job leaves open, filled in by its task: rates, rounds, layers. docs/benchmarks/heads.md says where from.
+"""What a job leaves open, filled in by its task.
 
 A setting that the job names stays as it is. Which head answers a classify task is the first of these: a head that
 trains, or fixed label vectors where the job names an aggregation rule, for then an adapter is what it wants to train.
 """
 
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any, Final
 
 from yoriai.config import JobConfig, override
+from yoriai.config.by_task import LABEL_VECTORS, TEXTS, TRAINED_HEAD, Settings
 from yoriai.privacy.job_terms.calibration import calibrated
 from yoriai.privacy.job_terms.noise import all_rounds, expected_batch, honest_shares
-
-Settings = Mapping[str, object]
-
-TRAINED_HEAD: Final[Settings] = MappingProxyType(
-    {
-        "training.sampling_rate": 1.0,
-        "federation.rounds": 20,
-        "federation.server_optimizer": "none",
-        "evaluation.every": 5,
-    }
-)
-LABEL_VECTORS: Final[Settings] = MappingProxyType(
-    {
-        "lora.rank": 32,
-        "lora.alpha": 32.0,
-        "lora.layers": "last:4",
-        "training.sampling_rate": 0.25,
-        "federation.rounds": 32,
-        "federation.server_learning_rate": 0.045,
-        "federation.server_learning_rate_without_noise": 0.02,
-        "evaluation.every": 8,
-    }
-)
-TEXTS: Final[Settings] = MappingProxyType(
-    {
-        "lora.rank": 32,
-        "lora.alpha": 32.0,
-        "lora.layers": "last:4",
-        "training.sampling_rate": 0.25,
-        "federation.rounds": 24,
-        "federation.server_learning_rate": 0.015,
-        "federation.server_learning_rate_without_noise": 0.02,
-        "evaluation.every": 8,
-    }
-)
 
 # The step at which a head does best falls with the noise that all rounds together leave in the mean gradient.
 _RATE_WITHOUT_NOISE: Final = 8.0
