@@ -53,7 +53,7 @@ def _table(model: type[BaseModel], name: str, values: Mapping[str, Any], left_op
             yield ""
             lines = list(_setting(key, field, values.get(key)))
             is_open = f"{name}.{key}" in left_open
-            yield from [*lines[:-1], f"#{lines[-1]}"] if is_open else lines
+            yield from [*lines[:-1], f"#{lines[-1].removeprefix('#')}"] if is_open else lines
     for inner_name, kind in inner:
         yield ""
         yield from _table(kind, inner_name, values.get(inner_name.rpartition(".")[2], {}), left_open)

@@ -83,13 +83,13 @@ class HeadSection(Table):
     """What a head that trains reads of a record; for task.head = "trained" alone."""
 
     states: States = Field(
-        default=("mean",),
+        default=("mean", "last"),
         description="States of the frozen base: last is the last position after the last layer, mean:K the mean over "
         "all positions after layer K, mean the same after four fifths of the layers.",
         examples=[["last", "mean:24"]],
     )
     directions: int = Field(
-        default=256,
+        default=128,
         ge=1,
         le=8192,
         description="Directions that are kept of each state: those in which public texts differ most (a count).",
@@ -117,7 +117,7 @@ class PublicSection(Table):
         examples=["public.txt"],
     )
     written: int = Field(
-        default=400,
+        default=0,
         ge=0,
         le=100_000,
         description="Texts that the base itself writes after the beginning of the template (a count), beside those "
