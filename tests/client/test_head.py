@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from tests.client.conftest import LABELS, JobMaker
 from yoriai.client.base.base_model import BaseModel
+from yoriai.client.base.pieces import Rows
 from yoriai.client.base.states import FrozenStates, places
 from yoriai.client.model.conditioning import conditioning
 from yoriai.client.model.head_model import TEMPERATURE, HeadModel
@@ -202,8 +203,8 @@ def test_states_that_are_not_kept_are_the_same_ones(session: ModelSession, job: 
     model, prepared = session.model(job), session.prepare(RECORDS, job)
     anew = PreparedRecords(model, prepared.examples, known=None)
     for records in ([0, 1, 2, 3, 4], [3], [4, 1]):
-        ((kept,), (made,)) = (list(found.batches(records, 8)) for found in (prepared, anew))
-        assert torch.equal(kept.entering, made.entering)
+        ((kept,), (made,)) = (list(found.pieces(records, lambda _shape: Rows(8))) for found in (prepared, anew))
+        assert torch.equal(kept.batch.entering, made.batch.entering)
 
 
 def test_the_base_runs_once_a_record_however_many_rounds(
