@@ -94,11 +94,6 @@ class PreparedRecords:
     def __len__(self) -> int:
         return len(self.examples)
 
-    def states(self) -> Tensor:
-        """The first row of each record's entering state, (records, F); for models that have no other."""
-        assert self._states is not None
-        return torch.stack([state[0] for state in self._states])
-
     @property
     def unit_count(self) -> int:
         """The number of units of privacy, which is what is drawn from. It must not leave the site."""

@@ -12,7 +12,6 @@ from yoriai.client.model.factor_model import FactorModel
 from yoriai.client.model.head_model import HeadModel, HeadShape, path_of
 from yoriai.client.model.lora import AdaptedModel, svd_factors
 from yoriai.client.model.magnitude import check_state, weight_norms
-from yoriai.client.model.prepared import PreparedRecords
 from yoriai.client.model.public_texts import public_texts
 from yoriai.client.model.tasks import (
     LabelHead,
@@ -23,7 +22,7 @@ from yoriai.client.model.tasks import (
     label_vectors,
     untouched_logits,
 )
-from yoriai.client.records.encoding import DEFAULT_TEMPLATES, encode
+from yoriai.client.records.encoding import DEFAULT_TEMPLATES, Example, encode
 from yoriai.client.records.records import Record
 from yoriai.config import JobConfig
 from yoriai.strategies.adapter import AdapterState
@@ -32,6 +31,8 @@ from yoriai.strategies.head import HEAD_PATH
 from yoriai.strategies.rule import rule_of
 
 Progress = Callable[[int, int], None]
+
+_PUBLIC_AT_ONCE = 16
 
 
 def built_of(job: JobConfig, base: BaseModel) -> tuple[object, ...]:
@@ -91,12 +92,25 @@ def head_conditioning(
     texts = public_texts(model.base, job.task, job.public, progress)
     records = [Record(prompt=text, response=job.task.labels[0]) for text in texts]
     encoded = encode(records, model.base.tokenizer, job.task, context_tokens=model.base.context_tokens)
-    states = PreparedRecords(model, encoded.examples, known={}).states()  # (n, places · H)
+    states = _states(model, encoded.examples, progress)  # (n, places · H and words)
     shape = model.head_shape
     found = {}
     for number, place in enumerate(shape.places):
         part = states[:, number * shape.width : (number + 1) * shape.width]
         found[path_of(place)] = conditioning(part.numpy(), shape.directions)
+    return found
+
+
+def _states(model: HeadModel, examples: Sequence[Example], progress: Progress | None) -> torch.Tensor:
+    """The entering states of public examples, (n, F). They may share passes as they like: nothing of them is secret."""
+    by_length = sorted(range(len(examples)), key=lambda place: len(examples[place].token_ids))
+    found = torch.empty(len(examples), model.state_width)
+    for start in range(0, len(by_length), _PUBLIC_AT_ONCE):
+        if progress is not None:
+            progress(start, len(by_length))
+        places = by_length[start : start + _PUBLIC_AT_ONCE]
+        longest = len(examples[places[-1]].token_ids)
+        found[places] = model.enter([examples[place] for place in places], longest)[:, 0].float().cpu()
     return found
 
 

@@ -159,7 +159,8 @@ def test_equal_tokens_with_other_words_have_states_of_their_own(session: ModelSe
     records = [Record(prompt="x " * 40 + word, response="pump") for word in ("red", "blue")]
     prepared = session.prepare(records, job)
     assert prepared.examples[0].token_ids.tobytes() == prepared.examples[1].token_ids.tobytes()
-    assert not torch.equal(*prepared.states())
+    (batch,) = prepared.batches([0, 1], 2)
+    assert not torch.equal(*batch.entering)
 
 
 # Gradients.
