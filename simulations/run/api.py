@@ -205,7 +205,7 @@ def _run(running: _Running) -> Report:
     stored = Registry(running.folder).load()
     try:
         if "base" not in kept:
-            kept.put("base", bench.measure(running.fitted.initial))
+            kept.put("base", bench.measure_base(running.fitted.initial))
         if stored is not None:  # The interruption may have come between a round and its measurement.
             _measure_between(running, stored, bench, kept)
         watch.lap("evaluate")

@@ -1,7 +1,7 @@
 """The sites' test records, measured by the simulation itself: in a deployment each site measures only for itself."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from yoriai.client.model.measure import Tally, majority_tally
+from yoriai.client.model.prepared import PreparedRecords
 from yoriai.client.records.records import SiteRecords
+from yoriai.client.session.base_answers import base_tally
 from yoriai.client.session.model_session import ModelSession
 from yoriai.client.training.answers import SAMPLES, both_answer
 from yoriai.client.training.evaluate import evaluate
@@ -38,6 +40,31 @@ class TestBench:
     def measure(self, adapter: AdapterState) -> SiteTallies:
         """Counts by site."""
         model, head = self.session.model(self.job), self.session.head(self.job)
+        return self._by_site(
+            lambda records: evaluate(
+                model,
+                adapter,
+                records,
+                head,
+                physical_batch_size=self.session.speed.physical_batch_size,
+                exact_match=self.job.task.kind == "instruct",
+            )
+        )
+
+    def measure_base(self, initial: AdapterState) -> SiteTallies:
+        """Counts by site of the untouched base, which is what the job's first adapter leaves it.
+
+        A head that has not trained answers nothing; there the base answers with its labels' words.
+        """
+        if not self.job.trains_head:
+            return self.measure(initial)
+        self.session.model(self.job)  # One with a head leaves the base bare.
+        rows = self.session.speed.physical_batch_size
+        return self._by_site(
+            lambda records: base_tally(self.session.base, self.job.task, records, physical_batch_size=rows)
+        )
+
+    def _by_site(self, count: Callable[[PreparedRecords], Tally]) -> SiteTallies:
         tallies = {}
         measured = [site for site in self.sites if site.test]
         for done, site in enumerate(measured):
@@ -49,14 +76,7 @@ class TestBench:
                 for_training=False,
                 progress=lambda n, total, name=name: self.observer.advance(f"prefix of tests {name}", n, total),  # type: ignore[misc]
             )
-            tallies[name] = evaluate(
-                model,
-                adapter,
-                records,
-                head,
-                physical_batch_size=self.session.speed.physical_batch_size,
-                exact_match=self.job.task.kind == "instruct",
-            )
+            tallies[name] = count(records)
         self.observer.advance("measuring", len(measured), len(measured))
         return tallies
 
