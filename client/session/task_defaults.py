@@ -91,6 +91,16 @@ def _named(job: JobConfig, key: str) -> bool:
     return table in job.model_fields_set and setting in section.model_fields_set
 
 
+def with_own_rate(changed: JobConfig, settled_job: JobConfig) -> JobConfig:
+    """A job made from a settled one by other sizes or noise, with the rate for these, unless the rate was named.
+
+    A rate was named where it is another than what `head_rate` says; jobs that train no head stay as they are.
+    """
+    if not changed.trains_head or settled_job.federation.server_learning_rate != head_rate(settled_job):
+        return changed
+    return override(changed, {"federation.server_learning_rate": head_rate(changed)})
+
+
 def head_rate(job: JobConfig) -> float:
     """The coordinator's step size for a head: the longer, the less noise there is, by what the job itself says.
 

@@ -20,6 +20,8 @@ from yoriai.config import JobConfig
 from yoriai.errors import CheckpointError
 from yoriai.simulations.report.report import Paired, Sample, Score
 from yoriai.simulations.run.observers import Observer
+from yoriai.simulations.scenarios.naive_bayes import baselines
+from yoriai.simulations.scenarios.private_counts import private_baseline
 from yoriai.strategies.adapter import AdapterState
 from yoriai.system.run_files import write_run_file
 
@@ -101,6 +103,16 @@ class TestBench:
             Sample(site=name, prompt=old.prompt, expected=old.expected, base=old.shown, adapted=new.shown)
             for (name, _), (old, new) in zip(chosen, answers, strict=True)
         )
+
+    def counted(self) -> dict[str, SiteTallies]:
+        """Naive Bayes by its names in a report; classify only, and with privacy only where the job has some."""
+        if self.job.task.kind != "classify":
+            return {}
+        found = baselines(self.sites, self.job.task.labels)
+        if (private := private_baseline(self.sites, self.job)) is not None:
+            found["naive_bayes_private"] = private
+        tested = {site.name for site in self.sites if site.test}
+        return {name: {s: tally for s, tally in by.items() if s in tested} for name, by in found.items()}
 
     def majorities(self) -> SiteTallies:
         """Always answering the commonest label of a site's training records; classify only."""
