@@ -28,7 +28,7 @@ CLAIM_KINDS: Final = ("Shown", "Not shown", "Measured", "Compared")
 LABELS: Final = {
     "majority": "commonest label",
     "base": "base before",
-    "naive_bayes_own": "naive Bayes, each site alone",
+    "naive_bayes_own": "naive Bayes on own records",
     "naive_bayes_all": "naive Bayes on what none may pool",
     "naive_bayes_private": "naive Bayes, same epsilon",
     "local": "each site alone",
