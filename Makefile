@@ -17,7 +17,7 @@ STAMP := $(VENV)/.yoriai-installed
 .PHONY: help setup demo test test-fast test-deploy test-deploy-full mutate check clean
 
 help:
-	@echo "make demo       install, then five machines adapt one base model together"
+	@echo "make demo       install, then what training together is worth to five machines, at three epsilons"
 	@echo "make test       install, then run every test but those of deployments; the slowest are named at the end"
 	@echo "                make test T=tests/privacy/test_dpsgd.py runs one file, T=tests/privacy one folder"
 	@echo "make test-fast  the same without the tests marked slow; T as above, for test-deploy too"
@@ -44,7 +44,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(STAMP)
-	$(VENV)/bin/yoriai simulate
+	$(VENV)/bin/yoriai demo
 
 test: $(STAMP)
 	$(PY) -m pytest -q -m "not deploy" $(SLOWEST) $(PYTEST_ARGS) $(T)

@@ -3,6 +3,7 @@
 A site has one session; in a simulation all sites share one, because the base is the same for all of them.
 """
 
+import json
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -48,6 +49,7 @@ class ModelSession:
         self._built_for: tuple[object, ...] | None = None
         self._model: FactorModel | None = None
         self._heads: dict[str, TaskHead] = {}
+        self._conditioned: dict[str, AdapterState] = {}
         self._states: dict[bytes, torch.Tensor] = {}
         self._states_key: object = None
 
@@ -91,7 +93,13 @@ class ModelSession:
 
     def initial_adapter(self, job: JobConfig, progress: PrefixProgress | None = None) -> AdapterState:
         """The adapter before round 0, with its fixed factors; see `first_adapter`."""
-        return first_adapter(self.model(job), job, progress)
+        if not job.trains_head:
+            return first_adapter(self.model(job), job, progress)
+        # Of one job it is asked for again and again, and public texts take their time.
+        key = json.dumps([part.model_dump(mode="json") for part in (job.task, job.head, job.public)])
+        if key not in self._conditioned:
+            self._conditioned = {key: first_adapter(self.model(job), job, progress)}
+        return self._conditioned[key]
 
     def head(self, job: JobConfig) -> TaskHead:
         """The head of the job's task."""

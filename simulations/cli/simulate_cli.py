@@ -17,6 +17,7 @@ from yoriai.errors import (
 )
 from yoriai.simulations.cli.audit_cli import audit
 from yoriai.simulations.cli.bench_cli import bench
+from yoriai.simulations.cli.demo_cli import demo
 from yoriai.simulations.cli.options import overrides
 from yoriai.terminal import say_while
 
@@ -95,6 +96,7 @@ Rounds = Annotated[int | None, typer.Option("--rounds", min=1, help="Rounds in t
 def mount(app: typer.Typer, job: typer.Typer) -> None:
     """Add the commands to the application, and to its group `job`."""
     app.command()(simulate)
+    app.command()(demo)
     app.command()(fetch)
     app.command()(report)
     app.command()(audit)

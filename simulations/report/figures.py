@@ -74,19 +74,21 @@ def draw(report: Report) -> tuple[Drawing, ...]:
     """All figures that this report has the data for, in the page's order."""
     metric = main_metric(report)
     makers = (_accuracy_by_round, _loss_by_round, _by_site, _epsilon_by_round, _compared)
-    with _style():
+    with page_style():
         return tuple(drawing for maker in makers if (drawing := maker(report, metric)) is not None)
 
 
 @contextmanager
-def _style() -> Iterator[None]:
+def page_style() -> Iterator[None]:
+    """Fonts and lines of every figure, for as long as the context lasts."""
     import matplotlib
 
     with matplotlib.rc_context(_STYLE):
         yield
 
 
-def _figure(height: float, width: float = _WIDTH) -> tuple["Figure", "Axes"]:
+def new_figure(height: float, width: float = _WIDTH) -> tuple["Figure", "Axes"]:
+    """An empty figure, in inches."""
     # Figure and canvas are made by hand: pyplot would keep global state and might look for a screen.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -157,7 +159,7 @@ def _curve(report: Report, key: str, title: str) -> Drawing | None:
     rounds, values = _points(report, key)
     if len(values) < 2:
         return None
-    figure, axes = _figure(3.5)
+    figure, axes = new_figure(3.5)
     found = [(name, getattr(report.overall[name], key)) for name in ("base", "majority") if name in report.overall]
     references = [(LABELS[name], value) for name, value in found if value is not None]
     dashes: tuple[Any, ...] = ("--", (0, (1, 2)))
@@ -195,7 +197,7 @@ def _by_site(report: Report, metric: Metric) -> Drawing | None:
     shown = [row for row in rows if metric.of(row[1]) is not None and metric.of(row[2]) is not None]
     if not shown:
         return None
-    figure, axes = _figure(3.6, width=max(_WIDTH * 2, 1.05 * len(shown)))
+    figure, axes = new_figure(3.6, width=max(_WIDTH * 2, 1.05 * len(shown)))
     for index, (_, before, after, majority) in enumerate(shown):
         _bar(axes, index - 0.19, before, metric, _BEFORE)
         _bar(axes, index + 0.19, after, metric, _AFTER)
@@ -259,7 +261,7 @@ def _epsilon_by_round(report: Report, _metric: Metric) -> Drawing | None:
     if not pairs or target is None:
         return None
     rounds, values = [0, *(number for number, _ in pairs)], [0.0, *(value for _, value in pairs)]
-    figure, axes = _figure(3.5)
+    figure, axes = new_figure(3.5)
     axes.axhline(target, color=_SOFT, linewidth=1.2, linestyle="--")
     # The first step's cost is a jump: epsilon does not grow in proportion to the rounds.
     axes.fill_between(rounds, values, step="post", color=_SPENT, alpha=0.12, linewidth=0)
@@ -280,7 +282,7 @@ def _compared(report: Report, metric: Metric) -> Drawing | None:
     rows = [(name, score) for name in TRAININGS if metric.of(score := report.overall.get(name)) is not None and score]
     if len(rows) < 4:
         return None
-    figure, axes = _figure(0.42 * len(rows) + 0.75)
+    figure, axes = new_figure(0.42 * len(rows) + 0.75)
     for index, (name, score) in enumerate(rows):
         colour = _AFTER if name == "federated" else _BEFORE
         value = metric.of(score) or 0.0

@@ -92,6 +92,7 @@ def simulate(
     out: Path | str | None = None,
     options: Options | None = None,
     observer: Observer | None = None,
+    session: ModelSession | None = None,
 ) -> Report:
     """Run a federated training on this machine and return its report.
 
@@ -102,6 +103,7 @@ def simulate(
         out: the run's folder, new or empty; None makes one under `runs/`.
         options: engine and comparisons.
         observer: told of each advance.
+        session: holds the job's base already, from another run; None loads it.
 
     Raises:
         YoriaiError: whatever is wrong with job, records or budget, with a remedy. What does not fit is found before
@@ -131,7 +133,7 @@ def simulate(
         records_digest=experiment.records_digest(),
         samples=options.samples,
     )
-    running = _open(experiment, folder, run.run_id, options, observer)
+    running = _open(experiment, folder, run.run_id, options, observer, session)
     with run_folder.locked(folder):
         run_folder.store(folder, experiment.job, run)
         observer.say(f"run      {folder}")
@@ -181,10 +183,17 @@ def _finished(folder: Path, comparisons: Sequence[str]) -> Report | None:
     return report if complete and all(path.exists() for path in run_files(folder)) else None
 
 
-def _open(experiment: Experiment, folder: Path, run_id: str, options: Options, observer: Observer) -> _Running:
+def _open(
+    experiment: Experiment,
+    folder: Path,
+    run_id: str,
+    options: Options,
+    observer: Observer,
+    session: ModelSession | None = None,
+) -> _Running:
     """Load the base and see that job and records fit it, before anything is written."""
     watch = Stopwatch(folder / "seconds.json", sorted(site.name for site in experiment.sites), observer)
-    fitted = fit(experiment, watch)
+    fitted = fit(experiment, watch, session)
     observer.advance("adding up the privacy", 0, 0)
     # Calibrated here, it is not taken for the coordinator's overhead.
     noise_multiplier(experiment.job, fitted.n_params, len(experiment.sites))

@@ -14,7 +14,7 @@ from yoriai.client.model.measure import Tally
 from yoriai.client.records.records import SiteRecords
 from yoriai.client.records.units import unit_count
 from yoriai.client.session.model_session import ModelSession
-from yoriai.client.session.task_defaults import with_own_rate
+from yoriai.client.session.task_defaults import head_rate
 from yoriai.config import JobConfig, override
 from yoriai.errors import BudgetError
 from yoriai.simulations.run.measuring import Measurements, SiteTallies, TestBench
@@ -80,7 +80,7 @@ def comparisons(federation: Federation, names: Sequence[str] | None = None) -> I
         else:
             whole = _pooled(federation) if name.startswith("central") else federation
             built = ((_with_noise(whole, _NOISE.get(name), folder / name), everyone),)
-        yield Comparison(name, tuple((_rated(made, federation.job), tested) for made, tested in built))
+        yield Comparison(name, tuple((_rated(made, federation), tested) for made, tested in built))
 
 
 def measure(comparison: Comparison, bench: TestBench, session: ModelSession, kept: Measurements) -> SiteTallies:
@@ -131,6 +131,14 @@ def _with_noise(federation: Federation, noise: str | None, folder: Path) -> Fede
     return replace(federation, job=job, folder=folder, engine="inprocess", on_round=None)
 
 
-def _rated(made: Federation, job: JobConfig) -> Federation:
-    """With the rate of its own size and noise, where the run's job leaves it to these."""
-    return replace(made, job=with_own_rate(made.job, job))
+def _rated(made: Federation, run: Federation) -> Federation:
+    """With the head's rate for its own size and noise, unless the run's is another than its own: then it was named."""
+    if not run.job.trains_head or run.job.federation.server_learning_rate != _rate(run):
+        return made
+    return replace(made, job=override(made.job, {"federation.server_learning_rate": _rate(made)}))
+
+
+def _rate(federation: Federation) -> float:
+    """As `experiment.resolve` settles it, by the roster."""
+    job, weights = federation.job, federation.roster.weights.values()
+    return head_rate(job, sites=len(weights), units=sum(weights) * job.training.records_per_weight)

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -132,9 +132,12 @@ def resolve(job: JobConfig | None, source: DataSource, settings: Mapping[str, ob
     _check_sites(sites)
     if job is None:
         job = get_scenario(source.scenario).job() if source.path is None else _job_for(source.path, sites)
-        job = _sized(_overridden(job, settings or {}), sites, settings or {})
+        job = _sized(_overridden(job, settings or {}), sites, frozenset(settings or {}))
     else:
-        job = _overridden(job, settings or {})
+        named = {
+            f"{table}.{key}" for table in ("federation", "training") for key in getattr(job, table).model_fields_set
+        }
+        job = _sized(_overridden(job, settings or {}), sites, frozenset({*named, *(settings or {})}))
     check_fit(job)  # An unknown rule is one of its faults.
     _check_owners(job, sites)
     _check_delta(job, sites)
@@ -147,9 +150,11 @@ def resolve(job: JobConfig | None, source: DataSource, settings: Mapping[str, ob
             remedy="lower it or add sites",
         )
     job, reason, labels_from_records = _settle_task(job, sites)
-    job = settled(job)
+    found = Experiment(job, sites, data, reason, labels_from_records)
+    units = sum(found.roster().weights.values()) * job.training.records_per_weight
+    job = settled(job, sites=len(sites), units=units)
     check_fit(job)
-    return Experiment(job, sites, data, reason, labels_from_records)
+    return replace(found, job=job)
 
 
 def noise_multiplier(job: JobConfig, n_params: int = 0, sites: int = 0) -> float | None:
@@ -285,15 +290,15 @@ def _overridden(job: JobConfig, settings: Mapping[str, object]) -> JobConfig:
     return override(job, {**noise, **settings})
 
 
-def _sized(job: JobConfig, sites: Sequence[SiteRecords], asked: Mapping[str, object]) -> JobConfig:
-    """Defaults for distributed noise among these sites, where nothing else was asked for: nobody is missing, and all
+def _sized(job: JobConfig, sites: Sequence[SiteRecords], named: Collection[str]) -> JobConfig:
+    """Defaults for distributed noise among these sites, where nothing else was named: no one is missing, and all
     stand for the mean number."""
     if job.privacy.noise != "distributed":
         return job
     units = sum(unit_count(site.train, job.privacy) for site in sites)
     mean = max(1, round(units / len(sites)))
     defaults = {"federation.min_sites": len(sites), "training.records_per_weight": mean}
-    return override(job, {**defaults, **asked})
+    return override(job, {key: value for key, value in defaults.items() if key not in named})
 
 
 def _check_batch(job: JobConfig, sites: Sequence[SiteRecords]) -> None:

@@ -28,24 +28,28 @@ class Fitted:
     n_params: int
 
 
-def fit(experiment: Experiment, observer: Observer) -> Fitted:
+def fit(experiment: Experiment, observer: Observer, session: ModelSession | None = None) -> Fitted:
     """Load the base, attach the adapter and turn every record into tokens.
+
+    Args:
+        session: holds the job's base already, from another run.
 
     Raises:
         YoriaiError: the base does not load or is another one, the adapter does not fit it, or a record does not fit
             the task.
     """
     job = experiment.job
-    observer.advance("loading the base model", 0, 0)
-    base = load_base(
-        job.base.model,
-        device=choose_device(job.speed.device),
-        expected_digest=job.base.digest,
-        progress=lambda what, done, total: observer.advance(f"base model: {what}", done, total),
-    )
+    if session is None:
+        observer.advance("loading the base model", 0, 0)
+        base = load_base(
+            job.base.model,
+            device=choose_device(job.speed.device),
+            expected_digest=job.base.digest,
+            progress=lambda what, done, total: observer.advance(f"base model: {what}", done, total),
+        )
+        session = ModelSession(base, job.speed)
     observer.advance("fitting the adapter", 0, 0)
-    session = ModelSession(base, job.speed)
-    initial = session.initial_adapter(job)
+    initial = session.initial_adapter(job, lambda done, total: observer.advance("public texts", done, total))
     session.head(job)  # Labels that the base cannot tell apart are found before anything is spent.
     cut = {}
     for site in experiment.sites:

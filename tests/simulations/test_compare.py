@@ -65,10 +65,11 @@ def test_the_last_one_is_always_the_same(tmp_path: Path, noise: str) -> None:
 
 
 def head_job(**settings: object) -> JobConfig:
-    """A settled job whose head trains, at sites of 20 records."""
+    """A job whose head trains, settled for a thousand records or more at two sites that have 20 each."""
     dotted = {name.replace("__", "."): value for name, value in settings.items()}
     task = {"task.kind": "classify", "task.labels": ("x", "y", "z"), "task.head": "trained"}
-    return settled(override(JobConfig(name="tiny"), {**task, "training.records_per_weight": 500, **dotted}))
+    job = override(JobConfig(name="tiny"), {**task, "training.records_per_weight": 500, **dotted})
+    return settled(job, sites=2, units=2500)  # Weights of 2 and 3, as below.
 
 
 def rates(job: JobConfig, folder: Path) -> dict[str, float]:
@@ -84,9 +85,11 @@ def test_each_training_of_a_head_has_the_rate_of_its_own_size_and_noise(tmp_path
     found = rates(job, tmp_path)
     for comparison in comparisons(replace(federation(tmp_path), job=job)):
         for made, _ in comparison.federations:
-            assert made.job.federation.server_learning_rate == head_rate(made.job)
+            weights, unit = made.roster.weights, made.job.training.records_per_weight
+            wanted = head_rate(made.job, sites=len(made.sites), units=sum(weights.values()) * unit)
+            assert made.job.federation.server_learning_rate == wanted
     assert found["federated_no_privacy"] == found["central_no_privacy"] == 8.0
-    assert found["federated"] > found["central"] >= found["local"]  # A thousand records, forty and twenty.
+    assert found["federated"] > found["central"] >= found["local"]  # 2,500 records, forty and twenty.
 
 
 def test_a_lone_sites_head_is_sized_by_its_own_records_or_owners(tmp_path: Path) -> None:

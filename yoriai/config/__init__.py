@@ -11,6 +11,7 @@ import tomli_w
 from pydantic import BaseModel, ValidationError
 
 from yoriai.base_digest import of_weights
+from yoriai.config.by_task import BY_TASK
 from yoriai.config.faults import KeyPath, all_faults, dotted, faults_of, schema_fault, syntax_error
 from yoriai.config.models import (
     DeadlinesSection,
@@ -119,8 +120,11 @@ def job_to_toml(job: JobConfig) -> str:
 
 
 def job_template() -> str:
-    """A complete job file with every default and what it means; `parse_job` reads it."""
-    return template_of(JobConfig)
+    """A complete job file with every default and what it means; `parse_job` reads it.
+
+    What the task decides where it is not named stands there switched off.
+    """
+    return template_of(JobConfig, left_open=BY_TASK)
 
 
 def site_to_toml(site: SiteConfig) -> str:

@@ -89,9 +89,10 @@ class FederationSection(Table):
 
     rule: NonEmpty = Field(
         default="core",
-        description="The aggregation rule: which factors train in a round, and how a sum becomes the next adapter.",
+        description="The aggregation rule of an adapter: which factors train in a round, and how a sum becomes the "
+        "next one. Left out, a classify task trains a head, and the others take core.",
     )
-    rounds: int = Field(default=50, ge=1, le=100_000, description="Rounds in the job.")
+    rounds: int = Field(default=50, ge=1, le=100_000, description="Rounds in the job. Left out, the task decides.")
     min_sites: Count = Field(default=2, description="Fewest sites whose updates make a round count.")
     participation: float = Field(
         default=1.0, ge=1e-6, le=1, description="Share of the sites that is asked in each round."
@@ -125,17 +126,22 @@ class FederationSection(Table):
         examples=[1.0],
     )
     server_optimizer: Literal["none", "momentum", "adam", "yogi"] = Field(
-        default="adam", description="The optimiser that the coordinator applies to the averaged update."
+        default="adam",
+        description="The optimiser that the coordinator applies to the averaged update. Left out, the task decides.",
     )
     server_learning_rate: float = Field(
-        default=0.01, ge=1e-8, le=1e4, description="Step size of the server's optimiser (no unit)."
+        default=0.01,
+        ge=1e-8,
+        le=1e4,
+        description="Step size of the server's optimiser (no unit). "
+        "Left out, the task decides; for a head, the noise too.",
     )
     server_learning_rate_without_noise: float | None = Field(
         default=None,
         ge=1e-8,
         le=1e4,
         description="Step size where privacy.noise is none; noise averages out over rounds, and so bears longer steps "
-        "than plain gradients do. Left out, it is the same.",
+        "than plain gradients do. Left out, the task decides, or it is the same.",
         examples=[0.005],
     )
     server_momentum: float = Field(
@@ -184,7 +190,9 @@ class EvaluationSection(Table):
     """When the adapter is measured on the sites' test records."""
 
     every: Whole = Field(
-        default=10, description="Rounds between two evaluations; 0 evaluates only before and after the job."
+        default=10,
+        description="Rounds between two evaluations; 0 evaluates only before and after the job. "
+        "Left out, the task decides.",
     )
 
 

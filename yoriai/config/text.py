@@ -3,7 +3,7 @@
 import re
 import textwrap
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -26,17 +26,20 @@ _TOKENS = re.compile(
 )
 
 
-def template_of(model: type[BaseModel], values: Mapping[str, Any] | None = None) -> str:
+def template_of(
+    model: type[BaseModel], values: Mapping[str, Any] | None = None, *, left_open: Collection[str] = ()
+) -> str:
     """A complete file for `model`: each setting with its meaning and its value.
 
     Args:
         model: the model of the whole file.
         values: tables of values by key; a setting that is not there has its default, or else an example.
+        left_open: dotted keys that are shown switched off, because something else decides where they are not named.
     """
-    return "\n".join(_table(model, "", values or {})).lstrip("\n") + "\n"
+    return "\n".join(_table(model, "", values or {}, left_open)).lstrip("\n") + "\n"
 
 
-def _table(model: type[BaseModel], name: str, values: Mapping[str, Any]) -> Iterator[str]:
+def _table(model: type[BaseModel], name: str, values: Mapping[str, Any], left_open: Collection[str]) -> Iterator[str]:
     yield ""
     yield from _comment(" ".join((model.__doc__ or "").split()))
     if name:
@@ -48,10 +51,12 @@ def _table(model: type[BaseModel], name: str, values: Mapping[str, Any]) -> Iter
             inner.append((f"{name}.{key}".removeprefix("."), kind))
         else:
             yield ""
-            yield from _setting(key, field, values.get(key))
+            lines = list(_setting(key, field, values.get(key)))
+            is_open = f"{name}.{key}" in left_open
+            yield from [*lines[:-1], f"#{lines[-1].removeprefix('#')}"] if is_open else lines
     for inner_name, kind in inner:
         yield ""
-        yield from _table(kind, inner_name, values.get(inner_name.rpartition(".")[2], {}))
+        yield from _table(kind, inner_name, values.get(inner_name.rpartition(".")[2], {}), left_open)
 
 
 def _setting(key: str, field: FieldInfo, value: object) -> Iterator[str]:

@@ -26,20 +26,25 @@ class LoraSection(Table):
     """The shape of the adapter."""
 
     rank: int = Field(
-        default=16, ge=1, le=8192, description="Rank of each low-rank factor pair (a count of directions)."
+        default=16,
+        ge=1,
+        le=8192,
+        description="Rank of each low-rank factor pair (a count of directions). Left out, the task decides.",
     )
     alpha: float = Field(
         default=16.0,
         ge=1e-3,
         le=1e4,
-        description="LoRA's alpha: the adapter's product is scaled by alpha / rank (no unit).",
+        description="LoRA's alpha: the adapter's product is scaled by alpha / rank (no unit). "
+        "Left out, the task decides.",
     )
     target_modules: SomeTexts = Field(
         default=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
         description="Names of the linear maps in each transformer layer that get an adapter.",
     )
     layers: Layers = Field(
-        default="last:8", description="Which transformer layers get an adapter: all, or the last K of them."
+        default="last:8",
+        description="Which transformer layers get an adapter: all, or the last K of them. Left out, the task decides.",
     )
 
 
@@ -78,13 +83,13 @@ class HeadSection(Table):
     """What a head that trains reads of a record; for task.head = "trained" alone."""
 
     states: States = Field(
-        default=("mean",),
+        default=("mean", "last"),
         description="States of the frozen base: last is the last position after the last layer, mean:K the mean over "
         "all positions after layer K, mean the same after four fifths of the layers.",
         examples=[["last", "mean:24"]],
     )
     directions: int = Field(
-        default=256,
+        default=128,
         ge=1,
         le=8192,
         description="Directions that are kept of each state: those in which public texts differ most (a count).",
@@ -112,7 +117,7 @@ class PublicSection(Table):
         examples=["public.txt"],
     )
     written: int = Field(
-        default=400,
+        default=0,
         ge=0,
         le=100_000,
         description="Texts that the base itself writes after the beginning of the template (a count), beside those "
@@ -130,7 +135,7 @@ class TrainingSection(Table):
         ge=1e-6,
         le=1,
         description="Probability with which each record, or each owner with all of their records, enters a step's "
-        "batch (Poisson sampling); which of the two, privacy.unit says.",
+        "batch (Poisson sampling); which of the two, privacy.unit says. Left out, the task decides.",
     )
     records_per_weight: int = Field(
         default=10,
