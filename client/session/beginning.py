@@ -1,6 +1,6 @@
 """What a job begins with: the model that its factors live in, their first values, and the task's head."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -22,8 +22,9 @@ from yoriai.client.model.tasks import (
     label_vectors,
     untouched_logits,
 )
-from yoriai.client.records.encoding import DEFAULT_TEMPLATES, Example, encode
+from yoriai.client.records.encoding import Example, encode
 from yoriai.client.records.records import Record
+from yoriai.client.session.base_answers import empty_prompt
 from yoriai.config import JobConfig
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.factors import Maps
@@ -128,15 +129,6 @@ def task_head(model: FactorModel, job: JobConfig) -> TaskHead:
         return LanguageHead(output_embedding, base.tokenizer, output_cap(base.model.config))
     check_labels(base.tokenizer, task.labels)
     vectors = label_vectors(output_embedding, base.tokenizer, task.labels)
-    template = task.template or DEFAULT_TEMPLATES["classify"]
-    empty = _empty_prompt(job, template, base)
+    empty = torch.from_numpy(empty_prompt(base, task).token_ids).long()[None].to(base.device)
     assert isinstance(model, AdaptedModel)
     return LabelHead(vectors, untouched_logits(model, empty, vectors))
-
-
-def _empty_prompt(job: JobConfig, template: str, base: BaseModel) -> torch.Tensor:
-    """The template with nothing in it, in tokens: (1, T) int64."""
-    records: Sequence[Record] = [Record(prompt="", response=job.task.labels[0])]
-    task = job.task.model_copy(update={"template": template})
-    encoded = encode(records, base.tokenizer, task, context_tokens=base.context_tokens)
-    return torch.from_numpy(encoded.examples[0].token_ids).long()[None].to(base.device)

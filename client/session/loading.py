@@ -11,11 +11,11 @@ from torch import Tensor
 
 from yoriai.client.base.base_model import BaseModel, choose_device, load_base
 from yoriai.client.base.quiet import quiet_libraries
-from yoriai.client.base.states import FrozenStates, places
+from yoriai.client.base.states import places
 from yoriai.client.model.head_model import HeadModel, HeadShape
-from yoriai.client.model.tasks import label_vectors
 from yoriai.client.records.encoding import Example, encode
 from yoriai.client.records.records import Record
+from yoriai.client.session.base_answers import LabelWords
 from yoriai.client.session.export import HEAD_FILE, TASK_FILE, TASK_SCHEMA
 from yoriai.config import TaskSection
 from yoriai.errors import AdapterError, ConfigError
@@ -80,16 +80,8 @@ class Trained:
             entering = self._model.enter(examples, max(len(example.token_ids) for example in examples))
             logits: Tensor = self._model.tail(entering)
             return logits.float().cpu()
-        last = places(("last",), int(self.base.model.config.num_hidden_layers))
-        width = max(len(example.token_ids) for example in examples)
-        ids = torch.zeros(len(examples), width, dtype=torch.int64)
-        for row, example in enumerate(examples):
-            ids[row, : len(example.token_ids)] = torch.from_numpy(example.token_ids)
-        lengths = torch.tensor([len(example.token_ids) for example in examples])
-        states = FrozenStates(self.base, last)(ids.to(self.base.device), lengths.to(self.base.device))
-        vectors = label_vectors(self.base.model.get_output_embeddings().weight, self.base.tokenizer, self.labels)
-        scores = states @ vectors.T.to(states)
-        return scores.float().cpu() - torch.tensor(self.task["prior"])
+        words = LabelWords(self.base, self.labels, torch.tensor(self.task["prior"]))
+        return words.of_examples(examples).cpu()
 
 
 def load(folder: Path | str, base: str | None = None, *, device: str = "auto") -> Trained:

@@ -18,6 +18,7 @@ from yoriai.client.model.lora import AdaptedModel
 from yoriai.client.model.measure import Tally
 from yoriai.client.model.prepared import PreparedRecords
 from yoriai.client.records.records import Record
+from yoriai.client.session.base_answers import base_tally
 from yoriai.client.session.model_session import ModelSession
 from yoriai.client.site.adapter_place import EVALUATION, EVALUATION_SCHEMA, VERSION
 from yoriai.client.site.deliveries import StoredAdapter
@@ -92,21 +93,30 @@ def evaluate_stored(
         model, head = session.model(stored.job), session.head(stored.job)
         prepared = session.prepare(records, stored.job, for_training=False, progress=progress)
 
+        rows = session.speed.physical_batch_size
+
         def measured(adapter: AdapterState) -> dict[str, Any]:
             tally = evaluate(
                 model,
                 adapter,
                 prepared,
                 head,
-                physical_batch_size=session.speed.physical_batch_size,
+                physical_batch_size=rows,
                 exact_match=stored.job.task.kind == "instruct",
                 progress=progress,
             )
             return _counts(tally)
 
-        # With every factor zero the product is zero, under any rule: this is the base without an adapter.
+        # With every factor zero the product is zero, under any rule: this is the base without an adapter. A head of
+        # zeros would always answer the first label; before it the base has the words of its labels.
         bare = zeros_like(state)
-        before, after = measured(bare), measured(state)
+        if stored.job.trains_head:
+            before = _counts(
+                base_tally(session.base, stored.job.task, prepared, physical_batch_size=rows, progress=progress)
+            )
+        else:
+            before = measured(bare)
+        after = measured(state)
         answers = (
             _samples(session.adapted(stored.job), prepared, bare, state)
             if samples and stored.job.task.kind == "instruct"

@@ -84,6 +84,12 @@ Samples = Annotated[
         help="Whether the report of an instruct task shows five test records with the answers before and after.",
     ),
 ]
+Alone = Annotated[
+    bool,
+    typer.Option(
+        "--alone/--no-alone", help="Whether each site is also trained alone where a head trains, which costs seconds."
+    ),
+]
 Rounds = Annotated[int | None, typer.Option("--rounds", min=1, help="Rounds in the job.")]
 
 
@@ -125,6 +131,7 @@ def simulate(
             "--compare", help="Also train each site alone, without privacy, and at one place: about five times as long."
         ),
     ] = False,
+    alone: Alone = True,
     samples: Samples = True,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder of the run, new or empty; default: a new one under runs/.")
@@ -160,7 +167,7 @@ def simulate(
                     data=source,
                     settings=overrides(rule=rule, epsilon=epsilon, rounds=rounds, noise=noise),
                     out=folder,
-                    options=api.Options(engine=engine, compare=compare, samples=samples),
+                    options=api.Options(engine=engine, compare=compare, alone=alone, samples=samples),
                     observer=observer,
                 )
         except KeyboardInterrupt:

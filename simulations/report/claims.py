@@ -28,6 +28,9 @@ CLAIM_KINDS: Final = ("Shown", "Not shown", "Measured", "Compared")
 LABELS: Final = {
     "majority": "commonest label",
     "base": "base before",
+    "naive_bayes_own": "naive Bayes on own records",
+    "naive_bayes_all": "naive Bayes on what none may pool",
+    "naive_bayes_private": "naive Bayes, same epsilon",
     "local": "each site alone",
     "federated": "federated",
     "federated_local_noise": "federated, local noise",
@@ -35,6 +38,16 @@ LABELS: Final = {
     "central": "all at one place",
     "central_no_privacy": "all at one place, no privacy",
 }
+_COMPARED: Final = (
+    "naive_bayes_own",
+    "naive_bayes_private",
+    "naive_bayes_all",
+    "local",
+    "federated_local_noise",
+    "central",
+    "federated_no_privacy",
+    "central_no_privacy",
+)
 
 
 @dataclass(frozen=True)
@@ -163,7 +176,7 @@ def _comparison_claims(report: Report, metric: Metric, federated: Score) -> list
     outcomes = {"gain": "the federation is better", "loss": "the federation is worse", "open": "no difference is shown"}
     outcomes["unmeasured"] = "no interval is known, so no difference is claimed"
     sentences = []
-    for training in ("local", "federated_local_noise", "central", "federated_no_privacy", "central_no_privacy"):
+    for training in _COMPARED:
         if (other := report.overall.get(training)) is not None:
             values = f"{LABELS[training]} {_shown(metric, other)}, federated {_shown(metric, federated)}"
             sentences.append(f"Compared: {values}: {outcomes[verdict(other, federated)]}.")

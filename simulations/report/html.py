@@ -41,6 +41,7 @@ def render_html(report: Report, drawings: tuple[Drawing, ...]) -> str:
         report=report,
         metric=metric,
         has_majority=metric.of(report.overall.get("majority")) is not None,
+        has_counting="naive_bayes_own" in report.overall,
         has_intervals=report.overall["base"].interval is not None,
         result=result_text(report),
         price=price_text(report),

@@ -18,6 +18,9 @@ SCHEMA_VERSION: Final = 1
 TRAININGS: Final = (
     "majority",
     "base",
+    "naive_bayes_own",
+    "naive_bayes_all",
+    "naive_bayes_private",
     "local",
     "federated",
     "federated_local_noise",
@@ -159,8 +162,20 @@ class SiteReport(_Part):
     seconds: Amount
     majority: Score | None = Field(default=None, description="Always answering the site's commonest training label.")
     base: Score
+    naive_bayes_own: Score | None = Field(
+        default=None, description="Naive Bayes on the site's own training records, without privacy."
+    )
+    naive_bayes_all: Score | None = Field(
+        default=None, description="Naive Bayes on everybody's training records, which no federation may put together."
+    )
+    naive_bayes_private: Score | None = Field(
+        default=None, description="Naive Bayes on one release of noised word counts, with the job's epsilon and noise."
+    )
     federated: Score | None = Field(default=None, description="Null only where a run stopped before it was measured.")
     local: Score | None = Field(default=None, description="This site alone, same privacy, same steps.")
+    federated_local_noise: Score | None = Field(
+        default=None, description="Full noise at each site, where the run's was distributed."
+    )
     federated_no_privacy: Score | None = None
     central: Score | None = Field(default=None, description="All records at one place, same epsilon.")
     central_no_privacy: Score | None = None

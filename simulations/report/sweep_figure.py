@@ -29,7 +29,7 @@ def sweep_table(epsilons: Sequence[float], rows: Scores, yardsticks: Mapping[str
         table.add_row(name, *map(_cell, scores), style="bold" if number == len(rows) - 1 else "")
     table.add_section()
     for name, score in yardsticks.items():
-        table.add_row(f"{LABELS[name]}, no privacy" if name != "base" else LABELS[name], _cell(score))
+        table.add_row(LABELS[name], _cell(score))
     return table
 
 

@@ -14,7 +14,7 @@ RUN/
 import contextlib
 import datetime
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -51,12 +51,14 @@ class Options:
     Attributes:
         engine: `inprocess` or `flower`.
         compare: also train each site alone, without privacy, and at one place.
+        alone: train each site alone even without `compare`, where a head trains; it costs seconds.
         samples: show some test records with the answers before and after in the report of an instruct task.
         noise_seed: tests only; repeatable noise voids every guarantee.
     """
 
     engine: str = "inprocess"
     compare: bool = False
+    alone: bool = True
     samples: bool = True
     noise_seed: bytes | None = None
 
@@ -125,6 +127,7 @@ def simulate(
         data=source,
         engine=options.engine,
         compare=options.compare,
+        alone=options.alone,
         reason=experiment.reason,
         labels_from_records=experiment.labels_from_records,
         records_digest=experiment.records_digest(),
@@ -151,9 +154,11 @@ def resume(
     """
     folder, observer = Path(folder), observer or Silent()
     job, run = run_folder.load(folder)
-    options = options or Options(engine=run.engine, compare=run.compare or compare, samples=run.samples)
+    options = options or Options(
+        engine=run.engine, compare=run.compare or compare, alone=run.alone, samples=run.samples
+    )
     with run_folder.locked(folder):
-        if (done := _finished(folder, options)) is not None:
+        if (done := _finished(folder, _compared_with(job, options))) is not None:
             return done
         observer.advance("reading the records", 0, 0)
         experiment = replace(resolve(job, run.data), reason=run.reason, labels_from_records=run.labels_from_records)
@@ -165,12 +170,16 @@ def resume(
         return _run(_open(experiment, folder, run.run_id, options, observer))
 
 
-def _finished(folder: Path, options: Options) -> Report | None:
-    """The report of a run that has nothing left to do."""
+def _compared_with(job: JobConfig, options: Options) -> tuple[str, ...]:
+    return compare.wanted(job, every=options.compare, alone=options.alone)
+
+
+def _finished(folder: Path, comparisons: Sequence[str]) -> Report | None:
+    """The report of a run that has nothing left to do, these comparisons neither."""
     if not (folder / REPORT_FILE).exists():
         return None
     report = load_report(folder)
-    complete = report.status != "interrupted" and (not options.compare or compare.LAST in report.overall)
+    complete = report.status != "interrupted" and set(comparisons) <= set(report.overall)
     return report if complete and all(path.exists() for path in run_files(folder)) else None
 
 
@@ -206,6 +215,7 @@ def _run(running: _Running) -> Report:
         folder=running.folder,
         run_id=running.run_id,
         n_params=running.fitted.n_params,
+        initial=running.fitted.initial,
         engine=running.options.engine,
         noise_seed=running.options.noise_seed,
         observer=watch,
@@ -214,7 +224,10 @@ def _run(running: _Running) -> Report:
     stored = Registry(running.folder).load()
     try:
         if "base" not in kept:
-            kept.put("base", bench.measure(running.fitted.initial))
+            kept.put("base", bench.measure_base(running.fitted.initial))
+        for name, tallies in bench.counted().items():
+            if name not in kept:
+                kept.put(name, tallies)
         if stored is not None:  # The interruption may have come between a round and its measurement.
             _measure_between(running, stored, bench, kept)
         watch.lap("evaluate")
@@ -237,8 +250,8 @@ def _run(running: _Running) -> Report:
             samples=_samples(running, outcome, bench),
         )
         report = _report(running, outcome, measured)
-        if running.options.compare:
-            _compare(running, federation, kept, bench)
+        if names := _compared_with(running.job, running.options):
+            _compare(running, federation, names, kept, bench)
             report = _report(running, outcome, measured)
     finally:
         with contextlib.suppress(CheckpointError):  # A full disk costs these seconds, and not the error's own words.
@@ -286,9 +299,11 @@ def _personal(
     return personal
 
 
-def _compare(running: _Running, federation: Federation, kept: Measurements, bench: TestBench) -> None:
+def _compare(
+    running: _Running, federation: Federation, names: Sequence[str], kept: Measurements, bench: TestBench
+) -> None:
     # The stopwatch times the federation's sites; those of comparisons are told to the observer alone.
-    for comparison in compare.comparisons(replace(federation, observer=running.observer)):
+    for comparison in compare.comparisons(replace(federation, observer=running.observer), names):
         running.observer.say(f"compare  {comparison.name.replace('_', ' ')}")
         compare.measure(comparison, replace(bench, observer=running.observer), running.session, kept)
         running.watch.lap("compare")

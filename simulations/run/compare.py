@@ -1,26 +1,27 @@
 """What the federation is compared with: each site alone, no privacy, and all records at one place.
 
 Every comparison runs the same sites, coordinator and number of steps; only who takes part and how much noise there is
-differ. The ledgers of comparisons are their own: these trainings show what could have been, and nothing of them is
-released.
+differ, and with these the length of a head's steps, so that each training has the rate that suits it. The ledgers of
+comparisons are their own: these trainings show what could have been, and nothing of them is released.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from yoriai import wire
 from yoriai.client.model.measure import Tally
 from yoriai.client.records.records import SiteRecords
+from yoriai.client.records.units import unit_count
 from yoriai.client.session.model_session import ModelSession
+from yoriai.client.session.task_defaults import head_rate
 from yoriai.config import JobConfig, override
 from yoriai.errors import BudgetError
 from yoriai.simulations.run.measuring import Measurements, SiteTallies, TestBench
 from yoriai.simulations.run.simulated_federation import Federation, run_federation
 
-# The comparison that is made last, with privacy or without.
-LAST = "central_no_privacy"
 _POOL = "all"
+_NOISE = {"federated_local_noise": "local", "federated_no_privacy": "none", "central_no_privacy": "none"}
 _ALONE = {
     "federation.min_sites": 1,
     "federation.participation": 1.0,
@@ -46,19 +47,40 @@ def alone(job: JobConfig) -> JobConfig:
     return override(job, {**_ALONE, "privacy.noise": "local"} if shares else _ALONE)
 
 
-def comparisons(federation: Federation) -> Iterator[Comparison]:
-    """The trainings to compare a private federation with; without privacy only those that have none either."""
+def wanted(job: JobConfig, *, every: bool, alone: bool = True) -> tuple[str, ...]:
+    """Names of the trainings that a job is compared with, in their order.
+
+    Args:
+        every: all there are; otherwise none but each site alone, and that where a head trains, which costs seconds.
+        alone: False leaves even that out.
+    """
+    if not every:
+        return ("local",) if alone and job.trains_head else ()
+    names = {
+        "none": (),
+        "local": ("federated_no_privacy", "central"),
+        "distributed": ("federated_local_noise", "federated_no_privacy", "central"),
+    }
+    return ("local", *names[job.privacy.noise], "central_no_privacy")
+
+
+def comparisons(federation: Federation, names: Sequence[str] | None = None) -> Iterator[Comparison]:
+    """The trainings to compare a private federation with; without privacy only those that have none either.
+
+    Args:
+        names: of the wanted ones; None for every one.
+    """
+    names = wanted(federation.job, every=True) if names is None else names
     folder = federation.folder / "compare"
     everyone = tuple(site.name for site in federation.sites)
-    private = federation.job.privacy.noise != "none"
-    pooled = _pooled(federation, folder / "central")
-    yield Comparison("local", tuple((_alone(federation, site, folder), (site.name,)) for site in federation.sites))
-    if federation.job.privacy.noise == "distributed":
-        yield Comparison("federated_local_noise", ((_with_noise(federation, "local", folder), everyone),))
-    if private:
-        yield Comparison("federated_no_privacy", ((_with_noise(federation, "none", folder), everyone),))
-        yield Comparison("central", ((pooled, everyone),))
-    yield Comparison(LAST, ((_with_noise(pooled, "none", folder, LAST), everyone),))
+    for name in names:
+        built: tuple[tuple[Federation, tuple[str, ...]], ...]
+        if name == "local":
+            built = tuple((_alone(federation, site, folder), (site.name,)) for site in federation.sites)
+        else:
+            whole = _pooled(federation) if name.startswith("central") else federation
+            built = ((_with_noise(whole, _NOISE.get(name), folder / name), everyone),)
+        yield Comparison(name, tuple((_rated(made, federation), tested) for made, tested in built))
 
 
 def measure(comparison: Comparison, bench: TestBench, session: ModelSession, kept: Measurements) -> SiteTallies:
@@ -83,37 +105,40 @@ def tallies_of(comparison: Comparison, bench: TestBench, session: ModelSession) 
 
 def _alone(federation: Federation, site: SiteRecords, folder: Path) -> Federation:
     """One site with its own noise, its own records and as many steps as the federation took."""
-    return replace(
-        federation,
-        job=alone(federation.job),
-        sites=(site,),
-        roster=wire.Roster(serial=1, weights={site.name: federation.roster.weights[site.name]}),
-        folder=folder / f"local-{site.name}",
-        engine="inprocess",
-        on_round=None,
-    )
+    lone = _at_one_place(federation, site, federation.roster.weights[site.name])
+    return replace(lone, folder=folder / f"local-{site.name}")
 
 
-def _pooled(federation: Federation, folder: Path) -> Federation:
+def _pooled(federation: Federation) -> Federation:
     """All training records at one place, which then adds noise once."""
     pool = SiteRecords(_POOL, tuple(record for site in federation.sites for record in site.train), ())
-    return replace(
-        federation,
-        job=alone(federation.job),
-        sites=(pool,),
-        roster=wire.Roster(serial=1, weights={_POOL: sum(federation.roster.weights.values())}),
-        folder=folder,
-        engine="inprocess",
-        on_round=None,
-    )
+    return _at_one_place(federation, pool, sum(federation.roster.weights.values()))
 
 
-def _with_noise(federation: Federation, noise: str, folder: Path, name: str = "") -> Federation:
-    """The same federation with another noise; its name is that of its folder."""
-    return replace(
-        federation,
-        job=override(federation.job, {"privacy.noise": noise}),
-        folder=folder / (name or {"none": "federated_no_privacy", "local": "federated_local_noise"}[noise]),
-        engine="inprocess",
-        on_round=None,
-    )
+def _at_one_place(federation: Federation, site: SiteRecords, weight: int) -> Federation:
+    """One site only. A head's mean gradient is taken over the records there are, and not over the federation's."""
+    job = alone(federation.job)
+    if job.trains_head:
+        weight = 1
+        job = override(job, {"training.records_per_weight": unit_count(site.train, job.privacy)})
+    roster = wire.Roster(serial=1, weights={site.name: weight})
+    return replace(federation, job=job, sites=(site,), roster=roster, engine="inprocess", on_round=None)
+
+
+def _with_noise(federation: Federation, noise: str | None, folder: Path) -> Federation:
+    """The same federation with another noise, or its own, in a folder of its own."""
+    job = override(federation.job, {"privacy.noise": noise}) if noise else federation.job
+    return replace(federation, job=job, folder=folder, engine="inprocess", on_round=None)
+
+
+def _rated(made: Federation, run: Federation) -> Federation:
+    """With the head's rate for its own size and noise, unless the run's is another than its own: then it was named."""
+    if not run.job.trains_head or run.job.federation.server_learning_rate != _rate(run):
+        return made
+    return replace(made, job=override(made.job, {"federation.server_learning_rate": _rate(made)}))
+
+
+def _rate(federation: Federation) -> float:
+    """As `experiment.resolve` settles it, by the roster."""
+    job, weights = federation.job, federation.roster.weights.values()
+    return head_rate(job, sites=len(weights), units=sum(weights) * job.training.records_per_weight)

@@ -1,7 +1,7 @@
 """The sites' test records, measured by the simulation itself: in a deployment each site measures only for itself."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from yoriai.client.model.measure import Tally, majority_tally
+from yoriai.client.model.prepared import PreparedRecords
 from yoriai.client.records.records import SiteRecords
+from yoriai.client.session.base_answers import base_tally
 from yoriai.client.session.model_session import ModelSession
 from yoriai.client.training.answers import SAMPLES, both_answer
 from yoriai.client.training.evaluate import evaluate
@@ -18,6 +20,8 @@ from yoriai.config import JobConfig
 from yoriai.errors import CheckpointError
 from yoriai.simulations.report.report import Paired, Sample, Score
 from yoriai.simulations.run.observers import Observer
+from yoriai.simulations.scenarios.naive_bayes import baselines
+from yoriai.simulations.scenarios.private_counts import private_baseline
 from yoriai.strategies.adapter import AdapterState
 from yoriai.system.run_files import write_run_file
 
@@ -38,6 +42,31 @@ class TestBench:
     def measure(self, adapter: AdapterState) -> SiteTallies:
         """Counts by site."""
         model, head = self.session.model(self.job), self.session.head(self.job)
+        return self._by_site(
+            lambda records: evaluate(
+                model,
+                adapter,
+                records,
+                head,
+                physical_batch_size=self.session.speed.physical_batch_size,
+                exact_match=self.job.task.kind == "instruct",
+            )
+        )
+
+    def measure_base(self, initial: AdapterState) -> SiteTallies:
+        """Counts by site of the untouched base, which is what the job's first adapter leaves it.
+
+        A head that has not trained answers nothing; there the base answers with its labels' words.
+        """
+        if not self.job.trains_head:
+            return self.measure(initial)
+        self.session.model(self.job)  # One with a head leaves the base bare.
+        rows = self.session.speed.physical_batch_size
+        return self._by_site(
+            lambda records: base_tally(self.session.base, self.job.task, records, physical_batch_size=rows)
+        )
+
+    def _by_site(self, count: Callable[[PreparedRecords], Tally]) -> SiteTallies:
         tallies = {}
         measured = [site for site in self.sites if site.test]
         for done, site in enumerate(measured):
@@ -49,14 +78,7 @@ class TestBench:
                 for_training=False,
                 progress=lambda n, total, name=name: self.observer.advance(f"prefix of tests {name}", n, total),  # type: ignore[misc]
             )
-            tallies[name] = evaluate(
-                model,
-                adapter,
-                records,
-                head,
-                physical_batch_size=self.session.speed.physical_batch_size,
-                exact_match=self.job.task.kind == "instruct",
-            )
+            tallies[name] = count(records)
         self.observer.advance("measuring", len(measured), len(measured))
         return tallies
 
@@ -81,6 +103,16 @@ class TestBench:
             Sample(site=name, prompt=old.prompt, expected=old.expected, base=old.shown, adapted=new.shown)
             for (name, _), (old, new) in zip(chosen, answers, strict=True)
         )
+
+    def counted(self) -> dict[str, SiteTallies]:
+        """Naive Bayes by its names in a report; classify only, and with privacy only where the job has some."""
+        if self.job.task.kind != "classify":
+            return {}
+        found = baselines(self.sites, self.job.task.labels)
+        if (private := private_baseline(self.sites, self.job)) is not None:
+            found["naive_bayes_private"] = private
+        tested = {site.name for site in self.sites if site.test}
+        return {name: {s: tally for s, tally in by.items() if s in tested} for name, by in found.items()}
 
     def majorities(self) -> SiteTallies:
         """Always answering the commonest label of a site's training records; classify only."""

@@ -24,6 +24,7 @@ class StoredRun:
         reason, labels_from_records: of the Experiment; the stored job has kind and labels settled already.
         records_digest: of the records it began with.
         samples: whether answers are shown side by side.
+        alone: whether each site is trained alone too, where a head trains.
     """
 
     run_id: str
@@ -34,6 +35,7 @@ class StoredRun:
     labels_from_records: bool
     records_digest: str
     samples: bool = True
+    alone: bool = True
 
 
 def must_be_free(folder: Path) -> None:

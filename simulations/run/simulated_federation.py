@@ -18,6 +18,7 @@ from yoriai.simulations.run.engines import InProcessTransport, SiteSpec
 from yoriai.simulations.run.experiment import event_of, noise_multiplier
 from yoriai.simulations.run.observers import Observer, Silent, refusal_lines
 from yoriai.simulations.scenarios.consortium import Consortium
+from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.rule import rule_of
 
 
@@ -27,6 +28,7 @@ class Federation:
 
     Attributes:
         n_params: entries that a site sends in a round, at most; needed where noise is distributed.
+        initial: the adapter before round 0, which all trainings on one base and task share; None makes it.
         engine: `inprocess` or `flower`.
         noise_seed: tests only; see SiteSpec.
         on_round: called after each stored round.
@@ -39,6 +41,7 @@ class Federation:
     folder: Path
     run_id: str
     n_params: int = 0
+    initial: AdapterState | None = None
     engine: str = "inprocess"
     noise_seed: bytes | None = None
     observer: Observer = field(default_factory=Silent)
@@ -97,7 +100,8 @@ def run_federation(federation: Federation, session: ModelSession) -> Outcome:
     checkpoint = last_checkpoint(registry, job_digests(job, base_digest), federation.run_id)
     seconds: dict[str, float] = {}
     if checkpoint is None or not (checkpoint.ended_early or checkpoint.next_round == job.federation.rounds):
-        initial = checkpoint.adapter if checkpoint else session.initial_adapter(job)
+        first = checkpoint.adapter if checkpoint else federation.initial
+        initial = session.initial_adapter(job) if first is None else first
         said: set[str] = set()
 
         def coordinate(transport: Transport) -> Checkpoint:

@@ -4,25 +4,22 @@ A report's accuracy means little without it; on short texts it is hard to beat. 
 
     log p(label | text) = log n(label)/n + sum over words of log (n(word, label) + 1) / (n(all words, label) + V)
 
-up to a constant, the counts n taken from the training records. Words are the runs of `\\w` in the lower-cased prompt,
-each as often as it stands there; V is the number of distinct training words, and a word outside them is ignored. A
+up to a constant, the counts n taken from the training records. Words are those of `client/records/words.py`, each as
+often as it stands in the prompt; V is the number of distinct training words, and a word outside them is ignored. A
 label without a training record is never answered. McCallum and Nigam, "A comparison of event models for naive Bayes
 text classification", AAAI-98 workshop on learning for text categorization.
 """
 
-import re
 from collections.abc import Sequence
 from itertools import chain
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from yoriai.client.model.measure import Tally
+from yoriai.client.records.words import words
 from yoriai.errors import RecordError
 from yoriai.simulations.scenarios.partition import Record, SiteRecords
-
-_WORD: Final = re.compile(r"\w+")
 
 
 def baselines(sites: Sequence[SiteRecords], labels: Sequence[str]) -> dict[str, dict[str, Tally]]:
@@ -53,12 +50,14 @@ def naive_bayes_tally(train: Sequence[Record], test: Sequence[Record], labels: S
     vocabulary = {word: column for column, word in enumerate(sorted({word for r in train for word in _words(r)}))}
     known, truth = label_numbers(train, labels), label_numbers(test, labels)
     frequencies = np.bincount(known, minlength=len(labels))  # (L,)
-    words = np.zeros((len(labels), len(vocabulary)))
-    np.add.at(words, known, _counts(train, vocabulary))
-    log_words = np.log((words + 1) / (words.sum(1, keepdims=True) + len(vocabulary)))  # (L, V)
+    counts = np.zeros((len(labels), len(vocabulary)))
+    for record, label in zip(train, known, strict=True):
+        np.add.at(counts[label], _columns(record, vocabulary), 1)
+    log_words = np.log((counts + 1) / (counts.sum(1, keepdims=True) + len(vocabulary)))  # (L, V)
     with np.errstate(divide="ignore"):
         log_prior = np.log(frequencies / len(train))
-    scores = _counts(test, vocabulary) @ log_words.T + log_prior  # (N, L)
+    found = [log_prior + log_words[:, _columns(record, vocabulary)].sum(1) for record in test]
+    scores = np.array(found).reshape(len(test), len(labels))
     return tally_of(scores, truth, len(train))
 
 
@@ -88,17 +87,12 @@ def tally_of(scores: NDArray[np.float64], truth: NDArray[np.int64], training_rec
 
 
 def _words(record: Record) -> list[str]:
-    return _WORD.findall((record.prompt or "").lower())
+    return words(record.prompt or "")
 
 
-def _counts(records: Sequence[Record], vocabulary: dict[str, int]) -> NDArray[np.float64]:
-    """How often each word of the vocabulary stands in each record, (N, V)."""
-    counts = np.zeros((len(records), len(vocabulary)))
-    for row, record in enumerate(records):
-        for word in _words(record):
-            if (column := vocabulary.get(word)) is not None:
-                counts[row, column] += 1
-    return counts
+def _columns(record: Record, vocabulary: dict[str, int]) -> list[int]:
+    """The column of each word that the vocabulary has, as often as it stands in the record."""
+    return [column for word in _words(record) if (column := vocabulary.get(word)) is not None]
 
 
 def label_numbers(records: Sequence[Record], labels: Sequence[str]) -> NDArray[np.int64]:

@@ -29,6 +29,7 @@ from yoriai.client.folder.site_folder import make_site
 from yoriai.client.offer.job_book import JobBook, operator_name
 from yoriai.client.offer.job_entry import Entry
 from yoriai.client.records.records import Record
+from yoriai.client.session.base_answers import base_tally
 from yoriai.client.session.model_session import ModelSession
 from yoriai.client.site import own_evaluation
 from yoriai.client.site.deliveries import Deliveries
@@ -42,7 +43,7 @@ from yoriai.privacy.identity.signing_key import SigningKey
 from yoriai.privacy.ledger.folder import open_in_folder
 from yoriai.privacy.ledger.ledger import Ledger, Policy
 from yoriai.strategies.adapter import AdapterState
-from yoriai.strategies.rule import get_rule
+from yoriai.strategies.rule import get_rule, rule_of
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Full backward hook", "ignore:.is_gradient_checkpointing", "ignore:Pydantic serializer"
@@ -125,9 +126,8 @@ class Home:
     def took_part_in_round(self, job: JobConfig) -> AdapterState:
         """Have one update of an accepted job leave; the adapter that might come of it."""
         start = self.bench.initial_adapter(job)
-        request = wire.TrainRequest(
-            run_id=self.run, round_index=0, adapter_digest=start.digest(), payload=start.select(("R",)).to_bytes()
-        )
+        sent = start.select(rule_of(job).trainable(0)).to_bytes()
+        request = wire.TrainRequest(run_id=self.run, round_index=0, adapter_digest=start.digest(), payload=sent)
         assert isinstance(self.send(request), wire.PlainUpdate)
         return last_adapter(self.bench, job)
 
@@ -161,7 +161,7 @@ class Home:
 def last_adapter(bench: ModelSession, job: JobConfig, seed: int = 0) -> AdapterState:
     """The initial adapter with the factors that train drawn anew."""
     initial, drawn = bench.initial_adapter(job), np.random.default_rng(seed)
-    moving = initial.select(get_rule(job.federation.rule).moving).tensors
+    moving = initial.select(rule_of(job).moving).tensors
     return AdapterState(
         {n: drawn.normal(scale=0.3, size=t.shape) if n in moving else t for n, t in initial.tensors.items()}
     )
@@ -847,6 +847,19 @@ def test_what_the_adapter_is_worth_is_measured_and_stays_at_the_site(home: Home,
         assert (found["records"], found["correct"]) == (6, tally.correct)
         assert found["loss"] == pytest.approx(tally.loss, rel=1e-6)
     assert before["loss"] != after["loss"]
+
+
+def test_before_a_head_that_trains_the_base_answers_with_its_labels_words(home: Home, make_job: JobMaker) -> None:
+    job = make_job(task__head="trained", head__directions=8, head__words=32, public__written=0)
+    adapter = home.took_part(job)
+    received(home.deliver(job, adapter), adapter)
+    (folder,) = home.stored()
+    before = json.loads((folder / "evaluation.json").read_text())["before"]
+    prepared = home.bench.prepare(home.tests, job, for_training=False)
+    tally = base_tally(home.bench.base, job.task, prepared, physical_batch_size=8)
+    assert (before["records"], before["correct"]) == (6, tally.correct)
+    assert before["loss"] == pytest.approx(tally.loss, rel=1e-6)
+    assert before["loss"] != pytest.approx(np.log(3), rel=1e-6)  # That of a head of zeros.
 
 
 def answering(home: Home, make_job: JobMaker) -> JobConfig:

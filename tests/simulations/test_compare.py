@@ -1,5 +1,6 @@
 """The comparisons: who takes part in each, with how much noise, and on whose ledger."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,9 +8,10 @@ import pytest
 from tests.simulations.conftest import Run
 from yoriai import wire
 from yoriai.client.records.records import Record, SiteRecords
+from yoriai.client.session.task_defaults import head_rate, settled
 from yoriai.config import JobConfig, override
 from yoriai.privacy.ledger.ledger import Ledger
-from yoriai.simulations.run.compare import LAST, Comparison, comparisons
+from yoriai.simulations.run.compare import Comparison, comparisons, wanted
 from yoriai.simulations.run.simulated_federation import Federation
 
 
@@ -59,7 +61,69 @@ def test_without_privacy_only_those_without_are_left(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("noise", ["local", "none"])
 def test_the_last_one_is_always_the_same(tmp_path: Path, noise: str) -> None:
-    assert list(by_name(tmp_path, noise))[-1] == LAST
+    assert list(by_name(tmp_path, noise))[-1] == "central_no_privacy"
+
+
+def head_job(**settings: object) -> JobConfig:
+    """A job whose head trains, settled for a thousand records or more at two sites that have 20 each."""
+    dotted = {name.replace("__", "."): value for name, value in settings.items()}
+    task = {"task.kind": "classify", "task.labels": ("x", "y", "z"), "task.head": "trained"}
+    job = override(JobConfig(name="tiny"), {**task, "training.records_per_weight": 500, **dotted})
+    return settled(job, sites=2, units=2500)  # Weights of 2 and 3, as below.
+
+
+def rates(job: JobConfig, folder: Path) -> dict[str, float]:
+    """The step size of each comparison, and of the run itself; that of its first site stands for `local`."""
+    run = replace(federation(folder), job=job)
+    found = {c.name: c.federations[0][0].job.federation.server_learning_rate for c in comparisons(run)}
+    return {"federated": job.federation.server_learning_rate, **found}
+
+
+@pytest.mark.parametrize("noise", ["local", "distributed"])
+def test_each_training_of_a_head_has_the_rate_of_its_own_size_and_noise(tmp_path: Path, noise: str) -> None:
+    job = head_job(privacy__noise=noise)
+    found = rates(job, tmp_path)
+    for comparison in comparisons(replace(federation(tmp_path), job=job)):
+        for made, _ in comparison.federations:
+            weights, unit = made.roster.weights, made.job.training.records_per_weight
+            wanted = head_rate(made.job, sites=len(made.sites), units=sum(weights.values()) * unit)
+            assert made.job.federation.server_learning_rate == wanted
+    assert found["federated_no_privacy"] == found["central_no_privacy"] == 8.0
+    assert found["federated"] > found["central"] >= found["local"]  # 2,500 records, forty and twenty.
+
+
+def test_a_lone_sites_head_is_sized_by_its_own_records_or_owners(tmp_path: Path) -> None:
+    run = replace(federation(tmp_path, "distributed"), job=head_job(privacy__noise="distributed"))
+    (_, second), (central,) = (c.federations for c in comparisons(run, ("local", "central")))
+    for (made, _), units in ((second, 20), (central, 40)):
+        assert made.job.training.records_per_weight == units
+        assert list(made.roster.weights.values()) == [1]
+        assert made.job.privacy.noise == "local"
+    owned = tuple(
+        replace(site, train=tuple(Record(text="t", owner=f"o{n % 7}") for n in range(20))) for site in run.sites
+    )
+    by_owner = replace(run, sites=owned, job=head_job(privacy__unit="owner"))
+    (alone, _) = next(comparisons(by_owner, ("local",))).federations[0]
+    assert alone.job.training.records_per_weight == 7
+
+
+def test_a_rate_that_the_job_names_is_that_of_every_training(tmp_path: Path) -> None:
+    job = head_job(federation__server_learning_rate=1.25, federation__server_learning_rate_without_noise=2.5)
+    assert set(rates(job, tmp_path).values()) == {1.25}
+    job_of = {c.name: c.federations[0][0].job for c in comparisons(replace(federation(tmp_path), job=job))}
+    assert job_of["central_no_privacy"].federation.server_learning_rate_without_noise == 2.5
+
+
+def test_an_adapters_rate_is_the_same_everywhere(tmp_path: Path) -> None:
+    job = override(federation(tmp_path).job, {"task.kind": "lm"})
+    assert len(set(rates(settled(job), tmp_path).values())) == 1
+
+
+def test_without_being_asked_a_head_alone_is_compared_and_with_each_site_alone_only() -> None:
+    head, adapter = head_job(), JobConfig(name="tiny")
+    assert wanted(head, every=False) == ("local",)
+    assert wanted(head, every=False, alone=False) == wanted(adapter, every=False) == ()
+    assert wanted(head, every=True, alone=False) == wanted(adapter, every=True)
 
 
 def test_a_site_alone_keeps_its_records_weight_and_steps(tmp_path: Path) -> None:
