@@ -1,6 +1,6 @@
 """What a job begins with: the model that its factors live in, their first values, and the task's head."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
