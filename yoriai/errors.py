@@ -111,6 +111,10 @@ class RoundError(YoriaiError):
     exit_code = EXIT_PARTIAL
 
 
+class AwayError(RoundError):
+    """Too few sites are there for a round to begin, and others may still come: no site was asked to train."""
+
+
 class RefusedError(YoriaiError):
     """A site's own rules forbid what the job asks for."""
 

@@ -1,6 +1,7 @@
 """Commands about the jobs that a site was offered: `site jobs`, `site approve`, `site refuse`, `site release`."""
 
 import json
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -60,6 +61,7 @@ def approve(
 ) -> None:
     """Let a job begin that waits for you, after a look at its terms. Other terms, of the same run too, wait anew."""
     from yoriai.client.offer.job_book import operator_name
+    from yoriai.client.offer.joining import joining
 
     site, book = _opened(folder)
     entry = book.find(run)
@@ -67,9 +69,14 @@ def approve(
     if entry.state in ("approved", "accepted"):
         say(f"run {entry.run_id} was approved before; nothing was changed")
         return
+    was_refused = entry.state == "refused"
     agree("Shall this site take part on these terms?", yes=yes, otherwise="nothing was changed; the job waits")
     book.decide(entry, "approved", by=operator_name())
     say(f"approved run {entry.run_id}; the site answers so when the coordinator offers it again")
+    if was_refused:
+        say("a coordinator that was told no meanwhile asks again only once the job is resumed there")
+    else:
+        say(joining(entry, time.time()).text)
 
 
 def refuse(folder: _Folder, run: _Run) -> None:

@@ -1,5 +1,6 @@
 """What a job asks of a site, on the terminal, before its operator decides: all that bears on privacy."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ from rich.text import Text
 from yoriai.client.cli.own_ledger import opened
 from yoriai.client.folder.site_folder import SiteFolder
 from yoriai.client.offer.job_entry import Entry, Terms
+from yoriai.client.offer.joining import joining
 from yoriai.client.offer.usual import USUAL, unusual
 from yoriai.client.records.columns import Reading
 from yoriai.client.records.fitting import fit_at_sight
@@ -108,6 +110,7 @@ def terms_rows(entry: Entry, budget: Budget) -> list[Row]:
         row("run", terms.run_id),
         row("job", f"{job.name}: {task.kind}, rule {federation.rule}"),
         row("state", f"{entry.state}, first offered {day_of(entry.seen_at)}{_decided(entry)}{early and f'; {early}'}"),
+        *([row("joins", joining(entry, time.time()).text)] if entry.state == "waiting" else []),
         row("privacy", _privacy(terms, job), "privacy.noise", "privacy.epsilon", "privacy.delta"),
         row("noise", _noise(terms, job), "noise_multiplier"),
         row(

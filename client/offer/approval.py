@@ -22,15 +22,18 @@ class Approval:
         self._site, self._book = site, book
         self._asks = policy.approve == "ask"
 
-    def waits(self, terms: Terms) -> bool:
+    def waits(self, terms: Terms, *, rounds_done: int | None = None) -> bool:
         """Whether an offer on these terms, which are entered into the book, has to wait for the operator.
+
+        Args:
+            rounds_done: of the run, as the offer says it.
 
         Raises:
             PolicyError: the operator has refused the job, or its run has ended here.
         """
         if self._book is None:
             return False
-        entry = self._book.consider(terms)
+        entry = self._book.consider(terms, rounds_done=rounds_done)
         self._check_open(terms.run_id, entry.state)
         return self._asks and entry.state == "waiting"
 

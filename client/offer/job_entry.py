@@ -81,6 +81,9 @@ class Entry(_Stored):
         decided_by: the operator's user name, or what else decided.
         adapter_digest: of the last adapter; empty before it came.
         rounds_done: finished ones, by the coordinator's signed word; None before that.
+        offered_at: when it was offered last; None in a book of an earlier version.
+        offered_after: rounds that were finished when it was offered last; None where the coordinator does not say.
+        offers: in a row after that many rounds. More than one: the coordinator waits for sites before the next round.
     """
 
     schema_: Literal[1] = Field(default=_VERSION, alias="schema")
@@ -91,6 +94,9 @@ class Entry(_Stored):
     decided_by: str = ""
     adapter_digest: str = ""
     rounds_done: int | None = None
+    offered_at: float | None = None
+    offered_after: int | None = None
+    offers: int = 0
 
     @property
     def run_id(self) -> str:

@@ -164,7 +164,7 @@ class Site:
         check_records(self.name, self._policy, job)
         self._session.check_task(job.task)
         terms = terms_of(offer, job, event, roster_digest, costing=self._ledger.costing)
-        if self._asked_for(terms):
+        if self._asked_for(terms, offer.rounds_done):
             return self._approval.waiting(offer.run_id)
         start = AdapterState.from_bytes(offer.payload)
         self._session.check_adapter(job, start)
@@ -205,12 +205,12 @@ class Site:
             self._trainer.give_back(terms.run_id)
             raise
 
-    def _asked_for(self, terms: Terms) -> bool:
+    def _asked_for(self, terms: Terms, rounds_done: int | None) -> bool:
         """Whether the job waits for the operator. Runs that are refused or over hold none of the budget any longer."""
         for run_id in self._trainer.open_runs():
             if self._approval.is_over(run_id):  # A kill, here or of a command, may have come before it was freed.
                 self._trainer.give_back(run_id)
-        return self._approval.waits(terms)
+        return self._approval.waits(terms, rounds_done=rounds_done)
 
     def _forget(self) -> None:
         """Give up the job at hand, with the keys of its window."""

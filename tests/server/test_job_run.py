@@ -13,9 +13,10 @@ from tests.server.enrolling import NAMES, enrolled
 from tests.server.faulty import BASE_DIGEST, Fault, FaultyTransport, initial_adapter, small_job
 from tests.server.keepers import Keeper
 from yoriai import wire
-from yoriai.errors import EXIT_BAD_INPUT, ConfigError
+from yoriai.errors import EXIT_BAD_INPUT, AwayError, ConfigError
 from yoriai.prepared_job import PreparedJob
 from yoriai.server.folder.server_folder import ServerFolder
+from yoriai.server.round import attendance
 from yoriai.server.round.messenger import Transport
 from yoriai.server.service.job_run import run_job
 from yoriai.server.service.job_store import JobStore, Phase, StoredJob
@@ -144,6 +145,22 @@ def interrupted(folder: ServerFolder, job: StoredJob, rounds: int) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         coordinate(folder, job, AtRound(rounds, die))
+
+
+def test_a_job_whose_site_is_away_waits_and_uses_up_no_start(
+    folder: ServerFolder, job: StoredJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attendance, "_waited", lambda *_: False)  # The deadline of the offer has passed.
+    transport = AtRound(-1, lambda: None)
+    transport.unreachable.add(NAMES[0])
+    for _ in range(10):
+        with pytest.raises(AwayError, match=f"{NAMES[0]}: not connected"):
+            coordinate(folder, job, transport)
+        assert (job.state().phase, job.state().fruitless) == ("queued", 0)
+        job.change(phase="starting")
+    transport.unreachable.clear()
+    coordinate(folder, job, transport)
+    assert job.state().phase == "finished"
 
 
 def test_a_job_whose_rounds_are_used_up_ends_by_itself(folder: ServerFolder, job: StoredJob) -> None:
