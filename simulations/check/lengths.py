@@ -7,7 +7,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from yoriai.client.records.control_tokens import Tokenizer, encode_fitting
+from yoriai.client.records.control_tokens import Tokenizer
+from yoriai.client.records.encoding import encode_fitting
 from yoriai.client.records.records import Record, SiteRecords
 from yoriai.config import TaskSection
 from yoriai.simulations.run.experiment import Experiment
