@@ -43,13 +43,15 @@ def jobs(
     """List the jobs that this site was offered: what each asks for, what was decided, and what came of it here."""
     from yoriai.client.cli.jobs_table import job_views, jobs_json, print_jobs
     from yoriai.client.cli.jobs_terms import budget_of
+    from yoriai.client.cli.room import room_for
 
     site, book = _opened(folder)
     entries = book.entries() if run is None else [book.find(run)]
+    views = job_views(entries, site.adapters, lambda terms: room_for(site, terms))
     if as_json:
-        typer.echo(json.dumps(jobs_json(job_views(entries, site.adapters), budget_of(site)), indent=1))
+        typer.echo(json.dumps(jobs_json(views, budget_of(site)), indent=1))
     elif run is None:
-        print_jobs(job_views(entries, site.adapters), budget_of(site), _console)
+        print_jobs(views, budget_of(site), _console)
     else:
         _show(site, entries[0])
 
@@ -118,8 +120,10 @@ def release(
 
 def _show(site: "SiteFolder", entry: "Entry") -> None:
     from yoriai.client.cli.jobs_terms import budget_of, print_terms, records_here
+    from yoriai.client.cli.room import room_for
 
-    print_terms(entry, budget_of(site), records_here(site, entry.terms.config()), _console)
+    room = room_for(site, entry.terms) if entry.state in ("waiting", "refused") else None
+    print_terms(entry, budget_of(site), records_here(site, entry.terms.config()), _console, room)
 
 
 def _say_freed(rounds: int, epsilon: float) -> None:

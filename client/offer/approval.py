@@ -5,7 +5,7 @@ from yoriai.client.offer.job_book import JobBook
 from yoriai.client.offer.job_entry import OVER, Terms
 from yoriai.config import JobConfig, PolicySection, job_digest
 from yoriai.errors import PolicyError
-from yoriai.privacy.dp.accounting import Costing, Event
+from yoriai.privacy.dp.accounting import Costing, Event, event_to_dict
 from yoriai.privacy.job_terms.noise import all_rounds
 
 
@@ -100,4 +100,5 @@ def terms_of(
         epsilon=cost.epsilon if cost else None,
         accountant=cost.accountant if cost else "",
         roster_digest=roster_digest,
+        event=event_to_dict(event) if event is not None else None,
     )

@@ -34,6 +34,8 @@ class Terms(_Stored):
         weights, ranks: of the roster's sites; of the signed one's under secure aggregation.
         epsilon: what all rounds cost this site, the spare ones too, were they its only charges; None without privacy.
         accountant: behind epsilon.
+        event: what one round costs this site, as `event_to_dict` has it; None without privacy, and in a book of an
+            earlier version.
         roster_digest: of the signed roster (hex), by which the last adapter is known to be this run's; empty without
             secure aggregation. As the serial, no part of what is decided about.
     """
@@ -49,6 +51,7 @@ class Terms(_Stored):
     epsilon: float | None = None
     accountant: str = ""
     roster_digest: str = ""
+    event: dict[str, Any] | None = None
 
     @property
     def digest(self) -> str:

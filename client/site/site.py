@@ -38,6 +38,7 @@ from yoriai.client.site.site_identity import SiteIdentity
 from yoriai.client.training.train import LocalUpdate
 from yoriai.config import JobConfig, SiteConfig
 from yoriai.errors import (
+    BudgetError,
     LedgerError,
     PolicyError,
     RecordError,
@@ -117,7 +118,9 @@ class Site:
             reply = wire.Refusal(run_id=run_id, site=self.name, reason=reason)
         except YoriaiError as error:
             used_up = isinstance(error, UsedUpError)
-            reply = wire.Refusal(run_id=run_id, site=self.name, reason=str(error), used_up=used_up)
+            # A coordinator's screen bears a line; what a full ledger says is longer than that.
+            reason = error.remedy_first() if isinstance(error, BudgetError) else str(error)
+            reply = wire.Refusal(run_id=run_id, site=self.name, reason=reason, used_up=used_up)
         except Exception as error:  # The type alone: an unexpected message might quote a record.
             reason = f"internal error: {type(error).__name__}"
             place = traceback.extract_tb(error.__traceback__)[-1]
