@@ -236,7 +236,8 @@ class BudgetRule:
             found=f"epsilon {epsilon_text(self._whole(book, first), 3)} for its {first.rounds} rounds, "
             f"{terms(self.policy.unit, effective)}",
             expected=f"at most {self.policy.epsilon_budget:g}",
-            remedy="raise the budget with its reason (yoriai site budget DIR --raise-to EPSILON --reason TEXT); on another data set, begin with a job of fewer rounds or more noise",
+            remedy="raise the budget with its reason (yoriai site budget DIR --raise-to EPSILON --reason TEXT); on "
+            "another data set, begin with a job of fewer rounds or more noise",
         )
 
 

@@ -102,7 +102,7 @@ def _coordinate(
 
     def on_round(checkpoint: Checkpoint) -> None:
         _log_round(log, checkpoint)
-        job.change(fruitless=0)
+        job.change(fruitless=0, error="")
         transport.note_absent(dict(checkpoint.rounds[-1].refused))
         transport.begin_round(checkpoint.next_round + 1)
 
