@@ -101,7 +101,7 @@ class Keeper:
             self._look_after(live[0])
 
     def _say_what_ended(self, live: list[StoredJob]) -> None:
-        """A line for each job that was live at the last tick and is not any more: finished, ended, failed, cancelled."""
+        """A line for each job that was live at the last tick and is over now, in whichever phase."""
         for job in self._live:
             if job not in live:
                 self._log.event("job_over", job=job.run_id, phase=job.state().phase)
