@@ -301,7 +301,7 @@ def test_site_file_is_read(tmp_path: Path, digest: str) -> None:
 def test_site_defaults_are_the_agreed_ones() -> None:
     policy = SiteConfig(name="north").policy
     assert (policy.epsilon_budget, policy.min_sites, policy.base_digests, policy.allow_no_privacy) == (
-        8.0,
+        16.0,
         2,
         (),
         False,

@@ -34,6 +34,11 @@ class YoriaiError(Exception):
             parts.append(remedy)
         super().__init__("; ".join(parts))
 
+    def remedy_first(self) -> str:
+        """The message with what to do before what is wrong, for a place that may cut it."""
+        rest = str(YoriaiError(self.what, found=self.found, expected=self.expected))
+        return f"{self.remedy}: {rest}" if self.remedy else rest
+
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle by the four texts, so that an error crosses a process boundary whole."""
         return (_rebuild, (type(self), self.what, self.found, self.expected, self.remedy))
@@ -109,6 +114,10 @@ class RoundError(YoriaiError):
     """Too few sites answered for the round to count."""
 
     exit_code = EXIT_PARTIAL
+
+
+class AwayError(RoundError):
+    """Too few sites are there for a round to begin, and others may still come: no site was asked to train."""
 
 
 class RefusedError(YoriaiError):

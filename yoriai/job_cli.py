@@ -28,6 +28,7 @@ def mount(job: typer.Typer) -> None:
     job.command("prepare")(prepare)
     job.command("submit")(submit)
     job.command("status")(status)
+    job.command("list")(list_jobs)
     job.command("resume")(resume)
     job.command("end")(end)
     job.command("cancel")(cancel)
@@ -79,6 +80,21 @@ def status(
         typer.echo(json.dumps({"schema": 1, **view}, indent=1))
         return
     print_job(view, _console)
+
+
+def list_jobs(server: Server, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """List every job of a server in the order of submission: its run, phase and rounds, and its last error."""
+    from yoriai.server.service.status import job_view
+
+    views = [job_view(job) for job in _store(server).jobs()]
+    if as_json:
+        typer.echo(json.dumps({"schema": 1, "jobs": views}, indent=1))
+        return
+    for view in views:
+        error = f"; {view['error']}" if view["error"] else ""
+        say(f"{view['run']}  {view['phase']}, {view['rounds_done']} of {view['rounds']} rounds{error}")
+    if not views:
+        say("no job was submitted yet")
 
 
 def resume(server: Server, run: Run = "") -> None:

@@ -85,7 +85,8 @@ class JobOffer(_Laden):
     """Coordinator to site: the whole job, before anything trains. Payload: a complete adapter.
 
     `signed_roster` is the consortium's roster file, which secure aggregation needs; `roster` repeats its weights.
-    `ledger_head` is the newest that the coordinator has of this very site.
+    `ledger_head` is the newest that the coordinator has of this very site; `rounds_done` says how many rounds are
+    finished, so that a site can tell its operator whether a yes is in time. Older coordinators leave it out.
     """
 
     kind: ClassVar[str] = "job_offer"
@@ -95,6 +96,7 @@ class JobOffer(_Laden):
     base_digest: str
     noise_multiplier: float | None
     ledger_head: _LedgerHead = ""
+    rounds_done: int | None = Field(default=None, ge=0, exclude_if=lambda rounds: rounds is None)
 
 
 class PreparedJobFile(_Laden):

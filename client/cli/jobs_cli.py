@@ -1,6 +1,7 @@
 """Commands about the jobs that a site was offered: `site jobs`, `site approve`, `site refuse`, `site release`."""
 
 import json
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -42,13 +43,15 @@ def jobs(
     """List the jobs that this site was offered: what each asks for, what was decided, and what came of it here."""
     from yoriai.client.cli.jobs_table import job_views, jobs_json, print_jobs
     from yoriai.client.cli.jobs_terms import budget_of
+    from yoriai.client.cli.room import room_for
 
     site, book = _opened(folder)
     entries = book.entries() if run is None else [book.find(run)]
+    views = job_views(entries, site.adapters, lambda terms: room_for(site, terms))
     if as_json:
-        typer.echo(json.dumps(jobs_json(job_views(entries, site.adapters), budget_of(site)), indent=1))
+        typer.echo(json.dumps(jobs_json(views, budget_of(site)), indent=1))
     elif run is None:
-        print_jobs(job_views(entries, site.adapters), budget_of(site), _console)
+        print_jobs(views, budget_of(site), _console)
     else:
         _show(site, entries[0])
 
@@ -60,6 +63,7 @@ def approve(
 ) -> None:
     """Let a job begin that waits for you, after a look at its terms. Other terms, of the same run too, wait anew."""
     from yoriai.client.offer.job_book import operator_name
+    from yoriai.client.offer.joining import joining
 
     site, book = _opened(folder)
     entry = book.find(run)
@@ -67,9 +71,14 @@ def approve(
     if entry.state in ("approved", "accepted"):
         say(f"run {entry.run_id} was approved before; nothing was changed")
         return
+    was_refused = entry.state == "refused"
     agree("Shall this site take part on these terms?", yes=yes, otherwise="nothing was changed; the job waits")
     book.decide(entry, "approved", by=operator_name())
     say(f"approved run {entry.run_id}; the site answers so when the coordinator offers it again")
+    if was_refused:
+        say("a coordinator that was told no meanwhile asks again only once the job is resumed there")
+    else:
+        say(joining(entry, time.time()).text)
 
 
 def refuse(folder: _Folder, run: _Run) -> None:
@@ -111,8 +120,10 @@ def release(
 
 def _show(site: "SiteFolder", entry: "Entry") -> None:
     from yoriai.client.cli.jobs_terms import budget_of, print_terms, records_here
+    from yoriai.client.cli.room import room_for
 
-    print_terms(entry, budget_of(site), records_here(site, entry.terms.config()), _console)
+    room = room_for(site, entry.terms) if entry.state in ("waiting", "refused") else None
+    print_terms(entry, budget_of(site), records_here(site, entry.terms.config()), _console, room)
 
 
 def _say_freed(rounds: int, epsilon: float) -> None:

@@ -1,6 +1,6 @@
 """The jobs of a site in one table, within 80 columns, or as JSON."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from yoriai.client.cli.jobs_terms import Budget, early_end, printable
+from yoriai.client.cli.room import Room
 from yoriai.client.offer.job_entry import Entry, Terms
 from yoriai.client.offer.usual import unusual
 from yoriai.client.site.adapter_place import folder_of, read_evaluation
@@ -24,16 +25,20 @@ class JobView:
 
     Attributes:
         job: None for one that an earlier version took, and this one would not.
+        room: for jobs like it, as long as it waits.
     """
 
     entry: Entry
     job: JobConfig | None
     folder: Path | None = None
     evaluation: Mapping[str, Any] | None = None
+    room: Room | None = None
 
 
-def job_views(entries: Iterable[Entry], adapters: Path) -> list[JobView]:
-    """The entries with what lies in the folder of adapters.
+def job_views(
+    entries: Iterable[Entry], adapters: Path, room_for: Callable[[Terms], Room | None] = lambda _: None
+) -> list[JobView]:
+    """The entries with what lies in the folder of adapters, and the budget's room for those that wait.
 
     Raises:
         StorageError: an evaluation is damaged.
@@ -41,7 +46,9 @@ def job_views(entries: Iterable[Entry], adapters: Path) -> list[JobView]:
     views = []
     for entry in entries:
         folder = folder_of(adapters, entry.run_id, entry.adapter_digest) if entry.adapter_digest else None
-        views.append(JobView(entry, _job(entry), folder, read_evaluation(folder) if folder else None))
+        evaluation, job = read_evaluation(folder) if folder else None, _job(entry)
+        room = room_for(entry.terms) if entry.state == "waiting" and job else None
+        views.append(JobView(entry, job, folder, evaluation, room))
     return views
 
 
@@ -78,6 +85,10 @@ def print_jobs(views: Sequence[JobView], budget: Budget, console: Console) -> No
             continue
         if early := early_end(view.entry):
             console.print(Text(printable(f"run {view.entry.run_id} {early}"), style="dim"), highlight=False)
+        if view.room is not None:
+            line = f"run {view.entry.run_id} waits: {view.room.text}"
+            style = "bold yellow" if view.room.objection else "dim"
+            console.print(Text(printable(line), style=style), highlight=False)
         if odd := unusual(view.job, view.entry.terms.noise_multiplier):
             line = f"run {view.entry.run_id}: unusual: {', '.join(odd)}"
             console.print(Text(printable(line), style="bold yellow"), highlight=False)
@@ -137,6 +148,7 @@ def _as_json(view: JobView) -> dict[str, Any]:
         "adapter_digest": entry.adapter_digest or None,
         "adapter": str(view.folder) if view.folder else None,
         "evaluation": view.evaluation,
+        "such_jobs_that_fit": view.room.fit if view.room else None,
         **(_settings(terms, view.job) if view.job else {}),
     }
 

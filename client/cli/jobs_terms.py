@@ -1,5 +1,6 @@
 """What a job asks of a site, on the terminal, before its operator decides: all that bears on privacy."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -9,8 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from yoriai.client.cli.own_ledger import opened
+from yoriai.client.cli.room import Room
 from yoriai.client.folder.site_folder import SiteFolder
 from yoriai.client.offer.job_entry import Entry, Terms
+from yoriai.client.offer.joining import joining
 from yoriai.client.offer.usual import USUAL, unusual
 from yoriai.client.records.columns import Reading
 from yoriai.client.records.fitting import fit_at_sight
@@ -81,9 +84,13 @@ def records_here(site: SiteFolder, job: JobConfig) -> str:
     return fit_at_sight(records, job.task, job.privacy)
 
 
-def print_terms(entry: Entry, budget: Budget, fit: str, console: Console) -> None:
-    """Print the terms of one job, what is unusual marked, and with `fit` how they go with the records of the site."""
-    rows = [*terms_rows(entry, budget), Row("records here", fit)]
+def print_terms(entry: Entry, budget: Budget, fit: str, console: Console, room: Room | None = None) -> None:
+    """Print the terms of one job, what is unusual marked, and with `fit` how they go with the records of the site.
+
+    Args:
+        room: for jobs like this one, as long as it is not decided about.
+    """
+    rows = [*terms_rows(entry, budget, room), Row("records here", fit)]
     table = Table.grid(padding=(0, 2))
     for row in rows:
         table.add_row(row.name, Text(printable(row.text), overflow="fold"))
@@ -95,7 +102,7 @@ def print_terms(entry: Entry, budget: Budget, fit: str, console: Console) -> Non
         console.print(Text(line, style="bold yellow"))
 
 
-def terms_rows(entry: Entry, budget: Budget) -> list[Row]:
+def terms_rows(entry: Entry, budget: Budget, room: Room | None = None) -> list[Row]:
     """The terms by name, in the order in which they are read: all that bears on privacy."""
     terms, job = entry.terms, entry.terms.config()
     federation, privacy, task = job.federation, job.privacy, job.task
@@ -108,12 +115,14 @@ def terms_rows(entry: Entry, budget: Budget) -> list[Row]:
         row("run", terms.run_id),
         row("job", f"{job.name}: {task.kind}, {what_trains(job)}"),
         row("state", f"{entry.state}, first offered {day_of(entry.seen_at)}{_decided(entry)}{early and f'; {early}'}"),
+        *([row("joins", joining(entry, time.time()).text)] if entry.state == "waiting" else []),
         row("privacy", _privacy(terms, job), "privacy.noise", "privacy.epsilon", "privacy.delta"),
         row("noise", _noise(terms, job), "noise_multiplier"),
         row(
             "budget",
             f"epsilon {epsilon_text(budget.left)} of {budget.epsilon_budget:g} is left at delta {budget.delta:g}",
         ),
+        *([Row("further jobs", room.text, (room.objection,) if room.objection else ())] if room else []),
         row("clipping", _clipping(job), "privacy.clip_norm"),
         row("drawing", _drawing(job), "training.sampling_rate", "training.local_steps"),
         row(

@@ -41,6 +41,7 @@ def budget(
         float | None, typer.Option("--raise-to", help="Raise the budget to this epsilon, as an entry of its own.")
     ] = None,
     reason: Annotated[str, typer.Option("--reason", help="Why it is raised; stays in the ledger.")] = "",
+    yes: Annotated[bool, typer.Option("--yes", help="Raise it without a question.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show what a data set's privacy budget was spent on, what is left, and how many rounds still fit."""
@@ -54,25 +55,41 @@ def budget(
         raise ConfigError("--raise-to is of one ledger", remedy="name a site, or --ledger FILE")
     if raise_to is None and reason:
         raise ConfigError("--reason goes with --raise-to", remedy="name both or neither")
+    if raise_to is not None:
+        if folder is not None:
+            _raise(*_ledger_of(folder, to_write=True), raise_to, reason, yes=yes)
+        elif ledger is not None:
+            _raise(ledger, witness, raise_to, reason, yes=yes)
     with say_while("reading ledgers"):
         from yoriai.client.cli.budget import ledgers_of, view_of
         from yoriai.client.cli.budget_table import print_budget
         from yoriai.privacy.ledger.ledger import Ledger
 
         if folder is not None:
-            ledger, witness = _ledger_of(folder, to_write=raise_to is not None)
+            ledger, witness = _ledger_of(folder, to_write=False)
         paths = ([ledger] if ledger else []) + (ledgers_of(run) if run else [])
         views = []
         for path in paths:
             with Ledger.existing(path, witness=witness) as opened:
-                if raise_to is not None:
-                    opened.raise_budget(raise_to, reason)
                 views.append(view_of(opened, path))
     if as_json:
         typer.echo(json.dumps({"schema": 1, "ledgers": [view.as_json() for view in views]}, indent=1))
         return
     for view in views:
         print_budget(view, _console)
+
+
+def _raise(path: Path, witness: Path | None, epsilon: float, reason: str, *, yes: bool) -> None:
+    """Raise a ledger's budget after a question; a wider one cannot be taken back for what it let through."""
+    from yoriai.privacy.dp.wording import per_unit
+    from yoriai.privacy.ledger.ledger import Ledger
+
+    with Ledger.existing(path, witness=witness) as ledger:
+        new, before = ledger.check_raise(epsilon, reason), ledger.policies()[-1].policy
+        question = f"Raise the budget of data set {ledger.dataset} from epsilon {before.epsilon_budget:g} to "
+        question += f"{new.epsilon_budget:g}, {per_unit(new.unit)}?"
+        agree(question, yes=yes, otherwise="nothing was changed")
+        ledger.raise_budget(epsilon, reason)
 
 
 def witness(

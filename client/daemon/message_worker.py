@@ -255,7 +255,7 @@ class MessageWorker:
         run, stage = _text(header, "run_id"), _text(header, "stage")
         match header.get("kind"), stage:
             case "acceptance", _:
-                self._tell(job=run or "", round=0)
+                self._tell(job=run or "", round=0, last_error="")  # What kept it from taking part is over.
                 self._log.event("accepted", run=run)
             case "refusal", _ if header.get("waiting") is True:
                 self._log.event("waits_for_operator", run=run)

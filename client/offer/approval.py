@@ -5,7 +5,7 @@ from yoriai.client.offer.job_book import JobBook
 from yoriai.client.offer.job_entry import OVER, Terms
 from yoriai.config import JobConfig, PolicySection, job_digest
 from yoriai.errors import PolicyError
-from yoriai.privacy.dp.accounting import Costing, Event
+from yoriai.privacy.dp.accounting import Costing, Event, event_to_dict
 from yoriai.privacy.job_terms.noise import all_rounds
 
 
@@ -22,15 +22,18 @@ class Approval:
         self._site, self._book = site, book
         self._asks = policy.approve == "ask"
 
-    def waits(self, terms: Terms) -> bool:
+    def waits(self, terms: Terms, *, rounds_done: int | None = None) -> bool:
         """Whether an offer on these terms, which are entered into the book, has to wait for the operator.
+
+        Args:
+            rounds_done: of the run, as the offer says it.
 
         Raises:
             PolicyError: the operator has refused the job, or its run has ended here.
         """
         if self._book is None:
             return False
-        entry = self._book.consider(terms)
+        entry = self._book.consider(terms, rounds_done=rounds_done)
         self._check_open(terms.run_id, entry.state)
         return self._asks and entry.state == "waiting"
 
@@ -97,4 +100,5 @@ def terms_of(
         epsilon=cost.epsilon if cost else None,
         accountant=cost.accountant if cost else "",
         roster_digest=roster_digest,
+        event=event_to_dict(event) if event is not None else None,
     )

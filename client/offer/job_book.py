@@ -45,10 +45,13 @@ class JobBook:
     def __init__(self, folder: Path, *, clock: Callable[[], float] = time.time) -> None:
         self._folder, self._clock = make_private_folder(folder), clock
 
-    def consider(self, terms: Terms) -> Entry:
+    def consider(self, terms: Terms, *, rounds_done: int | None = None) -> Entry:
         """The entry of an offer: the one that is there for these terms, else a new one, which waits.
 
         A run that is refused or over keeps its entry, whatever is offered.
+
+        Args:
+            rounds_done: of the run, by the coordinator's word; None if it does not say.
 
         Raises:
             PolicyError: the run's id, or the job, is too long to be kept, or the id cannot be shown.
@@ -57,10 +60,18 @@ class JobBook:
         with self._writing():
             entry = self.entry(terms.run_id)
             if entry is None or (entry.terms.digest != terms.digest and entry.state not in ("refused", *OVER)):
-                entry = Entry(terms=terms, seen_at=self._clock())
+                entry = self._offered(Entry(terms=terms, seen_at=self._clock()), rounds_done)
                 self._put(entry)
                 self._forget_the_oldest("waiting")
+            elif entry.state in ("waiting", "approved"):  # Of the others no one asks when they begin.
+                entry = self._offered(entry, rounds_done)
+                self._put(entry)
             return entry
+
+    def _offered(self, entry: Entry, rounds_done: int | None) -> Entry:
+        """The entry after one more offer."""
+        offers = entry.offers + 1 if rounds_done == entry.offered_after else 1
+        return entry.model_copy(update={"offered_at": self._clock(), "offered_after": rounds_done, "offers": offers})
 
     def accept(self, terms: Terms, *, decided_by: str = "") -> None:
         """Record that the site takes part in a job.
@@ -106,7 +117,7 @@ class JobBook:
             return entry
 
     def finish(self, run_id: str, adapter_digest: str, rounds_done: int) -> None:
-        """Record the end of an accepted run after so many rounds; without a digest, no adapter comes."""
+        """Record the end of a run after so many rounds; without a digest, no adapter comes."""
         state: State = "delivered" if adapter_digest else "ended"
         with self._writing():
             entry = self.entry(run_id)

@@ -34,6 +34,8 @@ class Terms(_Stored):
         weights, ranks: of the roster's sites; of the signed one's under secure aggregation.
         epsilon: what all rounds cost this site, the spare ones too, were they its only charges; None without privacy.
         accountant: behind epsilon.
+        event: what one round costs this site, as `event_to_dict` has it; None without privacy, and in a book of an
+            earlier version.
         roster_digest: of the signed roster (hex), by which the last adapter is known to be this run's; empty without
             secure aggregation. As the serial, no part of what is decided about.
     """
@@ -49,6 +51,7 @@ class Terms(_Stored):
     epsilon: float | None = None
     accountant: str = ""
     roster_digest: str = ""
+    event: dict[str, Any] | None = None
 
     @property
     def digest(self) -> str:
@@ -81,6 +84,9 @@ class Entry(_Stored):
         decided_by: the operator's user name, or what else decided.
         adapter_digest: of the last adapter; empty before it came.
         rounds_done: finished ones, by the coordinator's signed word; None before that.
+        offered_at: when it was offered last; None in a book of an earlier version.
+        offered_after: rounds that were finished when it was offered last; None where the coordinator does not say.
+        offers: in a row after that many rounds. More than one: the coordinator waits for sites before the next round.
     """
 
     schema_: Literal[1] = Field(default=_VERSION, alias="schema")
@@ -91,6 +97,9 @@ class Entry(_Stored):
     decided_by: str = ""
     adapter_digest: str = ""
     rounds_done: int | None = None
+    offered_at: float | None = None
+    offered_after: int | None = None
+    offers: int = 0
 
     @property
     def run_id(self) -> str:

@@ -9,9 +9,9 @@
 A run has one end: the first that came stays, even where its adapter's folder was moved away. An adapter takes an update
 of this site that left, by its ledger: a coordinator could otherwise fill the disk with offers and deliveries. A folder
 is written under another name, synced and renamed, so that it is there whole or not at all, and the receipt leaves after
-that. An end without an adapter, for who has no part in it, closes the run in the book and frees what the ledger holds
-for it. Either may come early, after fewer rounds than the job has. The job is known from the book, so that a site which
-was started anew meanwhile takes its end all the same.
+that. An end without an adapter, for who has no part in it, closes the run in the book, whether it was accepted or still
+waits there, and frees what the ledger holds for it. Either may come early, after fewer rounds than the job has. The job
+is known from the book, so that a site which was started anew meanwhile takes its end all the same.
 """
 
 import shutil
@@ -125,9 +125,14 @@ class Deliveries:
         return statement
 
     def _job_of(self, statement: DeliveryStatement) -> JobConfig:
-        """The job that has ended; it must be one that this site accepted, and that has come to no other end."""
+        """The job that has ended; it must be one that this site takes part in, and that has come to no other end.
+
+        An end without an adapter also closes a run that still waits here, or was approved and never offered again: a
+        yes to it would come too late.
+        """
         run, entry = f"run {statement.run_id[:80]}", self._book.entry(statement.run_id)
-        if entry is None or entry.state not in ("accepted", *OVER):
+        may_end = ("accepted", *OVER) if statement.adapter_digest else ("accepted", "approved", "waiting", *OVER)
+        if entry is None or entry.state not in may_end:
             raise PolicyError(f"site {self._name} has not taken part in {run}", found=entry.state if entry else "")
         if entry.state in OVER and entry.adapter_digest != statement.adapter_digest:
             raise self._second(statement)

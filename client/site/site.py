@@ -38,6 +38,7 @@ from yoriai.client.site.site_identity import SiteIdentity
 from yoriai.client.training.train import LocalUpdate
 from yoriai.config import JobConfig, SiteConfig
 from yoriai.errors import (
+    BudgetError,
     LedgerError,
     PolicyError,
     RecordError,
@@ -117,7 +118,9 @@ class Site:
             reply = wire.Refusal(run_id=run_id, site=self.name, reason=reason)
         except YoriaiError as error:
             used_up = isinstance(error, UsedUpError)
-            reply = wire.Refusal(run_id=run_id, site=self.name, reason=str(error), used_up=used_up)
+            # A coordinator's screen bears a line; what a full ledger says is longer than that.
+            reason = error.remedy_first() if isinstance(error, BudgetError) else str(error)
+            reply = wire.Refusal(run_id=run_id, site=self.name, reason=reason, used_up=used_up)
         except Exception as error:  # The type alone: an unexpected message might quote a record.
             reason = f"internal error: {type(error).__name__}"
             place = traceback.extract_tb(error.__traceback__)[-1]
@@ -164,7 +167,7 @@ class Site:
         check_records(self.name, self._policy, job)
         self._session.check_task(job.task)
         terms = terms_of(offer, job, event, roster_digest, costing=self._ledger.costing)
-        if self._asked_for(terms):
+        if self._asked_for(terms, offer.rounds_done):
             return self._approval.waiting(offer.run_id)
         start = AdapterState.from_bytes(offer.payload)
         self._session.check_adapter(job, start)
@@ -205,12 +208,12 @@ class Site:
             self._trainer.give_back(terms.run_id)
             raise
 
-    def _asked_for(self, terms: Terms) -> bool:
+    def _asked_for(self, terms: Terms, rounds_done: int | None) -> bool:
         """Whether the job waits for the operator. Runs that are refused or over hold none of the budget any longer."""
         for run_id in self._trainer.open_runs():
             if self._approval.is_over(run_id):  # A kill, here or of a command, may have come before it was freed.
                 self._trainer.give_back(run_id)
-        return self._approval.waits(terms)
+        return self._approval.waits(terms, rounds_done=rounds_done)
 
     def _forget(self) -> None:
         """Give up the job at hand, with the keys of its window."""

@@ -120,18 +120,22 @@ class Ledger(LedgerReading):
         Raises:
             ConfigError: it widens nothing, or the reason is missing or too long.
         """
-        check_reason("raising a budget", reason)
         with self._store.writing():
-            before = self._rule().policy
-            new = replace(before, epsilon_budget=float(epsilon_budget), delta=before.delta if delta is None else delta)
-            if before.loosens(new) or not new.loosens(before):
-                raise ConfigError(
-                    f"this is no raise of the budget of data set {self._store.book.dataset}",
-                    found=_limits(new),
-                    expected=f"more than {_limits(before)}",
-                    remedy="a lower budget is taken from the site's policy, without a reason",
-                )
-            self._append_policy(new, reason.strip())
+            self._append_policy(self.check_raise(epsilon_budget, reason, delta=delta), reason.strip())
+
+    def check_raise(self, epsilon_budget: float, reason: str, *, delta: float | None = None) -> Policy:
+        """The policy that such a raise would make; raises as `raise_budget`, and writes nothing."""
+        check_reason("raising a budget", reason)
+        before = self._rule().policy
+        new = replace(before, epsilon_budget=float(epsilon_budget), delta=before.delta if delta is None else delta)
+        if before.loosens(new) or not new.loosens(before):
+            raise ConfigError(
+                f"this is no raise of the budget of data set {self._store.book.dataset}",
+                found=_limits(new),
+                expected=f"more than {_limits(before)}",
+                remedy="a lower budget is taken from the site's policy, without a reason",
+            )
+        return new
 
     @classmethod
     def without_witness(

@@ -66,6 +66,10 @@ class LedgerReading:
         """Return how many more rounds of an open plan's event the budget has room for; 0 without an open plan."""
         return self._rule().rounds_that_fit(self._store.book, job_id)
 
+    def jobs_that_fit(self, event: Event, rounds: int) -> int:
+        """Return how many jobs of so many rounds of an event fit beside what is spent and held; at most 100."""
+        return self._rule().jobs_that_fit(self._store.current(), event, rounds)
+
     def open_plans(self) -> dict[str, Event]:
         """Return the jobs whose plans are open, in the order of their approval, and what a round of each costs."""
         return {job_id: event for job_id, (event, _) in self._store.current().plans.items()}

@@ -55,6 +55,8 @@ from yoriai.privacy.ledger.book import Book, Costs, FirstPlan, Policy
 from yoriai.privacy.ledger.order import best_order
 
 _MOST_ROUNDS = 1_000_000
+_MOST_JOBS = 100
+_ANY_JOB = ""  # The id of no run.
 
 
 @dataclass(frozen=True)
@@ -164,6 +166,14 @@ class BudgetRule:
             low, high = (middle, high) if fits(middle) else (low, middle)
         return min(low, _MOST_ROUNDS)
 
+    def jobs_that_fit(self, book: Book, event: Event, rounds: int) -> int:
+        """How many jobs of so many rounds of an event the budget has room for, beside all that is held; at most 100."""
+        before, first = book.spent() + book.held(), book.first_plan or FirstPlan(_ANY_JOB, event, rounds)
+        for jobs in range(1, _MOST_JOBS + 1):
+            if not self._fits(book, before + Counter({(_ANY_JOB, event): jobs * rounds}), first):
+                return jobs - 1
+        return _MOST_JOBS
+
     def _fits(self, book: Book, costs: Costs, first: FirstPlan) -> bool:
         """The rule at the head of this file."""
         budget = self.policy.epsilon_budget
@@ -207,8 +217,8 @@ class BudgetRule:
         remedy = "lower local_steps or rounds, or raise noise_multiplier"
         if others:
             run = others[0] if len(others) == 1 else "RUN"
-            held = f"unused rounds are held for {', '.join(others)}: wait for its end, or give it up"
-            remedy = f"{held} (yoriai site release DIR {run}); or {remedy}"
+            free = f"wait for the end of what holds unused rounds, or give it up (yoriai site release DIR {run})"
+            remedy = f"{free}; or {remedy}; rounds are held for {', '.join(others)}"
         raise BudgetError(
             f"data set {book.dataset}: {needs} epsilon {epsilon_text(after - base, 3)}, {epsilon_text(left, 3)} of "
             f"{self.policy.epsilon_budget:g} is left, {terms(self.policy.unit, effective)}",
@@ -226,8 +236,8 @@ class BudgetRule:
             found=f"epsilon {epsilon_text(self._whole(book, first), 3)} for its {first.rounds} rounds, "
             f"{terms(self.policy.unit, effective)}",
             expected=f"at most {self.policy.epsilon_budget:g}",
-            remedy="raise the budget with its reason (yoriai site budget --ledger FILE --raise-to EPSILON --reason "
-            "TEXT); on another data set, begin with a job of fewer rounds or more noise",
+            remedy="raise the budget with its reason (yoriai site budget DIR --raise-to EPSILON --reason TEXT); on "
+            "another data set, begin with a job of fewer rounds or more noise",
         )
 
 

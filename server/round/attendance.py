@@ -20,12 +20,13 @@ class Deadlines:
 
     An offer is waited for so long only until a site has accepted the job, and afterwards as long as for keys, since
     those that are in it wait as well. A site whose answer came too late is prepared by then, and asked again before
-    the next round.
+    the next round. `gather_s` is for the sites that a run could begin without.
     """
 
     offer_s: float = 3600.0
     keys_s: float = 300.0
     train_s: float = 3600.0
+    gather_s: float = 0.0
 
 
 class Attendance:
@@ -51,12 +52,11 @@ class Attendance:
         self.declined: set[str] = set()
         self.used_up: set[str] = set()
         self.waiting: set[str] = set()
-        self._out_of_reach: set[str] = set()
 
     @property
-    def may_come(self) -> bool:
-        """Whether a site may accept later that has not now: by its operator's word, or once it is connected."""
-        return bool(self.waiting or self._out_of_reach)
+    def may_come(self) -> set[str]:
+        """Sites that may accept later: those that have neither accepted nor declined, for whatever reason."""
+        return set(self._sites) - self.accepted - self.declined
 
     def invite(self, offer: Callable[[], wire.JobOffer]) -> bool:
         """Offer the job to every site that has not answered an offer yet: all at first, then those out of reach.
@@ -66,11 +66,11 @@ class Attendance:
         Returns:
             Whether there was any such site.
         """
-        unheard = [site for site in self._sites if site not in self.accepted and site not in self.declined]
+        unheard = sorted(self.may_come)
         reachable = self._messenger.reachable() if unheard else set()
-        self._out_of_reach = set(unheard) - reachable
-        self.waiting -= self._out_of_reach
-        self.absent.update(dict.fromkeys(self._out_of_reach, "not connected"))
+        out_of_reach = set(unheard) - reachable
+        self.waiting -= out_of_reach
+        self.absent.update(dict.fromkeys(out_of_reach, "not connected"))
         self.offer(offer(), [site for site in unheard if site in reachable])
         return bool(unheard)
 
@@ -79,27 +79,32 @@ class Attendance:
         offer: Callable[[], wire.JobOffer],
         *,
         least: int,
+        is_first: bool,
         again_s: float,
         on_offer: Callable[[Mapping[str, str]], None] | None,
         is_over: Callable[[], bool],
     ) -> None:
-        """Invite before a round. As long as nobody has accepted yet, wait for sites that may come.
+        """Invite before a round, and wait for sites that may come.
 
-        A run begins when `least` sites have accepted, when no other can be hoped for, or when the time for offers is
-        over. Its later rounds go on with the sites that are there.
+        Without `least` sites there is no round: those that may come are waited for until the time for offers is over.
+        With them, only the first round waits, and no longer than `gather_s`; who accepts later is in the next one. A
+        site that has declined is never waited for, so that nothing is once all have answered.
 
         Args:
-            least: sites that the run needs.
+            least: sites that a round needs.
+            is_first: whether it is the run's first round.
             again_s: wait between two offers.
             on_offer: called after each offer with the sites that do not take part so far, and why.
             is_over: whether there is nothing to wait for any more.
         """
-        begins, until = not self.accepted, time.monotonic() + self._deadlines.offer_s
+        began = time.monotonic()
         while self.invite(offer):
             if on_offer is not None:
                 on_offer(dict(self.absent))
-            left = until - time.monotonic()
-            if not begins or len(self.accepted) >= least or not self.may_come or left <= 0:
+            are_enough = len(self.accepted) >= least
+            longest = self._deadlines.offer_s if not are_enough else self._deadlines.gather_s if is_first else 0.0
+            left = began + longest - time.monotonic()
+            if not self.may_come or left <= 0:
                 return
             if not _waited(min(again_s, left), is_over):
                 return

@@ -13,7 +13,7 @@ import numpy as np
 
 from yoriai import wire
 from yoriai.config import JobConfig, job_digests
-from yoriai.errors import RoundError
+from yoriai.errors import AwayError, RoundError
 from yoriai.server.round.attendance import Attendance, Deadlines
 from yoriai.server.round.delivering import OnDelivery, deliver
 from yoriai.server.round.manifest import RoundRecord
@@ -24,7 +24,7 @@ from yoriai.server.round.round_aggregate import RoundAggregate, VoidRound, plain
 from yoriai.server.round.round_sums import carried_in
 from yoriai.server.round.sealing import Sealer, Signing
 from yoriai.server.round.server_step import aggregation_of, take_server_step
-from yoriai.server.round.site_sampling import sample_sites
+from yoriai.server.round.site_sampling import sample_sites, sites_wanted
 from yoriai.server.round.windows import Windows
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.rule import EachRule, SumRule
@@ -165,6 +165,7 @@ class Coordinator:
                 self._attendance.gather(
                     partial(self._offer, checkpoint),
                     least=self._job.federation.min_sites,
+                    is_first=checkpoint.next_round == 0,
                     again_s=self._offer_again_s,
                     on_offer=on_offer,
                     is_over=self._end_asked,
@@ -196,13 +197,13 @@ class Coordinator:
             base_digest=self._base_digest,
             noise_multiplier=self._noise_multiplier,
             payload=checkpoint.adapter.to_bytes(),
+            rounds_done=checkpoint.next_round,
         )
 
     def _round(self, checkpoint: Checkpoint, on_void: Callable[[RoundError], None] | None) -> Checkpoint:
         """Train one round at the sampled sites and take_server_step the mean of their updates into the adapter."""
         started = time.monotonic()
-        kept = self._windows.chosen() if self._windows else None
-        chosen = list(kept) if kept else self._sample(checkpoint.next_round)
+        chosen = self._chosen(checkpoint.next_round)
         refused = self._attendance.missing_of(chosen)
         collected, voided = self._collect(checkpoint, chosen, refused, on_void)
         adapter, factor_group = take_server_step(self._job, self._rule, checkpoint, collected)
@@ -247,7 +248,8 @@ class Coordinator:
         named = partial(with_reasons, reasons=refused, what=f"round {checkpoint.next_round + 1} has too few sites")
         least, there = self._job.federation.min_sites, len(self._attendance.accepted.intersection(chosen))
         if there < least:  # Nobody's budget is charged for a round that is lost already.
-            raise named(too_few(f"{there} that accepted the job", refused, least))
+            lost = named(too_few(f"{there} that accepted the job", refused, least))
+            raise AwayError(lost.what, found=lost.found, remedy=lost.remedy) if self._attendance.may_come else lost
         voided: list[VoidRound] = []
         spare = self._job.privacy.spare_rounds - sum(record.voided_masked for record in checkpoint.rounds)
         while True:
@@ -298,10 +300,23 @@ class Coordinator:
             raise with_reasons(error, missing) from None
         return replace(collected, missing={**missing, **collected.missing})
 
+    def _chosen(self, round_index: int) -> list[str]:
+        """The sites of a round, in order: those of the present window, or a new draw.
+
+        A window is agreed with its members, so a site that has accepted since is in none of its slots. Where the round
+        has a place for it, the window ends early: its other slots are never begun, and nothing was charged for them.
+        """
+        kept = self._windows.chosen() if self._windows else None
+        if kept is None:
+            return self._sample(round_index)
+        has_place = len(kept) < sites_wanted(self._job.federation, len(self._roster.weights))
+        is_late = bool(self._attendance.accepted.difference(kept))
+        return self._sample(round_index) if has_place and is_late else list(kept)
+
     def _sample(self, round_index: int) -> list[str]:
         """The sites of a round, in order; those that declined the job, or wait, are passed over."""
         federation, roster = self._job.federation, self._roster.weights
-        wanted = max(federation.min_sites, round(federation.participation * len(roster)))
+        wanted = sites_wanted(federation, len(roster))
         return sample_sites(federation.seed, round_index, set(roster) - self._attendance.passed_over, wanted)
 
     def _request(self, checkpoint: Checkpoint) -> wire.TrainRequest:

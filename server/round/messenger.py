@@ -2,11 +2,12 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from yoriai import wire
 from yoriai.errors import WireError
 from yoriai.server.round.sealing import Sealer
+from yoriai.terminal import one_line
 
 UNEXPECTED = "an unexpected kind of reply"
 STRANGE = "the reply belongs to another site, round or run"
@@ -21,6 +22,15 @@ class Transport(Protocol):
 
     def exchange(self, stage: str, payloads: Mapping[str, bytes], timeout_s: float) -> Mapping[str, bytes]:
         """Send each site its payload and gather the replies by site; one that fails or is late has none."""
+        ...
+
+
+@runtime_checkable
+class TellsFailures(Protocol):
+    """A transport that knows why a site's reply is missing."""
+
+    def failures(self) -> Mapping[str, str]:
+        """Why replies of the last exchange are missing, by site, as far as is known."""
         ...
 
 
@@ -56,12 +66,13 @@ class Messenger:
         if self._sealer is not None:
             payloads = {site: self._sealer.sealed(site, data) for site, data in payloads.items()}
         answers = self._transport.exchange(stage, payloads, timeout_s) if payloads else {}
+        known = self._transport.failures() if isinstance(self._transport, TellsFailures) else {}
         replies, faults = {}, {}
         for site, data in payloads.items():
             self._down[site] += len(data)
             self._up[site] += len(answers.get(site, b""))
             if site not in answers:
-                faults[site] = "no reply in time"
+                faults[site] = one_line(known.get(site, "no reply in time"))
                 continue
             try:
                 replies[site] = self._read(site, answers[site])

@@ -3,6 +3,13 @@
 import hashlib
 from collections.abc import Collection
 
+from yoriai.config import FederationSection
+
+
+def sites_wanted(federation: FederationSection, members: int) -> int:
+    """How many of so many members a round asks, where so many are to be had."""
+    return max(federation.min_sites, round(federation.participation * members))
+
 
 def sample_sites(seed: int, round_index: int, sites: Collection[str], wanted: int) -> list[str]:
     """Up to `wanted` of the sites, sorted; a function of its arguments alone, so the same after a resume.

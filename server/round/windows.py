@@ -2,8 +2,9 @@
 
 A window is opened when there is none; when its slots are used up; when a site that should take part is not a live
 member of it (it is new, was started anew, could not be reached and now can, or fell silent while the window was opened
-and has accepted the job once more); or when fewer members are left than a sum needs. The sites of a run with
-participation below 1 are drawn for a window, by its first round. All of this is in memory only: a coordinator that is
+and has accepted the job once more); when fewer members are left than a sum needs; or when other sites are chosen, as
+they are once one has accepted late (decision 28). The sites of a run with participation below 1 are drawn for a window,
+by its first round. All of this is in memory only: a coordinator that is
 started anew opens a new window.
 """
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
-from yoriai.errors import IdentityError, RoundError, YoriaiError
+from yoriai.errors import AwayError, IdentityError, RoundError, YoriaiError
 from yoriai.privacy.identity.roster import Directory, Roster, read_roster
 from yoriai.privacy.job_terms.plain_roster import plain_roster
 from yoriai.server.folder.server_folder import ServerFolder
@@ -49,6 +49,9 @@ def run_job(folder: ServerFolder, job: StoredJob, connect: Connect) -> None:
         with _cancelled_by(job, stop):
             try:
                 ended = _coordinate(folder, job, log, connect=connect, stop=stop)
+            except AwayError as error:
+                _give_up(job, log, str(error), again=True, is_fruitless=False)
+                raise
             except (RoundError, IdentityError) as error:
                 _give_up(job, log, str(error), again=True)
                 raise
@@ -99,7 +102,7 @@ def _coordinate(
 
     def on_round(checkpoint: Checkpoint) -> None:
         _log_round(log, checkpoint)
-        job.change(fruitless=0)
+        job.change(fruitless=0, error="")
         transport.note_absent(dict(checkpoint.rounds[-1].refused))
         transport.begin_round(checkpoint.next_round + 1)
 
@@ -139,13 +142,13 @@ def _terms(roster: Roster) -> dict[str, tuple[int, int | None]]:
     return {entry.name: (entry.weight, entry.rank) for entry in roster.sites}
 
 
-def _give_up(job: StoredJob, log: EventLog, error: str, *, again: bool) -> None:
+def _give_up(job: StoredJob, log: EventLog, error: str, *, again: bool, is_fruitless: bool = True) -> None:
     """Leave the state in which the job now stands: cancelled, to be begun again, or for a person to look at."""
     if job.change(phase="cancelled", only_from=("cancelling",), error="").phase == "cancelled":
         log.event("cancelled")
         return
     if again:
-        again = job.begin_again(error, only_from=("running",)).phase == "queued"
+        again = job.begin_again(error, only_from=("running",), is_fruitless=is_fruitless).phase == "queued"
     else:
         job.change(phase="failed", only_from=("running",), error=error)
     if again:

@@ -127,16 +127,17 @@ class StoredJob:
         """
         return self._changed(lambda _: changes, only_from)
 
-    def begin_again(self, why: str, *, only_from: tuple[Phase, ...]) -> JobState:
+    def begin_again(self, why: str, *, only_from: tuple[Phase, ...], is_fruitless: bool = True) -> JobState:
         """Put the job into the queue once more; for a person to look at, once too many starts stored no round.
 
         Args:
             why: what ended the last start.
             only_from: as in `change`.
+            is_fruitless: whether the start counts as one of too many; one that waited for sites does not.
         """
 
         def changes(before: JobState) -> dict[str, Any]:
-            fruitless = before.fruitless + 1
+            fruitless = before.fruitless + is_fruitless
             return {
                 "phase": "queued" if fruitless < _MOST_FRUITLESS else "failed",
                 "fruitless": fruitless,

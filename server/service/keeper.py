@@ -66,6 +66,7 @@ class Keeper:
         self._heartbeat = log.heartbeat("waiting")
         self._next_look = 0.0
         self._last_fault = ""
+        self._live: list[StoredJob] = []
 
     def run(self, woken: socket.socket) -> None:
         """Keep the server until the socket can be read; the SuperLink, and a coordinator at work, end with it."""
@@ -93,10 +94,18 @@ class Keeper:
             self._log.event("superlink_up")
         self._register()
         live = self._jobs.live()
+        self._say_what_ended(live)
         is_starting = bool(live) and live[0].state().phase == "starting"
         self._heartbeat.doing("the start of a job's coordinator" if is_starting else "")
         if live:
             self._look_after(live[0])
+
+    def _say_what_ended(self, live: list[StoredJob]) -> None:
+        """A line for each job that was live at the last tick and is over now, in whichever phase."""
+        for job in self._live:
+            if job not in live:
+                self._log.event("job_over", job=job.run_id, phase=job.state().phase)
+        self._live = live
 
     def _register(self) -> None:
         """Bring Flower's nodes up to the members, every now and then: certificates are verified anew each time."""

@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from yoriai.errors import StorageError
-from yoriai.server.round.messenger import Transport
+from yoriai.server.round.messenger import TellsFailures, Transport
 from yoriai.system.files import PRIVATE, write_atomically
 from yoriai.system.log import EventLog
 from yoriai.terminal import count_of_sites, one_line
@@ -86,6 +86,10 @@ class WatchedTransport:
                 self._log.event(event, site=site)
         self._progress.connected = sorted(now)
         return found
+
+    def failures(self) -> Mapping[str, str]:
+        """As the transport, if it knows."""
+        return self._transport.failures() if isinstance(self._transport, TellsFailures) else {}
 
     def exchange(self, stage: str, payloads: Mapping[str, bytes], timeout_s: float) -> Mapping[str, bytes]:
         """As the transport."""

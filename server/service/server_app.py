@@ -63,6 +63,7 @@ class GridTransport:
         self._grid, self._names, self._hello_timeout_s = grid, names, hello_timeout_s
         self._stop, self._on_failure = stop or threading.Event(), on_failure
         self._nodes: dict[str, int] = {}
+        self._failures: dict[str, str] = {}
         if names is None:
             self._await(expected_nodes)
 
@@ -92,15 +93,22 @@ class GridTransport:
         """One message and one reply a site; a node's failure, or a reply without bytes, is a missing reply."""
         names = {self._nodes[site]: site for site in payloads if site in self._nodes}
         found = {}
+        self._failures = {}
         for node, reply in self._send({node: payloads[site] for node, site in names.items()}, stage, timeout_s).items():
             if node not in names:
                 continue
             payload, reason = _read(reply)
             if payload:
                 found[names[node]] = payload
-            elif self._on_failure is not None:
+                continue
+            self._failures[names[node]] = reason
+            if self._on_failure is not None:
                 self._on_failure(names[node], stage, reason)
         return found
+
+    def failures(self) -> Mapping[str, str]:
+        """What the nodes of the last exchange said in place of a reply."""
+        return dict(self._failures)
 
     def _greet(self, nodes: Sequence[int]) -> None:
         """Ask nodes for the names of their sites."""

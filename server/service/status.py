@@ -47,13 +47,19 @@ def server_view(folder: ServerFolder, *, is_kept: bool) -> dict[str, Any]:
     """
     store = JobStore(folder.jobs)
     live = store.live()
-    shown = next(iter(live or reversed(store.jobs())), None)
+    shown = next(iter(live), None) or _last_at_work(store)
     return {
         "running": is_kept,
         "sites": _sites(folder),
         "job": job_view(shown) if shown else None,
         "queue": [job.run_id for job in live[1:]],
     }
+
+
+def _last_at_work(store: JobStore) -> StoredJob | None:
+    """The job that came to rest last, which need not be the one that was submitted last."""
+    states = store.states()
+    return max(states, key=lambda job: states[job].since, default=None)
 
 
 def _sites(folder: ServerFolder) -> Mapping[str, str]:
@@ -70,5 +76,6 @@ def _sites(folder: ServerFolder) -> Mapping[str, str]:
         found = dict.fromkeys(members, "not registered") | seen
     except RoundError:
         found = dict.fromkeys({*nodes, *members}, "unknown")
+    found |= {site: "barred: no member any more" for site, node in nodes.items() if members and not node.is_wanted}
     found |= {site: f"barred: {reason}" for site, reason in barred.items()}
     return dict(sorted(found.items()))

@@ -7,10 +7,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from yoriai.config import JobConfig
+from yoriai.config import JobConfig, PolicySection
 from yoriai.privacy.dp.accounting import Accountant, Event, epsilon
 from yoriai.privacy.dp.wording import epsilon_text, terms
 from yoriai.privacy.job_terms.noise import all_rounds
+from yoriai.privacy.ledger.book import Book, Policy
+from yoriai.privacy.ledger.rule import BudgetRule
 from yoriai.simulations.check.estimate import Estimate, estimate
 from yoriai.simulations.check.lengths import SiteLengths, distribution, length_limit, site_lengths
 from yoriai.simulations.check.noise_modes import NoiseModes, compare_noise, noise_line
@@ -32,6 +34,7 @@ class Check:
         accountant: what added these up; None without privacy.
         epsilon: of all rounds without the spare ones; None without privacy.
         epsilon_with_spares: of all rounds and spare ones.
+        jobs_that_fit: such jobs in the budget of a site with the default policy; None without privacy.
         lengths: of each site's records, in the order of the experiment's sites.
     """
 
@@ -42,6 +45,7 @@ class Check:
     accountant: Accountant | None
     epsilon: float | None
     epsilon_with_spares: float | None
+    jobs_that_fit: int | None
     traffic: Traffic
     lengths: tuple[SiteLengths, ...]
     estimate: Estimate
@@ -76,6 +80,7 @@ def check(
         accountant=accountant_of(job, event),
         epsilon=_epsilon(job, event, job.federation.rounds),
         epsilon_with_spares=_epsilon(job, event, all_rounds(job)),
+        jobs_that_fit=None if event is None else _default_rule(job).jobs_that_fit(Book(), event, all_rounds(job)),
         traffic=traffic(experiment, fitted, noise),
         lengths=lengths,
         estimate=estimate(experiment, fitted, lengths, observer),
@@ -96,6 +101,7 @@ def print_check(found: Check, console: Console) -> None:
             f"{training.sampling_rate:g}"
         ),
         _privacy_line(found),
+        *([] if found.jobs_that_fit is None else [_budget_line(job, found.jobs_that_fit)]),
         *([] if found.modes is None else [Text(noise_line(job, found.modes))]),
         Text(
             f"traffic  to each site {size_text(moved.bytes_offer)} once; each round {size_text(moved.bytes_down)} "
@@ -135,6 +141,20 @@ def _privacy_line(found: Check) -> Text:
         f"{job.federation.rounds} rounds, {epsilon_text(found.epsilon_with_spares, 3)} with {job.privacy.spare_rounds} "
         f"spare, at delta {job.privacy.delta:g}, {terms(job.privacy.unit, found.accountant)}"
     )
+
+
+def _default_rule(job: JobConfig) -> BudgetRule:
+    """What counts at a site that left its policy as it comes, but for the unit, which job and site agree on."""
+    policy = PolicySection()
+    return BudgetRule(Policy(policy.epsilon_budget, policy.delta, unit=job.privacy.unit))
+
+
+def _budget_line(job: JobConfig, jobs: int) -> Text:
+    policy = PolicySection()
+    text = f"budget   {jobs} such job{'s' * (jobs != 1)} fit the default budget of a site, epsilon "
+    text += f"{policy.epsilon_budget:g} at delta {policy.delta:g}"
+    few = jobs < policy.planned_jobs
+    return Text(text + f"; it is meant for {policy.planned_jobs}" * few, style="bold yellow" if few else "")
 
 
 def _table(found: Check) -> Table:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from tests.commands import yoriai
 from tests.privacy.ledgers import DELTA, EVENT, OTHER, charge, open_ledger
 from yoriai import cli
 from yoriai.client.cli.budget import view_of
@@ -202,9 +203,18 @@ def test_looking_writes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_raise_from_the_command_line_is_recorded_and_shown(
     path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert _run(monkeypatch, "--ledger", path, "--raise-to", "12.5", "--reason", "minutes 12/24") == 0
+    assert _run(monkeypatch, "--ledger", path, "--raise-to", "12.5", "--reason", "minutes 12/24", "--yes") == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "the operator raised the budget to epsilon 12.5 at delta 1e-05: minutes 12/24" in shown
+
+
+@pytest.mark.parametrize(("answer", "budgets"), [("n\n", [8.0, 9.0]), ("y\n", [8.0, 9.0, 12.5])])
+def test_a_raise_asks_before_it_raises(path: Path, answer: str, budgets: list[float]) -> None:
+    raised = ("--raise-to", "12.5", "--reason", "minutes 12/24")
+    done = yoriai("site", "budget", "--ledger", path, *raised, answers=answer)
+    assert "from epsilon 9 to 12.5" in " ".join(done.screen.split())
+    with Ledger.existing(path) as ledger:
+        assert [change.policy.epsilon_budget for change in ledger.policies()] == budgets
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,9 @@ from tests.commands import yoriai
 from yoriai.client.daemon.daemon_config import config_in
 from yoriai.client.folder.site_folder import SiteFolder, make_site
 from yoriai.client.offer.job_book import JobBook, operator_name
-from yoriai.config import SiteConfig
+from yoriai.config import PolicySection, SiteConfig
 from yoriai.errors import EXIT_BAD_INPUT, EXIT_REFUSED
+from yoriai.privacy.dp.accounting import SampledGaussian, event_to_dict
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def test_approve_shows_the_terms_and_nothing_happens_without_a_yes(site: SiteFol
         "epsilon 7.50 at delta 1e-05 for all rounds, the spare ones too",
         "per record (add or remove one record), by PLD",
         "local, noise multiplier 1.25",
-        "epsilon 8.00 of 8 is left",
+        "epsilon 16.00 of 16 is left",
         "50, and 1 spare",
         "only their sum opens",
         "3 in roster 1, 2 needed: [2Jeast, north, south",
@@ -74,10 +75,10 @@ def test_jobs_lists_what_was_offered_within_80_columns_and_as_json(site: SiteFol
     approved(book, terms("run-2", name="cabins", epsilon=None, accountant="", noise_multiplier=None))
     done = yoriai("site", "jobs", site.path)
     assert max(len(line) for line in done.screen.splitlines()) <= 80
-    for said in ("pumps", "cabins", "waiting", "approved", "7.5", "none", "local", "core", BASE[:8], "8.00 of 8"):
+    for said in ("pumps", "cabins", "waiting", "approved", "7.5", "none", "local", "core", BASE[:8], "16.00 of 16"):
         assert said in done.screen
     listed = json.loads(yoriai("site", "jobs", site.path, "--json").screen)
-    assert (listed["schema"], listed["budget"]["left"]) == (1, 8.0)
+    assert (listed["schema"], listed["budget"]["left"]) == (1, 16.0)
     assert [job["state"] for job in listed["jobs"]] == ["waiting", "approved"]
     assert listed["jobs"][0]["epsilon"] == 7.5
 
@@ -99,3 +100,25 @@ def test_a_job_of_an_earlier_version_hides_no_other_and_can_be_refused(site: Sit
         assert "that this version of Yoriai takes from no job" in " ".join(done.screen.split())
     assert yoriai("site", "refuse", site.path, "run-0").code == 0
     assert state(JobBook(site.jobs), "run-0") == "refused"
+
+
+def test_before_a_yes_the_operator_is_told_how_many_more_such_jobs_fit(site: SiteFolder) -> None:
+    event = event_to_dict(SampledGaussian(0.12, 0.8752))  # Of a job with the default settings.
+    JobBook(site.jobs).consider(terms(event=event))
+    assert "run-1 waits: after this one 2 more such jobs fit" in " ".join(
+        yoriai("site", "jobs", site.path).screen.split()
+    )
+    listed = json.loads(yoriai("site", "jobs", site.path, "--json").screen)
+    assert [job["such_jobs_that_fit"] for job in listed["jobs"]] == [3]
+    shown = " ".join(yoriai("site", "approve", site.path, "run-1", answers="n\n").screen.split())
+    assert "after this one 2 more such jobs fit" in shown
+    assert "policy.planned_jobs" not in shown
+
+
+def test_a_job_that_leaves_less_room_than_is_planned_for_is_marked(tmp_path: Path) -> None:
+    policy = PolicySection(epsilon_budget=8.0, planned_jobs=3)
+    tight = make_site(tmp_path / "tight", SiteConfig(name="north", policy=policy))
+    JobBook(tight.jobs).consider(terms(event=event_to_dict(SampledGaussian(0.12, 0.8752))))
+    shown = " ".join(yoriai("site", "jobs", tight.path, "run-1").screen.split())
+    assert "after this one no more such jobs fit" in shown
+    assert "unusual: policy.planned_jobs plans for 2 more after this one" in shown

@@ -37,6 +37,7 @@ SETTINGS: Mapping[str, object] = {
     "deadlines.offer_s": 240.0,
     "deadlines.keys_s": 90.0,
     "deadlines.train_s": 120.0,
+    "deadlines.gather_s": 0.0,
 }
 _START_S = 240.0
 

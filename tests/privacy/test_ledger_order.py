@@ -270,3 +270,15 @@ def test_a_row_that_no_ledger_writes_at_its_place_is_refused(path: Path, row: di
         event = {"event": event_to_dict(EVENT)} if row["kind"] == "reserved" else {}
         with pytest.raises(LedgerError, match=r"row \d: it was changed or is damaged"), ledger._store.writing():
             ledger._store.append(**row, **event)
+
+
+@pytest.mark.parametrize("budget", [2.0, 8.0, 16.0, 40.0])
+@pytest.mark.parametrize("event", [EVENT, OTHER, SampledGaussian(1.0, 9.0), SampledGaussian(0.01, 0.6)])
+def test_as_many_like_jobs_as_fit_at_any_order_fit_at_the_one_that_is_taken(
+    budget: float, event: SampledGaussian
+) -> None:
+    # So no order would serve a stated number of like jobs better: it hangs on their event, not on how many are planned.
+    taken = best_order(budget, DELTA, event)
+    for rounds in (1, 7, 40, 300):
+        if any(epsilon_at_order([(event, rounds)], DELTA, order) <= budget for order in (*range(2, 64), 128, 256)):
+            assert epsilon_at_order([(event, rounds)], DELTA, taken) <= budget

@@ -9,13 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.privacy.ledgers import DELTA, EVENT, OTHER, open_ledger, order_of
+from tests.privacy.ledgers import DELTA, EVENT, OTHER, charge, open_ledger, order_of
+from yoriai.config import JobConfig, PolicySection
 from yoriai.errors import BudgetError
-from yoriai.privacy.dp.accounting import SampledGaussian, SampledSkellam, epsilon
+from yoriai.privacy.dp.accounting import SampledGaussian, SampledSkellam, calibrate, epsilon
 from yoriai.privacy.dp.renyi import epsilon_at_order
+from yoriai.privacy.job_terms.noise import all_rounds
 from yoriai.privacy.ledger.book import Book, Charge, FirstPlan, Policy
 from yoriai.privacy.ledger.ledger import Ledger
 from yoriai.privacy.ledger.rule import BudgetRule, FurtherJobs
+from yoriai.terminal import one_line
 
 GAUSSIAN = SampledGaussian(1.0, 9.0)
 
@@ -125,7 +128,9 @@ def test_the_filter_lets_a_history_up_to_the_budget_and_not_a_step_further() -> 
     cost = epsilon_at_order([(EVENT, 3), (OTHER, 4)], DELTA, 4)
     rule = BudgetRule(Policy(cost, DELTA))
     rule.check_plan(_book(), "two", OTHER, 4)
-    with pytest.raises(BudgetError, match=r"is left, per record .*, by RDP at order 4; unused rounds are held for one"):
+    with pytest.raises(
+        BudgetError, match=r"is left, per record .*, by RDP at order 4; wait .* rounds are held for one"
+    ):
         rule.check_plan(_book(), "two", OTHER, 5)
     assert rule.cost(_book(), Counter({("one", EVENT): 3, ("two", OTHER): 4})) == cost
 
@@ -163,7 +168,7 @@ def test_plans_approved_together_before_any_charge_are_held_to_the_filter(tmp_pa
     tight = epsilon([(EVENT, 4), (OTHER, 4)], DELTA)
     with open_ledger(tmp_path / "ledger.sqlite", epsilon_budget=tight * 1.001) as ledger:
         ledger.approve("one", EVENT, 4)
-        with pytest.raises(BudgetError, match=r"held for one: wait .*\(yoriai site release DIR one\)"):
+        with pytest.raises(BudgetError, match=r"wait .*\(yoriai site release DIR one\).*held for one"):
             ledger.approve("two", OTHER, 4)
 
 
@@ -243,3 +248,68 @@ def test_gaussian_and_skellam_jobs_add_up_at_the_one_order(tmp_path: Path) -> No
     with open_ledger(tmp_path / "ledger.sqlite", epsilon_budget=6.0) as again:
         assert [type(charge.event) for charge in again.charges()] == [SampledSkellam] * 20 + [SampledGaussian]
         assert again.spent() == both
+
+
+def approved_jobs(ledger: Ledger, event: SampledGaussian, rounds: int) -> int:
+    """How many jobs the ledger takes one after the other, each charged for all of its rounds."""
+    for number in range(60):
+        try:
+            ledger.approve(f"next-{number}", event, rounds)
+        except BudgetError:
+            return number
+        charge(ledger, f"next-{number}", rounds, event)
+        ledger.finish(f"next-{number}")
+    return 60
+
+
+@pytest.mark.parametrize("before", [0, 3])
+@pytest.mark.parametrize("event", [EVENT, OTHER, GAUSSIAN])
+def test_the_jobs_that_are_said_to_fit_are_those_that_the_ledger_takes(
+    tmp_path: Path, event: SampledGaussian, before: int
+) -> None:
+    with open_ledger(tmp_path / "ledger.sqlite", epsilon_budget=9.0) as ledger:
+        charge(ledger, "first", before, OTHER)
+        said = ledger.jobs_that_fit(event, 4)
+        assert said == approved_jobs(ledger, event, 4)
+        assert said > 1
+
+
+def test_a_job_that_fits_by_pld_alone_leaves_no_room_for_a_second(tmp_path: Path) -> None:
+    rounds = next(n for n in range(200, 0, -1) if epsilon([(EVENT, n)], DELTA) <= 5.2)
+    with open_ledger(tmp_path / "ledger.sqlite", epsilon_budget=5.2) as ledger:
+        assert ledger.jobs_that_fit(EVENT, rounds) == 1
+        assert approved_jobs(ledger, EVENT, rounds) == 1
+
+
+def test_three_default_jobs_fit_the_default_budget_and_the_fourth_is_refused_with_the_remedy_first(
+    tmp_path: Path,
+) -> None:
+    job, policy = JobConfig(name="default"), PolicySection()
+    noise = calibrate(
+        epsilon=job.privacy.epsilon,
+        delta=job.privacy.delta,
+        sampling_rate=job.training.sampling_rate,
+        steps=all_rounds(job) * job.training.local_steps,
+    )
+    event = SampledGaussian(job.training.sampling_rate, noise, job.training.local_steps)
+    with open_ledger(tmp_path / "ledger.sqlite", epsilon_budget=policy.epsilon_budget, delta=policy.delta) as ledger:
+        assert ledger.jobs_that_fit(event, all_rounds(job)) == policy.planned_jobs == 3
+        for number in range(3):
+            ledger.approve(f"job-{number}-{'x' * 100}", event, all_rounds(job))
+            ledger.reserve(f"job-{number}-{'x' * 100}", 0, event)
+        with pytest.raises(BudgetError) as refused:
+            ledger.approve("job-3", event, all_rounds(job))
+        assert ledger.jobs_that_fit(event, all_rounds(job)) == 0
+    assert "yoriai site release DIR RUN" in one_line(refused.value.remedy_first())
+
+
+def test_what_a_closed_ledger_says_to_do_is_never_cut(tmp_path: Path) -> None:
+    rounds = next(n for n in range(200, 0, -1) if epsilon([(EVENT, n)], DELTA) <= 5.2)
+    with open_ledger(tmp_path / "ledger.sqlite", epsilon_budget=5.2) as ledger:
+        ledger.approve("first", EVENT, rounds)
+        ledger.reserve("first", 0, EVENT)
+        with pytest.raises(BudgetError) as refused:
+            ledger.approve("second", OTHER, 1)
+    said = one_line(refused.value.remedy_first())
+    assert said.startswith("raise the budget with its reason (yoriai site budget DIR --raise-to EPSILON --reason TEXT)")
+    assert refused.value.remedy in said

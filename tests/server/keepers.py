@@ -53,6 +53,7 @@ def coordinator(
     offer_s: float = 5.0,
     roster: str = "",
     delivers: bool = True,
+    gather_s: float = 0.0,
 ) -> Coordinator:
     """A coordinator over the transport, with every site of it in the roster unless one is given."""
     job = job or small_job(federation__rounds=2)
@@ -65,7 +66,7 @@ def coordinator(
         transport=transport,
         registry=Registry(folder),
         run_id=RUN_ID,
-        deadlines=Deadlines(offer_s=offer_s, train_s=1.0),
+        deadlines=Deadlines(offer_s=offer_s, train_s=1.0, gather_s=gather_s),
         signing=KNOWN.signing() if delivers else None,
         offer_again_s=0.01,
     )

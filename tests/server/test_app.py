@@ -158,7 +158,7 @@ def test_registered_nodes_are_asked_for_no_name_and_strangers_are_no_sites() -> 
     assert sites.exchange("train", {"a": b"1", "b": b"2"}, 1.0) == {"a": b"x"}
 
 
-def test_reason_of_a_failure_reaches_the_log_and_not_the_round() -> None:
+def test_reason_of_a_failure_reaches_the_log_and_whoever_asks_why_a_reply_is_missing() -> None:
     told: list[tuple[str, str, str]] = []
     nodes: dict[int, Node] = {1: lambda _: {"failure": "no daemon"}, 2: lambda _: None}
     sites = GridTransport(
@@ -169,6 +169,7 @@ def test_reason_of_a_failure_reaches_the_log_and_not_the_round() -> None:
     sites.sites()
     assert sites.exchange("train", {"a": b"1", "b": b"2"}, 1.0) == {}
     assert sorted(told) == [("a", "train", "no daemon"), ("b", "train", "it raised")]
+    assert sites.failures() == {"a": "no daemon", "b": "it raised"}
 
 
 @pytest.mark.parametrize("size", [1, 3, 12_000_000])

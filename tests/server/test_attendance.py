@@ -1,7 +1,7 @@
 """Who comes to a run: it waits for operators while it must, for nobody longer than it must, and never for a no."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -9,7 +9,7 @@ import pytest
 from tests.server.faulty import FaultyTransport, initial_adapter, small_job
 from tests.server.keepers import Keeper, coordinator, keepers
 from yoriai import wire
-from yoriai.errors import RoundError
+from yoriai.errors import AwayError, RoundError
 from yoriai.server.round.attendance import Deadlines
 from yoriai.server.round.registry import Checkpoint
 
@@ -96,3 +96,58 @@ def test_refusals_for_good_end_a_run_at_once_without_a_wait(tmp_path: Path, monk
     with pytest.raises(RoundError, match="policy forbids it"):
         coordinator(transport, tmp_path).run(INITIAL)
     assert offers(transport) == [("a", "b")]
+
+
+def waiting_time(transport: FaultyTransport, folder: Path, gather_s: float, on_offer: Callable[[int], None]) -> int:
+    """How often the first round looks for sites, with enough of them there; `on_offer` is told which time it is."""
+    looks: list[int] = []
+
+    def offered(_: Mapping[str, str]) -> None:
+        if transport.fakes["a"].trained == []:
+            looks.append(len(looks) + 1)
+            on_offer(len(looks))
+
+    coordinator(transport, folder, gather_s=gather_s).run(INITIAL, on_offer=offered)
+    return len(looks)
+
+
+def test_the_first_round_waits_for_a_site_that_has_not_answered_until_it_has(tmp_path: Path) -> None:
+    late = Keeper("c", approved=False)
+    transport = FaultyTransport(keepers("abc", c=late), unreachable={"c"})
+
+    def come(number: int) -> None:
+        if number == 2:
+            transport.unreachable.clear()
+        late.approved = number == 5
+
+    assert waiting_time(transport, tmp_path, 60.0, come) == 6
+    assert late.trained == [0, 1]
+
+
+def test_a_refusal_ends_the_wait_for_a_site(tmp_path: Path) -> None:
+    transport = FaultyTransport(keepers("abc", c=Keeper("c", approved=False)))
+
+    def refuse(number: int) -> None:
+        if number == 3:
+            transport.faults["c"] = lambda request, _: wire.encode(
+                wire.Refusal(run_id=request.run_id, site="c", reason="its operator has refused")
+            )
+
+    assert waiting_time(transport, tmp_path, 60.0, refuse) == 4
+
+
+def test_the_wait_for_sites_that_a_round_can_do_without_has_an_end(tmp_path: Path) -> None:
+    transport = FaultyTransport(keepers("abc", c=Keeper("c", approved=False)))
+    assert waiting_time(transport, tmp_path, 0.1, lambda _: None) > 1
+    assert transport.fakes["b"].trained == [0, 1]
+
+
+def test_too_few_sites_are_away_as_long_as_one_may_come_and_no_longer(tmp_path: Path) -> None:
+    transport = FaultyTransport(keepers("ab"), {"b": lambda _request, _reply: None})
+    with pytest.raises(AwayError, match="b: no reply in time"):
+        coordinator(transport, tmp_path, offer_s=0.1).run(INITIAL)
+    assert len(offers(transport)) > 1
+    refused = {"b": lambda r, _: wire.encode(wire.Refusal(run_id=r.run_id, site="b", reason="no"))}
+    with pytest.raises(RoundError) as error:
+        coordinator(FaultyTransport(keepers("ab"), refused), tmp_path).run(INITIAL)
+    assert not isinstance(error.value, AwayError)

@@ -13,12 +13,14 @@ from tests.server.enrolling import NAMES, enrolled
 from tests.server.faulty import BASE_DIGEST, Fault, FaultyTransport, initial_adapter, small_job
 from tests.server.keepers import Keeper
 from yoriai import wire
-from yoriai.errors import EXIT_BAD_INPUT, ConfigError
+from yoriai.errors import EXIT_BAD_INPUT, AwayError, ConfigError
 from yoriai.prepared_job import PreparedJob
 from yoriai.server.folder.server_folder import ServerFolder
+from yoriai.server.round import attendance
 from yoriai.server.round.messenger import Transport
 from yoriai.server.service.job_run import run_job
 from yoriai.server.service.job_store import JobStore, Phase, StoredJob
+from yoriai.server.service.status import server_view
 from yoriai.server.service.submitting import submit
 
 ROUNDS = 4
@@ -146,6 +148,22 @@ def interrupted(folder: ServerFolder, job: StoredJob, rounds: int) -> None:
         coordinate(folder, job, AtRound(rounds, die))
 
 
+def test_a_job_whose_site_is_away_waits_and_uses_up_no_start(
+    folder: ServerFolder, job: StoredJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attendance, "_waited", lambda *_: False)  # The deadline of the offer has passed.
+    transport = AtRound(-1, lambda: None)
+    transport.unreachable.add(NAMES[0])
+    for _ in range(10):
+        with pytest.raises(AwayError, match=f"{NAMES[0]}: not connected"):
+            coordinate(folder, job, transport)
+        assert (job.state().phase, job.state().fruitless) == ("queued", 0)
+        job.change(phase="starting")
+    transport.unreachable.clear()
+    coordinate(folder, job, transport)
+    assert job.state().phase == "finished"
+
+
 def test_a_job_whose_rounds_are_used_up_ends_by_itself(folder: ServerFolder, job: StoredJob) -> None:
     def spent(request: wire.Message, reply: bytes) -> bytes:
         if isinstance(request, wire.TrainRequest) and request.round_index == 2:
@@ -208,3 +226,43 @@ def test_a_jobs_state_of_before_there_were_endings_is_read(job: StoredJob) -> No
     del document["ending"]
     path.write_text(json.dumps(document))
     assert not job.state().ending
+
+
+class Telling(FaultyTransport):
+    """A transport that knows why a site's reply is missing."""
+
+    def failures(self) -> Mapping[str, str]:
+        return {NAMES[0]: "the site's daemon cannot be reached"}
+
+
+def test_a_missing_reply_is_named_with_its_cause_which_goes_away_once_a_round_is_stored(
+    folder: ServerFolder, job: StoredJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attendance, "_waited", lambda *_: False)
+    transport = Telling({name: Keeper(name) for name in NAMES}, {NAMES[0]: lambda _request, _reply: None})
+    with pytest.raises(AwayError, match=f"{NAMES[0]}: the site's daemon cannot be reached"):
+        coordinate(folder, job, transport)
+    assert "cannot be reached" in str(shown(folder, job)["error"])
+    assert "no reply in time" not in job.log_file.read_text()
+    job.change(phase="starting")
+    seen: list[object] = []
+    coordinate(folder, job, AtRound(1, lambda: seen.append(job.state().error)))
+    assert seen == [""]
+
+
+def test_the_server_shows_the_job_that_was_at_work_last(folder: ServerFolder, job: StoredJob) -> None:
+    later = JobStore(folder.jobs).submit(job.prepared(), job.roster_file.read_bytes())
+    later.change(phase="cancelled")
+    coordinate(folder, job, AtRound(-1, lambda: None))
+    for other in JobStore(folder.jobs).live():
+        other.change(phase="cancelled")
+        other.change(since=0.0)
+    assert server_view(folder, is_kept=False)["job"]["run"] == job.run_id
+
+
+def test_every_job_is_listed_with_its_phase_and_rounds(folder: ServerFolder, job: StoredJob) -> None:
+    coordinate(folder, job, AtRound(-1, lambda: None))
+    screen = yoriai("job", "list", "--server", folder.path).screen
+    assert f"{job.run_id}  finished, {ROUNDS} of {ROUNDS} rounds" in screen
+    listed = json.loads(yoriai("job", "list", "--server", folder.path, "--json").screen)
+    assert [view["run"] for view in listed["jobs"]][-1] == job.run_id

@@ -121,6 +121,14 @@ def test_a_job_that_keeps_failing_waits_longer_each_time_and_then_for_a_person(s
     assert job.begin_again("late", only_from=("running",)).error == "it ended"
 
 
+def test_a_start_that_waited_for_sites_is_none_of_those_after_which_a_person_has_to_look(store: JobStore) -> None:
+    job = submit(store)
+    for _ in range(20):
+        job.change(phase="running", only_from=("queued",))
+        state = job.begin_again("north is away", only_from=("running",), is_fruitless=False)
+    assert (state.phase, state.fruitless, state.error) == ("queued", 0, "north is away")
+
+
 def test_a_job_with_a_damaged_state_keeps_no_other_from_running(store: JobStore) -> None:
     broken, sound = submit(store, "broken"), submit(store, "sound")
     (broken.folder / "state.json").write_text("{")

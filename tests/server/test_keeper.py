@@ -1,6 +1,8 @@
 """How the process that keeps a server ends. Jobs and sites are the deployment tests'."""
 
 import ctypes
+import io
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -11,8 +13,12 @@ import pytest
 
 from tests.commands import server
 from tests.deploy.processes import Program, children_of, free_port, wait_until
+from tests.server.faulty import BASE_DIGEST, initial_adapter, small_job
+from yoriai.prepared_job import PreparedJob
 from yoriai.server.folder.server_folder import ServerFolder
+from yoriai.server.service.keeper import Keeper
 from yoriai.server.service.keeper_lock import keeper_of
+from yoriai.system.log import EventLog
 
 
 @pytest.fixture
@@ -63,3 +69,15 @@ def test_a_signal_that_another_thread_than_the_main_one_gets_ends_the_server(kep
     others = threads_of(kept.pid) - {kept.pid}
     assert ctypes.CDLL(None, use_errno=True).tgkill(kept.pid, min(others), signal.SIGTERM) == 0
     assert ends_well(kept)
+
+
+def test_the_log_says_that_a_job_is_over_once(tmp_path: Path) -> None:
+    said = io.StringIO()
+    keeper = Keeper(ServerFolder(server(tmp_path / "server")), EventLog(said, as_json=True))
+    prepared = PreparedJob(small_job(), BASE_DIGEST, initial_adapter().to_bytes(), 1.0)
+    job = keeper._jobs.submit(prepared, b"")
+    for phase in ("queued", "finished", "finished"):
+        job.change(phase=phase)
+        keeper._say_what_ended(keeper._jobs.live())
+    over = [event for event in map(json.loads, said.getvalue().splitlines()) if event["event"] == "job_over"]
+    assert [(event["job"], event["phase"]) for event in over] == [(job.run_id, "finished")]

@@ -51,7 +51,7 @@ class World:
     def build(self, name: str, session: ModelSession | None = None) -> Site:
         return self.specs[name].build(session or self.session, self.ledgers[name])
 
-    def coordinator(self, transport: "Dropping") -> Coordinator:
+    def coordinator(self, transport: "Dropping", *, delivers: bool = False) -> Coordinator:
         return Coordinator(
             self.job,
             self.federation.roster,
@@ -63,7 +63,8 @@ class World:
             run_id="run-1",
             signed_roster=self.consortium.signed_roster() if self.secure else None,
             signing=self.consortium.signing(),
-            delivers=False,
+            delivers=delivers,
+            offer_again_s=0.01,
         )
 
     def sealed(self, site: str, message: wire.Message) -> bytes:

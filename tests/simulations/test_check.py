@@ -40,6 +40,17 @@ def test_it_foretells_noise_epsilon_and_bytes_of_the_run(run: Run, base: Path, s
     assert found.fitted.n_params == report.adapter.parameters_trained
 
 
+def test_it_says_how_many_such_jobs_a_sites_default_budget_bears(base: Path, sites: Path) -> None:
+    found = checked(base, sites)
+    assert f"{found.jobs_that_fit} such jobs fit the default budget of a site, epsilon 16" in " ".join(
+        shown(found).split()
+    )
+    dear = checked(base, sites, **{"privacy.epsilon": 15.9})
+    assert dear.jobs_that_fit == 1
+    assert "1 such job fit" in (said := " ".join(shown(dear).split()))
+    assert "it is meant for 3" in said
+
+
 def test_it_foretells_the_bytes_of_rounds_in_the_clear(base: Path, sites: Path, tmp_path: Path) -> None:
     plain = {"secure_aggregation.enabled": False, "federation.rounds": 2}
     found = checked(base, sites, **plain)

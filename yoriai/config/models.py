@@ -184,6 +184,14 @@ class DeadlinesSection(Table):
         default=300.0, description="Seconds for each stage of secure aggregation that does not train."
     )
     train_s: Seconds = Field(default=3600.0, description="Seconds to train a round and answer with the update.")
+    gather_s: float = Field(
+        default=900.0,
+        ge=0,
+        le=1e7,
+        description="Seconds that the first round waits for the sites of the roster that have neither accepted nor "
+        "refused, once federation.min_sites have accepted. A site that accepts later takes part from the next round "
+        "on.",
+    )
 
 
 class EvaluationSection(Table):

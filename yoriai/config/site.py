@@ -98,10 +98,11 @@ class PolicySection(Table):
     are looked at for no answer that is not paid for."""
 
     epsilon_budget: float = Field(
-        default=8.0,
+        default=16.0,
         gt=0,
         description="Privacy loss that all jobs together may cost one record, or one owner, of this site, as it is "
-        "added or removed (no unit).",
+        "added or removed (no unit). The default bears three jobs with the default settings, and no single job takes "
+        "it whole.",
     )
     delta: float = Field(
         default=1e-5, gt=0, lt=1, description="Largest delta that a job may use, and the one the budget is counted at."
@@ -169,6 +170,11 @@ class PolicySection(Table):
         default=False,
         description="Whether this site takes part in jobs without differential privacy. In those a coordinator that "
         "cheats can repeat a round with one site fewer and subtract the sums.",
+    )
+    planned_jobs: Count = Field(
+        default=3,
+        description="Jobs that the budget is meant for, in all. A job that leaves room for fewer such jobs than are "
+        "still planned is marked before its operator says yes.",
     )
 
 
