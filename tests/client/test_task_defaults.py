@@ -74,7 +74,8 @@ def test_a_kind_that_records_decide_settles_nothing() -> None:
 
 def test_a_head_steps_the_further_the_less_noise_there_is() -> None:
     def rate(units: int = 1500, **settings: Any) -> float:
-        job = override(classify(**settings), {"training.sampling_rate": 1.0, "task.head": "trained"})
+        given = {"training.sampling_rate": 1.0, "task.head": "trained", "federation.rounds": 20, **settings}
+        job = override(classify(), {key.replace("__", "."): setting for key, setting in given.items()})
         return head_rate(job, sites=5, units=units)
 
     shared = {"privacy__noise": "distributed", "federation__min_sites": 5, "training__records_per_weight": 300}

@@ -9,9 +9,9 @@ Settings = Mapping[str, object]
 TRAINED_HEAD: Final[Settings] = MappingProxyType(
     {
         "training.sampling_rate": 1.0,
-        "federation.rounds": 20,
+        "federation.rounds": 12,
         "federation.server_optimizer": "none",
-        "evaluation.every": 5,
+        "evaluation.every": 4,
     }
 )
 LABEL_VECTORS: Final[Settings] = MappingProxyType(
