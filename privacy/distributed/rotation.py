@@ -7,6 +7,7 @@ privacy rests on it.
 """
 
 import math
+from functools import cache
 from hashlib import shake_256
 from typing import Any
 
@@ -111,8 +112,9 @@ def _multiply(view: npt.NDArray[np.float64], matrix: npt.NDArray[np.float64]) ->
             piece[...] = (piece[:, :, 0] @ matrix)[:, :, None] if stride == 1 else matrix @ piece
 
 
+@cache
 def _hadamard(bits: int) -> npt.NDArray[np.float64]:
-    """The orthonormal Hadamard matrix of Sylvester, (2**bits, 2**bits)."""
+    """The orthonormal Hadamard matrix of Sylvester, (2**bits, 2**bits); `bits` is _BLOCK_BITS at most."""
     matrix = np.ones((1, 1))
     for _ in range(bits):
         matrix = np.block([[matrix, matrix], [matrix, -matrix]])
