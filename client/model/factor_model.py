@@ -30,12 +30,14 @@ class FactorModel(ABC):
     Attributes:
         base: frozen.
         tail: takes entering states; holds the factors, and gives each record's gradients.
+        tail_threads: with which its passes are fastest on a CPU; None for as many as there are.
         state_width: entries of one row of an entering state.
         states_key: equal where two models have the same entering states of equal examples.
     """
 
     base: BaseModel
     tail: GradSampleModule
+    tail_threads: int | None = None
     state_width: int
     states_key: Hashable
 
@@ -136,6 +138,16 @@ class FactorModel(ABC):
             return rows_for(run, tokens, most, self.base.device)
 
         return self.rows(("enter", tokens, most), find_out)
+
+    @contextmanager
+    def threads(self) -> Iterator[None]:
+        """As many threads as suit the tail's passes, for as long as the context lasts."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.tail_threads or before)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
     @contextmanager
     def stirred(self) -> Iterator[None]:

@@ -116,6 +116,8 @@ class HeadModel(FactorModel):
         shape: of the job.
     """
 
+    tail_threads = 1  # A piece is done before another thread has woken.
+
     def __init__(self, base: BaseModel, shape: HeadShape) -> None:
         super().__init__(base)
         self.head_shape = shape

@@ -90,9 +90,10 @@ class RoundGradients:
         drawn, further = np.split(drawn, [np.searchsorted(drawn, own)])
         clip_norm = None if isinstance(plan.noise, NoNoise) else plan.clip_norm
         total = ClippedGradientSum(list(self.trained.values()), clip_norm, list(self.blocks.values()), rows=rows)
-        for piece in self.records.pieces(drawn, self._rows):
-            self._backward(piece.batch)
-            total.add_piece(piece.units)
+        with self.model.threads():
+            for piece in self.records.pieces(drawn, self._rows):
+                self._backward(piece.batch)
+                total.add_piece(piece.units)
         if canaries is not None:
             for first in range(0, len(further), plan.physical_batch_size):
                 total.add_rows(canaries.rows(further[first : first + plan.physical_batch_size] - own))

@@ -95,7 +95,7 @@ class HeadSection(Table):
         description="Directions that are kept of each state: those in which public texts differ most (a count).",
     )
     words: int = Field(
-        default=1024,
+        default=768,
         ge=0,
         le=65_536,
         description="Buckets for the prompt's own words, which are read beside the states; 0 for none.",
