@@ -6,7 +6,8 @@ given to the public domain (CC0). What the base writes after the beginning of a 
 
 import hashlib
 import json
-from collections.abc import Callable
+import unicodedata
+from collections.abc import Callable, Iterable
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -57,6 +58,19 @@ def own_texts(path: Path) -> tuple[str, ...]:
     if not (texts := tuple(line.strip() for line in lines if line.strip())):
         raise ConfigError(f"public.texts: {path} holds no text", expected="one text a line")
     return texts
+
+
+def text_digest(text: str) -> str:
+    """Sixteen hexadecimal digits by which a text is found again, however its spaces and capitals are written."""
+    plain = " ".join(unicodedata.normalize("NFKC", text).lower().split())
+    return hashlib.sha256(plain.encode("utf-8", "replace")).hexdigest()[:16]
+
+
+def found_public(prompts: Iterable[str], public: PublicSection) -> str:
+    """A line for a site's own eyes if texts that the job calls public are among its records; empty if none is."""
+    known = frozenset(public.digests)
+    count = sum(text_digest(prompt) in known for prompt in prompts) if known else 0
+    return f"{count} of the records are among the texts that the job calls public (public.texts)" if count else ""
 
 
 def _kept(base: BaseModel, beginning: str, public: PublicSection, progress: Progress | None) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from yoriai.client.model.factor_model import FactorModel
 from yoriai.client.model.head_model import HeadModel
 from yoriai.client.model.lora import AdaptedModel
 from yoriai.client.model.prepared import PreparedRecords
+from yoriai.client.model.public_texts import found_public
 from yoriai.client.model.tasks import TaskHead
 from yoriai.client.records.encoding import EncodedRecords, check_task, encode
 from yoriai.client.records.fitting import fitting
@@ -168,6 +169,8 @@ class ModelSession:
             tell(f"no record can be used: {type(error).__name__}")
             return PreparedRecords(model, (), known=None)
         if told := fits.told():
+            tell(told)
+        if job.trains_head and (told := found_public((record.prompt or "" for record in records), job.public)):
             tell(told)
         try:
             return PreparedRecords(model, fits.examples, known=self._known, units=fits.units, progress=progress)

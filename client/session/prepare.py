@@ -1,13 +1,20 @@
 """Makes a job complete where the base model is: its digest, and the first adapter with its fixed factors."""
 
+from pathlib import Path
+from typing import Final
+
 from yoriai.client.base.base_model import choose_device, load_base
 from yoriai.client.base.quiet import quiet_libraries
+from yoriai.client.model.public_texts import own_texts, text_digest
 from yoriai.client.session.model_session import ModelSession
 from yoriai.client.session.task_defaults import settled
-from yoriai.config import JobConfig
+from yoriai.config import JobConfig, override
 from yoriai.errors import ConfigError
 from yoriai.prepared_job import PreparedJob
 from yoriai.strategies.fit import check_fit
+
+# An offer has room for them beside labels and template.
+_MOST_DIGESTS: Final = 4000
 
 
 def prepare(job: JobConfig) -> PreparedJob:
@@ -20,12 +27,20 @@ def prepare(job: JobConfig) -> PreparedJob:
     """
     check_complete(job)
     check_fit(job)
-    job = settled(job)
+    job = _with_digests(settled(job))
     check_fit(job)
     with quiet_libraries():
         base = load_base(job.base.model, device=choose_device(job.speed.device), expected_digest=job.base.digest)
         adapter = ModelSession(base, job.speed).initial_adapter(job)
     return PreparedJob(job, base.digest, adapter.to_bytes())
+
+
+def _with_digests(job: JobConfig) -> JobConfig:
+    """The job with what sites need to find their own records among its public texts: of the first few thousand."""
+    if not job.trains_head or job.public.texts is None:
+        return job
+    digests = dict.fromkeys(text_digest(text) for text in own_texts(Path(job.public.texts)))
+    return override(job, {"public.digests": list(digests)[:_MOST_DIGESTS]})
 
 
 def check_complete(job: JobConfig) -> None:

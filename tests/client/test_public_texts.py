@@ -5,7 +5,14 @@ from pathlib import Path
 import pytest
 
 from yoriai.client.base.base_model import BaseModel
-from yoriai.client.model.public_texts import own_texts, public_texts, shipped_texts, written_texts
+from yoriai.client.model.public_texts import (
+    found_public,
+    own_texts,
+    public_texts,
+    shipped_texts,
+    text_digest,
+    written_texts,
+)
 from yoriai.config import PublicSection, TaskSection
 from yoriai.errors import ConfigError
 
@@ -69,6 +76,15 @@ def test_what_the_base_wrote_is_kept(base: BaseModel, cache: Path) -> None:
 def test_a_cache_that_cannot_be_written_costs_no_more_than_time(base: BaseModel, cache: Path) -> None:
     cache.write_text("a file in the folder's place")
     assert len(public_texts(base, TASK, PublicSection(written=2))) >= len(shipped_texts())
+
+
+def test_a_site_counts_its_records_among_the_public_texts_and_says_nothing_where_there_are_none() -> None:
+    public = PublicSection(digests=tuple(map(text_digest, ("Replace  BEARING", "other"))))
+    told = found_public(["replace bearing", "a pump", "Replace bearing "], public)
+    assert told.startswith("2 of the records")
+    assert "bearing" not in told
+    assert found_public(["a pump"], public) == ""
+    assert found_public(["replace bearing"], PublicSection()) == ""
 
 
 def test_own_texts_come_last_and_nothing_is_written_unasked(base: BaseModel, tmp_path: Path, cache: Path) -> None:

@@ -116,6 +116,10 @@ class PublicSection(Table):
         "site's records are in it.",
         examples=["public.txt"],
     )
+    digests: Texts = Field(
+        default=(),
+        description="Made of that file where the job is prepared: a site finds its own records among the texts by them.",
+    )
     written: int = Field(
         default=0,
         ge=0,
