@@ -45,7 +45,11 @@ def test_missing_schema_is_reported_beside_other_faults() -> None:
         ("[privacy]\nepsilom = 1.0", "line 4: privacy.epsilom", "did you mean epsilon?"),
         ("[privcy]\nepsilon = 1.0", "line 3: privcy", "did you mean privacy?"),
         ("[lora]\nepsilon = 1.0", "line 4: lora.epsilon", "epsilon belongs under [privacy] or under [personal]"),
-        ("[lora]\nseed = 1", "line 4: lora.seed", "seed belongs under [training] or under [federation]"),
+        (
+            "[lora]\nseed = 1",
+            "line 4: lora.seed",
+            "seed belongs under [public] or under [training] or under [federation]",
+        ),
         ("sampling_rat = 1", "line 3: sampling_rat", "did you mean sampling_rate? It belongs under [training]"),
         ("[lora]\nzzz = 1", "line 4: lora.zzz", "remove it"),
     ],

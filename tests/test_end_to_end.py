@@ -38,6 +38,7 @@ def test_the_default_base_learns_at_two_sites_and_peft_loads_the_adapter(tmp_pat
         "task.kind": "classify",
         "task.labels": list(LABELS),
         "task.template": TEMPLATE,
+        "federation.rule": "core",
         "lora.layers": "last:1",
         "lora.rank": 4,
         "lora.alpha": 4.0,

@@ -10,6 +10,7 @@ from yoriai.config import JobConfig, override
 from yoriai.config.by_task import LABEL_VECTORS, TEXTS, TRAINED_HEAD, Settings
 from yoriai.privacy.job_terms.calibration import calibrated
 from yoriai.privacy.job_terms.noise import all_rounds, honest_shares
+from yoriai.strategies.rule import rule_of
 
 # The step at which a head does best falls with the noise that all rounds together leave in the mean gradient.
 # In all, over the rounds: of more rounds each is shorter.
@@ -47,9 +48,14 @@ def settled(job: JobConfig, *, sites: int | None = None, units: int | None = Non
 
 
 def _defaults(job: JobConfig) -> Settings:
-    if job.task.kind == "classify":
-        return TRAINED_HEAD if job.trains_head else LABEL_VECTORS
-    return TEXTS
+    """Of the job's task. A rate that the job names, or that its rule has of its own, has none beside it."""
+    if job.trains_head:
+        return TRAINED_HEAD
+    found = LABEL_VECTORS if job.task.kind == "classify" else TEXTS
+    whole = tuple(rule_of(job).server_optimizers) == ("none",)
+    if whole or _named(job, "federation.server_learning_rate") or _named(job, "federation.server_optimizer"):
+        return {key: value for key, value in found.items() if not key.startswith("federation.server_")}
+    return found
 
 
 def _with(job: JobConfig, defaults: Settings) -> JobConfig:

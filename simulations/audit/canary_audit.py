@@ -42,7 +42,13 @@ from yoriai.simulations.scenarios.tiny import tiny_llama, tiny_tokenizer
 
 TINY = "tiny"
 # An adapter with room for 5,000 canaries that do not overlap, on a base of 4 layers and width 32.
-TINY_SETTINGS: dict[str, object] = {"base.model": TINY, "lora.rank": 16, "lora.alpha": 16.0, "lora.layers": "all"}
+TINY_SETTINGS: dict[str, object] = {
+    "base.model": TINY,
+    "federation.rule": "core",
+    "lora.rank": 16,
+    "lora.alpha": 16.0,
+    "lora.layers": "all",
+}
 
 # What the bound of the control must exceed, or the audit has no teeth.
 LEAST_CONTROL = 4.0

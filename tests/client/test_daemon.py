@@ -590,7 +590,7 @@ def test_the_daemon_of_a_folder_is_started_shown_and_stopped_by_commands(
     shown = json.loads(capture().out)
     assert (shown["reachable"], shown["site"], shown["state"]) == (True, "north", "ready")
     assert run_command("site", "status", folder) == 0
-    assert "epsilon 8.00 of 8 is left" in capture().out
+    assert "epsilon 16.00 of 16 is left" in capture().out
     assert run_command("site", "stop", folder) == 0
     process.join(WAIT_S)
     assert process.exitcode == 0

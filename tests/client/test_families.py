@@ -15,8 +15,9 @@ from tests.client.families import ALL, REFUSED, TAKEN, WITH_TARGETS, tiny
 from tests.client.rounds import GRAIN, PLAN, update
 from tests.tiny import tiny_tokenizer
 from yoriai.client.base.base_model import load_base
-from yoriai.client.model.lora import AdaptedModel, save_peft
+from yoriai.client.model.lora import AdaptedModel
 from yoriai.client.records.records import Record
+from yoriai.client.session.export import save_peft
 from yoriai.client.session.model_session import ModelSession
 from yoriai.config import JobConfig, SpeedSection
 from yoriai.errors import BaseModelError

@@ -13,8 +13,9 @@ from tests.client.families import tiny
 from tests.tiny import tiny_llama, tiny_tokenizer
 from yoriai.client.base.base_model import BaseModel, wrap_base
 from yoriai.client.base.digest import base_digest
-from yoriai.client.model.lora import AdaptedModel, save_peft, svd_factors
+from yoriai.client.model.lora import AdaptedModel, svd_factors
 from yoriai.client.model.magnitude import check_magnitude
+from yoriai.client.session.export import save_peft
 from yoriai.config import LoraSection
 from yoriai.errors import AdapterError, BaseModelError, TrainingError
 from yoriai.strategies.adapter import AdapterState

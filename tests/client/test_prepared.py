@@ -83,7 +83,7 @@ def test_equal_token_rows_are_computed_once_and_shared(attach: Attach, monkeypat
 
 
 def test_progress_counts_the_records_that_are_computed(attach: Attach, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_PREFIX_BATCH", 2)
+    monkeypatch.setattr(module, "ENTER_AT_ONCE", 2)
     seen: list[tuple[int, int]] = []
     _prepared(attach(), {}, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(2, 5), (4, 5), (5, 5)]
@@ -103,7 +103,7 @@ def test_states_for_which_the_disk_has_no_room_are_an_error_and_no_signal(
 ) -> None:
     """A mapping of a file without its blocks is there at once; the process is killed where a block cannot be had."""
     model = attach()
-    monkeypatch.setattr(module, "_MEMORY_LIMIT_BYTES", 16)
+    monkeypatch.setattr(module, "STATES_IN_MEMORY_BYTES", 16)
     monkeypatch.setattr(module.tempfile, "tempdir", str(tmp_path))
     with full_disk(100), pytest.raises(StorageError, match=r"no room for the records' hidden states.*TMPDIR"):
         _prepared(model, {})
@@ -125,4 +125,4 @@ def test_large_states_lie_in_an_unlinked_file(attach: Attach, monkeypatch: pytes
     for key, states in in_memory.items():
         torch.testing.assert_close(mapped[key], states, rtol=0, atol=0)
     (batch,) = records.batches([0], 1)
-    torch.testing.assert_close(batch.entering[0], in_memory[records.examples[0].token_ids.tobytes()])
+    torch.testing.assert_close(batch.entering[0], in_memory[records.examples[0].content])

@@ -45,7 +45,7 @@ def test_a_job_that_is_not_settled_trains_no_head() -> None:
     [
         (CLASSIFY, TRAINED_HEAD),
         (CLASSIFY | {"task.head": "labels"}, LABEL_VECTORS),
-        (CLASSIFY | {"federation.rule": "fedsvd", "federation.server_optimizer": "momentum"}, LABEL_VECTORS),
+        (CLASSIFY | {"federation.rule": "ffa"}, LABEL_VECTORS),
         ({"task.kind": "lm"}, TEXTS),
         ({"task.kind": "instruct"}, TEXTS),
     ],
@@ -54,6 +54,14 @@ def test_each_task_has_its_defaults(settings: dict[str, object], defaults: dict[
     job = settled(override(JobConfig(name="test"), settings))
     assert {key: value(job, key) for key in defaults} == dict(defaults)
     assert set(defaults) <= BY_TASK
+
+
+def test_no_rate_stands_beside_one_that_the_job_or_its_rule_has() -> None:
+    rate = {"federation.rule": "core", "federation.server_learning_rate": 0.5}
+    for settings in (rate, {"federation.rule": "core", "federation.server_optimizer": "momentum"}):
+        federation = settled(override(JobConfig(name="test"), CLASSIFY | settings)).federation
+        assert federation.server_learning_rate_without_noise is None
+    assert settled(classify(federation__rule="flora")).federation.server_learning_rate_without_noise is None
 
 
 def test_what_a_job_names_stays_though_it_is_the_general_default() -> None:
@@ -81,7 +89,7 @@ def test_a_head_steps_the_further_the_less_noise_there_is() -> None:
     shared = {"privacy__noise": "distributed", "federation__min_sites": 5, "training__records_per_weight": 300}
     rates = [rate(privacy__epsilon=epsilon) for epsilon in (1.0, 3.0, 8.0)]
     assert rates == sorted(set(rates))
-    assert rate(privacy__noise="none") == 8.0
+    assert rate(privacy__noise="none") == 8.0  # 160 over 20 rounds.
     assert rates[2] < rate(**shared, privacy__epsilon=8.0) < 8.0
     assert rate(units=150_000) > rate(units=1500) > rate(units=150)
 

@@ -141,7 +141,7 @@ def test_unused_rounds_of_an_open_plan_are_held_against_another_job_until_it_is_
     budget = epsilon([(EVENT, 20), (OTHER, 5)], DELTA, "rdp") * 1.0001
     with open_ledger(path, epsilon_budget=budget) as ledger:
         ledger.approve("first", EVENT, 20)
-        with pytest.raises(BudgetError, match=r"held for first: wait .*\(yoriai site release DIR first\)"):
+        with pytest.raises(BudgetError, match=r"wait .*\(yoriai site release DIR first\).*rounds are held for first"):
             ledger.approve("second", OTHER, 40)
         ledger.reserve("first", 0, EVENT)
         ledger.finish("first")

@@ -52,7 +52,7 @@ def test_two_crashes_that_spend_every_round_end_the_job_at_real_sites_with_the_a
                 village.coordinator(job, tmp_path / "run").run(start, on_offer=approve)
     result = village.coordinator(job, tmp_path / "run").run(start)
     assert (result.next_round, "have used every round" in result.ended_early) == (1, True)
-    assert result.delivered == dict.fromkeys(("east", "north"), result.adapter.digest())
+    assert result.delivered == {**dict.fromkeys(("east", "north"), result.adapter.digest()), "south": ""}
     for name in ("east", "north"):
         folder = folder_of(tmp_path / name / "adapters", RUN, result.adapter.digest())
         assert AdapterState.from_bytes((folder / VERSION).read_bytes()) == result.adapter
@@ -102,7 +102,7 @@ def test_a_secure_job_waits_for_operators_goes_on_and_leaves_the_adapter_at_ever
     roster_digest = village.roster.directory.roster.digest.hex()
     assert {record.roster_digest for record in result.rounds} == {roster_digest}
 
-    assert result.delivered == dict.fromkeys(("east", "north"), result.adapter.digest())
+    assert result.delivered == {**dict.fromkeys(("east", "north"), result.adapter.digest()), "south": ""}
     for measuring in village.measuring:
         measuring.work_off()
     for name in ("east", "north"):

@@ -19,7 +19,7 @@ from typing import Any
 from tests.simulations.miniature import Miniature
 from tests.simulations.secure_world import Dropping, World
 
-MOST_TURNS_BACK = 19
+MOST_TURNS_BACK = 26
 
 
 def walk(call: Callable[[], Any]) -> tuple[Any, list[str]]:

@@ -168,7 +168,7 @@ def test_without_privacy_a_round_leaves_once_and_for_each_spare_round(world: Cal
     ended = cheat.world.run(transport)
     assert (ended.next_round, "have used every round" in ended.ended_early) == (0, True)
     assert [m.reason for m in map(wire.decode, transport.said) if isinstance(m, wire.Refusal) and m.used_up] == [
-        f"ledger {name}.sqlite: round 0 of job run-1 left 1 times already; start a new run"
+        f"start a new run: ledger {name}.sqlite: round 0 of job run-1 left 1 times already"
         for name in sorted(cheat.world.sites)
     ]
 
