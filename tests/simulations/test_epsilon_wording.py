@@ -173,7 +173,9 @@ def test_job_check_speaks_of_owners(base: Path, owned_sites: Path) -> None:
     print_check(found, Console(file=out, width=80))
     flat = " ".join(out.getvalue().split())
     assert f"at delta 1e-05, {terms('owner', 'pld')}" in flat
-    assert f"site train owners test weight cut epsilon delta a 24 8 6 4 0 {found.epsilon:.3f}" in flat
+    assert (
+        f"site train owners test weight cut epsilon delta median 90 % longest a 24 8 6 4 0 {found.epsilon:.3f}" in flat
+    )
     assert all(len(line) <= 80 for line in out.getvalue().splitlines())
 
 

@@ -118,7 +118,7 @@ class PublicSection(Table):
     )
     digests: Texts = Field(
         default=(),
-        description="Made of that file where the job is prepared: by them a site finds its own records among the texts.",
+        description="Made of that file where the job is prepared: a site finds its own records among them by it.",
     )
     written: int = Field(
         default=0,
