@@ -28,7 +28,7 @@ EPSILONS: Final = (8.0, 3.0, 1.0)
 SWEEP_FILE: Final = "sweep.json"
 SWEEP_FIGURE: Final = "sweep.png"
 # Row, the noise of the run it is taken from, and its name in that run's report.
-_ROWS: Final = (
+ROWS: Final = (
     ("each site alone", "distributed", "local"),
     ("counting words together", "distributed", "naive_bayes_private"),
     ("together, each with its own noise", "local", "federated"),
@@ -57,17 +57,25 @@ class Sweep:
     main: Report
 
 
-def sweep(source: DataSource, epsilons: Sequence[float], folder: Path, observer: Observer) -> Sweep:
+def sweep(
+    source: DataSource,
+    epsilons: Sequence[float],
+    folder: Path,
+    observer: Observer,
+    settings: Mapping[str, object] | None = None,
+) -> Sweep:
     """Run what is not there yet, and write the figures.
 
     Args:
         epsilons: each above 0; the first run is at the first of them, with noise shared.
         folder: runs that are finished in it are not run again.
+        settings: overrides by dotted key, for every run.
 
     Raises:
         YoriaiError: as `simulate`; the records are of another task than classify.
     """
-    experiment = resolve(None, source)
+    own = dict(settings or {})
+    experiment = resolve(None, source, own)
     if not experiment.job.trains_head:
         raise ConfigError(
             "a sweep trains some ten times over, which takes seconds for a head alone",
@@ -76,11 +84,11 @@ def sweep(source: DataSource, epsilons: Sequence[float], folder: Path, observer:
             remedy="run yoriai simulate --compare once for each epsilon",
         )
     session = _session(experiment.job, observer)
-    reports = dict(_reports(source, epsilons, folder, session, observer))
+    reports = dict(_reports(source, epsilons, folder, session, observer, own))
     main = reports["distributed", epsilons[0]]
     rows = {
         row: tuple(reports[noise, epsilon].overall.get(training) for epsilon in epsilons)
-        for row, noise, training in _ROWS
+        for row, noise, training in ROWS
     }
     kept = ("majority", "base", "naive_bayes_all")
     yardsticks = {name: score for name in kept if (score := main.overall.get(name)) is not None}
@@ -101,7 +109,12 @@ def _session(job: JobConfig, observer: Observer) -> ModelSession:
 
 
 def _reports(
-    source: DataSource, epsilons: Sequence[float], folder: Path, session: ModelSession, observer: Observer
+    source: DataSource,
+    epsilons: Sequence[float],
+    folder: Path,
+    session: ModelSession,
+    observer: Observer,
+    own: Mapping[str, object],
 ) -> Iterator[tuple[tuple[str, float], Report]]:
     """Every run's report by noise and epsilon; those of shared noise measure each site alone too."""
     for noise in _FOLDERS:
@@ -110,7 +123,7 @@ def _reports(
             if (place / "run.json").exists():
                 yield (noise, epsilon), resume(place, observer=observer)
                 continue
-            settings: dict[str, object] = {"privacy.epsilon": epsilon, "privacy.noise": noise, "evaluation.every": 0}
+            settings = {"evaluation.every": 0, **own, "privacy.epsilon": epsilon, "privacy.noise": noise}
             options = Options(alone=noise == "distributed")
             report = simulate(
                 data=source, settings=settings, out=place, options=options, observer=observer, session=session

@@ -1,0 +1,68 @@
+"""Several epsilons in one table: every cell is a run of its own, and what is finished is not run again."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from tests.world import save_tiny_base, write_sites
+from yoriai.errors import ConfigError
+from yoriai.simulations.report.report import Score
+from yoriai.simulations.report.sweep_figure import draw_sweep, sweep_table
+from yoriai.simulations.run import sweep as module
+from yoriai.simulations.run.experiment import DataSource
+from yoriai.simulations.run.observers import Silent
+from yoriai.simulations.run.sweep import ROWS, run_folder_of, sweep
+
+SMALL = {"head.directions": 8, "head.words": 32, "federation.rounds": 2, "speed.threads": 1}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_sites(tmp_path_factory.mktemp("data"), {"a": 24, "b": 18}, test_size=6)
+
+
+def test_every_cell_is_a_finished_run_and_nothing_runs_twice(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"base.model": str(save_tiny_base(tmp_path / "base")), **SMALL}
+    folder = tmp_path / "sweep"
+    found = sweep(DataSource(data), (4.0, 1.0), folder, Silent(), settings)
+    assert tuple(found.rows) == tuple(row for row, _, _ in ROWS)
+    assert all(score is not None and score.records == 12 for scores in found.rows.values() for score in scores)
+    assert set(found.yardsticks) == {"majority", "base", "naive_bayes_all"}
+    for noise in ("distributed", "local"):
+        for epsilon in (4.0, 1.0):
+            report = json.loads((run_folder_of(folder, noise, epsilon) / "report.json").read_text())
+            assert (report["status"], report["privacy"]["noise"]) == ("done", noise)
+            assert report["privacy"]["epsilon_target"] == epsilon
+    assert (run_folder_of(folder, "distributed", 4.0) / "adapter" / "head.safetensors").exists()
+    document = json.loads((folder / "sweep.json").read_text())
+    assert document["epsilons"] == [4.0, 1.0]
+    assert len(document["rows"]["together, noise shared"]) == 2
+
+    monkeypatch.setattr(module, "simulate", lambda *_, **__: pytest.fail("a finished run was run again"))
+    assert sweep(DataSource(data), (4.0, 1.0), folder, Silent(), settings).rows == found.rows
+
+
+def test_records_without_labels_are_led_to_another_command(tmp_path: Path) -> None:
+    path = tmp_path / "texts.jsonl"
+    path.write_text("".join(f'{{"text": "words and more words {n}"}}\n' for n in range(40)))
+    with pytest.raises(ConfigError, match=r"records with labels.*simulate --compare"):
+        sweep(DataSource(path, sites=2), (1.0,), tmp_path / "out", Silent())
+
+
+def test_the_table_fits_eighty_columns_and_the_figure_is_a_picture() -> None:
+    scores = {row: (Score.measured(100, accuracy=0.61), Score.measured(100, accuracy=0.5), None) for row, _, _ in ROWS}
+    yardsticks = {"majority": Score.measured(100, accuracy=0.2), "base": Score.measured(100, accuracy=0.4)}
+    out = io.StringIO()
+    Console(file=out, width=80).print(sweep_table((8.0, 3.0, 0.5), scores, yardsticks))
+    lines = out.getvalue().splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    assert sum("0.61 ±0.09" in line for line in lines) == len(ROWS)
+    assert any("commonest label" in line and "0.20" in line for line in lines)
+    png = draw_sweep("Records", (8.0, 3.0, 0.5), scores, yardsticks)
+    assert png.startswith(b"\x89PNG")
+    assert len(png) > 10_000
