@@ -170,6 +170,14 @@ class HeadModel(FactorModel):
         presence = torch.from_numpy(np.stack([_presence(example, self.head_shape.words) for example in examples]))
         return torch.cat([states, presence.to(states)], 1)[:, None]
 
+    def last_states(self, entering: Tensor) -> Tensor | None:
+        """Of entering states (B, 1, F) the last position's after the last layer, (B, H), if the head reads them."""
+        width = self.head_shape.width
+        for number, place in enumerate(self.head_shape.places):
+            if not place.mean:
+                return entering[:, 0, number * width : (number + 1) * width]
+        return None
+
     def _enter_alone(self, example: Example) -> Tensor:
         tokens = padded_tokens(example, self.base)
         ((piece, _),) = self.enter_rows(tokens, ENTER_AT_ONCE).cut([example])

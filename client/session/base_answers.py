@@ -14,6 +14,8 @@ from torch import Tensor
 from yoriai.client.base.base_model import BaseModel
 from yoriai.client.base.pieces import filled
 from yoriai.client.base.states import FrozenStates, places
+from yoriai.client.model.factor_model import FactorModel
+from yoriai.client.model.head_model import HeadModel
 from yoriai.client.model.measure import Tally
 from yoriai.client.model.prepared import PreparedRecords
 from yoriai.client.model.tasks import answers, label_vectors
@@ -46,7 +48,11 @@ class LabelWords:
     @torch.no_grad()
     def logits(self, token_ids: Tensor, lengths: Tensor) -> Tensor:
         """(B, T) int64, padded at the end, and (B,) tokens of each -> (B, L) float32."""
-        return self._read(token_ids, lengths) @ self._vectors.T - self._prior
+        return self.of_states(self._read(token_ids, lengths))
+
+    def of_states(self, states: Tensor) -> Tensor:
+        """Of states at the last position after the last layer, (B, H) -> (B, L)."""
+        return states @ self._vectors.T - self._prior
 
     def of_examples(self, examples: Sequence[Example]) -> Tensor:
         """All at once. -> (B, L) float32."""
@@ -63,7 +69,7 @@ def empty_prompt(base: BaseModel, task: TaskSection) -> Example:
 
 
 def base_tally(
-    base: BaseModel,
+    model: FactorModel,
     task: TaskSection,
     records: PreparedRecords,
     *,
@@ -73,12 +79,15 @@ def base_tally(
     """Count the answers of the untouched base, in the order of `evaluate.evaluate`.
 
     Args:
-        base: nothing is attached to it.
+        model: of a job whose head trains, which leaves the base bare; where what it keeps of a record will do, that is
+            used.
         progress: called as (records done, records in all) before each batch.
     """
-    words, pieces = LabelWords.untouched(base, task), [Tally(records=0, loss_sum=0.0, loss_units=0)]
+    words, pieces = LabelWords.untouched(model.base, task), [Tally(records=0, loss_sum=0.0, loss_units=0)]
     for batch in records.batches(range(len(records)), physical_batch_size):
         if progress is not None:
             progress(sum(piece.records for piece in pieces), len(records))
-        pieces.append(answers(words.logits(batch.token_ids, batch.last + 1), batch.labels))
+        kept = model.last_states(batch.entering) if isinstance(model, HeadModel) else None
+        logits = words.logits(batch.token_ids, batch.last + 1) if kept is None else words.of_states(kept)
+        pieces.append(answers(logits, batch.labels))
     return reduce(add, pieces[1:] or pieces)

@@ -111,9 +111,7 @@ def evaluate_stored(
         # zeros would always answer the first label; before it the base has the words of its labels.
         bare = zeros_like(state)
         if stored.job.trains_head:
-            before = _counts(
-                base_tally(session.base, stored.job.task, prepared, physical_batch_size=rows, progress=progress)
-            )
+            before = _counts(base_tally(model, stored.job.task, prepared, physical_batch_size=rows, progress=progress))
         else:
             before = measured(bare)
         after = measured(state)

@@ -60,11 +60,8 @@ class TestBench:
         """
         if not self.job.trains_head:
             return self.measure(initial)
-        self.session.model(self.job)  # One with a head leaves the base bare.
-        rows = self.session.speed.physical_batch_size
-        return self._by_site(
-            lambda records: base_tally(self.session.base, self.job.task, records, physical_batch_size=rows)
-        )
+        model, rows = self.session.model(self.job), self.session.speed.physical_batch_size
+        return self._by_site(lambda records: base_tally(model, self.job.task, records, physical_batch_size=rows))
 
     def _by_site(self, count: Callable[[PreparedRecords], Tally]) -> SiteTallies:
         tallies = {}

@@ -856,7 +856,7 @@ def test_before_a_head_that_trains_the_base_answers_with_its_labels_words(home: 
     (folder,) = home.stored()
     before = json.loads((folder / "evaluation.json").read_text())["before"]
     prepared = home.bench.prepare(home.tests, job, for_training=False)
-    tally = base_tally(home.bench.base, job.task, prepared, physical_batch_size=8)
+    tally = base_tally(home.bench.model(job), job.task, prepared, physical_batch_size=8)
     assert (before["records"], before["correct"]) == (6, tally.correct)
     assert before["loss"] == pytest.approx(tally.loss, rel=1e-6)
     assert before["loss"] != pytest.approx(np.log(3), rel=1e-6)  # That of a head of zeros.
