@@ -80,7 +80,7 @@ class Trained:
             entering = self._model.enter(examples, max(len(example.token_ids) for example in examples))
             logits: Tensor = self._model.tail(entering)
             return logits.float().cpu()
-        words = LabelWords(self.base, self.labels, torch.tensor(self.task["prior"]))
+        words: LabelWords = self._model
         return words.of_examples(examples).cpu()
 
 
@@ -106,8 +106,10 @@ def load(folder: Path | str, base: str | None = None, *, device: str = "auto") -
             return Trained(found, task, _head_model(folder, task, found))
         from peft import PeftModel
 
-        model = PeftModel.from_pretrained(found.model, str(folder))
-    return Trained(found, task, model.eval())
+        model = PeftModel.from_pretrained(found.model, str(folder)).eval()
+    if task["kind"] == "classify":  # PEFT put the adapter into the base's own layers.
+        return Trained(found, task, LabelWords(found, task["labels"], torch.tensor(task["prior"])))
+    return Trained(found, task, model)
 
 
 def _head_model(folder: Path, task: dict[str, Any], base: BaseModel) -> HeadModel:
