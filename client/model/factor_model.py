@@ -1,8 +1,8 @@
 """What trains on a frozen base, seen from training and measuring: factors go in, records pass, factors come out.
 
 A part of the base never changes during a job; what it makes of a record is the record's *entering state*. It is
-computed once and kept (`prepared.py`). The tail carries on from there, holds every trained factor, and is all that
-training repeats.
+computed once and kept (`prepared.py`). The tail carries on from what the model reads of it, holds every trained factor,
+and is all that training repeats.
 """
 
 from abc import ABC, abstractmethod
@@ -29,9 +29,10 @@ class FactorModel(ABC):
 
     Attributes:
         base: frozen.
-        tail: takes entering states; holds the factors, and gives each record's gradients.
+        tail: takes what is read of entering states; holds the factors that train, and gives each record's gradients.
         tail_threads: with which its passes are fastest on a CPU; None for as many as there are.
         state_width: entries of one row of an entering state.
+        reading: another number whenever `read` would give something else of the same states.
         states_key: equal where two models have the same entering states of equal examples.
     """
 
@@ -39,6 +40,7 @@ class FactorModel(ABC):
     tail: GradSampleModule
     tail_threads: int | None = None
     state_width: int
+    reading: int = 0
     states_key: Hashable
 
     def __init__(self, base: BaseModel) -> None:
@@ -69,6 +71,15 @@ class FactorModel(ABC):
     @abstractmethod
     def enter(self, examples: Sequence[Example], tokens: int) -> Tensor:
         """Entering states, each padded to those of `tokens` tokens. (B, state_rows(tokens), state_width)."""
+
+    @property
+    def read_width(self) -> int:
+        """Entries of one row of what the tail takes."""
+        return self.state_width
+
+    def read(self, entering: Tensor) -> Tensor:
+        """What the tail takes of entering states, of each row by itself: (B, R, state_width) -> (B, R, read_width)."""
+        return entering
 
     @abstractmethod
     def detach(self) -> None:

@@ -79,32 +79,48 @@ class HeadShape:
             found[tensor_name(path_of(place), "D")] = (self.directions, self.width)
         return dict(sorted(found.items()))
 
+    def parts(self, entering: Tensor) -> list[Tensor]:
+        """Entering states (n, places · width + words) -> each place's (n, width), then the words (n, words)."""
+        return list(torch.split(entering, [self.width] * len(self.places) + [self.words], 1))
+
     def check(self, state: AdapterState) -> None:
         """Raise AdapterError unless the state holds these factors, of their shapes, finite and in proportion."""
         check_layout(state, self.factors())
         check_factors(state)
 
 
-class HeadTail(nn.Module):
-    """From entering states to logits; see the top of this file."""
+class _Conditioning(nn.Module):
+    """From entering states to x; see the top of this file."""
 
     def __init__(self, shape: HeadShape) -> None:
         super().__init__()
-        self._width, self._count = shape.width, len(shape.places)
+        self._shape = shape
         self.means = nn.ParameterList(torch.zeros(1, shape.width) for _ in shape.places)
         self.onto = nn.ParameterList(torch.zeros(shape.directions, shape.width) for _ in shape.places)
-        self.parts = self._count + (shape.words > 0)
-        self.score = nn.Linear(shape.features, shape.labels, bias=False)
 
-    def forward(self, entering: Tensor) -> Tensor:
-        """(B, 1, states and words) -> logits (B, L)."""
-        states = entering[:, 0].float()
-        found = []
-        for number, (mean, onto) in enumerate(zip(self.means, self.onto, strict=True)):
-            state = states[:, number * self._width : (number + 1) * self._width]
-            found.append(functional.normalize((state - mean) @ onto.T, dim=1))
-        found.append(functional.normalize(states[:, self._count * self._width :], dim=1))
-        logits: Tensor = self.score(torch.cat(found, 1) / math.sqrt(self.parts)) / TEMPERATURE
+    def forward(self, states: Tensor) -> Tensor:
+        """(B, states and words) -> x (B, features)."""
+        *read, words = self._shape.parts(states.float())
+        found = [
+            functional.normalize((state - mean) @ onto.T, dim=1)
+            for state, mean, onto in zip(read, self.means, self.onto, strict=True)
+        ]
+        if self._shape.words:
+            found.append(functional.normalize(words, dim=1))
+        return torch.cat(found, 1) / math.sqrt(len(found))
+
+
+class HeadTail(nn.Module):
+    """From x to logits; see the top of this file."""
+
+    def __init__(self, shape: HeadShape) -> None:
+        super().__init__()
+        self.score = nn.Linear(shape.features, shape.labels, bias=False)
+        nn.init.zeros_(self.score.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 1, features) -> logits (B, L)."""
+        logits: Tensor = self.score(x[:, 0]) / TEMPERATURE
         return logits
 
 
@@ -121,16 +137,18 @@ class HeadModel(FactorModel):
     def __init__(self, base: BaseModel, shape: HeadShape) -> None:
         super().__init__(base)
         self.head_shape = shape
-        self._read = FrozenStates(base, shape.places)
-        self.state_width = self._read.width + shape.words
+        self._states = FrozenStates(base, shape.places)
+        self.state_width = self._states.width + shape.words
         self.states_key = ("head", shape.places, shape.words)
+        self._conditioning = _Conditioning(shape).to(base.device)
         self._module = HeadTail(shape).to(base.device)
         self.tail = grad_sampled(self._module)
 
     def factor_parameters(self) -> dict[str, nn.Parameter]:
         """See FactorModel."""
         found: dict[str, Any] = {_HEAD: self._module.score.weight}
-        for place, mean, onto in zip(self.head_shape.places, self._module.means, self._module.onto, strict=True):
+        fixed = self._conditioning
+        for place, mean, onto in zip(self.head_shape.places, fixed.means, fixed.onto, strict=True):
             found |= {tensor_name(path_of(place), "M"): mean, tensor_name(path_of(place), "D"): onto}
         return dict(sorted(found.items()))
 
@@ -139,9 +157,27 @@ class HeadModel(FactorModel):
         self.head_shape.check(state)
 
     @torch.no_grad()
+    def load(self, state: AdapterState) -> None:
+        """See FactorModel. All of a job's rounds have one conditioning, and x is read once."""
+        before = [parameter.clone() for parameter in self._conditioning.parameters()]
+        super().load(state)
+        self.reading += not all(map(torch.equal, before, self._conditioning.parameters()))
+
+    @property
+    def read_width(self) -> int:
+        """Entries of x."""
+        return self.head_shape.features
+
+    @torch.no_grad()
+    def read(self, entering: Tensor) -> Tensor:
+        """x of each row, by itself: in a product of many its last bits would be moved by the others."""
+        with self.threads():
+            return torch.stack([self._conditioning(row) for row in entering])
+
+    @torch.no_grad()
     def check_output(self) -> None:
         """Raise TrainingError if, with the factors as loaded, a public text gives logits that are not finite."""
-        probe = self.enter([Example(np.arange(1, 5, dtype=np.int32), np.zeros(4, bool))], 4)
+        probe = self.read(self.enter([Example(np.arange(1, 5, dtype=np.int32), np.zeros(4, bool))], 4))
         if not bool(torch.isfinite(self._module(probe)).all()):
             raise TrainingError(
                 "with this round's head the model computes values that are not finite",
@@ -166,17 +202,14 @@ class HeadModel(FactorModel):
         if tokens < max(len(example.token_ids) for example in examples):
             return torch.cat([self._enter_alone(example) for example in examples])
         lengths = torch.tensor([len(example.token_ids) for example in examples], device=self.base.device)
-        states = self._read(self._ids(examples, tokens), lengths)
+        states = self._states(self._ids(examples, tokens), lengths)
         presence = torch.from_numpy(np.stack([_presence(example, self.head_shape.words) for example in examples]))
         return torch.cat([states, presence.to(states)], 1)[:, None]
 
     def last_states(self, entering: Tensor) -> Tensor | None:
-        """Of entering states (B, 1, F) the last position's after the last layer, (B, H), if the head reads them."""
-        width = self.head_shape.width
-        for number, place in enumerate(self.head_shape.places):
-            if not place.mean:
-                return entering[:, 0, number * width : (number + 1) * width]
-        return None
+        """Of entering states (n, F) the last position's after the last layer, (n, H), if the head reads them."""
+        parts = zip(self.head_shape.places, self.head_shape.parts(entering), strict=False)
+        return next((part for place, part in parts if not place.mean), None)
 
     def _enter_alone(self, example: Example) -> Tensor:
         tokens = padded_tokens(example, self.base)

@@ -30,7 +30,7 @@ class Batch:
     """Records that pass through the model at once, right-padded to one shape.
 
     Attributes:
-        entering: (B, T, H) hidden states at the first adapted layer.
+        entering: (B, T, H) what the model reads of entering states; for an adapter, hidden states at its first layer.
         token_ids: (B, T) int64, padded with 0; where a record enters as one row, its first alone.
         targets: (B, K) int64 positions of the target tokens, padded with 0, which is never one.
         last: (B,) index of each record's last token.
@@ -87,6 +87,7 @@ class PreparedRecords:
         self._units = None if units is None else [list(unit) for unit in units]
         self._shapes = [model.shape(example) for example in self.examples]
         self._states: list[Tensor] | None = None
+        self._read: tuple[int, list[Tensor]] | None = None
         if known is not None:
             self._compute(known, progress)
             self._states = [known[example.content] for example in self.examples]
@@ -118,12 +119,20 @@ class PreparedRecords:
                 batch = self._batch([record for record, _ in piece], shape)
                 yield Piece(batch, [unit for _, unit in piece[:count]])
 
+    def by_length(self, indices: Sequence[int] | np.ndarray) -> list[int]:
+        """The chosen records in the order in which they are measured."""
+        return sorted((int(i) for i in indices), key=lambda i: (len(self.examples[i].token_ids), i))
+
+    def kept_states(self) -> list[Tensor] | None:
+        """The entering states of all records, each (rows, F), where they are kept."""
+        return self._states
+
     def batches(self, indices: Sequence[int] | np.ndarray, physical_batch_size: int) -> Iterator[Batch]:
         """Cut the chosen records into batches of at most `physical_batch_size`; like-sized ones share one.
 
         For measuring: they are padded to the largest of each batch, whose neighbours move its last bits.
         """
-        by_length = sorted((int(i) for i in indices), key=lambda i: (len(self.examples[i].token_ids), i))
+        by_length = self.by_length(indices)
         for start in range(0, len(by_length), physical_batch_size):
             some = by_length[start : start + physical_batch_size]
             longest = max(len(self.examples[i].token_ids) for i in some)
@@ -146,12 +155,19 @@ class PreparedRecords:
     def _entering(self, records: list[int], tokens: int) -> Tensor:
         """Their entering states, padded: (B, rows of `tokens` tokens, F)."""
         if self._states is None:
-            return self._model.enter([self.examples[i] for i in records], tokens)
-        states = [self._states[i] for i in records]
+            return self._model.read(self._model.enter([self.examples[i] for i in records], tokens))
+        read = self._read_states(self._states)
+        states = [read[i] for i in records]
         padded = torch.zeros(len(records), self._model.state_rows(tokens), states[0].shape[1])
         for row, state in enumerate(states):
             padded[row, : len(state)] = state
         return padded.to(self._model.base.device)
+
+    def _read_states(self, states: list[Tensor]) -> list[Tensor]:
+        """What the model reads of each; once for as long as it reads alike, which for a head is a whole job."""
+        if self._read is None or self._read[0] != self._model.reading:
+            self._read = self._model.reading, [self._model.read(state[None])[0] for state in states]
+        return self._read[1]
 
     def _compute(self, known: dict[bytes, Tensor], progress: Callable[[int, int], None] | None) -> None:
         """Add the entering states (rows, F) of every record that is not known yet, as views into one block."""

@@ -83,11 +83,22 @@ def base_tally(
             used.
         progress: called as (records done, records in all) before each batch.
     """
-    words, pieces = LabelWords.untouched(model.base, task), [Tally(records=0, loss_sum=0.0, loss_units=0)]
+    words, states = LabelWords.untouched(model.base, task), _last_states(model, records)
+    if states is not None:
+        order = records.by_length(range(len(records)))
+        return answers(words.of_states(states[order]), torch.tensor([records.examples[i].label for i in order]))
+    pieces = [Tally(records=0, loss_sum=0.0, loss_units=0)]
     for batch in records.batches(range(len(records)), physical_batch_size):
         if progress is not None:
             progress(sum(piece.records for piece in pieces), len(records))
-        kept = model.last_states(batch.entering) if isinstance(model, HeadModel) else None
-        logits = words.logits(batch.token_ids, batch.last + 1) if kept is None else words.of_states(kept)
-        pieces.append(answers(logits, batch.labels))
+        pieces.append(answers(words.logits(batch.token_ids, batch.last + 1), batch.labels))
     return reduce(add, pieces[1:] or pieces)
+
+
+def _last_states(model: FactorModel, records: PreparedRecords) -> Tensor | None:
+    """The last position's of every record, (n, H), where a head keeps them."""
+    kept = records.kept_states()
+    if not kept or not isinstance(model, HeadModel):
+        return None
+    found = model.last_states(torch.cat(kept))
+    return None if found is None else found.to(model.base.device)

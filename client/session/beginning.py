@@ -95,11 +95,8 @@ def head_conditioning(
     encoded = encode(records, model.base.tokenizer, job.task, context_tokens=model.base.context_tokens)
     states = _states(model, encoded.examples, progress)  # (n, places · H and words)
     shape = model.head_shape
-    found = {}
-    for number, place in enumerate(shape.places):
-        part = states[:, number * shape.width : (number + 1) * shape.width]
-        found[path_of(place)] = conditioning(part.numpy(), shape.directions)
-    return found
+    parts = zip(shape.places, shape.parts(states), strict=False)
+    return {path_of(place): conditioning(part.numpy(), shape.directions) for place, part in parts}
 
 
 def _states(model: HeadModel, examples: Sequence[Example], progress: Progress | None) -> torch.Tensor:

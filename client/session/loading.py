@@ -78,7 +78,7 @@ class Trained:
     def _logits(self, examples: Sequence[Example]) -> Tensor:
         if isinstance(self._model, HeadModel):
             entering = self._model.enter(examples, max(len(example.token_ids) for example in examples))
-            logits: Tensor = self._model.tail(entering)
+            logits: Tensor = self._model.tail(self._model.read(entering))
             return logits.float().cpu()
         words: LabelWords = self._model
         return words.of_examples(examples).cpu()

@@ -119,7 +119,7 @@ class RoundGradients:
     def _public_batch(self, shape: Shape, rows: int) -> Batch:
         """Records of random numbers, as far as the layers that train are concerned."""
         config, device = self.model.base.model.config, self.model.base.device
-        held, width = self.model.state_rows(shape.tokens), self.model.state_width
+        held, width = self.model.state_rows(shape.tokens), self.model.read_width
         states = torch.randn(rows, held, width, generator=torch.Generator().manual_seed(1))
         ends = torch.arange(shape.tokens - shape.targets, shape.tokens)
         return Batch(

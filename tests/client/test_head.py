@@ -149,6 +149,7 @@ def test_what_the_head_reads_of_a_record_has_norm_one_at_most(session: ModelSess
     model.tail(batch.entering)
     hook.remove()
     norms = kept[0].detach().norm(dim=1)
+    torch.testing.assert_close(kept[0], batch.entering[:, 0])
     assert float(norms.max()) <= 1 + 1e-6
     assert float(norms.min()) > 0.9  # Each part is there, the words too.
 
@@ -198,6 +199,21 @@ def test_an_owners_gradient_is_clipped_as_one(session: ModelSession, make_head_j
     rows = gradients(session, make_head_job(privacy__unit="owner", privacy__clip_norm=0.5), RECORDS)
     assert len(rows) == 2
     np.testing.assert_allclose([np.linalg.norm(row) for row in rows], 0.5, rtol=1e-6)
+
+
+def test_records_that_were_read_under_another_jobs_conditioning_are_read_again(
+    session: ModelSession, job: JobConfig
+) -> None:
+    model, prepared, state = session.model(job), session.prepare(RECORDS, job), started(session, job)
+
+    def read(state: AdapterState) -> torch.Tensor:
+        model.load(state)
+        return next(prepared.batches([0, 1], 2)).entering
+
+    other = AdapterState({n: t * 2 if n.endswith("M") else t for n, t in state.tensors.items()})
+    first, second, again = read(state), read(other), read(state)
+    assert not torch.equal(first, second)
+    assert torch.equal(first, again)
 
 
 def test_states_that_are_not_kept_are_the_same_ones(session: ModelSession, job: JobConfig) -> None:
