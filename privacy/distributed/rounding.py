@@ -71,7 +71,8 @@ def round_vector(vector: npt.NDArray[np.float64], scale: int, source: RandomSour
     """
     rounded = np.zeros(vector.size, dtype=np.int64)
     with np.errstate(over="ignore", invalid="ignore"):
-        squared_norm = float(np.dot(vector, vector))
+        # Not by BLAS: it would wake its threads for a moment's work, and wait for them wherever the cores are taken.
+        squared_norm = float(np.einsum("i,i->", vector, vector))
     # Not a number compares as false. What passes has squares that add up to far less than 2**63.
     if not squared_norm <= (2.0 * scale) ** 2:
         return rounded
