@@ -14,6 +14,7 @@ from yoriai.errors import ConfigError
 from yoriai.terminal import say, say_while
 
 if TYPE_CHECKING:
+    from yoriai.config import JobConfig
     from yoriai.prepared_job import PreparedJob
     from yoriai.server.service.job_store import JobStore, Phase
 
@@ -46,6 +47,8 @@ def prepare(
     prepared = _prepared(job)
     write_atomically(path, wire.encode(prepared.as_message()))
     say(f"wrote {path}, {path.stat().st_size / 1e6:.2f} MB; base model {prepared.base_digest[:16]}…")
+    if prepared.job.privacy.noise == "distributed":
+        say(f"noise is shared, and sized for what `job init --sites N --records R` writes: {_sized_for(prepared.job)}")
     say(f"next, at the server: yoriai job submit {path.name} --server DIR")
 
 
@@ -152,6 +155,12 @@ def _prepared(path: Path) -> "PreparedJob":
         from yoriai.client.session.prepare import prepare as made
 
         return made(job)
+
+
+def _sized_for(job: "JobConfig") -> str:
+    whose = "records" if job.privacy.unit == "record" else "owners"
+    each = job.training.records_per_weight
+    return f"{job.federation.min_sites} sites or more in each round, of about {each} {whose} each"
 
 
 def _store(server: Path, *, to_write: bool = False) -> "JobStore":

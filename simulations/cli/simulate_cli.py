@@ -18,7 +18,7 @@ from yoriai.errors import (
 from yoriai.simulations.cli.audit_cli import audit
 from yoriai.simulations.cli.bench_cli import bench
 from yoriai.simulations.cli.demo_cli import demo
-from yoriai.simulations.cli.options import overrides
+from yoriai.simulations.cli.options import of_deployment, overrides
 from yoriai.terminal import say_while
 
 _console = Console()
@@ -229,13 +229,21 @@ def job_init(
     path: Annotated[Path, typer.Argument(metavar="JOB.toml", help="Where to write; must not exist.")] = Path(
         "job.toml"
     ),
+    epsilon: Epsilon = None,
+    noise: Noise = None,
+    sites: Annotated[int | None, typer.Option("--sites", min=2, help="Sites that will be asked.")] = None,
+    records: Annotated[
+        int | None, typer.Option("--records", min=1, help="Training records of a site, on average, about.")
+    ] = None,
 ) -> None:
     """Write a complete job file with every setting explained."""
     from yoriai.config import job_template
 
+    settings = overrides(rule=None, epsilon=epsilon, rounds=None, noise=noise) | of_deployment(noise, sites, records)
+    text = job_template(settings)
     try:
         with path.open("x", encoding="utf-8") as file:
-            file.write(job_template())
+            file.write(text)
     except FileExistsError:
         raise ConfigError(f"{path} exists", remedy="name another file") from None
     except OSError as error:

@@ -169,6 +169,26 @@ def test_job_init_writes_what_job_check_reads(
     assert "cannot be written" in capsys.readouterr().err
 
 
+def test_job_init_writes_what_shared_noise_needs_in_a_deployment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "new.toml"
+    given = ("--noise", "distributed", "--epsilon", "3", "--sites", "10", "--records", "300")
+    assert yoriai(monkeypatch, "job", "init", path, *given) == 0
+    job = load_job(path)
+    assert (job.privacy.noise, job.privacy.epsilon) == ("distributed", 3.0)
+    assert (job.federation.min_sites, job.training.records_per_weight) == (8, 300)
+
+
+def test_job_init_shares_no_noise_among_sites_it_knows_nothing_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "new.toml"
+    assert yoriai(monkeypatch, "job", "init", path, "--noise", "distributed", "--sites", "5") == 2
+    assert "no --records" in " ".join(capsys.readouterr().err.split())
+    assert not path.exists()
+
+
 def test_job_schema_is_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert yoriai(monkeypatch, "job", "schema") == 0
     assert "privacy" in json.loads(capsys.readouterr().out)["properties"]

@@ -119,12 +119,19 @@ def job_to_toml(job: JobConfig) -> str:
     return tomli_w.dumps(job.model_dump(by_alias=True, exclude_none=True))
 
 
-def job_template() -> str:
+def job_template(settings: Mapping[str, object] | None = None) -> str:
     """A complete job file with every default and what it means; `parse_job` reads it.
 
     What the task decides where it is not named stands there switched off.
+
+    Args:
+        settings: values by dotted key that are not the defaults; none of them is one that the task decides.
+
+    Raises:
+        ConfigError: with every fault among the settings.
     """
-    return template_of(JobConfig, left_open=BY_TASK)
+    job = override(JobConfig(name="my-job"), settings or {})
+    return template_of(JobConfig, job.model_dump(by_alias=True), left_open=BY_TASK)
 
 
 def site_to_toml(site: SiteConfig) -> str:
