@@ -31,9 +31,20 @@ SETTINGS = TINY_SETTINGS | {
 }
 
 
+HEAD = {key: value for key, value in SETTINGS.items() if key != "federation.rule"} | {
+    "task.head": "trained",
+    "head.directions": 8,
+    "head.words": 32,
+}
+
+
 @pytest.fixture(scope="module")
-def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
-    sites = write_sites(tmp_path_factory.mktemp("canaries") / "sites", {"north": 12, "east": 12})
+def sites(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_sites(tmp_path_factory.mktemp("canaries") / "sites", {"north": 12, "east": 12})
+
+
+@pytest.fixture(scope="module")
+def experiment(sites: Path) -> Experiment:
     return resolve(None, DataSource(path=sites), SETTINGS)
 
 
@@ -73,19 +84,34 @@ def seen_of(rides: Carrier, directions: Dirac, included: np.ndarray, units: set[
     return directions.products(done.update.flatten() * (-plan.divisor / plan.learning_rate / plan.clip_norm))
 
 
+def named(rides: Carrier) -> tuple[Dirac, np.ndarray]:
+    """Directions, and the canaries among them: each has its own name, which is not its place."""
+    return Dirac(40, rides.dimension, SeededSource(b"named")), np.arange(40)[3::4][:CANARIES]
+
+
 @pytest.mark.parametrize("drawn", [{0}, {CANARIES - 1}, {4}, {0, 3, 8}, {1, 2, 5, 6, 7}, set()])
 def test_the_canaries_that_ride_through_a_round_are_exactly_those_that_were_drawn(
     experiment: Experiment, session: ModelSession, tmp_path: Path, drawn: set[int]
 ) -> None:
     rides = carrier(experiment, session, tmp_path, full_batch=False)
-    directions = Dirac(40, rides.dimension, SeededSource(b"named"))
-    included = np.arange(40)[3::4][:CANARIES]  # Every canary has its own name, which is not its place.
+    directions, included = named(rides)
     units = {RECORDS - 1} | {RECORDS + place for place in drawn}
     without = seen_of(rides, directions, included, {RECORDS - 1})
     shift = seen_of(rides, directions, included, units) - without
     expected = np.zeros(40)
     expected[included[sorted(drawn)]] = 1.0
     np.testing.assert_allclose(shift, expected, atol=1e-3)
+
+
+def test_canaries_ride_through_a_heads_round_as_through_an_adapters(
+    sites: Path, session: ModelSession, tmp_path: Path
+) -> None:
+    rides = carrier(resolve(None, DataSource(path=sites), HEAD), session, tmp_path, full_batch=False)
+    assert rides.job.trains_head
+    directions, included = named(rides)
+    drawn = {RECORDS + 2, RECORDS + 5}
+    shift = seen_of(rides, directions, included, drawn) - seen_of(rides, directions, included, set())
+    np.testing.assert_array_equal(np.flatnonzero(shift.round(3)), included[[2, 5]])
 
 
 @pytest.mark.parametrize("seed", [b"one", b"two"])

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+import yoriai
 from tests.simulations.conftest import Run
 from tests.world import Notebook, Stop, job_settings
 from yoriai.client.site.personal import PersonalTraining
@@ -104,6 +105,22 @@ def test_each_site_has_an_adapter_of_its_own_with_the_shared_basis(own: Run) -> 
     adapters = {site: own_factors(own.folder, site) for site in "abc"}
     assert len({adapter.digest() for adapter in adapters.values()} | {own.report.adapter.digest}) == 4
     assert len({adapter.select(("A", "U")).digest() for adapter in adapters.values()}) == 1
+
+
+def test_a_job_that_trains_a_head_gives_each_site_a_head_of_its_own_which_answers(
+    base: Path, sites: Path, tmp_path: Path
+) -> None:
+    given = {key: value for key, value in settings(base).items() if key != "federation.rule"}
+    head = {"task.head": "trained", "head.directions": 8, "head.words": 32}
+    report = simulate(data=sites, settings=given | head, out=tmp_path / "run", options=SEEDED)
+    heads = {site: own_factors(tmp_path / "run", site) for site in "abc"}
+    assert len({own.digest() for own in heads.values()} | {report.adapter.digest}) == 4
+    assert len({own.select(("D", "M")).digest() for own in heads.values()}) == 1
+    assert [own_charges(tmp_path / "run", site) for site in "abc"] == [[True]] * 3
+    texts = ["replace the pump", "clean the cabin", "start the engine"]
+    shared = yoriai.load(tmp_path / "run" / "adapter", base=str(base)).probabilities(texts)
+    own = yoriai.load(tmp_path / "run" / "personal" / "a", base=str(base)).probabilities(texts)
+    assert not torch.allclose(own, shared, atol=1e-4)
 
 
 def test_peft_loads_a_personal_adapter_which_answers_otherwise_than_the_shared_one(own: Run, base: Path) -> None:
