@@ -24,11 +24,13 @@ app = typer.Typer(
 )
 _job = typer.Typer(help="Write and check jobs, and have a server run them.", no_args_is_help=True)
 app.add_typer(_job, name="job")
-simulations.mount(app, _job)
+_federation = typer.Typer(help="Run a consortium's CA, off the network.", no_args_is_help=True)
+app.add_typer(_federation, name="federation")
+simulations.mount(app, _job, _federation)
 job_cli.mount(_job)
 site.mount(app)
 server.mount(app)
-federation_cli.mount(app)
+federation_cli.mount(_federation)
 
 
 @app.command()

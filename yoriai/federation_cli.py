@@ -30,14 +30,12 @@ PassphraseFile = Annotated[
 Yes = Annotated[bool, typer.Option("--yes", help="Ask nothing; the fingerprint has been compared.")]
 
 
-def mount(app: typer.Typer) -> None:
-    """Add the commands to the application."""
-    federation = typer.Typer(help="Run a consortium's CA, off the network.", no_args_is_help=True)
+def mount(federation: typer.Typer) -> None:
+    """Add the commands to the group `federation`."""
     federation.command("init")(init)
     federation.command("sign")(sign)
     federation.command("roster")(roster)
     federation.command("revoke")(revoke)
-    app.add_typer(federation, name="federation")
 
 
 def init(

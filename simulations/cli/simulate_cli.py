@@ -19,6 +19,7 @@ from yoriai.simulations.cli.audit_cli import audit
 from yoriai.simulations.cli.bench_cli import bench
 from yoriai.simulations.cli.demo_cli import demo
 from yoriai.simulations.cli.options import of_deployment, overrides
+from yoriai.simulations.cli.try_cli import try_federation
 from yoriai.terminal import say_while
 
 _console = Console()
@@ -93,13 +94,14 @@ Alone = Annotated[
 Rounds = Annotated[int | None, typer.Option("--rounds", min=1, help="Rounds in the job.")]
 
 
-def mount(app: typer.Typer, job: typer.Typer) -> None:
-    """Add the commands to the application, and to its group `job`."""
+def mount(app: typer.Typer, job: typer.Typer, federation: typer.Typer) -> None:
+    """Add the commands to the application, and to its groups `job` and `federation`."""
     app.command()(simulate)
     app.command()(demo)
     app.command()(fetch)
     app.command()(report)
     app.command()(audit)
+    federation.command("try")(try_federation)
     job.command("init")(job_init)
     job.command("check")(job_check)
     job.command("schema")(job_schema)

@@ -16,10 +16,11 @@ from yoriai import wire
 from yoriai.cli import app
 from yoriai.config import JobConfig
 from yoriai.errors import ConfigError, StorageError
-from yoriai.simulations.bench.deploy import figures, processes, usage
+from yoriai.simulations.bench.deploy import figures
 from yoriai.simulations.bench.deploy.daemons import stage_of
 from yoriai.simulations.bench.deploy.plan import DeployPlan, job_for, save_base, shape_for
 from yoriai.simulations.bench.deploy.usage import Process, Usage, below, cpu_by_kind, kind_of, parse_stat
+from yoriai.simulations.deployment import processes
 
 
 def _stage(stage: str, round_number: int, seconds: float, at: str) -> dict[str, Any]:
@@ -171,10 +172,10 @@ def test_without_nginx_the_command_says_what_to_install(monkeypatch: pytest.Monk
 
 
 def test_a_machine_without_memory_left_ends_the_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
-    usage.check_memory()
-    monkeypatch.setattr(usage, "_LEAST_LEFT_BYTES", 2**60)
+    processes.check_memory()
+    monkeypatch.setattr(processes, "_LEAST_LEFT_BYTES", 2**60)
     with pytest.raises(StorageError, match="runs out of memory"):
-        usage.check_memory()
+        processes.check_memory()
 
 
 def test_other_lines_in_a_log_are_passed_over(tmp_path: Path) -> None:

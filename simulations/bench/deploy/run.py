@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,13 +12,20 @@ from yoriai.client.session.prepare import prepare
 from yoriai.client.site.calibration import calibrated_for
 from yoriai.errors import RoundError
 from yoriai.server.flower.flower_control import FlowerControl
-from yoriai.server.service.job_store import LIVE, StoredJob
 from yoriai.server.service.submitting import submit
-from yoriai.simulations.bench.deploy import empty, figures
-from yoriai.simulations.bench.deploy.folders import Deployment, make_deployment
-from yoriai.simulations.bench.deploy.plan import DeployPlan, job_for, save_base, shape_for
-from yoriai.simulations.bench.deploy.processes import daemon_logs, events_in, nginx_binary, running, traffic_file
-from yoriai.simulations.bench.deploy.usage import Totals, Usage, check_memory
+from yoriai.simulations.bench.deploy import daemons, empty, figures
+from yoriai.simulations.bench.deploy.plan import DeployPlan, job_for, save_base, shape_for, write_records
+from yoriai.simulations.bench.deploy.usage import Totals, Usage
+from yoriai.simulations.deployment.folders import Deployment, make_deployment
+from yoriai.simulations.deployment.processes import (
+    check_memory,
+    daemon_logs,
+    events_in,
+    follow,
+    nginx_binary,
+    running,
+    traffic_file,
+)
 from yoriai.simulations.run.machine import machine, versions
 
 _POLL_S = 1.0
@@ -47,12 +55,15 @@ def bench_deploy(asked: DeployPlan, folder: Path, say: Say) -> dict[str, Any]:
     shape = shape_for(asked.params)
     base = save_base(folder / "base", shape.hidden)
     say(f"making the folders of {asked.sites} sites; {shape.params:,} parameters at rank {shape.rank}")
-    deployment = make_deployment(folder, asked, base)
-    with Usage() as usage, running(folder, deployment, say, apart=asked.apart):
+    records = {name: write_records(folder / "records", name) for name in asked.names}
+    deployment = make_deployment(folder, "bench", records, _policy(asked, base))
+    hosted = [[site] for site in deployment.sites] if asked.apart else [deployment.sites]
+    commands = [[sys.executable, "-m", daemons.__name__, *(str(site.path) for site in each)] for each in hosted]
+    with Usage() as usage, running(folder, deployment, say, daemons=commands):
         config = job_for(asked, base, shape.rank)
         job = submit(deployment.server.path, prepare(config), calibrated_for)
         started, idle, begun = usage.totals(), traffic(folder), time.time()
-        _follow(job, say)
+        follow(job, say)
         seconds = time.time() - begun
         ended, carried = usage.totals(), traffic(folder)
         say("measuring empty exchanges")
@@ -76,25 +87,19 @@ def bench_deploy(asked: DeployPlan, folder: Path, say: Say) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _policy(asked: DeployPlan, base: Path) -> dict[str, object]:
+    return {
+        "base.model": str(base),
+        "policy.epsilon_budget": 1000.0,
+        "policy.allow_distributed_noise": asked.noise == "distributed",
+    }
+
+
 def traffic(folder: Path) -> dict[str, int]:
     """Bytes of all requests through nginx so far, up and down, with headers and without TLS."""
     lines = [line.split() for line in traffic_file(folder).read_text().splitlines()]
     whole = [line for line in lines if len(line) == 2]
     return {"bytes_up": sum(int(line[0]) for line in whole), "bytes_down": sum(int(line[1]) for line in whole)}
-
-
-def _follow(job: StoredJob, say: Say) -> None:
-    """Wait for the end of a job, and tell of each round."""
-    told = 0
-    while (state := job.state()).phase in LIVE:
-        time.sleep(_POLL_S)
-        check_memory()
-        rounds = [e for e in events_in(job.log_file) if e["event"] == "round"] if job.log_file.exists() else []
-        for event in rounds[told:]:
-            say(f"round {event['round']}: {event['seconds']} s")
-        told = len(rounds)
-    if state.phase != "finished":
-        raise RoundError(f"the job has {state.phase}", found=state.error, remedy="--folder DIR keeps the logs")
 
 
 def _empty(deployment: Deployment, folder: Path) -> list[float]:

@@ -8,17 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from yoriai.errors import StorageError
-from yoriai.system.memory import available_bytes
-
 _TICK_S = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 # Often enough to catch a ClientApp, which lives for about three seconds.
 _PERIOD_S = 0.5
 # Adding up what all processes share takes the kernel a while.
 _SHARED_EVERY = 20
-
-_LEAST_LEFT_BYTES = 2**30
 
 # A process is of the first kind whose word its command line has.
 WORDS = {
@@ -222,18 +217,6 @@ def _line_of(process: Process, file: str, name: str) -> int:
             if line.startswith(name):
                 return int(line.split()[1]) * 1024
     return process.rss_bytes
-
-
-def check_memory() -> None:
-    """Raise StorageError when the machine has hardly any memory left: better to stop than to have others killed."""
-    left_bytes = available_bytes()
-    if left_bytes < _LEAST_LEFT_BYTES:
-        raise StorageError(
-            "this machine runs out of memory",
-            found=f"{left_bytes / 2**20:.0f} MiB left",
-            expected=f"at least {_LEAST_LEFT_BYTES / 2**20:.0f} MiB",
-            remedy="measure fewer sites, or a smaller adapter",
-        )
 
 
 def _machine_s() -> float:

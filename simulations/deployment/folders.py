@@ -2,7 +2,7 @@
 
 import secrets
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,9 +25,7 @@ from yoriai.privacy.identity.trust_folder import read_trust_files
 from yoriai.server.folder import coordinator_enrolment as of_server
 from yoriai.server.folder.server_folder import ServerFolder
 from yoriai.server.folder.server_setup import make_server
-from yoriai.simulations.bench.deploy.plan import DeployPlan, write_records
 
-_NAME = "bench"
 _VALID_FOR = timedelta(days=7)
 _AUTHORITY_VALID_FOR = timedelta(days=30)
 
@@ -40,43 +38,36 @@ class Deployment:
     sites: Sequence[SiteFolder]
 
 
-def make_deployment(folder: Path, asked: DeployPlan, base: Path) -> Deployment:
+def make_deployment(folder: Path, name: str, sites: Mapping[str, Path], settings: Mapping[str, object]) -> Deployment:
     """Make all folders, and have the consortium sign everybody's request.
 
     Args:
         folder: new or empty.
-        base: the base model's folder.
+        name: of the federation.
+        sites: the folder of each site's records, by its name.
+        settings: of every site, by dotted key.
 
     Raises:
         YoriaiError: as the commands.
     """
     now = datetime.now(UTC)
     port, control_port = _free_ports(2)
-    settings = {"name": "office", "hosts": ["localhost"], "port": port, "control_port": control_port}
-    server = make_server(folder / "server", server_of(settings, {}), None, now=now)
-    sites = [_make_site(folder, name, f"localhost:{port}", asked, base) for name in asked.names]
-    office = _sign(folder / "consortium", server, sites, now)
-    _install(office, server, sites, now)
-    return Deployment(server, sites)
+    ports = {"name": "office", "hosts": ["localhost"], "port": port, "control_port": control_port}
+    server = make_server(folder / "server", server_of(ports, {}), None, now=now)
+    common = {"server.address": f"localhost:{port}", "policy.approve": "auto", **settings}
+    made = [
+        make_site(folder / site, site_of({**common, "name": site, "records.folder": str(records)}, {}))
+        for site, records in sites.items()
+    ]
+    office = _sign(folder / "consortium", name, server, made, now)
+    _install(office, server, made, now)
+    return Deployment(server, made)
 
 
-def _make_site(folder: Path, name: str, server: str, asked: DeployPlan, base: Path) -> SiteFolder:
-    settings = {
-        "name": name,
-        "records.folder": str(write_records(folder / "records", name)),
-        "base.model": str(base),
-        "server.address": server,
-        "policy.approve": "auto",
-        "policy.epsilon_budget": 1000.0,
-        "policy.allow_distributed_noise": asked.noise == "distributed",
-    }
-    return make_site(folder / name, site_of(settings, {}))
-
-
-def _sign(office: Path, server: ServerFolder, sites: Sequence[SiteFolder], now: datetime) -> Path:
+def _sign(office: Path, name: str, server: ServerFolder, sites: Sequence[SiteFolder], now: datetime) -> Path:
     """Found a consortium that admits every site and certifies the coordinator."""
     passphrase = secrets.token_hex().encode()
-    found_federation(office, _NAME, passphrase, now=now, valid_for=_AUTHORITY_VALID_FOR)
+    found_federation(office, name, passphrase, now=now, valid_for=_AUTHORITY_VALID_FOR)
     with unlocked(office, passphrase, now=now) as opened:
         federation = opened.federation
         for site in sites:

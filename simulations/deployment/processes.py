@@ -1,9 +1,8 @@
-"""The processes of a deployment on this machine, for as long as a measurement takes: none outlives it."""
+"""The processes of a deployment on this machine, for as long as they are wanted: none outlives that."""
 
 import json
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,14 +12,14 @@ from pathlib import Path
 from yoriai.client.daemon.daemon_client import DaemonClient
 from yoriai.client.daemon.daemon_config import socket_in
 from yoriai.client.folder.site_folder import SiteFolder
-from yoriai.errors import ConfigError, DaemonError, ServerError
+from yoriai.errors import ConfigError, DaemonError, RoundError, ServerError, StorageError
 from yoriai.server.flower.flower_control import FlowerControl
 from yoriai.server.flower.nodes import NodeBook
 from yoriai.server.folder.server_folder import ServerFolder
-from yoriai.simulations.bench.deploy import daemons
-from yoriai.simulations.bench.deploy.folders import Deployment
-from yoriai.simulations.bench.deploy.usage import check_memory
+from yoriai.server.service.job_store import LIVE, StoredJob
+from yoriai.simulations.deployment.folders import Deployment
 from yoriai.system.log import EventLog
+from yoriai.system.memory import available_bytes
 from yoriai.system.supervisor import Supervisor, installed
 
 # Where Debian puts it, which is not on everybody's path.
@@ -31,6 +30,7 @@ _AT_ONCE = 5
 _UP_S = 300.0
 _POLL_S = 2.0
 _STOP_S = 40.0
+_LEAST_LEFT_BYTES = 2**30
 
 
 def nginx_binary() -> str:
@@ -49,6 +49,18 @@ def nginx_binary() -> str:
     return found
 
 
+def check_memory() -> None:
+    """Raise StorageError when the machine has hardly any memory left: better to stop than to have others killed."""
+    left_bytes = available_bytes()
+    if left_bytes < _LEAST_LEFT_BYTES:
+        raise StorageError(
+            "this machine runs out of memory",
+            found=f"{left_bytes / 2**20:.0f} MiB left",
+            expected=f"at least {_LEAST_LEFT_BYTES / 2**20:.0f} MiB",
+            remedy="take fewer sites, or a smaller adapter",
+        )
+
+
 def traffic_file(folder: Path) -> Path:
     """Where nginx leaves a line a request: its bytes in and out, headers included."""
     return folder / "nginx" / "traffic.log"
@@ -59,14 +71,21 @@ def daemon_logs(folder: Path) -> list[Path]:
     return sorted((folder / "log").glob("daemons-*.log"))
 
 
+def daemon_command(site: SiteFolder) -> list[str]:
+    """A site's daemon, as its operator starts it."""
+    return [installed("yoriai"), "site", "start", str(site.path), "--only", "daemon", "--log-json"]
+
+
 @contextmanager
-def running(folder: Path, deployment: Deployment, say: Callable[[str], None], *, apart: bool) -> Iterator[None]:
+def running(
+    folder: Path, deployment: Deployment, say: Callable[[str], None], *, daemons: Sequence[Sequence[str]] | None = None
+) -> Iterator[None]:
     """Start a deployment, wait until every site is connected, and end all of it at the end.
 
     Args:
         folder: for logs, and for nginx's files.
         say: told of what is waited for.
-        apart: whether each site's daemon has a process of its own.
+        daemons: the commands that are all sites' daemons; left out, each site's own.
 
     Raises:
         ConfigError: nginx is not installed.
@@ -77,8 +96,7 @@ def running(folder: Path, deployment: Deployment, say: Callable[[str], None], *,
         processes.start("nginx", _nginx_command(folder, deployment.server))
         processes.start("server", [installed("yoriai"), "server", "start", str(deployment.server.path), "--log-json"])
         sites = list(deployment.sites)
-        for number, hosted in enumerate([[site] for site in sites] if apart else [sites]):
-            command = [sys.executable, "-m", daemons.__name__, *(str(site.path) for site in hosted)]
+        for number, command in enumerate(daemons or [daemon_command(site) for site in sites]):
             processes.start(f"daemons-{number}", command)
         say(f"waiting for {len(sites)} daemons and {len(sites)} SuperNodes")
         _start_nodes(processes, deployment)
@@ -146,7 +164,7 @@ def _wait(condition: Callable[[], bool], what: str, seconds: float = _UP_S) -> N
             pass
         if time.monotonic() >= deadline:
             raise ServerError(
-                f"{what}: not up after {seconds:.0f} s", remedy="--folder DIR keeps the logs; fewer sites may do"
+                f"{what}: not up after {seconds:.0f} s", remedy="the logs in its folder say why; fewer sites may do"
             )
         time.sleep(_POLL_S)
 
@@ -165,6 +183,25 @@ def _nginx_command(folder: Path, server: ServerFolder) -> list[str]:
         f"  access_log {traffic_file(folder)} bytes;\n{temporary}  include {server.nginx_site};\n}}\n"
     )
     return [nginx_binary(), "-c", str(place / "nginx.conf")]
+
+
+def follow(job: StoredJob, say: Callable[[str], None]) -> None:
+    """Wait for the end of a job, and tell of each round.
+
+    Raises:
+        RoundError: it did not end well.
+        StorageError: the machine's memory runs out.
+    """
+    told = 0
+    while (state := job.state()).phase in LIVE:
+        time.sleep(1.0)
+        check_memory()
+        rounds = [e for e in events_in(job.log_file) if e["event"] == "round"] if job.log_file.exists() else []
+        for event in rounds[told:]:
+            say(f"round {event['round']}: {event['seconds']} s")
+        told = len(rounds)
+    if state.phase != "finished":
+        raise RoundError(f"the job has {state.phase}", found=state.error, remedy="the logs in its folder say why")
 
 
 def events_in(path: Path) -> list[dict[str, object]]:
