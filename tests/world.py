@@ -9,10 +9,10 @@ from tests.tiny import tiny_llama, tiny_tokenizer
 WORDS = {"pump": ("leaks", "drips"), "engine": ("smokes", "stalls"), "cabin": ("rattles", "squeaks")}
 
 
-def save_tiny_base(folder: Path, *, seed: int = 0) -> Path:
+def save_tiny_base(folder: Path, *, seed: int = 0, hidden: int = 32) -> Path:
     """Write a random LLaMA with a byte-level tokenizer in Hugging Face's layout."""
     tokenizer = tiny_tokenizer()
-    model = tiny_llama(tokenizer, seed=seed)
+    model = tiny_llama(tokenizer, seed=seed, hidden=hidden)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

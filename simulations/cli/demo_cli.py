@@ -20,6 +20,9 @@ def demo(
     epsilon: Annotated[
         list[float] | None, typer.Option("--epsilon", help="An epsilon to try; may be given several times.")
     ] = None,
+    splits: Annotated[
+        int, typer.Option("--splits", min=1, help="Splits into training and test records, all of them run.")
+    ] = 1,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder of the runs; what is finished in it is not run again.")
     ] = None,
@@ -36,15 +39,16 @@ def demo(
 
     folder, epsilons = out or api.new_folder("demo"), tuple(epsilon or sweep.EPSILONS)
     with quiet_libraries(), screen(_console) as observer:
-        found = sweep.sweep(DataSource(path=data, sites=sites), epsilons, folder, observer)
+        found = sweep.sweep(DataSource(path=data, sites=sites), epsilons, folder, observer, splits=splits)
     figure = folder / sweep.SWEEP_FIGURE
     write_run_file(figure, draw_sweep(found.title, found.epsilons, found.rows, found.yardsticks))
     first = sweep.run_folder_of(folder, "distributed", epsilons[0])
     print_report(found.main, _console, api.run_files(first))
     _console.print()
     _console.print(sweep_table(found.epsilons, found.rows, found.yardsticks))
+    over = f" of the mean over {splits} splits" if splits > 1 else ""
     _console.print(
-        f"delta {found.delta:g}; ± is half of a 95 % interval; noise shared: distributed, within the secure sum",
+        f"delta {found.delta:g}; ± is half of a 95 % interval{over}; noise shared: distributed, in the secure sum",
         style="dim",
         highlight=False,
     )

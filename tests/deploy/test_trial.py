@@ -25,7 +25,7 @@ def at_work(folder: Path) -> list[str]:
 
 def test_a_trial_leaves_a_trained_head_at_every_site_and_no_process(tmp_path: Path) -> None:
     folder = tmp_path / "t"
-    done = command("federation", "try", folder, "--sites", "2", "--base", save_tiny_base(tmp_path / "base"))
+    done = command("federation", "try", folder, "--sites", "2", "--base", save_tiny_base(tmp_path / "base", hidden=128))
     assert done.code == 0, done.screen
     found = json.loads((folder / "trial.json").read_text())
     assert [(site["name"], site["rounds"], site["tested"]) for site in found["sites"]] == [

@@ -4,6 +4,7 @@ import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -45,6 +46,25 @@ def test_every_cell_is_a_finished_run_and_nothing_runs_twice(
 
     monkeypatch.setattr(module, "simulate", lambda *_, **__: pytest.fail("a finished run was run again"))
     assert sweep(DataSource(data), (4.0, 1.0), folder, Silent(), settings).rows == found.rows
+
+
+def test_over_several_splits_a_cell_is_their_mean_with_its_own_interval(data: Path, tmp_path: Path) -> None:
+    one = tmp_path / "all.jsonl"
+    one.write_text("".join((data / site / "train.jsonl").read_text() for site in "ab"))
+    settings = {"base.model": str(save_tiny_base(tmp_path / "base")), **SMALL, "privacy.spare_rounds": 0}
+    folder = tmp_path / "sweep"
+    found = sweep(DataSource(one, sites=2), (4.0,), folder, Silent(), settings, splits=3)
+    own = [
+        json.loads((place / "epsilon-4-own" / "report.json").read_text())["overall"]["federated"]["accuracy"]
+        for place in (folder, folder / "split-1", folder / "split-2")
+    ]
+    (score,) = found.rows["together, each with its own noise"]
+    assert score is not None
+    assert score.accuracy == pytest.approx(np.mean(own))
+    assert score.interval is not None
+    # Student's t for two degrees of freedom: 4.303.
+    assert score.interval[1] == pytest.approx(min(1.0, np.mean(own) + 4.303 * np.std(own, ddof=1) / 3**0.5), abs=1e-3)
+    assert json.loads((folder / "sweep.json").read_text())["splits"] == 3
 
 
 def test_records_without_labels_are_led_to_another_command(tmp_path: Path) -> None:
