@@ -287,7 +287,7 @@ def _settings(job: JobConfig, asked: AuditPlan, session: ModelSession) -> dict[s
     return {
         "job": job.name,
         "base": session.base.name,
-        "rule": job.federation.rule,
+        "rule": job.trained_by,
         "epsilon": job.privacy.epsilon,
         "delta": job.privacy.delta,
         "noise": job.privacy.noise,

@@ -96,7 +96,7 @@ def print_check(found: Check, console: Console) -> None:
         *map(Text, describe(experiment, found.fitted.session, found.fitted.cut)),
         *length_lines(found.lengths, length_limit(experiment, found.fitted)),
         Text(
-            f"training rule {federation.rule}, {found.fitted.n_params:,} parameters, {federation.rounds} rounds of "
+            f"training {job.trained_by}, {found.fitted.n_params:,} parameters, {federation.rounds} rounds of "
             f"{training.local_steps} local step{'s' * (training.local_steps > 1)}, sampling rate "
             f"{training.sampling_rate:g}"
         ),

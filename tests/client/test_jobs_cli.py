@@ -11,7 +11,7 @@ from tests.commands import yoriai
 from yoriai.client.daemon.daemon_config import config_in
 from yoriai.client.folder.site_folder import SiteFolder, make_site
 from yoriai.client.offer.job_book import JobBook, operator_name
-from yoriai.config import PolicySection, SiteConfig
+from yoriai.config import JobConfig, PolicySection, SiteConfig, TaskSection
 from yoriai.errors import EXIT_BAD_INPUT, EXIT_REFUSED
 from yoriai.privacy.dp.accounting import SampledGaussian, event_to_dict
 
@@ -81,6 +81,14 @@ def test_jobs_lists_what_was_offered_within_80_columns_and_as_json(site: SiteFol
     assert (listed["schema"], listed["budget"]["left"]) == (1, 16.0)
     assert [job["state"] for job in listed["jobs"]] == ["waiting", "approved"]
     assert listed["jobs"][0]["epsilon"] == 7.5
+
+
+def test_a_job_that_trains_a_head_is_listed_as_such_and_not_by_the_rule_of_adapters(site: SiteFolder) -> None:
+    job = JobConfig(name="pumps", task=TaskSection(kind="classify", labels=("a", "b"), head="trained"))
+    JobBook(site.jobs).consider(terms(job=job.model_dump(mode="json", by_alias=True)))
+    (listed,) = json.loads(yoriai("site", "jobs", site.path, "--json").screen)["jobs"]
+    assert listed["rule"] == "head"
+    assert "core" not in yoriai("site", "jobs", site.path).screen
 
 
 def test_a_job_of_an_earlier_version_hides_no_other_and_can_be_refused(site: SiteFolder) -> None:

@@ -266,3 +266,8 @@ class JobConfig(Table):
     def trains_head(self) -> bool:
         """Whether a head on frozen states is what trains, and no adapter."""
         return self.task.kind == "classify" and self.task.head == "trained"
+
+    @property
+    def trained_by(self) -> str:
+        """The name of what says how updates are summed: `head`, or federation.rule, which a head has no use for."""
+        return "head" if self.trains_head else self.federation.rule
