@@ -112,6 +112,20 @@ _PINNED: Final = (
         licence_member="home_assistant_intents-2026.10.27.dist-info/licenses/LICENSE.md",
         source="The Home Assistant authors, intents",
     ),
+    Asset(
+        name="security-findings",
+        title="Security findings in ten clouds",
+        distribution="prowler",
+        version="5.46.0",
+        wheel="prowler-5.46.0-py3-none-any.whl",
+        wheel_sha256="b6266ec51f2879863d4c4341b12885a6cd892f0bba710b29641432caaab037fd",
+        wheel_bytes=11_555_202,
+        member=None,
+        member_sha256=None,
+        licence="Apache-2.0",
+        licence_member="prowler-5.46.0.dist-info/licenses/LICENSE",
+        source="The Prowler authors, descriptions of checks",
+    ),
 )
 ASSETS: Mapping[str, Asset] = {asset.name: asset for asset in _PINNED}
 

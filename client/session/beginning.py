@@ -92,7 +92,9 @@ def head_conditioning(
     """The public conditioning of each state that the head reads, by its path: (M (1, H), D (q, H))."""
     texts = public_texts(model.base, job.task, job.public, progress)
     records = [Record(prompt=text, response=job.task.labels[0]) for text in texts]
-    encoded = encode(records, model.base.tokenizer, job.task, context_tokens=model.base.context_tokens)
+    # Whether a long record of a site is refused is no matter of public texts.
+    task = job.task.model_copy(update={"too_long": "cut"})
+    encoded = encode(records, model.base.tokenizer, task, context_tokens=model.base.context_tokens)
     states = _states(model, encoded.examples, progress)  # (n, places · H and words)
     shape = model.head_shape
     parts = zip(shape.places, shape.parts(states), strict=False)

@@ -27,7 +27,7 @@ def prepare(job: JobConfig) -> PreparedJob:
     """
     check_complete(job)
     check_fit(job)
-    job = _with_digests(settled(job))
+    job = with_digests(settled(job))
     check_fit(job)
     with quiet_libraries():
         base = load_base(job.base.model, device=choose_device(job.speed.device), expected_digest=job.base.digest)
@@ -35,8 +35,12 @@ def prepare(job: JobConfig) -> PreparedJob:
     return PreparedJob(job, base.digest, adapter.to_bytes())
 
 
-def _with_digests(job: JobConfig) -> JobConfig:
-    """The job with what sites need to find their own records among its public texts: of the first few thousand."""
+def with_digests(job: JobConfig) -> JobConfig:
+    """The job with what sites need to find their own records among its public texts: of the first few thousand.
+
+    Raises:
+        ConfigError: the texts cannot be read, or there are none.
+    """
     if not job.trains_head or job.public.texts is None:
         return job
     digests = dict.fromkeys(text_digest(text) for text in own_texts(Path(job.public.texts)))

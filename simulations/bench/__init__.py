@@ -1,1 +1,1 @@
-"""Benchmarks: of rules, of secure aggregation, and of a deployment."""
+"""Benchmarks: of rules, of secure aggregation, of a deployment, and records dealt out the hard way."""

@@ -43,7 +43,7 @@ def secagg(
 
 @bench.command()
 def rules(
-    data: Annotated[str, typer.Option("--data", help="excavators or commands.")] = "excavators",
+    data: Annotated[str, typer.Option("--data", help="excavators, commands or findings.")] = "excavators",
     epsilon: Annotated[
         list[str] | None,
         typer.Option("--epsilon", help="Of each training by itself: a number or none; may be given several times."),
@@ -148,6 +148,26 @@ def deploy(
     for what, figure in rows(document):
         table.add_row(what, figure)
     Console().print(table)
+
+
+@bench.command()
+def splits(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="New folder of the records and their job.")],
+) -> None:
+    """The work orders dealt out the hard way: fifty sites, a label that one site has, sites that share none."""
+    from yoriai.errors import ConfigError, StorageError
+    from yoriai.simulations.bench.hard_splits import SPLITS, write_splits
+
+    if folder.exists():
+        raise ConfigError(f"{folder} exists", remedy="name a new folder")
+    try:
+        write_splits(folder)
+    except OSError as error:
+        raise StorageError(
+            f"{folder} cannot be written", found=error.strerror or "", remedy="name another folder"
+        ) from error
+    for split in SPLITS:
+        typer.echo(f"yoriai simulate {folder / 'job.toml'} --data {folder / split} --noise distributed")
 
 
 def _goes(rule: str, shared: bool) -> bool:

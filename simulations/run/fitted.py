@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 
 from yoriai.client.base.base_model import choose_device, load_base
+from yoriai.client.model.public_texts import found_public
 from yoriai.client.records.records import SiteRecords
 from yoriai.client.session.model_session import ModelSession
+from yoriai.client.session.prepare import with_digests
 from yoriai.errors import RecordError
 from yoriai.simulations.run.experiment import Experiment
 from yoriai.simulations.run.observers import Observer
@@ -49,6 +51,7 @@ def fit(experiment: Experiment, observer: Observer, session: ModelSession | None
         )
         session = ModelSession(base, job.speed)
     observer.advance("fitting the adapter", 0, 0)
+    _tell_of_public(experiment, observer)
     initial = session.initial_adapter(job, lambda done, total: observer.advance("public texts", done, total))
     session.head(job)  # Labels that the base cannot tell apart are found before anything is spent.
     cut = {}
@@ -63,6 +66,14 @@ def fit(experiment: Experiment, observer: Observer, session: ModelSession | None
                 f"site {site.shown}: {error.what}", found=error.found, expected=error.expected, remedy=error.remedy
             ) from None
     return Fitted(session, initial, cut, largest_update(rule_of(job), initial))
+
+
+def _tell_of_public(experiment: Experiment, observer: Observer) -> None:
+    """Say which sites' records are among the texts that the job calls public: no noise covers what these give away."""
+    public = with_digests(experiment.job).public
+    for site in experiment.sites:
+        if told := found_public((record.prompt or "" for record in (*site.train, *site.test)), public):
+            observer.say(f"site {site.shown}: {told}")
 
 
 def _check_targets(site: SiteRecords, has_target: list[bool], observer: Observer) -> None:

@@ -7,7 +7,7 @@ from typing import Final, Protocol
 from yoriai.client.records.records import SiteRecords
 from yoriai.config import JobConfig
 from yoriai.errors import ConfigError
-from yoriai.simulations.scenarios import commands, excavators
+from yoriai.simulations.scenarios import commands, excavators, findings
 
 
 class Sites(Protocol):
@@ -45,6 +45,14 @@ _READY: Final = (
         source=commands.SOURCE,
         sites=commands.commands,
         job=commands.default_job,
+    ),
+    Scenario(
+        name="findings",
+        title=findings.TITLE,
+        licence=findings.LICENCE,
+        source=findings.SOURCE,
+        sites=findings.findings,
+        job=findings.default_job,
     ),
 )
 SCENARIOS: Final[Mapping[str, Scenario]] = {scenario.name: scenario for scenario in _READY}

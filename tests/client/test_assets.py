@@ -200,7 +200,7 @@ def test_pip_is_asked_for_progress_only_where_it_knows_how(
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(AssetError, match="excavator-work-orders, smollm2-135m-instruct"):
+    with pytest.raises(AssetError, match="excavator-work-orders, security-findings, smollm2-135m-instruct"):
         assets.fetch("smollm3")
 
 

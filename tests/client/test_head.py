@@ -24,7 +24,7 @@ from yoriai.client.site.job import training_plan
 from yoriai.client.training.gradients import RoundGradients
 from yoriai.client.training.train import train_round
 from yoriai.config import JobConfig
-from yoriai.errors import AdapterError, BaseModelError, ConfigError
+from yoriai.errors import AdapterError, BaseModelError, ConfigError, RecordError
 from yoriai.privacy.dp.randomness import SeededSource
 from yoriai.privacy.job_terms.noise import LocalNoise, NoNoise
 from yoriai.strategies.adapter import AdapterState
@@ -333,3 +333,16 @@ def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "nothing"):
         with pytest.raises(AdapterError, match=r"task\.json does not say"):
             load(folder)
+
+
+def test_public_texts_are_cut_even_where_long_records_are_refused(base: BaseModel, make_head_job: JobMaker) -> None:
+    """A job of short records could not be prepared otherwise: some texts that come with Yoriai are longer."""
+    session = ModelSession(base, make_head_job().speed)
+    cut, refused = (
+        session.initial_adapter(make_head_job(task__max_tokens=24, task__too_long=what)) for what in ("cut", "refuse")
+    )
+    assert cut.digest() == refused.digest()
+    with pytest.raises(RecordError, match="longer than 24 tokens"):
+        session.prepare(
+            [Record(prompt="x" * 30, response=LABELS[0])], make_head_job(task__max_tokens=24, task__too_long="refuse")
+        )

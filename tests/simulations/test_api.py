@@ -391,6 +391,17 @@ def test_cut_records_are_counted_in_the_report(base: Path, sites: Path, tmp_path
     assert any(line.startswith("cut") for line in heard.said)
 
 
+def test_records_that_the_job_calls_public_are_counted_by_site(base: Path, sites: Path, tmp_path: Path) -> None:
+    prompts = {json.loads(line)["prompt"] for line in (sites / "a" / "train.jsonl").read_text().splitlines()}
+    own = tmp_path / "public.txt"
+    own.write_text(min(prompts).upper())
+    settings = job_settings(base) | {"task.head": "trained", "head.directions": 8, "public.texts": str(own)}
+    heard = Notebook()
+    simulate(data=sites, settings=settings | {"federation.rounds": 1}, out=tmp_path / "run", observer=heard)
+    (told,) = [line for line in heard.said if line.startswith("site a: ") and "calls public" in line]
+    assert min(prompts) not in told
+
+
 def test_sites_without_any_test_record_are_refused(base: Path, tmp_path: Path) -> None:
     path = write_records(tmp_path / "all.jsonl", [{"text": "pump"}] * 4)
     with pytest.raises(RecordError, match="test record"):

@@ -221,7 +221,7 @@ def test_a_scenario_brings_its_records_its_job_and_its_title() -> None:
 
 def test_scenarios_go_by_their_own_names_and_jobs_by_theirs() -> None:
     assert {name: (ready.name, ready.job().name) for name, ready in SCENARIOS.items()} == {
-        name: (name, name) for name in ("excavators", "commands")
+        name: (name, name) for name in ("excavators", "commands", "findings")
     }
 
 
