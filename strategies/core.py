@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from yoriai.errors import AdapterError
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.factors import BaseFactors, Maps, add_to_trainable, any_values, as_it_was, check_rank
-from yoriai.strategies.server_opt import KINDS
+from yoriai.strategies.server_opt import OF_ADAPTERS
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Core:
     sum_suffices: ClassVar[bool] = True
     factors: ClassVar[tuple[str, ...]] = ("A", "R", "U")
     moving: ClassVar[tuple[str, ...]] = ("R",)
-    server_optimizers: ClassVar[tuple[str, ...]] = KINDS
+    server_optimizers: ClassVar[tuple[str, ...]] = OF_ADAPTERS
     carried = staticmethod(as_it_was)
     verify = staticmethod(any_values)
 

@@ -16,7 +16,7 @@ from typing import ClassVar
 
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.factors import add_to_trainable, any_values, as_it_was, lora_start, plain_lora
-from yoriai.strategies.server_opt import KINDS
+from yoriai.strategies.server_opt import OF_ADAPTERS
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class FFA:
     sum_suffices: ClassVar[bool] = True
     factors: ClassVar[tuple[str, ...]] = ("A", "B")
     moving: ClassVar[tuple[str, ...]] = ("B",)
-    server_optimizers: ClassVar[tuple[str, ...]] = KINDS
+    server_optimizers: ClassVar[tuple[str, ...]] = OF_ADAPTERS
     initial = staticmethod(lora_start)
     carried = staticmethod(as_it_was)
     verify = staticmethod(any_values)

@@ -3,6 +3,7 @@
 The mean update u points downhill (it is minus the pseudo-gradient of the paper), so a step is added to the adapter.
 
     none      step = lr · u
+    damped    step = lr · (u − 0.9 (u v) vᵀ), with v the first right singular vector of the first update's matrix
     momentum  v ← β v + u;                                   step = lr · v
     adam      m ← β₁ m + (1 − β₁) u;  v ← β₂ v + (1 − β₂) u²;            step = lr · m̂ / (sqrt(v̂) + ε)
     yogi      m as in adam;           v ← v − (1 − β₂) sign(v − u²) u²;  step = lr · m̂ / (sqrt(v) + ε)
@@ -10,6 +11,10 @@ The mean update u points downhill (it is minus the pseudo-gradient of the paper)
 with m̂ = m / (1 − β₁ᵗ), v̂ = v / (1 − β₂ᵗ), and yogi's v of an entry starting as that entry's first u² that is not zero.
 The paper's FedAdam and FedYogi leave the corrections out, start v at a constant and use a large ε (its τ, 1e-3); with
 tens of rounds in place of thousands, such a v would never warm up, and τ would have to be tuned to the updates' scale.
+
+damped is for heads: what all records have in common is the longest direction of their features by far. It tells no more
+than how common each label is, and does not settle under steps that suit the others. A head's first update, the sums of
+features by label, shows it (`client/model/tasks.py`); that of an adapter need not, so no other rule takes it.
 
 Post-processing of the opened mean: no cost to the privacy budget. Under noise, adam's v̂ is mostly the noise's variance,
 equal over a factor's entries, so that it acts as momentum with a step of about lr an entry, whatever the clip_norm.
@@ -31,7 +36,8 @@ from yoriai.strategies.state_encoding import decode, encode
 
 FORMAT = "yoriai-server-optimizer"
 VERSION = "1"
-KINDS = ("none", "momentum", "adam", "yogi")
+KINDS = ("none", "damped", "momentum", "adam", "yogi")
+OF_ADAPTERS = ("none", "momentum", "adam", "yogi")
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,7 @@ class OptState:
     Args:
         kind: the optimiser it belongs to.
         steps: steps taken.
-        first: v of momentum, m of adam and yogi.
+        first: v of momentum, m of adam and yogi, the first update of damped.
         second: v of adam and yogi.
     """
 
@@ -96,7 +102,13 @@ class OptState:
         return state
 
 
-_MOMENTS = {"none": (False, False), "momentum": (True, False), "adam": (True, True), "yogi": (True, True)}
+_MOMENTS = {
+    "none": (False, False),
+    "damped": (True, False),
+    "momentum": (True, False),
+    "adam": (True, True),
+    "yogi": (True, True),
+}
 
 
 class ServerOptimizer(Protocol):
@@ -137,6 +149,38 @@ class NoOptimizer:
         """lr · u."""
         _check(self.kind, mean_update, state)
         return scaled(mean_update, learning_rate), OptState(self.kind, state.steps + 1)
+
+
+@dataclass(frozen=True)
+class Damped:
+    """The mean update, scaled, and shortened along the direction in which the first one was longest.
+
+    Of each factor's matrix by itself: one row a label, say, and one column a feature; the direction is one of columns.
+    """
+
+    share: float = 0.1
+    kind: ClassVar[str] = "damped"
+
+    def init(self, update: AdapterState) -> OptState:
+        """No update yet."""
+        return OptState(self.kind, first=zeros_like(update))
+
+    def step(
+        self, mean_update: AdapterState, state: OptState, *, learning_rate: float
+    ) -> tuple[AdapterState, OptState]:
+        """lr · (u − (1 − share) (u v) vᵀ)."""
+        first, _ = _check(self.kind, mean_update, state)
+        if state.steps == 0:
+            first = elementwise(lambda _, u: u, first, mean_update)
+        return scaled(elementwise(self._shortened, first, mean_update), learning_rate), OptState(
+            self.kind, state.steps + 1, first
+        )
+
+    def _shortened(self, first: NDArray[np.float64], update: NDArray[np.float64]) -> NDArray[np.float64]:
+        if not first.any():
+            return update
+        direction = np.linalg.svd(first, full_matrices=False)[2][0]
+        return update - (1.0 - self.share) * np.outer(update @ direction, direction)
 
 
 @dataclass(frozen=True)
@@ -242,6 +286,8 @@ def server_optimizer(kind: str, *, momentum: float = 0.9) -> ServerOptimizer:
     """
     if kind == "none":
         return NoOptimizer()
+    if kind == "damped":
+        return Damped()
     if kind == "momentum":
         return Momentum(momentum)
     if kind == "adam":

@@ -138,7 +138,7 @@ def test_table_given_as_a_value_is_refused() -> None:
         ("federation", "trim_fraction = 0", "a number above 0 and below 0.5"),
         ("federation", "byzantine_sites = 0", "a whole number of at least 1 and below 2^63"),
         ("federation", "update_norm_bound = 0", "a number of at least 1e-06 and at most 1e+06"),
-        ("federation", 'server_optimizer = "yoga"', 'one of "none", "momentum", "adam", "yogi"'),
+        ("federation", 'server_optimizer = "yoga"', 'one of "none", "damped", "momentum", "adam", "yogi"'),
     ],
 )
 def test_setting_of_the_rules_surroundings_out_of_bounds_is_refused(table: str, line: str, expected: str) -> None:

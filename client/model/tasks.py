@@ -77,7 +77,10 @@ class TrainedHead:
     """The `classify` head whose matrix is what trains; the model's tail ends in its logits.
 
     The loss in training is that of the logits times the temperature, as where a student learns from soft targets: its
-    gradient by the matrix is (p − y) xᵀ, of a size that does not depend on the temperature.
+    gradient by the matrix is (p − y) xᵀ, of a size that does not depend on the temperature. Where every logit is zero,
+    before the first step, it is −y xᵀ: p is the same for every label then, and what is the same in every row of the
+    matrix changes no answer. So the first update is the sum of features by label, in which the coordinator sees what
+    all records have in common (`damped` in strategies/server_opt.py).
 
     Args:
         labels: how many.
@@ -92,8 +95,11 @@ class TrainedHead:
         return logits
 
     def losses(self, hidden: Tensor, batch: Batch) -> Tensor:
-        """Cross-entropy over the label set, times the temperature. (B, L) -> (B,)."""
-        return TEMPERATURE * functional.cross_entropy(hidden.float(), batch.labels, reduction="none")
+        """Cross-entropy over the label set, times the temperature; see above for the first. (B, L) -> (B,)."""
+        logits = hidden.float()
+        cross_entropy = functional.cross_entropy(logits, batch.labels, reduction="none")
+        untrained = -logits.gather(1, batch.labels[:, None])[:, 0]
+        return TEMPERATURE * torch.where(logits.any(1), cross_entropy, untrained)
 
     def tally(self, hidden: Tensor, batch: Batch) -> Tally:
         """Loss, correct answers and the confusion of labels."""

@@ -167,6 +167,18 @@ def test_equal_tokens_with_other_words_have_states_of_their_own(session: ModelSe
 # Gradients.
 
 
+def test_the_first_round_sums_features_by_label(session: ModelSession, make_head_job: JobMaker) -> None:
+    job = make_head_job(privacy__noise="none", training__sampling_rate=1.0, training__local_steps=1)
+    state, prepared = session.initial_adapter(job), session.prepare(RECORDS, job)
+    assert not state.tensors["head:H"].any()
+    model = session.model(job)
+    plan = training_plan(job, 0, weight=1, noise=NoNoise(), physical_batch_size=8)
+    total = RoundGradients.at(model, state, prepared, session.head(job), plan).batch(SeededSource(b"x"))
+    (batch,) = prepared.batches(range(5), 5)
+    sums = functional.one_hot(batch.labels, 3).T.float() @ batch.entering[:, 0]
+    np.testing.assert_allclose(-total.flat().reshape(3, -1), sums, atol=1e-6)
+
+
 def test_a_records_gradient_is_the_error_times_what_is_read(session: ModelSession, make_head_job: JobMaker) -> None:
     job = make_head_job(privacy__clip_norm=100.0)
     rows = gradients(session, job, RECORDS)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from yoriai.errors import AdapterError, ConfigError
 from yoriai.strategies.adapter import AdapterState, add_scaled, difference, weighted_mean
 from yoriai.strategies.rule import built_in_rules, get_rule, rule_names
-from yoriai.strategies.server_opt import KINDS
+from yoriai.strategies.server_opt import OF_ADAPTERS
 
 MAPS = {"layers.0.q": (6, 8), "layers.0.v": (4, 8), "layers.1.q": (8, 5)}
 RANK = 3
@@ -115,7 +115,7 @@ def test_each_rule_trains_and_moves_its_factors(name, trained, moving):
 def test_server_optimizers_are_those_whose_steps_the_rule_can_take():
     kinds = {name: get_rule(name).server_optimizers for name in RULES}
     assert kinds == {
-        **dict.fromkeys(PLAIN_RULES, KINDS),
+        **dict.fromkeys(PLAIN_RULES, OF_ADAPTERS),
         **dict.fromkeys(DENSE_RULES, ("none",)),
         "fedsvd": ("none", "momentum"),
     }

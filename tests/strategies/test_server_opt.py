@@ -6,9 +6,9 @@ from safetensors.numpy import save
 
 from yoriai.errors import AdapterError, CheckpointError, ConfigError
 from yoriai.strategies.adapter import AdapterState
-from yoriai.strategies.server_opt import Adam, OptState, Yogi, server_optimizer
+from yoriai.strategies.server_opt import Adam, Damped, OptState, Yogi, server_optimizer
 
-KINDS = ("none", "momentum", "adam", "yogi")
+KINDS = ("none", "damped", "momentum", "adam", "yogi")
 ADAPTIVE = ("adam", "yogi")
 
 
@@ -41,6 +41,23 @@ def test_none_is_the_update_times_the_learning_rate():
 def test_none_at_learning_rate_one_is_the_update_to_the_bit():
     optimizer, update = server_optimizer("none", momentum=0.9), random_updates(1)[0]
     assert optimizer.step(update, optimizer.init(update), learning_rate=1.0)[0] == update
+
+
+def test_damped_by_hand():
+    optimizer = Damped(share=0.25)
+    # The first update is longest along its second column; of that direction a quarter is left, of the others all.
+    first = AdapterState({"head:H": np.array([[1.0, 0.0, 0.0], [0.0, 4.0, 0.0]])})
+    later = AdapterState({"head:H": np.array([[0.0, 8.0, 2.0], [3.0, 0.0, 0.0]])})
+    steps, state = run(optimizer, optimizer.init(first), [first, later], learning_rate=2.0)
+    np.testing.assert_allclose(steps[0].tensors["head:H"], [[2, 0, 0], [0, 2, 0]], atol=1e-6)
+    np.testing.assert_allclose(steps[1].tensors["head:H"], [[0, 4, 4], [6, 0, 0]], atol=1e-6)
+    assert state == OptState("damped", steps=2, first=first)
+
+
+def test_a_first_update_of_zeros_damps_nothing():
+    optimizer = server_optimizer("damped")
+    steps, _ = run(optimizer, optimizer.init(update_of(0, 0)), [update_of(0, 0), update_of(1, 2)], learning_rate=1.0)
+    assert steps[1] == update_of(1, 2)
 
 
 def test_momentum_by_hand():
@@ -192,7 +209,7 @@ def test_an_update_that_is_not_finite_is_refused_before_it_reaches_the_moments(k
         optimizer.step(update_of(1, value), optimizer.init(update_of(1, 1)), learning_rate=0.1)
 
 
-@pytest.mark.parametrize("kind", ["momentum", "adam", "yogi"])
+@pytest.mark.parametrize("kind", ["damped", "momentum", "adam", "yogi"])
 def test_an_update_of_other_tensors_than_the_moments_is_refused(kind):
     optimizer = server_optimizer(kind, momentum=0.9)
     with pytest.raises(AdapterError, match="wrong shape"):
@@ -247,7 +264,7 @@ def test_a_stored_state_that_does_not_fit_its_kind_is_refused(metadata, names):
 
 
 def test_an_unknown_optimiser_lists_the_known_ones_and_the_nearest():
-    with pytest.raises(ConfigError, match="none, momentum, adam, yogi") as caught:
+    with pytest.raises(ConfigError, match="none, damped, momentum, adam, yogi") as caught:
         server_optimizer("adamw", momentum=0.9)
     assert 'did you mean "adam"?' in str(caught.value)
 

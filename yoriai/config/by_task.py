@@ -10,7 +10,7 @@ TRAINED_HEAD: Final[Settings] = MappingProxyType(
     {
         "training.sampling_rate": 1.0,
         "federation.rounds": 12,
-        "federation.server_optimizer": "none",
+        "federation.server_optimizer": "damped",
         "evaluation.every": 4,
     }
 )

@@ -125,7 +125,7 @@ class FederationSection(Table):
         "sites enforce it, so it holds for honest ones only. Left out, there is none.",
         examples=[1.0],
     )
-    server_optimizer: Literal["none", "momentum", "adam", "yogi"] = Field(
+    server_optimizer: Literal["none", "damped", "momentum", "adam", "yogi"] = Field(
         default="adam",
         description="The optimiser that the coordinator applies to the averaged update. Left out, the task decides.",
     )
