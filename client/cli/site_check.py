@@ -243,6 +243,10 @@ def check_node(site: SiteFolder) -> Row:
         return Row("node", "warn", str(node["reason"]), "check it as root")
     if not node["reachable"]:
         return Row("node", "warn", "it is not running", f"yoriai site start {site.path}, or its unit")
+    if node["accepted"] is False:
+        return Row("node", "fail", f"the server refuses it: {node['server_says']}", "ask the coordinator, and the CA")
+    if node["waits"]:
+        return Row("node", "fail", "it is down until the site's daemon is ready", "mend the daemon: its log says why")
     if not node["running"]:
         return Row("node", "fail", f"it ended {node['restarts'] + 1} times", f"see {site.node / 'supernode.log'}")
     return Row("node", "ok", f"running since {node['since']}, restarts: {node['restarts']}")

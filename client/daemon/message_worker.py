@@ -63,7 +63,8 @@ class Health:
         refusals: answers since the start that were a refusal for good.
         job: the run accepted last.
         round: the one begun last, counted from 1, as in reports.
-        last_error: the last refusal's reason or the type of the last fault; empty if there was none.
+        last_error: the last refusal's reason or the type of the last fault; empty if none came since a message was
+            answered as it should be.
         budget: as the site said after the last message; None if it could not.
     """
 
@@ -253,9 +254,11 @@ class MessageWorker:
     def _log_reply(self, reply: bytes) -> None:
         header = wire.peek(reply)
         run, stage = _text(header, "run_id"), _text(header, "stage")
+        if header.get("kind") != "refusal" or header.get("waiting") is True:
+            self._tell(last_error="")  # What kept it from answering is over.
         match header.get("kind"), stage:
             case "acceptance", _:
-                self._tell(job=run or "", round=0, last_error="")  # What kept it from taking part is over.
+                self._tell(job=run or "", round=0)
                 self._log.event("accepted", run=run)
             case "refusal", _ if header.get("waiting") is True:
                 self._log.event("waits_for_operator", run=run)

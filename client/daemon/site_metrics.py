@@ -5,7 +5,7 @@ records, not even how many there are, and nothing that the operator of another s
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import yoriai
 from yoriai.system.metrics import Reading
@@ -13,7 +13,6 @@ from yoriai.system.metrics import Reading
 if TYPE_CHECKING:
     from yoriai.client.daemon.daemon_config import DaemonConfig
     from yoriai.client.daemon.message_worker import Health
-    from yoriai.system.supervisor import Supervisor
 
 # By the values of the labels.
 _Values = dict[tuple[str, ...], float]
@@ -37,7 +36,15 @@ def daemon_readings(config: "DaemonConfig", health: "Health") -> Iterator[Readin
     yield Reading("site_expiry_timestamp_seconds", meaning, "gauge", expiries, ("paper",))
 
 
-def node_readings(site: str, kept: "Supervisor") -> Iterator[Reading]:
+class _Kept(Protocol):
+    @property
+    def is_running(self) -> bool: ...
+
+    @property
+    def restarts(self) -> int: ...
+
+
+def node_readings(site: str, kept: _Kept) -> Iterator[Reading]:
     """All metrics of a SuperNode as they stand."""
     info: _Values = {(site, yoriai.__version__): 1.0}
     yield Reading("node_info", "1, with the site's name and Yoriai's version.", "gauge", info, ("site", "version"))

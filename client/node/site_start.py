@@ -21,7 +21,8 @@ from yoriai.client.daemon.daemon_client import DaemonClient
 from yoriai.client.daemon.daemon_config import socket_in
 from yoriai.client.folder.owners import make_run
 from yoriai.client.folder.site_folder import SiteFolder
-from yoriai.client.node.node import GRACE_S, node_socket_in
+from yoriai.client.node.daemon_watch import GRACE_S
+from yoriai.client.node.node import node_socket_in
 from yoriai.client.node.site_stop import start_lock
 from yoriai.errors import ConfigError, DaemonError
 from yoriai.system.files import cannot_write
