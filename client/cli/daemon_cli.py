@@ -68,6 +68,7 @@ def start(
     """
     from yoriai.client.daemon.daemon import run
     from yoriai.client.daemon.daemon_config import config_in
+    from yoriai.client.folder.daemon_environment import take_own_cache
     from yoriai.client.folder.site_folder import SiteFolder
     from yoriai.client.node import site_start as starting
     from yoriai.client.node.node import check_ready, keep_node
@@ -89,6 +90,7 @@ def start(
     )
     if only == "daemon" or not config.site.server.address:
         starting.refuse_foreign(site)
+        take_own_cache(site)
         run(config, log, _open_site)
         return
     users = starting.users_of(site, node_user)

@@ -110,12 +110,13 @@ class WatchedNode:
 
     def _switch(self, *, on: bool) -> None:
         self._waits = not on
-        self._log.event("daemon_is_back" if on else "daemon_is_gone")
         if on:
+            self._log.event("daemon_is_back")
             self._earlier += self._kept.restarts + 1
             self._kept = self._made()
             self._kept.start()
         else:
+            self._log.event("daemon_is_gone")
             self._kept.stop(GRACE_S)
 
     def _seen(self) -> tuple[int | None, str]:
