@@ -82,18 +82,26 @@ def status(
     print_job(view, _console)
 
 
-def list_jobs(server: Server, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """List every job of a server in the order of submission: its run, phase and rounds, and its last error."""
+def list_jobs(
+    server: Server,
+    every: Annotated[bool, typer.Option("--all", help="Also cancelled and ended ones.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List a server's jobs in the order of submission: run, phase and rounds, and the last error."""
     from yoriai.server.service.status import job_view
 
-    views = [job_view(job) for job in _store(server).jobs()]
+    states = _store(server).states()
+    kept = [job for job, state in states.items() if every or as_json or state.phase not in ("cancelled", "ended")]
+    views = [job_view(job) for job in kept]
     if as_json:
         typer.echo(json.dumps({"schema": 1, "jobs": views}, indent=1))
         return
     for view in views:
         error = f"; {view['error']}" if view["error"] else ""
         say(f"{view['run']}  {view['phase']}, {view['rounds_done']} of {view['rounds']} rounds{error}")
-    if not views:
+    if len(kept) < len(states):
+        say(f"{len(states) - len(kept)} cancelled or ended: --all shows them")
+    if not states:
         say("no job was submitted yet")
 
 

@@ -79,6 +79,11 @@ def print_jobs(views: Sequence[JobView], budget: Budget, console: Console) -> No
         table.add_row(*(Text(printable(line) if "\n" not in line else line) for line in _cells(view)))
     console.print(table, highlight=False)
     for view in views:
+        if view.entry.reason:
+            line = f"run {view.entry.run_id}: this site declines it: {view.entry.reason}"
+            console.print(Text(printable(line), style="bold yellow"), highlight=False)
+        if view.job is None and view.entry.state == "declined":
+            continue
         if view.job is None:
             line = f"run {view.entry.run_id}: of an earlier version, with settings that this one takes from no job"
             console.print(Text(printable(line), style="bold yellow"), highlight=False)
@@ -136,6 +141,7 @@ def _as_json(view: JobView) -> dict[str, Any]:
         "seen_at": entry.seen_at,
         "decided_at": entry.decided_at,
         "decided_by": entry.decided_by,
+        "declined_because": entry.reason or None,
         "rounds_done": entry.rounds_done,
         "epsilon": terms.epsilon,
         "adjacency": "add_or_remove_one",

@@ -26,7 +26,8 @@ from yoriai import wire
 from yoriai.base_digest import of_weights
 from yoriai.client.cli.jobs_terms import early_end
 from yoriai.client.folder.site_folder import make_site
-from yoriai.client.offer.job_book import JobBook, operator_name
+from yoriai.client.offer.decision_log import operator_name
+from yoriai.client.offer.job_book import JobBook
 from yoriai.client.offer.job_entry import Entry
 from yoriai.client.records.records import Record
 from yoriai.client.session.base_answers import base_tally

@@ -311,3 +311,10 @@ def test_a_connected_node_whose_site_takes_no_part_is_not_shown_as_just_online()
         "south": "online",
         "east": "offline",
     }
+
+
+def test_cancelled_and_ended_jobs_leave_the_list(folder: ServerFolder, job: StoredJob) -> None:
+    job.change(phase="cancelled")
+    listed = yoriai("job", "list", "--server", folder.path)
+    assert (job.run_id in listed.screen, "--all shows them" in listed.screen) == (False, True)
+    assert job.run_id in yoriai("job", "list", "--server", folder.path, "--all").screen
