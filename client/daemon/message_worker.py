@@ -87,6 +87,7 @@ class MessageWorker:
         log: told of every event.
         waiting: most messages that wait.
         on_failure: called when the site cannot be opened; `failure` then says why.
+        on_job_waits: called with the run at each offer that waits for the operator.
     """
 
     def __init__(
@@ -96,9 +97,11 @@ class MessageWorker:
         *,
         waiting: int,
         on_failure: Callable[[], None],
+        on_job_waits: Callable[[str], None] = lambda _run: None,
     ) -> None:
         self.failure: Exception | None = None
         self._open_site, self._log, self._on_failure = open_site, log, on_failure
+        self._on_job_waits = on_job_waits
         self._queue: queue.Queue[tuple[Line, int] | None] = queue.Queue(maxsize=waiting)
         self._taking = threading.Lock()
         self._stopping, self._abandon = threading.Event(), threading.Event()
@@ -262,6 +265,7 @@ class MessageWorker:
                 self._log.event("accepted", run=run)
             case "refusal", _ if header.get("waiting") is True:
                 self._log.event("waits_for_operator", run=run)
+                self._on_job_waits(run or "")
             case "receipt", _ if not header.get("adapter_digest"):
                 self._log.event("ended", run=run)
             case "receipt", _:
