@@ -148,7 +148,7 @@ def cancel(server: Server, run: Run = "") -> None:
 
 def _prepared(path: Path) -> "PreparedJob":
     """The job of a file: one that was prepared, or a job file that is prepared now."""
-    from yoriai.prepared_job import read_prepared
+    from yoriai.prepared_job import check_complete, not_in_deployments, read_prepared
     from yoriai.system.files import read_carried
 
     if path.suffix != ".toml":
@@ -156,6 +156,9 @@ def _prepared(path: Path) -> "PreparedJob":
     from yoriai.config import load_job
 
     job = load_job(path)
+    check_complete(job)  # Before libraries and base are loaded, which takes long.
+    for line in not_in_deployments(job):
+        say(line)
     with say_while("loading the base model, for the job's first adapter"):
         from yoriai.client.session.prepare import prepare as made
 

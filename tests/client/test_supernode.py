@@ -24,7 +24,7 @@ def north(tmp_path: Path) -> SiteFolder:
     folder = site(tmp_path / "north", "north")
     (tmp_path / "ca.crt").write_bytes((issuer := Issuer.make()).pem)
     issuer.server(tmp_path / "server.pem")
-    assert yoriai("site", "enrol", folder, "--server-ca", tmp_path / "ca.crt").code == 0
+    assert yoriai("site", "enrol", folder, "--server-ca", tmp_path / "ca.crt", "--yes").code == 0
     return SiteFolder(folder)
 
 
