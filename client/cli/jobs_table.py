@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from yoriai.client.cli.jobs_terms import Budget, early_end, printable
+from yoriai.client.cli.measured import sentence
 from yoriai.client.cli.room import Room
 from yoriai.client.offer.job_entry import Entry, Terms
 from yoriai.client.offer.usual import unusual
@@ -88,6 +89,9 @@ def print_jobs(views: Sequence[JobView], budget: Budget, console: Console) -> No
             line = f"run {view.entry.run_id}: of an earlier version, with settings that this one takes from no job"
             console.print(Text(printable(line), style="bold yellow"), highlight=False)
             continue
+        if view.evaluation is not None:
+            line = f"run {view.entry.run_id}: {sentence(view.evaluation)}"
+            console.print(Text(printable(line), style="dim"), highlight=False)
         if early := early_end(view.entry):
             console.print(Text(printable(f"run {view.entry.run_id} {early}"), style="dim"), highlight=False)
         if view.room is not None:
