@@ -7,6 +7,7 @@ before it is ready, takes its SuperNode along until it is ready again; one that 
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from yoriai.client.daemon.daemon_client import DaemonClient
@@ -121,11 +122,10 @@ class WatchedNode:
 
     def _seen(self) -> tuple[int | None, str]:
         """The daemon's process and state."""
-        try:
+        state = ""
+        with suppress(DaemonError):  # Too busy to answer is not gone.
             state = str(self._client.health()["state"])
-        except DaemonError:
-            return None, ""
         try:
             return self._client.pid(), state
-        except DaemonError:  # In a container of its own; or gone just now.
-            return 0, state
+        except DaemonError:  # Its process cannot be seen from another container.
+            return (0 if state else None), state

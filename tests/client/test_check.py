@@ -390,3 +390,11 @@ def test_settings_on_which_the_daemon_would_not_start_with_its_ledger_are_a_cros
     policy = Policy(asked.epsilon_budget, asked.delta, unit=asked.unit)
     with pytest.raises(YoriaiError):  # As the daemon does.
         open_in_folder(north.ledgers, "records", fingerprint(records.train), policy, witnesses=north.path / "witness")
+
+
+def test_the_rows_that_the_daemons_user_finds_are_those_that_roots_check_reads(north: SiteFolder) -> None:
+    done = yoriai("site", "check", north.path, "--json", "--own", "--quick")
+    own = [Row(**row) for row in json.loads(done.screen[done.screen.index("{") :])["rows"]]
+    of_all = rows(north)
+    assert {row.what for row in own} >= {"records", "certificate", "roster", "revocation list", "ledger", "witness"}
+    assert {row.what: row.mark for row in own} == {row.what: of_all[row.what].mark for row in own}

@@ -36,6 +36,7 @@ def test_a_daemon_that_loads_for_long_or_is_started_again_leaves_its_node_on_the
     assert watch.is_well(3600.0, 1, "ready")
     assert all(watch.is_well(3600.0 + at, None, "") for at in range(0, 60, 5))
     assert watch.is_well(3660.0, 2, "loading")
+    assert all(watch.is_well(3660.0 + at, 2, "") for at in range(0, 3600, 5))  # Too busy to answer.
     assert watch.is_well(3665.0, 2, "ready")
 
 
