@@ -96,15 +96,15 @@ def test_a_site_at_which_all_is_well_has_no_cross_and_sends_nothing_of_its_own(
 
 def test_checking_changes_no_file_and_spends_nothing(north: SiteFolder) -> None:
     records = read_site("north", north.place(north.config().records.folder))
-    policy = Policy(8.0, 1e-5, unit="record")
+    policy = Policy(16.0, 1e-5, unit="record")
     event = SampledGaussian(noise_multiplier=1.0, sampling_rate=0.1, steps=4)
     with open_in_folder(
         north.ledgers, "records", fingerprint(records.train), policy, witnesses=north.path / "witness"
     ) as ledger:
         ledger.approve("job", event, 1)
-        left = 8.0 - ledger.promised()
+        left = 16.0 - ledger.promised()
     before = {path: path.read_bytes() for path in north.path.rglob("*") if path.is_file()}
-    assert rows(north)["ledger"].found == f"epsilon {left:.2f} of 8 is left"
+    assert rows(north)["ledger"].found == f"epsilon {left:.2f} of 16 is left"
     assert {path: path.read_bytes() for path in north.path.rglob("*") if path.is_file()} == before
 
 

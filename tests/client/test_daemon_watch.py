@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.client.daemons import Daemon, open_stub
-from tests.client.test_supernode import supernode
+from tests.client.nodes import supernode
 from tests.commands import found, server, site, yoriai
 from tests.deploy.processes import free_port
 from tests.proxies import wait_for

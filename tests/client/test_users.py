@@ -228,8 +228,8 @@ def test_roots_check_has_the_daemons_user_look_in_the_daemons_environment(
 ) -> None:
     """What root may read, or has in a cache of its own, ticks nothing."""
     monkeypatch.setattr(own_check, "installed", lambda _: command_at(outside, 0o755))
-    monkeypatch.setenv("HF_HOME", "/root/.cache/huggingface")
-    monkeypatch.setenv("YORIAI_CACHE", "/root/.cache/yoriai")
+    monkeypatch.setenv("HF_HOME", "/elsewhere/huggingface")
+    monkeypatch.setenv("YORIAI_CACHE", "/elsewhere/yoriai")
     own = own_check.asked_of_daemons_user(north, quick=False)
     assert own is not None
     assert [row.found for row in own()] == [f"{users.site} {north.path}/cache 1 none"]
