@@ -47,7 +47,7 @@ def test_a_job_that_waits_runs_the_command_once_a_day_with_the_run_alone(
     wait_for(lambda: lines(said))
     now[0] = 86_401.0
     alarms.job_waits("run-1; touch x")
-    wait_for(lambda: len(lines(said)) == 2)
+    wait_for(lambda: len(lines(said)) >= 2)
     assert lines(said) == ["job_waits north run-1; touch x none 0"] * 2
     assert [line.split()[1] for line in log.getvalue().splitlines()] == ["alarm", "alarm"]
 

@@ -39,6 +39,7 @@ def test_counts_intervals_verdict_and_loss_stand_in_one_sentence() -> None:
     [
         (measured(30, 33, paired=(6, 3)), "open"),
         (measured(45, 30, paired=(3, 18)), "loss"),
+        (measured(30, 38, paired=(8, 0)), "gain"),  # Sharper than the intervals, which overlap.
         (measured(30, 44), "open"),  # Unpaired, the intervals overlap.
         (measured(20, 50), "gain"),
         ({"before": {"loss": 2.0}, "after": {"loss": 1.0}, "paired": None}, "unmeasured"),
