@@ -12,6 +12,7 @@ from yoriai.client.model.factor_model import FactorModel
 from yoriai.client.model.head_model import HeadModel, HeadShape, path_of
 from yoriai.client.model.lora import AdaptedModel, svd_factors
 from yoriai.client.model.magnitude import check_state, weight_norms
+from yoriai.client.model.public_factors import moments, public_factors
 from yoriai.client.model.public_texts import public_texts
 from yoriai.client.model.tasks import (
     LabelHead,
@@ -81,9 +82,30 @@ def first_adapter(model: FactorModel, job: JobConfig, progress: Progress | None 
         factors = head_conditioning(model, job, progress)
         return rule.initial({HEAD_PATH: (shape.labels, shape.features)}, 0, job.training.seed, factors)
     assert isinstance(model, AdaptedModel)
-    return rule.initial(
-        model.maps, job.lora.rank, job.training.seed, svd_factors(model) if "U" in rule.factors else None
-    )
+    factors = None
+    if "U" in rule.factors:
+        factors = conditioned_factors(model, job, progress) if job.lora.factors == "public" else svd_factors(model)
+    return rule.initial(model.maps, job.lora.rank, job.training.seed, factors)
+
+
+def conditioned_factors(
+    model: AdaptedModel, job: JobConfig, progress: Progress | None = None
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """U (out, r) and A (r, in) of every adapted map, from public texts in place of its weight."""
+    texts = public_texts(model.base, job.task, job.public, progress)
+    records = [_public_record(text, job.task.kind) for text in texts]
+    encoded = encode(records, model.base.tokenizer, job.task, context_tokens=model.base.context_tokens)
+    found = moments(model, task_head(model, job), encoded.examples, progress)
+    return {path: public_factors(found[path], svd) for path, svd in svd_factors(model).items()}
+
+
+def _public_record(text: str, kind: str) -> Record:
+    """A public text as a record: whole, or its first third as a prompt that the rest answers."""
+    if kind == "lm":
+        return Record(text=text)
+    third = len(text) // 3
+    cut = place if (place := text.find(" ", third)) >= 0 else third  # Some scripts have no spaces.
+    return Record(prompt=text[:cut], response=text[cut:].lstrip())
 
 
 def head_conditioning(

@@ -37,7 +37,7 @@ def prepare(job: JobConfig) -> PreparedJob:
 
 def _with_digests(job: JobConfig) -> JobConfig:
     """The job with what sites need to find their own records among its public texts: of the first few thousand."""
-    if not job.trains_head or job.public.texts is None:
+    if not job.is_conditioned or job.public.texts is None:
         return job
     digests = dict.fromkeys(text_digest(text) for text in own_texts(Path(job.public.texts)))
     return override(job, {"public.digests": list(digests)[:_MOST_DIGESTS]})

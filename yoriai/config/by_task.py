@@ -28,6 +28,19 @@ LABEL_VECTORS: Final[Settings] = MappingProxyType(
 )
 TEXTS: Final[Settings] = MappingProxyType(
     {
+        "lora.factors": "public",
+        "lora.rank": 32,
+        "lora.alpha": 32.0,
+        "lora.layers": "last:4",
+        "training.sampling_rate": 0.25,
+        "federation.rounds": 24,
+        "federation.server_learning_rate": 0.006,
+        "federation.server_learning_rate_without_noise": 0.01,
+        "evaluation.every": 8,
+    }
+)
+TEXTS_BY_RULE: Final[Settings] = MappingProxyType(
+    {
         "lora.rank": 32,
         "lora.alpha": 32.0,
         "lora.layers": "last:4",
@@ -39,4 +52,5 @@ TEXTS: Final[Settings] = MappingProxyType(
     }
 )
 BY_TASK: Final = frozenset({"task.head", "federation.rule", *TRAINED_HEAD, *LABEL_VECTORS, *TEXTS})
-"""What a job file need not name; that it names federation.rule says that an adapter shall train."""
+"""What a job file need not name; that it names federation.rule says that an adapter shall train, and of which factors.
+"""

@@ -266,3 +266,8 @@ class JobConfig(Table):
     def trains_head(self) -> bool:
         """Whether a head on frozen states is what trains, and no adapter."""
         return self.task.kind == "classify" and self.task.head == "trained"
+
+    @property
+    def is_conditioned(self) -> bool:
+        """Whether what trains has fixed parts that public texts shape."""
+        return self.trains_head or self.lora.factors == "public"
