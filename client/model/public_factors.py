@@ -30,6 +30,7 @@ from yoriai.errors import ConfigError
 
 RIDGE: Final = 0.1
 _AT_ONCE: Final = 16
+_TINY: Final = float(np.finfo(np.float32).tiny)
 
 Matrix = NDArray[np.float64]
 
@@ -119,7 +120,7 @@ def public_factors(
     rank = len(right)
     inputs = found.inputs / found.tokens
     values, vectors = np.linalg.eigh(inputs)
-    kept = np.maximum(values[::-1][:rank], 0.0) + RIDGE * max(float(values.mean()), np.finfo(np.float32).tiny)
+    kept = np.maximum(values[::-1][:rank], 0.0) + RIDGE * max(float(values.mean()), _TINY)
     into = vectors[:, ::-1][:, :rank].T / np.sqrt(kept)[:, None]
     into *= np.sqrt(np.trace(right @ inputs @ right.T) / np.trace(into @ inputs @ into.T))
     out = np.linalg.eigh(found.gradients)[1][:, ::-1][:, :rank]

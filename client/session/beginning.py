@@ -28,7 +28,7 @@ from yoriai.client.records.records import Record
 from yoriai.client.session.base_answers import empty_prompt
 from yoriai.config import JobConfig
 from yoriai.strategies.adapter import AdapterState
-from yoriai.strategies.factors import Maps
+from yoriai.strategies.factors import BaseFactors, Maps
 from yoriai.strategies.head import HEAD_PATH
 from yoriai.strategies.rule import rule_of
 
@@ -82,19 +82,19 @@ def first_adapter(model: FactorModel, job: JobConfig, progress: Progress | None 
         factors = head_conditioning(model, job, progress)
         return rule.initial({HEAD_PATH: (shape.labels, shape.features)}, 0, job.training.seed, factors)
     assert isinstance(model, AdaptedModel)
-    factors = None
-    if "U" in rule.factors:
-        factors = conditioned_factors(model, job, progress) if job.lora.factors == "public" else svd_factors(model)
-    return rule.initial(model.maps, job.lora.rank, job.training.seed, factors)
+    return rule.initial(model.maps, job.lora.rank, job.training.seed, _fixed_factors(model, job, progress))
 
 
-def conditioned_factors(
-    model: AdaptedModel, job: JobConfig, progress: Progress | None = None
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """U (out, r) and A (r, in) of every adapted map, from public texts in place of its weight."""
+def _fixed_factors(model: AdaptedModel, job: JobConfig, progress: Progress | None) -> BaseFactors | None:
+    """U (out, r) and A (r, in) of every adapted map, for a rule that has such: of its weight, or of public texts."""
+    if "U" not in rule_of(job).factors:
+        return None
+    if job.lora.factors == "svd":
+        return svd_factors(model)
     texts = public_texts(model.base, job.task, job.public, progress)
     records = [_public_record(text, job.task.kind) for text in texts]
-    encoded = encode(records, model.base.tokenizer, job.task, context_tokens=model.base.context_tokens)
+    task = job.task.model_copy(update={"too_long": "cut"})  # That of a record is refused says nothing of these.
+    encoded = encode(records, model.base.tokenizer, task, context_tokens=model.base.context_tokens)
     found = moments(model, task_head(model, job), encoded.examples, progress)
     return {path: public_factors(found[path], svd) for path, svd in svd_factors(model).items()}
 

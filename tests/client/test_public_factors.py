@@ -118,6 +118,12 @@ def test_a_job_starts_from_them_and_trains_as_before(session: ModelSession, make
     assert np.abs(result.update.flatten()).max() > 0
 
 
+def test_public_texts_are_cut_where_long_records_are_refused(session: ModelSession, make_text_job: JobMaker) -> None:
+    small = make_text_job(task__max_tokens=8)
+    refusing = make_text_job(task__max_tokens=8, task__too_long="refuse")
+    assert session.initial_adapter(refusing) == session.initial_adapter(small)
+
+
 @pytest.mark.parametrize("kind", ["lm", "instruct"])
 def test_public_texts_are_taken_as_the_task_takes_records(
     session: ModelSession, make_text_job: JobMaker, kind: str
