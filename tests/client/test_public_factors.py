@@ -10,6 +10,7 @@ from torch.nn import functional
 from tests.client.conftest import Attach, JobMaker
 from yoriai.client.base.base_model import BaseModel
 from yoriai.client.model.public_factors import RIDGE, Moments, moments, public_factors
+from yoriai.client.model.public_texts import text_digest
 from yoriai.client.model.tasks import LanguageHead
 from yoriai.client.records.encoding import Example, encode
 from yoriai.client.records.records import Record
@@ -116,6 +117,17 @@ def test_a_job_starts_from_them_and_trains_as_before(session: ModelSession, make
     plan = training_plan(job, 0, weight=1, noise=NoNoise(), physical_batch_size=4)
     result = train_round(model, start, records, session.head(job), plan, source=SeededSource(b"0" * 32))
     assert np.abs(result.update.flatten()).max() > 0
+
+
+def test_a_site_finds_its_own_texts_among_those_that_the_job_calls_public(
+    session: ModelSession, make_text_job: JobMaker
+) -> None:
+    job, told = make_text_job(public__digests=(text_digest(TEXTS[0]),)), list[str]()
+    records = [Record(text=text) for text in TEXTS]
+    session.prepare_fitting(records, job, tell=told.append)
+    assert [line.partition(" of the records")[0] for line in told] == ["1"]
+    session.prepare_fitting(records, override(job, {"lora.factors": "svd"}), tell=told.append)
+    assert len(told) == 1
 
 
 def test_public_texts_are_cut_where_long_records_are_refused(session: ModelSession, make_text_job: JobMaker) -> None:

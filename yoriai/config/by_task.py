@@ -1,4 +1,4 @@
-"""Settings that a job may leave to its task: rates, rounds, layers; docs/benchmarks/heads.md says where from."""
+"""Settings that a job may leave to its task: rates, rounds, layers; docs/benchmarks/{heads,texts}.md say where from."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -31,12 +31,12 @@ TEXTS: Final[Settings] = MappingProxyType(
         "lora.factors": "public",
         "lora.rank": 32,
         "lora.alpha": 32.0,
-        "lora.layers": "last:4",
+        "lora.layers": "last:2",
         "training.sampling_rate": 0.25,
-        "federation.rounds": 24,
+        "federation.rounds": 12,
         "federation.server_learning_rate": 0.006,
         "federation.server_learning_rate_without_noise": 0.01,
-        "evaluation.every": 8,
+        "evaluation.every": 4,
     }
 )
 TEXTS_BY_RULE: Final[Settings] = MappingProxyType(
