@@ -35,7 +35,6 @@ TEXTS: Final[Settings] = MappingProxyType(
         "training.sampling_rate": 0.25,
         "federation.rounds": 12,
         "federation.server_learning_rate": 0.006,
-        "federation.server_learning_rate_without_noise": 0.01,
         "evaluation.every": 4,
     }
 )
