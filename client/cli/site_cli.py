@@ -134,8 +134,9 @@ def witness(
     """
     from yoriai.client.cli.budget_table import last_of
     from yoriai.client.folder.site_folder import SiteFolder
-    from yoriai.client.offer.decision_log import DecisionLog, operator_name
+    from yoriai.client.offer.decision_log import DecisionLog
     from yoriai.privacy.ledger.ledger import Ledger
+    from yoriai.system.users import operator_name
 
     path, place = _ledger_of(folder, to_write=True)
     with Ledger.without_witness(path, witness=place) as ledger:

@@ -1,17 +1,20 @@
 """Takes a job into the server's queue, after everything was checked that the server alone can check."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from yoriai.errors import ConfigError
+from yoriai.errors import ConfigError, YoriaiError
 from yoriai.prepared_job import PreparedJob
 from yoriai.privacy.job_terms.plain_roster import plain_roster
 from yoriai.server.folder.server_folder import ServerFolder
 from yoriai.server.round.rosters import check_roster
 from yoriai.server.service.job_store import JobStore, StoredJob
+from yoriai.server.service.recording import note_submitted
 from yoriai.strategies.fit import check_fit
+from yoriai.system.users import operator_name
 
 
 def submit(path: Path, prepared: PreparedJob, noise_of: Callable[[PreparedJob, int], float | None]) -> StoredJob:
@@ -44,4 +47,7 @@ def submit(path: Path, prepared: PreparedJob, noise_of: Callable[[PreparedJob, i
         )
     check_roster(job, roster, signed)
     complete = replace(prepared, noise_multiplier=noise_of(prepared, len(roster.weights)))
-    return JobStore(folder.jobs).submit(complete, signed.file)
+    stored = JobStore(folder.jobs).submit(complete, signed.file)
+    with suppress(YoriaiError):  # The job is in the queue; what its end finds missing in the log is made up for then.
+        note_submitted(folder, stored, by=operator_name())
+    return stored

@@ -11,7 +11,7 @@ from tests.world import write_records
 from yoriai import wire
 from yoriai.client.folder.site_folder import SiteFolder, make_site
 from yoriai.client.offer.approval import Approval
-from yoriai.client.offer.decision_log import NAME, DecisionLog, operator_name
+from yoriai.client.offer.decision_log import NAME, DecisionLog
 from yoriai.client.offer.job_book import JobBook
 from yoriai.client.offer.job_entry import is_current
 from yoriai.config import JobConfig, PolicySection, SiteConfig
@@ -19,6 +19,7 @@ from yoriai.config.training import TaskSection
 from yoriai.errors import EXIT_BAD_INPUT, EXIT_REFUSED, PolicyError, StorageError
 from yoriai.privacy.ledger.folder import open_in_folder
 from yoriai.privacy.ledger.ledger import Policy
+from yoriai.system.users import operator_name
 
 
 @pytest.fixture
