@@ -1,4 +1,4 @@
-"""The commands of a server's versions: `server versions | show | diff | promote | rollback | gc | log`."""
+"""The commands of a server's versions: `versions | show | diff | promote | rollback | export-version | gc | log`."""
 
 import json
 from collections.abc import Iterator
@@ -31,6 +31,7 @@ def mount(server: typer.Typer) -> None:
     server.command("diff")(diff)
     server.command("promote")(promote)
     server.command("rollback")(rollback)
+    server.command("export-version")(export_version)
     server.command("gc")(gc)
     server.command("log")(log)
 
@@ -122,6 +123,27 @@ def rollback(
     with _records(folder) as records:
         done = channels.roll_back(records, channel, why)
     _say_standing(done, as_json)
+
+
+def export_version(
+    folder: _Folder,
+    channel: _Channel = "production",
+    out: Annotated[Path | None, typer.Option("--out", help="Where to write it; default: here, named by run.")] = None,
+    as_json: _Json = False,
+) -> None:
+    """Write what a channel holds to one signed file, which sites take by `site pull`."""
+    from yoriai import wire
+    from yoriai.server.service.channels import exported
+    from yoriai.system.files import write_atomically
+
+    with _records(folder) as records:
+        version, file = exported(records, channel)
+        path = write_atomically(out or Path(f"{version.run}.{channel}.version"), wire.encode(file))
+    if as_json:
+        typer.echo(json.dumps({"schema": 1, "run": version.run, "adapter": version.digest, "file": str(path)}))
+        return
+    say(f"wrote {path}, {path.stat().st_size / 1e6:.2f} MB: {version.run} ({version.digest[:12]})")
+    say(f"next, at each site: yoriai site pull DIR {path.name} --channel {channel}")
 
 
 def gc(

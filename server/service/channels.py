@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+from yoriai import wire
 from yoriai.config import JobConfig
 from yoriai.errors import CheckpointError, ConfigError
 from yoriai.prepared_job import PreparedJob
@@ -13,7 +14,9 @@ from yoriai.server.service.job_store import StoredJob
 from yoriai.server.service.recording import Records
 from yoriai.server.versions import catalogue, promoting
 from yoriai.server.versions.catalogue import Version
+from yoriai.server.versions.database import writing
 from yoriai.server.versions.facts import last_of
+from yoriai.server.versions.log import append
 from yoriai.server.versions.metrics import Metrics
 from yoriai.server.versions.promoting import Promoted, Signer
 from yoriai.strategies.adapter import AdapterState
@@ -54,6 +57,37 @@ def content_of(records: Records, version: Version) -> tuple[JobConfig, AdapterSt
             f"the adapter of {version.run} is not the one of its version", remedy="restore the job from its backup"
         )
     return prepared.job, checkpoint.adapter
+
+
+def exported(records: Records, channel: str) -> tuple[Version, wire.VersionFile]:
+    """What a channel holds, as the file that sites take, noted in the log.
+
+    Raises:
+        ConfigError: the channel holds nothing, or this server has not all that the version goes back to.
+        IdentityError: the coordinator's certificate does not hold now.
+        CheckpointError: as `content_of`.
+    """
+    db, (key, certificate) = records.db, records.folder.signing(datetime.now(UTC))
+    row = catalogue.standing(db, channel)
+    if row is None:
+        raise ConfigError(f"{channel} holds no version", remedy="yoriai server promote DIR VERSION")
+    version = catalogue.version(db, row.version)
+    lineage = list(catalogue.lineage(db, version))
+    if (lineage or [version])[-1].statement.parent:
+        raise ConfigError(f"this server lacks a version that {version.run} goes back to", remedy="restore its backup")
+    job, adapter = content_of(records, version)
+    file = wire.VersionFile(
+        run_id=version.run,
+        certificate=certificate.decode(),
+        promotion=row.signed.decode(),
+        statement=version.signed.decode(),
+        lineage=[parent.signed.decode() for parent in lineage],
+        job=job.model_dump(mode="json", by_alias=True),
+        payload=adapter.to_bytes(),
+    )
+    with writing(db):
+        append(db, key, "exported", by=operator_name(), channel=channel, run=version.run, adapter=version.digest)
+    return version, file
 
 
 def past_rounds(records: Records) -> Iterator[Path]:

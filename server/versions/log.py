@@ -5,7 +5,8 @@
     approved, refused     a site took the job, or said no and why, as far as the server was told
     joined                the site's update is in a round's sum
     finished              the run ended with a version
-    delivered             the site confirmed the last adapter, or a version was exported
+    delivered             the site confirmed the last adapter
+    exported              what a channel holds was written to a file for sites
     promoted, rolled_back a channel came to hold another version; `forced` has the gate's failing lines and the reason
 
 A row's hash is over the hash before it, its number and its body; the coordinator's key signs the hash under a domain of
