@@ -98,6 +98,12 @@ def find(db: sqlite3.Connection, name: str) -> Version:
     )
 
 
+def with_digest(db: sqlite3.Connection, digest: str) -> list[Version]:
+    """The versions with this adapter, oldest first: runs may end alike."""
+    query = f"SELECT {_COLUMNS} FROM versions WHERE digest = ? ORDER BY number"
+    return [_version(row) for row in db.execute(query, (digest,))]
+
+
 def standing(db: sqlite3.Connection, channel: str) -> Standing | None:
     """What is in force in a channel; None as long as it holds nothing."""
     query = "SELECT * FROM channels WHERE channel = ? ORDER BY number DESC LIMIT 1"
@@ -131,14 +137,12 @@ def lineage(db: sqlite3.Connection, of: Version) -> Iterator[Version]:
     """The versions that a version goes back to, its parent first, as far as this server has them."""
     seen, parent = {of.digest}, of.statement.parent
     while parent and parent not in seen:
-        query = f"SELECT {_COLUMNS} FROM versions WHERE digest = ? ORDER BY number LIMIT 1"
-        row = db.execute(query, (parent,)).fetchone()
-        if row is None:
+        found = with_digest(db, parent)
+        if not found:
             return
-        found = _version(row)
-        yield found
+        yield found[0]
         seen.add(parent)
-        parent = found.statement.parent
+        parent = found[0].statement.parent
 
 
 def _version(row: tuple[Any, ...]) -> Version:

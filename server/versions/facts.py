@@ -46,7 +46,7 @@ def statement_of(
         federation=federation,
         adapter_digest=checkpoint.adapter.digest(),
         file_digest=sha256(checkpoint.adapter.to_bytes()).hexdigest(),
-        parent="",
+        parent=job.base.start or "",
         job=job.name,
         job_digest=checkpoint.job_digest,
         run_id=checkpoint.run_id,
