@@ -265,6 +265,30 @@ def test_channels_do_not_touch_each_other(export: Export, place: ChannelPlace, s
     assert (place.current(), staging.current()) == (3, 1)
 
 
+def test_the_link_leads_to_a_version_after_every_step_of_a_swap(
+    export: Export, place: ChannelPlace, session: ModelSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in (1, 2):
+        pull(export.bundle(number), place, session)
+    steps = []
+
+    def watched(name: str) -> None:
+        does = getattr(Path, name)
+
+        def step(path: Path, *arguments: Any, **more: Any) -> Any:
+            done = does(path, *arguments, **more)
+            steps.append((name, place.link.exists()))
+            return done
+
+        monkeypatch.setattr(Path, name, step)
+
+    for name in ("unlink", "symlink_to", "replace", "rename"):
+        watched(name)
+    place.roll_back()
+    assert len(steps) >= 2
+    assert [name for name, is_there in steps if not is_there] == []
+
+
 def test_a_crash_at_any_write_leaves_the_old_version_in_use_or_the_new_one_whole(
     export: Export, place: ChannelPlace, session: ModelSession, tmp_path: Path
 ) -> None:

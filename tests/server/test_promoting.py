@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -309,3 +310,12 @@ def test_a_version_whose_adapter_is_damaged_is_not_promoted(folder: ServerFolder
         path.write_bytes(path.read_bytes()[:-4] + b"\0\0\0\1")
     done = ordered(folder, "promote", job.run_id)
     assert (done.code, "damaged" in done.screen or "altered" in done.screen) == (EXIT_BAD_INPUT, True)
+
+
+def test_a_version_whose_job_holds_another_adapter_is_not_promoted(folder: ServerFolder) -> None:
+    job, other = finished(folder, seed=15), finished(folder, seed=16)
+    shutil.copytree(other.folder / "adapters", job.folder / "adapters", dirs_exist_ok=True)
+    shutil.copytree(other.folder / "state", job.folder / "state", dirs_exist_ok=True)
+    shutil.copy(other.folder / "checkpoint.json", job.folder / "checkpoint.json")
+    done = ordered(folder, "promote", job.run_id)
+    assert (done.code, "not the one of its version" in done.screen) == (EXIT_BAD_INPUT, True)
