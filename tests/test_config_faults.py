@@ -44,7 +44,11 @@ def test_missing_schema_is_reported_beside_other_faults() -> None:
     [
         ("[privacy]\nepsilom = 1.0", "line 4: privacy.epsilom", "did you mean epsilon?"),
         ("[privcy]\nepsilon = 1.0", "line 3: privcy", "did you mean privacy?"),
-        ("[lora]\nepsilon = 1.0", "line 4: lora.epsilon", "epsilon belongs under [privacy] or under [personal]"),
+        (
+            "[lora]\nepsilon = 1.0",
+            "line 4: lora.epsilon",
+            "epsilon belongs under [privacy] or under [personal] or under [gate]",
+        ),
         (
             "[lora]\nseed = 1",
             "line 4: lora.seed",

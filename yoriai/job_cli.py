@@ -38,13 +38,16 @@ def mount(job: typer.Typer) -> None:
 def prepare(
     job: Annotated[Path, typer.Argument(metavar="JOB.toml", help="Job file.")],
     out: Annotated[Path | None, typer.Option("--out", help="Where to write it; default: beside the job file.")] = None,
+    start: Annotated[
+        Path | None, typer.Option("--from", help="The version that it goes on from: file of `server export-version`.")
+    ] = None,
 ) -> None:
     """Make a job complete, on a machine that has the base model: one file to take to the server."""
     from yoriai import wire
     from yoriai.system.files import write_atomically
 
     path = out or job.with_suffix(".prepared")
-    prepared = _prepared(job)
+    prepared = _prepared(job, start)
     write_atomically(path, wire.encode(prepared.as_message()))
     say(f"wrote {path}, {path.stat().st_size / 1e6:.2f} MB; base model {prepared.base_digest[:16]}…")
     if prepared.job.privacy.noise == "distributed":
@@ -149,12 +152,14 @@ def cancel(server: Server, run: Run = "") -> None:
     say(f"{stored.run_id} is {'cancelled' if after == 'cancelled' else 'being cancelled'}")
 
 
-def _prepared(path: Path) -> "PreparedJob":
+def _prepared(path: Path, start: Path | None = None) -> "PreparedJob":
     """The job of a file: one that was prepared, or a job file that is prepared now."""
     from yoriai.prepared_job import check_complete, not_in_deployments, read_prepared
     from yoriai.system.files import read_carried
 
     if path.suffix != ".toml":
+        if start is not None:
+            raise ConfigError("--from is for a job file", found=path.name, expected="JOB.toml")
         return read_prepared(read_carried(path, "the prepared job", at_most_mib=2048))
     from yoriai.config import load_job
 
@@ -163,9 +168,11 @@ def _prepared(path: Path) -> "PreparedJob":
     for line in not_in_deployments(job):
         say(line)
     with say_while("loading the base model, for the job's first adapter"):
+        from yoriai.client.session.continuing import read_start
         from yoriai.client.session.prepare import prepare as made
 
-        return made(job)
+        version = read_start(read_carried(start, "the version", at_most_mib=2048)) if start else None
+        return made(job, version)
 
 
 def _sized_for(job: "JobConfig") -> str:

@@ -108,6 +108,21 @@ class PreparedJobFile(_Laden):
     noise_multiplier: float | None = None
 
 
+class VersionFile(_Laden):
+    """No message between the parties but a file: a version that stands in a channel. Payload: its adapter, complete.
+
+    `promotion`, `statement` and `lineage` are what the coordinator signs (`yoriai.privacy.identity.version_statement`):
+    of the channel, of the version, and of those that it goes back to, its parent first.
+    """
+
+    kind: ClassVar[str] = "version"
+    certificate: str = Field(max_length=_LARGEST_SIGNED)
+    promotion: str = Field(max_length=_LARGEST_SIGNED)
+    statement: str = Field(max_length=_LARGEST_SIGNED)
+    lineage: list[Annotated[str, Field(max_length=_LARGEST_SIGNED)]] = Field(default_factory=list, max_length=512)
+    job: dict[str, Any]
+
+
 class Acceptance(Message):
     """Site to coordinator: the job fits the site's policy, base, records and budget."""
 
@@ -227,7 +242,7 @@ Reply = Acceptance | Refusal | PlainUpdate | SecureReply | Receipt  # What a sit
 _KINDS: dict[str, type[Message]] = {
     message.kind: message
     for message in (
-        *(Instruction, JobOffer, PreparedJobFile, TrainRequest, WindowRequest, SecureStage, Delivery),
+        *(Instruction, JobOffer, PreparedJobFile, VersionFile, TrainRequest, WindowRequest, SecureStage, Delivery),
         *get_args(Reply),
     )
 }

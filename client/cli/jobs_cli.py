@@ -94,8 +94,9 @@ def approve(
     reason: _Reason = "",
 ) -> None:
     """Let a job begin that waits for you, after a look at its terms. Other terms, of the same run too, wait anew."""
-    from yoriai.client.offer.decision_log import checked_reason, operator_name
+    from yoriai.client.offer.decision_log import checked_reason
     from yoriai.client.offer.joining import joining
+    from yoriai.system.users import operator_name
 
     site, book = _opened(folder)
     entry = book.find(run)
@@ -116,7 +117,8 @@ def approve(
 def refuse(folder: _Folder, run: _Run, reason: _Reason = "") -> None:
     """Refuse a job, and free its unused rounds; one at work ends here with its next message. Charges stay spent."""
     from yoriai.client.cli.own_ledger import free
-    from yoriai.client.offer.decision_log import checked_reason, operator_name
+    from yoriai.client.offer.decision_log import checked_reason
+    from yoriai.system.users import operator_name
 
     site, book = _opened(folder)
     entry = book.decide(book.find(run), "refused", by=operator_name(), reason=checked_reason(reason))
@@ -132,8 +134,9 @@ def release(
 ) -> None:
     """Give up a run whose coordinator never came back, for good: free its unused rounds. Charges stay spent."""
     from yoriai.client.cli.own_ledger import check_writer, free, held, opened
-    from yoriai.client.offer.decision_log import checked_reason, operator_name
+    from yoriai.client.offer.decision_log import checked_reason
     from yoriai.client.offer.job_entry import OVER
+    from yoriai.system.users import operator_name
 
     site, book = _opened(folder)
     check_writer(site)

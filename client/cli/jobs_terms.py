@@ -116,6 +116,7 @@ def terms_rows(entry: Entry, budget: Budget, room: Room | None = None) -> list[R
         row("run", terms.run_id),
         row("job", f"{job.name}: {task.kind}, {what_trains(job)}"),
         row("purpose", f"in the coordinator's words: {job.purpose}" if job.purpose else "the coordinator names none"),
+        *([row("goes on from", f"version {job.base.start[:16]}…")] if job.base.start else []),
         row("state", f"{entry.state}, first offered {day_of(entry.seen_at)}{_decided(entry)}{early and f'; {early}'}"),
         *([Row("declined", entry.reason)] if entry.reason else []),
         *([row("joins", joining(entry, time.time()).text)] if entry.state == "waiting" else []),

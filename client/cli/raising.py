@@ -5,12 +5,13 @@ from pathlib import Path
 
 from yoriai.asking import agree
 from yoriai.client.folder.site_folder import SiteFolder
-from yoriai.client.offer.decision_log import DecisionLog, operator_name
+from yoriai.client.offer.decision_log import DecisionLog
 from yoriai.client.offer.second_approval import Raise, check_countersigned
 from yoriai.errors import ConfigError, PolicyError
 from yoriai.privacy.dp.wording import per_unit
 from yoriai.privacy.ledger.ledger import Ledger, Policy
 from yoriai.system.files import PRIVATE, read_carried, write_atomically
+from yoriai.system.users import operator_name
 
 
 def raise_budget(

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from yoriai.asking import agree
-from yoriai.client.cli import daemon_cli, jobs_cli, site_setup_cli
+from yoriai.client.cli import channels_cli, daemon_cli, jobs_cli, site_setup_cli
 from yoriai.client.cli.check import check_cli
 from yoriai.errors import ConfigError
 from yoriai.terminal import say, say_while
@@ -28,6 +28,7 @@ def mount(app: typer.Typer) -> None:
     site.command("countersign")(countersign)
     daemon_cli.mount(site)
     jobs_cli.mount(site)
+    channels_cli.mount(site)
     app.add_typer(site, name="site")
 
 
@@ -135,8 +136,9 @@ def witness(
     """
     from yoriai.client.cli.budget_table import last_of
     from yoriai.client.folder.site_folder import SiteFolder
-    from yoriai.client.offer.decision_log import DecisionLog, operator_name
+    from yoriai.client.offer.decision_log import DecisionLog
     from yoriai.privacy.ledger.ledger import Ledger
+    from yoriai.system.users import operator_name
 
     path, place = _ledger_of(folder, to_write=True)
     with Ledger.without_witness(path, witness=place) as ledger:

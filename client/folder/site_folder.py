@@ -12,6 +12,7 @@ trust/             0700: authority.der (the pinned CA), roster, revocations.der,
                    coordinator.seen
 ledgers/           0700: the privacy budget of each data set
 adapters/          0700: what the site has received and trained
+channels/          0700: the versions that the site has pulled: a link a channel to the one in use, and the one before
 jobs/              0700: the jobs that were offered, and what the operator decided about each
 witness/           0700: the end of each ledger a second time, unless site.toml names another disk
 NAME.request       what the site asks the consortium for
@@ -91,6 +92,11 @@ class SiteFolder:
     def adapters(self) -> Path:
         """The folder of the adapters."""
         return self.path / "adapters"
+
+    @property
+    def channels(self) -> Path:
+        """The folder of the versions that the site has pulled, by channel."""
+        return self.path / "channels"
 
     @property
     def jobs(self) -> Path:

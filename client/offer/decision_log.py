@@ -9,7 +9,6 @@ rewrite the file: it is a record for honest hands, and belongs into the backup.
 
 import json
 import os
-import pwd
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -17,12 +16,10 @@ from pathlib import Path
 
 from yoriai.errors import ConfigError, StorageError
 from yoriai.system.files import PRIVATE, cannot_write
-from yoriai.system.users import user_name
 
 NAME = "decisions.jsonl"
 LONGEST_REASON = 500
 _LONGEST_LINE_BYTES = 8192
-_UNSET_LOGIN = 2**32 - 1
 
 
 @dataclass(frozen=True)
@@ -104,17 +101,3 @@ def checked_reason(reason: str) -> str:
             "--reason is too long", found=f"{len(reason)} characters", expected=f"at most {LONGEST_REASON}"
         )
     return reason.strip()
-
-
-def operator_name() -> str:
-    """Who decides: the user that runs this process, and the person who became that user, by sudo or by their login."""
-    user, before = user_name(os.getuid()), os.environ.get("SUDO_USER", "") or _logged_in()
-    return f"{user} ({before})" if before and before.isprintable() and before != user else user
-
-
-def _logged_in() -> str:
-    """Who logged in, by the kernel's word, whatever they became since; empty where nobody did."""
-    with suppress(OSError, ValueError, KeyError):
-        uid = int(Path("/proc/self/loginuid").read_text())
-        return "" if uid == _UNSET_LOGIN else pwd.getpwuid(uid).pw_name
-    return ""

@@ -24,7 +24,7 @@ from yoriai.client.records.records import Record
 from yoriai.client.records.units import owner_units
 from yoriai.client.session.beginning import build, built_of, check_first, first_adapter, task_head
 from yoriai.config import JobConfig, SpeedSection, TaskSection
-from yoriai.errors import RecordError
+from yoriai.errors import ConfigError, RecordError
 from yoriai.strategies.adapter import AdapterState
 
 PrefixProgress = Callable[[int, int], None]
@@ -93,7 +93,17 @@ class ModelSession:
         self._heads.clear()
 
     def initial_adapter(self, job: JobConfig, progress: PrefixProgress | None = None) -> AdapterState:
-        """The adapter before round 0, with its fixed factors; see `first_adapter`."""
+        """The adapter before round 0, with its fixed factors; see `first_adapter`.
+
+        Raises:
+            ConfigError: as there; or the job goes on from a version, which has it.
+        """
+        if job.base.start is not None:
+            raise ConfigError(
+                "base.start: the job goes on from a version, whose file has its first adapter",
+                found=job.base.start[:16],
+                remedy="yoriai job prepare JOB.toml --from FILE; a simulation begins anew, so leave it out there",
+            )
         if not job.is_conditioned:
             return first_adapter(self.model(job), job, progress)
         # Of one job it is asked for again and again, and public texts take their time.

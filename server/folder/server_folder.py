@@ -9,6 +9,7 @@ flower/            Flower's home: config.toml for the flwr command, state.db of 
 bundle/            what Flower carries to the sites for a job: names, no code
 nginx/, systemd/   files to link into the system's own folders
 jobs/, run/, log/  what the running server keeps
+versions/          what became of finished jobs: versions, channels and the signed log, in one database
 NAME.request       what the coordinator asks the consortium for
 """
 
@@ -117,6 +118,11 @@ class ServerFolder:
     def jobs(self) -> Path:
         """The folder of the jobs."""
         return self.path / "jobs"
+
+    @property
+    def versions(self) -> Path:
+        """The database of versions, channels and log."""
+        return self.path / "versions" / "versions.sqlite"
 
     @property
     def run(self) -> Path:

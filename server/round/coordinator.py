@@ -153,6 +153,11 @@ class Coordinator:
             on_delivery=on_delivery,
         )
 
+    @property
+    def attendance(self) -> Attendance:
+        """Who takes part, as far as the sites were asked."""
+        return self._attendance
+
     def _advanced(
         self,
         checkpoint: Checkpoint,

@@ -21,6 +21,7 @@ from yoriai.server.round.registry import Checkpoint, Registry
 from yoriai.server.round.rosters import SignedRoster
 from yoriai.server.service.job_store import StoredJob
 from yoriai.server.service.progress import WatchedTransport
+from yoriai.server.service.recording import JobRecorder
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.rule import rule_of
 from yoriai.system.log import EventLog, LogFile
@@ -67,6 +68,7 @@ def run_job(folder: ServerFolder, job: StoredJob, connect: Connect) -> None:
             log.event("ended", rounds=ended.next_round, reason=early)
         else:
             log.event("finished")
+        JobRecorder(folder, job, log).over()
 
 
 def _coordinate(
@@ -100,8 +102,16 @@ def _coordinate(
     log.event("started", rounds_done=done, rounds=config.federation.rounds, sites=len(roster.weights))
     transport.begin_round(done + 1)
 
+    recorder = JobRecorder(folder, job, log)
+
+    def on_offer(absent: Mapping[str, str]) -> None:
+        transport.note_absent(absent)
+        there = coordinator.attendance
+        recorder.offered(there.accepted, {site: absent[site] for site in there.declined if site in absent})
+
     def on_round(checkpoint: Checkpoint) -> None:
         _log_round(log, checkpoint)
+        recorder.round_done(checkpoint.rounds[-1].answered)
         job.change(fruitless=0, error="")
         transport.note_absent(dict(checkpoint.rounds[-1].refused))
         transport.begin_round(checkpoint.next_round + 1)
@@ -109,7 +119,7 @@ def _coordinate(
     ended = coordinator.run(
         AdapterState.from_bytes(prepared.adapter),
         on_round=on_round,
-        on_offer=transport.note_absent,
+        on_offer=on_offer,
         on_void=lambda error: log.event("void", reason=str(error)),
         on_delivery=lambda missing: _log_missing(log, missing),
         end_asked=lambda: job.state().ending,

@@ -238,12 +238,22 @@ def job_init(
     records: Annotated[
         int | None, typer.Option("--records", min=1, help="Training records of a site, on average, about.")
     ] = None,
+    start: Annotated[
+        Path | None, typer.Option("--from", help="Go on from this version, a file of `server export-version`.")
+    ] = None,
 ) -> None:
-    """Write a complete job file with every setting explained."""
-    from yoriai.config import job_template
+    """Write a complete job file with every setting explained, or that of a version's job, which goes on from it."""
+    from yoriai.config import job_template, job_to_toml, override
 
     settings = overrides(rule=None, epsilon=epsilon, rounds=None, noise=noise) | of_deployment(noise, sites, records)
-    text = job_template(settings)
+    if start is None:
+        text = job_template(settings)
+    else:
+        from yoriai.client.session.continuing import job_from, read_start
+        from yoriai.system.files import read_carried
+
+        version = read_start(read_carried(start, "the version", at_most_mib=2048))
+        text = job_to_toml(override(job_from(version), settings))
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)

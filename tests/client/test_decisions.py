@@ -11,14 +11,15 @@ from tests.world import write_records
 from yoriai import wire
 from yoriai.client.folder.site_folder import SiteFolder, make_site
 from yoriai.client.offer.approval import Approval
-from yoriai.client.offer.decision_log import NAME, DecisionLog, operator_name
+from yoriai.client.offer.decision_log import NAME, DecisionLog
 from yoriai.client.offer.job_book import JobBook
 from yoriai.client.offer.job_entry import is_current
-from yoriai.config import JobConfig, PolicySection, SiteConfig
+from yoriai.config import BaseSection, JobConfig, PolicySection, SiteConfig
 from yoriai.config.training import TaskSection
 from yoriai.errors import EXIT_BAD_INPUT, EXIT_REFUSED, PolicyError, StorageError
 from yoriai.privacy.ledger.folder import open_in_folder
 from yoriai.privacy.ledger.ledger import Policy
+from yoriai.system.users import operator_name
 
 
 @pytest.fixture
@@ -127,6 +128,15 @@ def test_the_screen_that_asks_for_a_yes_has_purpose_and_template(site: SiteFolde
     assert "in the coordinator's words: sort repair notes by part" in first
     assert "the coordinator names none" in second
     assert "template '{prompt}\\n', the default" in first
+
+
+def test_the_screen_that_asks_for_a_yes_says_what_a_job_goes_on_from(site: SiteFolder) -> None:
+    job = JobConfig(name="pumps", base=BaseSection(start="ab" * 32), task=TaskSection(kind="instruct"))
+    JobBook(site.jobs).consider(terms("run-1", job=job.model_dump(mode="json", by_alias=True)))
+    JobBook(site.jobs).consider(terms("run-2"))
+    first, second = (yoriai("site", "approve", site.path, run, answers="n\n").screen for run in ("run-1", "run-2"))
+    assert "version abababababababab" in first
+    assert "goes on from" not in second
 
 
 # A second person

@@ -26,7 +26,6 @@ from yoriai import wire
 from yoriai.base_digest import of_weights
 from yoriai.client.cli.jobs_terms import early_end
 from yoriai.client.folder.site_folder import make_site
-from yoriai.client.offer.decision_log import operator_name
 from yoriai.client.offer.job_book import JobBook
 from yoriai.client.offer.job_entry import Entry
 from yoriai.client.records.records import Record
@@ -45,6 +44,7 @@ from yoriai.privacy.ledger.folder import open_in_folder
 from yoriai.privacy.ledger.ledger import Ledger, Policy
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.rule import get_rule, rule_of
+from yoriai.system.users import operator_name
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Full backward hook", "ignore:.is_gradient_checkpointing", "ignore:Pydantic serializer"

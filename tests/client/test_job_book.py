@@ -11,10 +11,10 @@ import pytest
 
 from tests.client.books import approved, state, terms
 from yoriai.client.offer import job_book
-from yoriai.client.offer.decision_log import operator_name
 from yoriai.client.offer.job_book import MOST, JobBook
 from yoriai.client.offer.job_entry import Entry
 from yoriai.errors import ConfigError, PolicyError, StorageError
+from yoriai.system.users import operator_name
 
 
 class Clock:

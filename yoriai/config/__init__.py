@@ -17,6 +17,7 @@ from yoriai.config.models import (
     DeadlinesSection,
     EvaluationSection,
     FederationSection,
+    GateSection,
     JobConfig,
     PersonalSection,
     PrivacySection,
@@ -43,6 +44,7 @@ __all__ = [
     "DeadlinesSection",
     "EvaluationSection",
     "FederationSection",
+    "GateSection",
     "HeadSection",
     "JobConfig",
     "LedgerSection",
@@ -79,7 +81,7 @@ __all__ = [
     "site_to_toml",
 ]
 
-RESERVED_TABLES = frozenset({"gate", "kpi"})
+RESERVED_TABLES = frozenset({"kpi"})
 
 _File = TypeVar("_File", JobConfig, ServerConfig, SiteConfig)
 
@@ -194,8 +196,8 @@ def job_json_schema() -> dict[str, Any]:
 
 
 def job_digest(job: JobConfig, base_digest: str) -> str:
-    """SHA-256 (hex) over the base and every setting that bears on the result: not [speed], not [deadlines]."""
-    settings = job.model_dump(mode="json", by_alias=True, exclude={"speed", "deadlines"})
+    """SHA-256 (hex) over the base and every setting that bears on the result: not [speed], [deadlines], [gate]."""
+    settings = job.model_dump(mode="json", by_alias=True, exclude={"speed", "deadlines", "gate"})
     # What bears on nothing is left out: jobs of before these settings were there keep their digest.
     if not job.is_conditioned:
         settings.pop("public")

@@ -243,6 +243,34 @@ class SpeedSection(Table):
     )
 
 
+class GateSection(Table):
+    """What the finished adapter must show before the server puts it into a channel. It bears on nothing that trains."""
+
+    accuracy_drop: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="How much lower its accuracy may be than that of the version in production (share of test records, "
+        "0 to 1). Left out, it is not asked.",
+        examples=[0.0],
+    )
+    site_drop: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="How much lower the accuracy of any one site may be than with the version in production, or else "
+        "than without an adapter (share of test records, 0 to 1). Left out, it is not asked.",
+        examples=[0.02],
+    )
+    epsilon: float | None = Field(
+        default=None,
+        ge=1e-6,
+        le=1e3,
+        description="Largest epsilon of the job (no unit); without noise it fails. Left out, it is not asked.",
+        examples=[8.0],
+    )
+
+
 class JobConfig(Table):
     """A job: what the sites train together, under which guarantee."""
 
@@ -267,6 +295,7 @@ class JobConfig(Table):
     evaluation: EvaluationSection = Field(default_factory=EvaluationSection)
     personal: PersonalSection = Field(default_factory=PersonalSection)
     speed: SpeedSection = Field(default_factory=SpeedSection)
+    gate: GateSection = Field(default_factory=GateSection, exclude_if=lambda gate: gate == GateSection())
 
     @property
     def trains_head(self) -> bool:

@@ -4,7 +4,18 @@ from typing import Literal
 
 from pydantic import Field
 
-from yoriai.config.types import Digest, Layers, NonEmpty, SomeTexts, States, Table, Template, Texts, Whole
+from yoriai.config.types import (
+    AdapterDigest,
+    Digest,
+    Layers,
+    NonEmpty,
+    SomeTexts,
+    States,
+    Table,
+    Template,
+    Texts,
+    Whole,
+)
 
 
 class BaseSection(Table):
@@ -19,6 +30,13 @@ class BaseSection(Table):
         description="What names the base model's weights, tokenizer and chat template, in hexadecimal. When given, a "
         "site refuses any other model.",
         examples=["0" * 128],
+    )
+    start: AdapterDigest | None = Field(
+        default=None,
+        exclude_if=lambda digest: digest is None,
+        description="The version that the job goes on from, by the digest of its adapter, which is then the first one. "
+        "`job prepare --from` brings it. Left out, the job begins anew.",
+        examples=["0" * 64],
     )
 
 

@@ -91,6 +91,7 @@ Digest = Annotated[
     Field(pattern=PATTERN),
     Expected("128 lower-case hexadecimal digits (two SHA-256), or the first 64 of them for the weights alone"),
 ]
+AdapterDigest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$"), Expected("64 lower-case hexadecimal digits")]
 Template = Annotated[str, AfterValidator(_one_prompt), Expected(f"a text that holds {_PROMPT} exactly once")]
 Layers = Annotated[str, Field(pattern=r"^(all|last:[1-9][0-9]*)$"), Expected('"all" or "last:K", K at least 1')]
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda:[0-9]+)$"), Expected('"auto", "cpu" or "cuda:N"')]

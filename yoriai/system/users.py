@@ -6,8 +6,12 @@ import pwd
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 
 from yoriai.errors import ConfigError
+
+_UNSET_LOGIN = 2**32 - 1
 
 
 def user_name(uid: int) -> str:
@@ -16,6 +20,20 @@ def user_name(uid: int) -> str:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return str(uid)
+
+
+def operator_name() -> str:
+    """Who gives a command: the user that runs this process, and who became that user, by sudo or by their login."""
+    user, before = user_name(os.getuid()), os.environ.get("SUDO_USER", "") or _logged_in()
+    return f"{user} ({before})" if before and before.isprintable() and before != user else user
+
+
+def _logged_in() -> str:
+    """Who logged in, by the kernel's word, whatever they became since; empty where nobody did."""
+    with suppress(OSError, ValueError, KeyError):
+        uid = int(Path("/proc/self/loginuid").read_text())
+        return "" if uid == _UNSET_LOGIN else pwd.getpwuid(uid).pw_name
+    return ""
 
 
 def group_name(gid: int) -> str:

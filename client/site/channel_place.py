@@ -1,0 +1,145 @@
+"""Where a site keeps the versions that it has pulled: one in use a channel, and the one before it.
+
+    channels/production       -> production.7, the version in use: what `yoriai.load` and other programs are given
+    channels/production.7/    what save_adapter writes, version.safetensors, the signed statements, and `previous`
+
+The number is the coordinator's, signed, and only grows. A folder is written under another name, synced and renamed, and
+then the link is replaced in one step: a program that opens it finds the old version or the new one, whole. Light: no
+model library is loaded to look, or to go back.
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from yoriai.errors import ConfigError, PolicyError
+from yoriai.system.files import cannot_write, locked_folder, make_private_folder, sync
+
+_PREVIOUS = "previous"
+
+
+class ChannelPlace:
+    """One channel of a site.
+
+    Args:
+        folder: of all channels; made when something is put into it.
+        channel: its name.
+    """
+
+    def __init__(self, folder: Path, channel: str) -> None:
+        self._folder, self._channel = folder, channel
+
+    @property
+    def link(self) -> Path:
+        """What leads to the version in use."""
+        return self._folder / self._channel
+
+    def current(self) -> int | None:
+        """The number of the version in use; None before the first."""
+        return self._number_of(os.readlink(self.link)) if self.link.is_symlink() else None
+
+    def folder_of(self, number: int) -> Path:
+        """Where the version with this number lies."""
+        return self._folder / f"{self._channel}.{number}"
+
+    def check_newer(self, number: int) -> None:
+        """Raise PolicyError if the channel has held a later version: somebody shows an old one again."""
+        newest = max(self._kept(), default=0)
+        if number < newest:
+            raise PolicyError(
+                f"this site has taken a later version of {self._channel} already",
+                found=f"number {number}",
+                expected=f"{newest} or more",
+                remedy="have the coordinator export what it holds now; site rollback goes back to the one before",
+            )
+
+    def holds(self, number: int) -> bool:
+        """Whether that version lies here, in use or not."""
+        return self.folder_of(number).is_dir()
+
+    @contextmanager
+    def draft(self, number: int) -> Iterator[Path]:
+        """A folder to fill; when the block is done it is the version with this number, durably, and not in use yet.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        make_private_folder(self._folder)
+        place = self.folder_of(number)
+        part = place.with_name(f".{place.name}.part")
+        try:
+            shutil.rmtree(part, ignore_errors=True)  # Of a pull that a kill or a power cut ended.
+            make_private_folder(part)
+            yield part
+            (part / _PREVIOUS).write_text("" if (before := self.current()) is None else str(before))
+            for path in part.iterdir():
+                sync(path)
+            sync(part)
+            part.replace(place)
+            sync(self._folder)
+        except OSError as error:
+            raise cannot_write(place, error) from error
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+    def use(self, number: int) -> None:
+        """Have the link lead to a version that lies here, in one step; then only it and the one before it are kept.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        self._swap(number)
+        kept = {number, self._previous_of(number), max(self._kept())}
+        for other in set(self._kept()) - kept:
+            shutil.rmtree(self.folder_of(other), ignore_errors=True)
+
+    def roll_back(self) -> int:
+        """Go back to the version before the one in use; returns its number.
+
+        Raises:
+            ConfigError: there is none here.
+            StorageError: it cannot be written.
+        """
+        now = self.current()
+        before = None if now is None else self._previous_of(now)
+        if before is None or not self.holds(before):
+            raise ConfigError(
+                f"{self.link} has no version before the one in use" if now is not None else f"there is no {self.link}",
+                remedy="pull the version that is to be in use",
+            )
+        self._swap(before)
+        return before
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Nobody else pulls into this site's channels, or goes back, meanwhile."""
+        with locked_folder(make_private_folder(self._folder)):
+            yield
+
+    def _swap(self, number: int) -> None:
+        draft = self._folder / f".{self._channel}.link"
+        try:
+            draft.unlink(missing_ok=True)
+            draft.symlink_to(self.folder_of(number).name)
+            draft.replace(self.link)
+            sync(self._folder)
+        except OSError as error:
+            raise cannot_write(self.link, error) from error
+
+    def _previous_of(self, number: int) -> int | None:
+        try:
+            text = (self.folder_of(number) / _PREVIOUS).read_text()
+        except OSError:
+            return None
+        return int(text) if text.isdecimal() else None
+
+    def _kept(self) -> list[int]:
+        names = self._folder.iterdir() if self._folder.is_dir() else ()
+        return [number for path in names if (number := self._number_of(path.name)) is not None]
+
+    def _number_of(self, name: str) -> int | None:
+        found = re.fullmatch(rf"{re.escape(self._channel)}\.([0-9]{{1,16}})", name)
+        return int(found[1]) if found else None

@@ -1,0 +1,43 @@
+"""A version comes into use at a site: its verified bundle is stored for the base here, and the link swapped."""
+
+from yoriai.client.session.export import save_adapter
+from yoriai.client.session.model_session import ModelSession
+from yoriai.client.site.adapter_place import CERTIFICATE, STATEMENT, VERSION
+from yoriai.client.site.channel_place import ChannelPlace
+from yoriai.client.site.version_bundle import Bundle
+
+PROMOTION, LINEAGE = "promotion", "lineage"
+
+
+def pull(bundle: Bundle, place: ChannelPlace, session: ModelSession) -> bool:
+    """Store a version and have its channel's link lead to it; whether it was not here before.
+
+    Args:
+        session: holds the site's base; its lock is taken.
+
+    Raises:
+        PolicyError: it is of another base, or older than one that the site has taken.
+        AdapterError: it does not fit the base.
+        StorageError: it cannot be written; what was in use still is.
+    """
+    number = bundle.promotion.number
+    bundle.check_base(session.base.digest)
+    with place.locked():
+        place.check_newer(number)
+        is_new = not place.holds(number)
+        if is_new:
+            with session.lock, place.draft(number) as folder:
+                session.model(bundle.job).check(bundle.adapter)
+                save_adapter(session, bundle.job, bundle.adapter, folder)
+                for name, text in _texts(bundle).items():
+                    (folder / name).write_text(text, encoding="utf-8")
+                (folder / VERSION).write_bytes(bundle.file.payload)
+        place.use(number)
+    return is_new
+
+
+def _texts(bundle: Bundle) -> dict[str, str]:
+    """What shows later whose word the version is, and what it goes back to: the oldest last."""
+    file = bundle.file
+    older = {f"{LINEAGE}.{number}": signed for number, signed in enumerate(file.lineage, start=1)}
+    return {STATEMENT: file.statement, PROMOTION: file.promotion, CERTIFICATE: file.certificate, **older}

@@ -1,0 +1,70 @@
+"""What `server versions`, `show` and `diff` show: plain values, read from the database alone."""
+
+from collections.abc import Iterator, Mapping
+from sqlite3 import Connection
+from typing import Any
+
+from yoriai.privacy.identity.version_statement import CHANNELS
+from yoriai.server.versions import catalogue
+from yoriai.server.versions.catalogue import Version
+
+
+def versions_view(db: Connection) -> dict[str, Any]:
+    """Every version in a line of its own, and what each channel holds: as many queries for one as for ten thousand."""
+    standing = {channel: catalogue.standing(db, channel) for channel in CHANNELS}
+    found = catalogue.versions(db)
+    held = {channel: row.version for channel, row in standing.items() if row is not None}
+    runs = {version.number: version.run for version in found}
+    places = {number: [channel for channel in held if held[channel] == number] for number in held.values()}
+    return {
+        "channels": {channel: runs[number] for channel, number in held.items()},
+        "versions": [_line(version, places.get(version.number, [])) for version in found],
+    }
+
+
+def facts_of(db: Connection, version: Version) -> dict[str, Any]:
+    """All that is known of a version."""
+    held = [row for channel in CHANNELS if (row := catalogue.standing(db, channel)) is not None]
+    return {
+        "statement": version.statement.document,
+        "sites": list(version.sites),
+        "metrics": version.metrics,
+        "channels": [row.channel for row in held if row.version == version.number],
+        "lineage": [parent.run for parent in catalogue.lineage(db, version)],
+    }
+
+
+def differences(old: Version, new: Version) -> dict[str, list[Any]]:
+    """The facts in which two versions differ, by their dotted names: [old, new]."""
+    before, after = (dict(_flat(_of(version))) for version in (old, new))
+    keys = dict.fromkeys((*before, *after))
+    return {key: [before.get(key), after.get(key)] for key in keys if before.get(key) != after.get(key)}
+
+
+def _line(version: Version, channels: list[str]) -> dict[str, Any]:
+    statement = version.statement
+    return {
+        "run": version.run,
+        "adapter": version.digest,
+        "parent": statement.parent,
+        "rounds": statement.rounds,
+        "trained_by": statement.trained_by,
+        "sites": statement.sites,
+        "epsilon": statement.privacy.epsilon,
+        "ended": statement.ended,
+        "accuracy": (version.metrics or {}).get("accuracy"),
+        "channels": channels,
+    }
+
+
+def _of(version: Version) -> dict[str, Any]:
+    predicate: dict[str, Any] = version.statement.document["predicate"]
+    return {"adapter": version.digest, **predicate, "sites": list(version.sites), "metrics": version.metrics}
+
+
+def _flat(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in document.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -1,0 +1,76 @@
+"""What was measured of a version, from a file that its maker answers for: the gate of its job looks at it.
+
+    {"schema": 1, "adapter_digest": DIGEST, "accuracy": 0.81, "sites": {"north": {"before": 0.60, "after": 0.80}}}
+
+or the `report.json` of a run whose adapter it is. Shares of test records, 0 to 1. Sites may be left out, where each
+keeps what it measures to itself. The server cannot check a figure; who promotes by a file stands for it, and the log
+keeps the file's hash.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from yoriai.errors import ConfigError
+from yoriai.system.files import read_carried
+
+_Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Stored(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class SiteScore(_Stored):
+    """A site's accuracy without the adapter and with it."""
+
+    before: _Share | None = None
+    after: _Share
+
+
+class Metrics(_Stored):
+    """What was measured of one version."""
+
+    schema_: Literal[1] = Field(default=1, alias="schema")
+    adapter_digest: str = Field(pattern=r"^[0-9a-f]{64}$")
+    accuracy: _Share | None = None
+    sites: dict[str, SiteScore] = Field(default_factory=dict)
+
+
+def read_metrics(path: Path) -> Metrics:
+    """The metrics in a file.
+
+    Raises:
+        ConfigError: it is neither a file of metrics nor a run's report.
+        StorageError: it cannot be read.
+    """
+    data = read_carried(path, "the file of metrics", at_most_mib=64)
+    try:
+        document = json.loads(data)
+        return Metrics.model_validate(_of_report(document) if "adapter" in document else document)
+    except (ValidationError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise ConfigError(
+            f"{path} holds no metrics of a version",
+            expected='{"schema": 1, "adapter_digest": ..., "accuracy": 0 to 1, "sites": ...}, or a report.json',
+            remedy="see docs/operate/versions.md",
+        ) from None
+
+
+def _of_report(report: Mapping[str, Any]) -> dict[str, Any]:
+    """What a report.json says of its federated adapter."""
+    sites = {
+        site["name"]: {"before": _accuracy(site["base"]), "after": _accuracy(site["federated"])}
+        for site in report["sites"]
+        if _accuracy(site["federated"]) is not None
+    }
+    accuracy = _accuracy(report["overall"]["federated"])
+    return {"adapter_digest": report["adapter"]["digest"], "accuracy": accuracy, "sites": sites}
+
+
+def _accuracy(score: Mapping[str, Any] | None) -> float | None:
+    found = (score or {}).get("accuracy")
+    return found if isinstance(found, float | int) and math.isfinite(found) else None

@@ -1,0 +1,124 @@
+"""The gate of a job, condition by condition: what is not known fails, and what is not asked is not looked at."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from yoriai.config import GateSection, job_digest, parse_job
+from yoriai.errors import ConfigError
+from yoriai.privacy.identity.version_statement import PrivacyFacts
+from yoriai.server.versions.gate import Line, gate_lines
+from yoriai.server.versions.metrics import Metrics, SiteScore, read_metrics
+
+DIGEST = "ab" * 32
+NOISED = PrivacyFacts("local", "record", 8.0, 1e-5, 1.0, None)
+BARE = replace(NOISED, noise="none", epsilon=None, delta=None, noise_multiplier=None)
+
+
+def measured(accuracy: float | None = None, **sites: tuple[float | None, float]) -> Metrics:
+    scores = {name: SiteScore(before=before, after=after) for name, (before, after) in sites.items()}
+    return Metrics(adapter_digest=DIGEST, accuracy=accuracy, sites=scores)
+
+
+def lines(
+    gate: GateSection,
+    metrics: Metrics | None = None,
+    production: Metrics | None = None,
+    *,
+    privacy: PrivacyFacts = NOISED,
+    is_first: bool = False,
+) -> list[Line]:
+    return gate_lines(gate, privacy, metrics, production, is_first=is_first)
+
+
+def test_a_gate_that_asks_nothing_has_no_line() -> None:
+    assert lines(GateSection()) == []
+
+
+@pytest.mark.parametrize(("most", "holds"), [(8.0, True), (7.9, False)])
+def test_epsilon_is_held_against_the_jobs(most: float, holds: bool) -> None:
+    (line,) = lines(GateSection(epsilon=most))
+    assert (line.holds, str(line)) == (holds, f"gate.epsilon: found 8, expected at most {most:g}")
+
+
+def test_a_job_without_noise_fails_whatever_epsilon_is_asked() -> None:
+    (line,) = lines(GateSection(epsilon=1000.0), privacy=BARE)
+    assert (line.holds, line.found) == (False, "no guarantee")
+
+
+@pytest.mark.parametrize(("drop", "holds"), [(0.0, False), (0.01, False), (0.02, True)])
+def test_accuracy_may_be_so_much_lower_than_productions_and_no_more(drop: float, holds: bool) -> None:
+    (line,) = lines(GateSection(accuracy_drop=drop), measured(0.795), measured(0.81))
+    assert line.holds is holds
+
+
+@pytest.mark.parametrize(("mine", "theirs"), [(None, 0.8), (0.8, None)])
+def test_an_accuracy_that_is_not_known_fails(mine: float | None, theirs: float | None) -> None:
+    (line,) = lines(GateSection(accuracy_drop=1.0), measured(mine), measured(theirs))
+    assert not line.holds
+    assert not lines(GateSection(accuracy_drop=1.0), None, None)[0].holds
+
+
+def test_the_first_version_of_production_has_only_to_be_measured() -> None:
+    gate = GateSection(accuracy_drop=0.0)
+    assert lines(gate, measured(0.1), is_first=True)[0].holds
+    assert not lines(gate, None, is_first=True)[0].holds
+
+
+def test_each_site_that_loses_too_much_is_a_line_of_its_own() -> None:
+    mine = measured(0.9, north=(0.5, 0.80), south=(0.5, 0.70), west=(0.6, 0.61))
+    theirs = measured(0.9, north=(None, 0.81), south=(None, 0.80))
+    found = lines(GateSection(site_drop=0.02), mine, theirs)
+    assert [line.found for line in found] == ["south 0.7000"]
+    assert "0.8000 before" in found[0].expected  # Production's, and not the bare base's.
+    assert [line.holds for line in lines(GateSection(site_drop=0.1), mine, theirs)] == [True]
+
+
+def test_a_site_that_production_does_not_know_is_held_against_the_bare_base() -> None:
+    (line,) = lines(GateSection(site_drop=0.0), measured(north=(0.62, 0.61)))
+    assert not line.holds
+    (line,) = lines(GateSection(site_drop=0.0), measured(north=(None, 0.61)))
+    assert (line.holds, "not known" in line.expected) == (False, True)
+
+
+def test_a_gate_for_sites_fails_where_no_site_was_measured() -> None:
+    assert [line.holds for line in lines(GateSection(site_drop=0.5), measured(0.9))] == [False]
+
+
+def test_a_gate_bears_on_no_digest_and_a_job_without_one_reads_as_before() -> None:
+    bare = parse_job('schema = 1\nname = "a"\n')
+    gated = parse_job('schema = 1\nname = "a"\n[gate]\naccuracy_drop = 0.01\nepsilon = 4.0\n')
+    assert job_digest(bare, "00" * 32) == job_digest(gated, "00" * 32)
+    assert "gate" not in bare.model_dump()
+    assert gated.gate == GateSection(accuracy_drop=0.01, epsilon=4.0)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        f'{{"schema": 2, "adapter_digest": "{DIGEST}"}}',
+        f'{{"schema": 1, "adapter_digest": "{DIGEST}", "accuracy": 1.1}}',
+        f'{{"schema": 1, "adapter_digest": "{DIGEST}", "accuracy": NaN}}',
+        f'{{"schema": 1, "adapter_digest": "{DIGEST}", "more": 1}}',
+        '{"adapter": {}}',
+    ],
+)
+def test_a_file_that_holds_no_metrics_is_refused(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "metrics.json"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="no metrics of a version"):
+        read_metrics(path)
+
+
+def test_a_runs_report_gives_the_accuracy_of_its_federated_adapter(tmp_path: Path) -> None:
+    site = {"name": "north", "base": {"accuracy": 0.5}, "federated": {"accuracy": 0.75}}
+    unmeasured = {"name": "south", "base": {"accuracy": 0.5}, "federated": None}
+    report = {"adapter": {"digest": DIGEST}, "overall": {"federated": {"accuracy": 0.7}}, "sites": [site, unmeasured]}
+    path = tmp_path / "report.json"
+    path.write_text(json.dumps(report))
+    assert read_metrics(path) == measured(0.7, north=(0.5, 0.75))
