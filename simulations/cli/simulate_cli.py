@@ -18,6 +18,7 @@ from yoriai.errors import (
 from yoriai.simulations.cli.audit_cli import audit
 from yoriai.simulations.cli.bench_cli import bench
 from yoriai.simulations.cli.demo_cli import demo
+from yoriai.simulations.cli.evaluate_cli import evaluate
 from yoriai.simulations.cli.options import of_deployment, overrides
 from yoriai.simulations.cli.try_cli import try_federation
 from yoriai.terminal import say_while
@@ -101,6 +102,7 @@ def mount(app: typer.Typer, job: typer.Typer, federation: typer.Typer) -> None:
     app.command()(demo)
     app.command()(fetch)
     app.command()(report)
+    app.command()(evaluate)
     app.command()(audit)
     federation.command("try")(try_federation)
     job.command("init")(job_init)

@@ -12,7 +12,16 @@ from pydantic import JsonValue
 
 from yoriai.comparison import Verdict
 from yoriai.privacy.dp.wording import accountant_name, epsilon_text, terms
-from yoriai.simulations.report.claims import CLAIM_KINDS, LABELS, Metric, claims, main_metric, verdict
+from yoriai.simulations.report.claims import (
+    CLAIM_KINDS,
+    LABELS,
+    Metric,
+    claims,
+    main_metric,
+    overall_verdict,
+    site_verdict,
+    verdict,
+)
 from yoriai.simulations.report.figures import Drawing, draw
 from yoriai.simulations.report.report import PERSONAL, TRAININGS, Paired, Privacy, Report, Score
 from yoriai.simulations.report.scores import score_rows, shown_metrics
@@ -149,13 +158,13 @@ def _split_claim(sentence: str) -> tuple[str, str]:
 def _rows(report: Report, metric: Metric) -> list[dict[str, object]]:
     """One row a site, and the last for all."""
     rows = [
-        _row(site.name, (site.majority, site.base, site.federated), metric, site.paired)
+        _row(site.name, (site.majority, site.base, site.federated), metric, site_verdict(site, metric))
         | {"train": site.train_records, "test": site.test_records, "epsilon": site.epsilon}
         | {"up": site.bytes_up, "down": site.bytes_down, "seconds": site.seconds}
         for site in report.sites
     ]
     scores = (report.overall.get("majority"), report.overall["base"], report.overall.get("federated"))
-    whole = _row("All sites", scores, metric, report.paired)
+    whole = _row("All sites", scores, metric, overall_verdict(report, metric))
     whole |= {"epsilon": report.epsilon_spent, "seconds": report.seconds["total"]}
     whole |= {"train": sum(site.train_records for site in report.sites)}
     whole |= {"test": sum(site.test_records for site in report.sites)}
@@ -196,10 +205,9 @@ def _personal_row(
 
 
 def _row(
-    name: str, scores: tuple[Score | None, Score, Score | None], metric: Metric, paired: Paired | None
+    name: str, scores: tuple[Score | None, Score, Score | None], metric: Metric, outcome: Verdict
 ) -> dict[str, object]:
     majority, before, after = scores
-    outcome = verdict(before, after, paired)
     return {
         "name": name,
         "majority": score_text(majority, metric),
