@@ -96,7 +96,7 @@ def test_bad_name_is_refused(name: str) -> None:
     assert only_fault(f'schema = 1\nname = "{name}"\n').what.startswith("job.toml line 2: name")
 
 
-@pytest.mark.parametrize("table", ["gate", "kpi"])
+@pytest.mark.parametrize("table", ["gate"])
 def test_reserved_table_is_refused_as_such(table: str) -> None:
     fault = only_fault(f"{HEAD}[{table}]\nx = 1\n")
     assert str(fault) == f"job.toml line 3: {table} is reserved for a later version of Yoriai; remove it"

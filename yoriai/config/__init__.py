@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from yoriai.base_digest import of_weights
 from yoriai.config.by_task import BY_TASK
 from yoriai.config.faults import KeyPath, all_faults, dotted, faults_of, schema_fault, syntax_error
+from yoriai.config.kpi import KpiSection
 from yoriai.config.models import (
     DeadlinesSection,
     EvaluationSection,
@@ -45,6 +46,7 @@ __all__ = [
     "FederationSection",
     "HeadSection",
     "JobConfig",
+    "KpiSection",
     "LedgerSection",
     "LoraSection",
     "ModelSection",
@@ -79,7 +81,7 @@ __all__ = [
     "site_to_toml",
 ]
 
-RESERVED_TABLES = frozenset({"gate", "kpi"})
+RESERVED_TABLES = frozenset({"gate"})
 
 _File = TypeVar("_File", JobConfig, ServerConfig, SiteConfig)
 
@@ -194,8 +196,8 @@ def job_json_schema() -> dict[str, Any]:
 
 
 def job_digest(job: JobConfig, base_digest: str) -> str:
-    """SHA-256 (hex) over the base and every setting that bears on the result: not [speed], not [deadlines]."""
-    settings = job.model_dump(mode="json", by_alias=True, exclude={"speed", "deadlines"})
+    """SHA-256 (hex) over the base and every setting that bears on the result: not [speed], [deadlines] or [kpi]."""
+    settings = job.model_dump(mode="json", by_alias=True, exclude={"speed", "deadlines", "kpi"})
     if not job.trains_head:  # These bear on nothing then, and jobs of before they were there keep their digest.
         settings = {key: value for key, value in settings.items() if key not in ("head", "public")}
         settings["task"].pop("head")

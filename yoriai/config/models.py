@@ -13,6 +13,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from yoriai.config.kpi import KpiSection
 from yoriai.config.training import (
     BaseSection,
     HeadSection,
@@ -267,6 +268,7 @@ class JobConfig(Table):
     evaluation: EvaluationSection = Field(default_factory=EvaluationSection)
     personal: PersonalSection = Field(default_factory=PersonalSection)
     speed: SpeedSection = Field(default_factory=SpeedSection)
+    kpi: KpiSection = Field(default_factory=KpiSection, exclude_if=lambda kpi: kpi == KpiSection())
 
     @property
     def trains_head(self) -> bool:
