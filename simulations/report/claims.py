@@ -169,9 +169,9 @@ def _site_claims(report: Report, metric: Metric) -> list[str]:
     return sentences
 
 
-def _majority_claims(report: Report) -> list[str]:
-    """A model is worth something only above the answer that needs no model."""
-    below = [
+def below_majority(report: Report) -> list[str]:
+    """Sites where the model is not shown to be above the answer that needs no model."""
+    return [
         site.name
         for site in report.sites
         if site.majority is not None
@@ -180,6 +180,11 @@ def _majority_claims(report: Report) -> list[str]:
         and site.federated.interval is not None
         and site.federated.interval[0] <= site.majority.accuracy
     ]
+
+
+def _majority_claims(report: Report) -> list[str]:
+    """A model is worth something only above the answer that needs no model."""
+    below = below_majority(report)
     if not below:
         return []
     return [f"Not shown: an advantage over always giving the commonest label at {_listed(below)}."]
@@ -202,12 +207,12 @@ def _comparison_claims(report: Report, metric: Metric, federated: Score) -> list
     for training in _COMPARED:
         if (other := report.overall.get(training)) is not None:
             values = f"{LABELS[training]} {_shown(metric, other)}, federated {_shown(metric, federated)}"
-            sentences.append(f"Compared: {values}: {outcomes[_against(report, metric, training)]}.")
+            sentences.append(f"Compared: {values}: {outcomes[against_verdict(report, metric, training)]}.")
     return sentences
 
 
-def _against(report: Report, metric: Metric, training: str) -> Verdict:
-    """By the records whose answer changed, or the interval of the change; else by two intervals."""
+def against_verdict(report: Report, metric: Metric, training: str) -> Verdict:
+    """The federation against another training: by the records whose answer changed, or the change's interval."""
     compared = report.against.get(training)
     if compared is not None and metric.key == "accuracy" and compared.paired is not None:
         return sign_test(compared.paired.gained, compared.paired.lost)

@@ -1,4 +1,6 @@
-"""The report as one self-contained page for a manager and a data protection officer: no script, nothing fetched.
+"""The report as one self-contained page for manager, engineer and data protection officer: no script, nothing fetched.
+
+On paper it is two sheets: the manager's, and one with what was shown, the sites and the guarantee.
 
 Every text from a run (site names, reasons, notes) is escaped by the template engine; the page's own policy forbids
 scripts and outside resources as well, should one slip through.
@@ -23,21 +25,22 @@ from yoriai.simulations.report.claims import (
     verdict,
 )
 from yoriai.simulations.report.figures import Drawing, draw
+from yoriai.simulations.report.manager import manager_page
 from yoriai.simulations.report.report import PERSONAL, TRAININGS, Paired, Privacy, Report, Score
 from yoriai.simulations.report.scores import score_rows, shown_metrics
 
 PAGE_FILE = "report.html"
 
 
-def page_files(report: Report) -> list[tuple[str, bytes]]:
+def page_files(report: Report, language: str = "en") -> list[tuple[str, bytes]]:
     """`report.html` and `figures/<key>.png`, each as (path relative to the run's folder, content)."""
     drawings = draw(report)
-    page = render_html(report, drawings).encode()
+    page = render_html(report, drawings, language).encode()
     return [(PAGE_FILE, page), *((f"figures/{one.key}.png", one.png) for one in drawings)]
 
 
-def render_html(report: Report, drawings: tuple[Drawing, ...]) -> str:
-    """The page's text."""
+def render_html(report: Report, drawings: tuple[Drawing, ...], language: str = "en") -> str:
+    """The page's text; the manager's part is in the language, the rest in English."""
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -50,6 +53,7 @@ def render_html(report: Report, drawings: tuple[Drawing, ...]) -> str:
     return environment.from_string(template).render(
         report=report,
         metric=metric,
+        manager=manager_page(report, language),
         has_majority=metric.of(report.overall.get("majority")) is not None,
         has_counting="naive_bayes_own" in report.overall,
         has_intervals=report.overall["base"].interval is not None,
