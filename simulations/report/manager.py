@@ -191,7 +191,9 @@ def _span(figure: Figure) -> str:
 
 
 def _amount(value: float) -> str:
-    """Whole above a hundred, else two digits that count."""
+    """Whole above a hundred, else two digits that count; what is next to nothing is said to be below 0.01."""
+    if 0 < abs(value) < 0.01:
+        return "<0.01" if value > 0 else ">−0.01"
     text = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2g}"
     return text.replace("-", "−")
 
