@@ -96,12 +96,6 @@ def test_bad_name_is_refused(name: str) -> None:
     assert only_fault(f'schema = 1\nname = "{name}"\n').what.startswith("job.toml line 2: name")
 
 
-@pytest.mark.parametrize("table", ["kpi"])
-def test_reserved_table_is_refused_as_such(table: str) -> None:
-    fault = only_fault(f"{HEAD}[{table}]\nx = 1\n")
-    assert str(fault) == f"job.toml line 3: {table} is reserved for a later version of Yoriai; remove it"
-
-
 def test_missing_schema_is_refused_with_the_line_to_add() -> None:
     fault = only_fault('name = "trial"\n')
     assert fault.what == "job.toml line 1: schema is missing"

@@ -7,7 +7,9 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-Count = TypeVar("Count", int, float, NDArray[np.int64])
+from yoriai.client.model.per_record import PerRecord
+
+Count = TypeVar("Count", int, float, NDArray[np.int64], PerRecord)
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +26,7 @@ class Tally:
             adapter.
         target_bytes: UTF-8 bytes of the target tokens; 0 for classify.
         token_f1_sum, chrf_sum: over the responses generated, each between 0 and 1; None where none was.
+        per_record: the same record by record, in the order of the records; None where that was not kept.
     """
 
     records: int
@@ -36,6 +39,7 @@ class Tally:
     target_bytes: int = 0
     token_f1_sum: float | None = None
     chrf_sum: float | None = None
+    per_record: PerRecord | None = None
 
     def __add__(self, other: "Tally") -> "Tally":
         return Tally(
@@ -49,6 +53,7 @@ class Tally:
             target_bytes=self.target_bytes + other.target_bytes,
             token_f1_sum=_added(self.token_f1_sum, other.token_f1_sum),
             chrf_sum=_added(self.chrf_sum, other.chrf_sum),
+            per_record=_added(self.per_record, other.per_record),
         )
 
     def counts(self) -> dict[str, float | None]:
@@ -117,6 +122,8 @@ def majority_tally(train_labels: list[int], test_labels: list[int], label_count:
     confusion = np.zeros((label_count, label_count), np.int64)
     for label in test_labels:
         confusion[label, commonest] += 1
+    truth = np.array(test_labels, np.int64)
+    shares = np.exp(log_shares)
     return Tally(
         records=len(test_labels),
         loss_sum=float(-log_shares[test_labels].sum()) if test_labels else 0.0,
@@ -124,4 +131,7 @@ def majority_tally(train_labels: list[int], test_labels: list[int], label_count:
         correct=test_labels.count(commonest),
         answered=len(test_labels),
         confusion=confusion,
+        per_record=PerRecord.classified(
+            -log_shares[truth], truth, truth * 0 + commonest, shares[truth * 0 + commonest]
+        ),
     )

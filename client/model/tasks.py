@@ -21,6 +21,7 @@ from yoriai.client.model.factor_model import FactorModel
 from yoriai.client.model.head_model import TEMPERATURE
 from yoriai.client.model.lora import AdaptedModel
 from yoriai.client.model.measure import Tally
+from yoriai.client.model.per_record import PerRecord
 from yoriai.client.model.prepared import Batch
 from yoriai.client.records.control_tokens import TextEncoder, Tokenizer
 from yoriai.client.records.likeness import twins
@@ -110,6 +111,8 @@ def answers(logits: Tensor, labels: Tensor) -> Tally:
     """What answering the likeliest label counts. (B, L) and (B,)."""
     predicted, size = logits.argmax(1), logits.shape[1]
     confusion = torch.bincount(labels * size + predicted, minlength=size * size).reshape(size, size)
+    losses = functional.cross_entropy(logits, labels, reduction="none")
+    columns = (losses, labels, predicted, logits.softmax(1).amax(1))
     return Tally(
         records=len(predicted),
         loss_sum=float(functional.cross_entropy(logits, labels, reduction="sum")),
@@ -118,6 +121,7 @@ def answers(logits: Tensor, labels: Tensor) -> Tally:
         answered=len(predicted),
         hits=(predicted == labels).cpu().numpy(),
         confusion=confusion.cpu().numpy(),
+        per_record=PerRecord.classified(*(column.cpu().numpy() for column in columns)),
     )
 
 
@@ -145,12 +149,15 @@ class LanguageHead:
     def tally(self, hidden: Tensor, batch: Batch) -> Tally:
         """Loss a token, and the bytes that those tokens stand for."""
         token_losses, wanted = self._token_losses(hidden, batch), batch.targets > 0
-        targets = batch.token_ids.gather(1, batch.targets)[wanted].cpu()
+        targets = batch.token_ids.gather(1, batch.targets).cpu()
+        sizes = self._token_bytes[targets].where(wanted.cpu(), 0).sum(1)
+        columns = (token_losses.double().sum(1), wanted.sum(1), sizes)
         return Tally(
             records=len(batch.last),
             loss_sum=float(token_losses.sum()),
             loss_units=int(wanted.sum()),
-            target_bytes=int(self._token_bytes[targets].sum()),
+            target_bytes=int(sizes.sum()),
+            per_record=PerRecord.predicted(*(column.cpu().numpy() for column in columns)),
         )
 
     def _token_losses(self, hidden: Tensor, batch: Batch) -> Tensor:

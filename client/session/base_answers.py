@@ -5,6 +5,7 @@ with nothing in it: what a head of label vectors (`tasks.LabelHead`) says while 
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import reduce
 from operator import add
 
@@ -83,16 +84,23 @@ def base_tally(
             used.
         progress: called as (records done, records in all) before each batch.
     """
+    order = records.by_length(range(len(records)))
     words, states = LabelWords.untouched(model.base, task), _last_states(model, records)
     if states is not None:
-        order = records.by_length(range(len(records)))
-        return answers(words.of_states(states[order]), torch.tensor([records.examples[i].label for i in order]))
+        return _placed(
+            answers(words.of_states(states[order]), torch.tensor([records.examples[i].label for i in order])), order
+        )
     pieces = [Tally(records=0, loss_sum=0.0, loss_units=0)]
     for batch in records.batches(range(len(records)), physical_batch_size):
         if progress is not None:
             progress(sum(piece.records for piece in pieces), len(records))
         pieces.append(answers(words.logits(batch.token_ids, batch.last + 1), batch.labels))
-    return reduce(add, pieces[1:] or pieces)
+    return _placed(reduce(add, pieces[1:] or pieces), order)
+
+
+def _placed(tally: Tally, order: list[int]) -> Tally:
+    """With what was measured of each record in the order of the records."""
+    return tally if tally.per_record is None else replace(tally, per_record=tally.per_record.placed(order))
 
 
 def _last_states(model: FactorModel, records: PreparedRecords) -> Tensor | None:

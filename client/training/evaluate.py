@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import torch
 
 from yoriai.client.model.factor_model import FactorModel
@@ -46,6 +47,8 @@ def evaluate(
     total = pieces[0] if pieces else Tally(records=0, loss_sum=0.0, loss_units=0)
     for piece in pieces[1:]:
         total = total + piece
+    if total.per_record is not None:
+        total = replace(total, per_record=total.per_record.placed(records.by_length(range(len(records)))))
     if exact_match and isinstance(model, AdaptedModel):
         total = _with_answers(total, model, records, tell)
     return total
@@ -56,14 +59,21 @@ def _with_answers(
 ) -> Tally:
     """The counts with those of the responses that the loaded adapter gives."""
     sample = [example for example in records.examples if example.loss_mask.any()][:EXACT_MATCH_RECORDS]
-    exact, by_word, by_character = 0, 0.0, 0.0
+    exact, by_word, by_character = np.zeros(len(sample), np.bool_), 0.0, 0.0
     for done, example in enumerate(sample):
         tell(done, len(sample))
         found = answer(model, example)
-        exact += found.exact
+        exact[done] = found.exact
         by_word += token_f1(found.given, found.expected)
         by_character += chrf(found.given, found.expected)
-    return replace(total, correct=exact, answered=len(sample), token_f1_sum=by_word, chrf_sum=by_character)
+    return replace(
+        total,
+        correct=int(exact.sum()),
+        answered=len(sample),
+        hits=exact,
+        token_f1_sum=by_word,
+        chrf_sum=by_character,
+    )
 
 
 def _untold(_done: int, _total: int) -> None:

@@ -18,7 +18,9 @@ from yoriai.errors import (
 from yoriai.simulations.cli.audit_cli import audit
 from yoriai.simulations.cli.bench_cli import bench
 from yoriai.simulations.cli.demo_cli import demo
+from yoriai.simulations.cli.evaluate_cli import evaluate
 from yoriai.simulations.cli.options import of_deployment, overrides
+from yoriai.simulations.cli.poc_cli import poc
 from yoriai.simulations.cli.try_cli import try_federation
 from yoriai.terminal import say_while
 
@@ -101,6 +103,8 @@ def mount(app: typer.Typer, job: typer.Typer, federation: typer.Typer) -> None:
     app.command()(demo)
     app.command()(fetch)
     app.command()(report)
+    app.command()(evaluate)
+    app.command()(poc)
     app.command()(audit)
     federation.command("try")(try_federation)
     job.command("init")(job_init)
@@ -211,6 +215,9 @@ def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or its report.json.")],
     out: Annotated[Path | None, typer.Option("--out", help="Where to write; default: the run's folder.")] = None,
     samples: Samples = True,
+    language: Annotated[
+        str, typer.Option("--language", help="Of the page's part for the manager: en, ja or es.")
+    ] = "en",
 ) -> None:
     """Show the report of a run again, and write its page and figures again."""
     from yoriai.simulations.report.file import load_report, write_report
@@ -220,7 +227,7 @@ def report(
     if not samples:
         loaded = loaded.model_copy(update={"samples": ()})
     try:
-        files = write_report(loaded, out or place)
+        files = write_report(loaded, out or place, language)
     except CheckpointError as error:  # A run on a read-only disk, say, can be read all the same.
         print_report(loaded, _console, ())
         remedy = f"write it elsewhere: yoriai report {run} --out DIR"

@@ -1,11 +1,15 @@
-"""What a run may claim: a gain is said only where the test records show it (`yoriai.comparison`), and the rest too."""
+"""What a run may claim: a gain is said only where the test records show it, and the rest too.
+
+A share of right answers is judged by the exact sign test, or two intervals (`yoriai.comparison`); any other measure by
+the paired bootstrap interval of its change.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
 from yoriai.comparison import Verdict, apart, sign_test
-from yoriai.simulations.report.report import Paired, Report, Score
+from yoriai.simulations.report.report import Change, Paired, Report, Score, SiteReport
 
 # Name in the report, name for readers, whether more is better; the first that a score has is what is shown.
 _METRICS: Final = (
@@ -84,6 +88,27 @@ def verdict(before: Score | None, after: Score | None, paired: Paired | None = N
     return apart(before.interval, after.interval)
 
 
+def change_verdict(metric: Metric, change: Change | None) -> Verdict:
+    """Whether a change's 95 % interval holds zero ("open"), or which way it points; "unmeasured" without one."""
+    if change is None:
+        return "unmeasured"
+    if change.low <= 0 <= change.high:
+        return "open"
+    return "gain" if (change.low > 0) == metric.more_is_better else "loss"
+
+
+def site_verdict(site: SiteReport, metric: Metric) -> Verdict:
+    """Whether the federated adapter is shown to be better than the base at this site."""
+    found = verdict(site.base, site.federated, site.paired)
+    return change_verdict(metric, site.changes.get(metric.key)) if found == "unmeasured" else found
+
+
+def overall_verdict(report: Report, metric: Metric) -> Verdict:
+    """Likewise over all sites."""
+    found = verdict(report.overall["base"], report.overall.get("federated"), report.paired)
+    return change_verdict(metric, _against_base(report, metric)) if found == "unmeasured" else found
+
+
 def claims(report: Report) -> tuple[str, ...]:
     """Sentences that the run bears out: gains shown, gains not shown, and how the other trainings compare."""
     federated = report.overall.get("federated")
@@ -91,8 +116,8 @@ def claims(report: Report) -> tuple[str, ...]:
         return ("The run stopped before the federated adapter was evaluated, so nothing is claimed.",)
     metric = main_metric(report)
     sentences = [_overall_claim(report, metric, federated)]
+    sentences += _site_claims(report, metric)
     if federated.interval is not None:
-        sentences += _site_claims(report, metric)
         sentences += _majority_claims(report)
     sentences += _nearness_claims(report, federated)
     sentences += _comparison_claims(report, metric, federated)
@@ -103,7 +128,7 @@ def _overall_claim(report: Report, metric: Metric, after: Score) -> str:
     before = report.overall["base"]
     change = f"over all sites, {metric.label} goes from {_shown(metric, before)} to {_shown(metric, after)}"
     if after.interval is None:
-        return f"Measured: {change}; no interval is known for this measure, so no gain is claimed."
+        return _change_claim(metric, change, _against_base(report, metric))
     outcome = verdict(before, after, report.paired)
     if outcome == "open":
         return f"Not shown: {change}; {_how(report.paired)} cannot tell this from chance."
@@ -111,8 +136,24 @@ def _overall_claim(report: Report, metric: Metric, after: Score) -> str:
     return f"Shown: {change}{worse}; {_why(report.paired)}."
 
 
+def _against_base(report: Report, metric: Metric) -> Change | None:
+    compared = report.against.get("base")
+    return None if compared is None else compared.changes.get(metric.key)
+
+
+def _change_claim(metric: Metric, text: str, change: Change | None) -> str:
+    """Of a measure that is no share: judged by the paired interval of its change."""
+    if change is None:
+        return f"Measured: {text}; no interval is known, so no gain is claimed."
+    interval = f"the change is {change.change:+.3f} [{change.low:+.3f}, {change.high:+.3f}] (95 %, paired bootstrap)"
+    outcome = change_verdict(metric, change)
+    if outcome == "open":
+        return f"Not shown: {text}; {interval}, which may be none."
+    return f"Shown: {text}{'' if outcome == 'gain' else ', which is worse'}; {interval}."
+
+
 def _site_claims(report: Report, metric: Metric) -> list[str]:
-    outcomes = {site.name: verdict(site.base, site.federated, site.paired) for site in report.sites}
+    outcomes = {site.name: site_verdict(site, metric) for site in report.sites}
     sentences = []
     if gains := [name for name, outcome in outcomes.items() if outcome == "gain"]:
         sentences.append(f"Shown: a gain at {_listed(gains)}, each on its own test records.")
@@ -122,15 +163,15 @@ def _site_claims(report: Report, metric: Metric) -> list[str]:
         if outcomes[site.name] == "open" and site.federated is not None:
             sentences.append(
                 f"Not shown: at {site.name} ({site.test_records} test records) {metric.label} goes from "
-                f"{_shown(metric, site.base)} to {_shown(metric, site.federated)}; {_how(site.paired)} "
+                f"{_shown(metric, site.base)} to {_shown(metric, site.federated)}; {_site_how(site)} "
                 "cannot tell this from chance."
             )
     return sentences
 
 
-def _majority_claims(report: Report) -> list[str]:
-    """A model is worth something only above the answer that needs no model."""
-    below = [
+def below_majority(report: Report) -> list[str]:
+    """Sites where the model is not shown to be above the answer that needs no model."""
+    return [
         site.name
         for site in report.sites
         if site.majority is not None
@@ -139,6 +180,11 @@ def _majority_claims(report: Report) -> list[str]:
         and site.federated.interval is not None
         and site.federated.interval[0] <= site.majority.accuracy
     ]
+
+
+def _majority_claims(report: Report) -> list[str]:
+    """A model is worth something only above the answer that needs no model."""
+    below = below_majority(report)
     if not below:
         return []
     return [f"Not shown: an advantage over always giving the commonest label at {_listed(below)}."]
@@ -161,8 +207,18 @@ def _comparison_claims(report: Report, metric: Metric, federated: Score) -> list
     for training in _COMPARED:
         if (other := report.overall.get(training)) is not None:
             values = f"{LABELS[training]} {_shown(metric, other)}, federated {_shown(metric, federated)}"
-            sentences.append(f"Compared: {values}: {outcomes[verdict(other, federated)]}.")
+            sentences.append(f"Compared: {values}: {outcomes[against_verdict(report, metric, training)]}.")
     return sentences
+
+
+def against_verdict(report: Report, metric: Metric, training: str) -> Verdict:
+    """The federation against another training: by the records whose answer changed, or the change's interval."""
+    compared = report.against.get(training)
+    if compared is not None and metric.key == "accuracy" and compared.paired is not None:
+        return sign_test(compared.paired.gained, compared.paired.lost)
+    if compared is not None and metric.key in compared.changes:
+        return change_verdict(metric, compared.changes[metric.key])
+    return verdict(report.overall[training], report.overall.get("federated"))
 
 
 def _shown(metric: Metric, score: Score | None) -> str:
@@ -175,6 +231,11 @@ def _shown(metric: Metric, score: Score | None) -> str:
 
 def _how(paired: Paired | None) -> str:
     return "overlapping 95 % intervals" if paired is None else "the records whose answer changed"
+
+
+def _site_how(site: SiteReport) -> str:
+    judged_by_change = site.federated is not None and site.federated.interval is None
+    return "the 95 % interval of the change" if judged_by_change else _how(site.paired)
 
 
 def _why(paired: Paired | None) -> str:

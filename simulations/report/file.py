@@ -25,10 +25,13 @@ def report_json(report: Report) -> str:
     return json.dumps(report.model_dump(mode="json", by_alias=True), indent=2, ensure_ascii=False) + "\n"
 
 
-def write_report(report: Report, directory: Path) -> tuple[Path, ...]:
+def write_report(report: Report, directory: Path, language: str = "en") -> tuple[Path, ...]:
     """Write `report.json`, `report.html` and `figures/*.png` into a run's folder; returns their paths, in this order.
 
     `report.json` is written last: a run that has one is finished. Each file replaces its forerunner in one step.
+
+    Args:
+        language: of the page's part for the manager: en, ja or es.
 
     Raises:
         CheckpointError: a file cannot be written (no space, no permission).
@@ -37,7 +40,7 @@ def write_report(report: Report, directory: Path) -> tuple[Path, ...]:
     from yoriai.simulations.report.html import page_files
 
     directory = Path(directory)
-    pages = [write_run_file(directory / name, content) for name, content in page_files(report)]
+    pages = [write_run_file(directory / name, content) for name, content in page_files(report, language)]
     return (write_run_file(directory / REPORT_FILE, report_json(report).encode()), *pages)
 
 

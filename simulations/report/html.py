@@ -1,4 +1,6 @@
-"""The report as one self-contained page for a manager and a data protection officer: no script, nothing fetched.
+"""The report as one self-contained page for manager, engineer and data protection officer: no script, nothing fetched.
+
+On paper it is two sheets: the manager's, and one with what was shown, the sites and the guarantee.
 
 Every text from a run (site names, reasons, notes) is escaped by the template engine; the page's own policy forbids
 scripts and outside resources as well, should one slip through.
@@ -12,23 +14,33 @@ from pydantic import JsonValue
 
 from yoriai.comparison import Verdict
 from yoriai.privacy.dp.wording import accountant_name, epsilon_text, terms
-from yoriai.simulations.report.claims import CLAIM_KINDS, LABELS, Metric, claims, main_metric, verdict
+from yoriai.simulations.report.claims import (
+    CLAIM_KINDS,
+    LABELS,
+    Metric,
+    claims,
+    main_metric,
+    overall_verdict,
+    site_verdict,
+    verdict,
+)
 from yoriai.simulations.report.figures import Drawing, draw
+from yoriai.simulations.report.manager import manager_page
 from yoriai.simulations.report.report import PERSONAL, TRAININGS, Paired, Privacy, Report, Score
 from yoriai.simulations.report.scores import score_rows, shown_metrics
 
 PAGE_FILE = "report.html"
 
 
-def page_files(report: Report) -> list[tuple[str, bytes]]:
+def page_files(report: Report, language: str = "en") -> list[tuple[str, bytes]]:
     """`report.html` and `figures/<key>.png`, each as (path relative to the run's folder, content)."""
     drawings = draw(report)
-    page = render_html(report, drawings).encode()
+    page = render_html(report, drawings, language).encode()
     return [(PAGE_FILE, page), *((f"figures/{one.key}.png", one.png) for one in drawings)]
 
 
-def render_html(report: Report, drawings: tuple[Drawing, ...]) -> str:
-    """The page's text."""
+def render_html(report: Report, drawings: tuple[Drawing, ...], language: str = "en") -> str:
+    """The page's text; the manager's part is in the language, the rest in English."""
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -41,6 +53,7 @@ def render_html(report: Report, drawings: tuple[Drawing, ...]) -> str:
     return environment.from_string(template).render(
         report=report,
         metric=metric,
+        manager=manager_page(report, language),
         has_majority=metric.of(report.overall.get("majority")) is not None,
         has_counting="naive_bayes_own" in report.overall,
         has_intervals=report.overall["base"].interval is not None,
@@ -149,13 +162,13 @@ def _split_claim(sentence: str) -> tuple[str, str]:
 def _rows(report: Report, metric: Metric) -> list[dict[str, object]]:
     """One row a site, and the last for all."""
     rows = [
-        _row(site.name, (site.majority, site.base, site.federated), metric, site.paired)
+        _row(site.name, (site.majority, site.base, site.federated), metric, site_verdict(site, metric))
         | {"train": site.train_records, "test": site.test_records, "epsilon": site.epsilon}
         | {"up": site.bytes_up, "down": site.bytes_down, "seconds": site.seconds}
         for site in report.sites
     ]
     scores = (report.overall.get("majority"), report.overall["base"], report.overall.get("federated"))
-    whole = _row("All sites", scores, metric, report.paired)
+    whole = _row("All sites", scores, metric, overall_verdict(report, metric))
     whole |= {"epsilon": report.epsilon_spent, "seconds": report.seconds["total"]}
     whole |= {"train": sum(site.train_records for site in report.sites)}
     whole |= {"test": sum(site.test_records for site in report.sites)}
@@ -196,10 +209,9 @@ def _personal_row(
 
 
 def _row(
-    name: str, scores: tuple[Score | None, Score, Score | None], metric: Metric, paired: Paired | None
+    name: str, scores: tuple[Score | None, Score, Score | None], metric: Metric, outcome: Verdict
 ) -> dict[str, object]:
     majority, before, after = scores
-    outcome = verdict(before, after, paired)
     return {
         "name": name,
         "majority": score_text(majority, metric),

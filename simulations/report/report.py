@@ -78,6 +78,21 @@ class Paired(_Part):
     lost: Count = Field(description="Records right before and wrong after.")
 
 
+class Change(_Part):
+    """A measure of the federated adapter minus that of another model, on the same test records."""
+
+    change: float
+    low: float = Field(description="Lower end of the 95 % interval (paired bootstrap over records, within sites).")
+    high: float = Field(description="Its upper end.")
+
+
+class Compared(_Part):
+    """The federated adapter against another model, on the same test records of all sites."""
+
+    paired: Paired | None = Field(default=None, description="Labels that became right, and wrong; classify only.")
+    changes: dict[str, Change] = Field(description="By measure; empty below 20 records.")
+
+
 class Task(_Part):
     kind: Literal["lm", "instruct", "classify"]
     reason: str = Field(
@@ -180,6 +195,9 @@ class SiteReport(_Part):
     central: Score | None = Field(default=None, description="All records at one place, same epsilon.")
     central_no_privacy: Score | None = None
     paired: Paired | None = Field(default=None, description="Base against federated, on the same test records.")
+    changes: dict[str, Change] = Field(
+        default_factory=dict, description="Likewise, by measure, each with its interval; empty below 20 records."
+    )
     personal: Score | None = Field(default=None, description="The site's own adapter; null where it has none.")
     paired_personal: Paired | None = Field(
         default=None, description="Federated against personal, on the same test records."
@@ -282,6 +300,12 @@ class Report(_Part):
     )
     paired: Paired | None = Field(default=None, description="Base against federated, over all sites' test records.")
     paired_personal: Paired | None = Field(default=None, description="Federated against personal, likewise.")
+    against: dict[str, Compared] = Field(
+        default_factory=dict,
+        description="The federated adapter against each other training, over all sites; empty where it is not known "
+        "which record was which.",
+        json_schema_extra={"propertyNames": {"enum": list(TRAININGS)}},
+    )
     sites: tuple[SiteReport, ...] = Field(min_length=1)
     rounds: tuple[RoundReport, ...]
     seconds: dict[str, Amount] = Field(

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from yoriai.comparison import Verdict
 from yoriai.privacy.dp.wording import accountant_name, epsilon_text, terms
-from yoriai.simulations.report.claims import LABELS, Metric, claims, main_metric, verdict
+from yoriai.simulations.report.claims import LABELS, Metric, claims, main_metric, overall_verdict, site_verdict
 from yoriai.simulations.report.html import (
     headline,
     interval_text,
@@ -32,7 +32,7 @@ _CHANGE_STYLE: Final[dict[Verdict, str]] = {"gain": "green", "loss": "red", "ope
 _CHANGE_SIGN: Final[dict[Verdict, str]] = {"gain": " ", "loss": "!", "open": "?", "unmeasured": " "}
 _CLAIM_STYLE: Final = {"Shown": "bold green", "Not shown": "bold yellow"}
 # Rules under the heading and above the total, nothing else.
-_RULED: Final = box.Box("    \n    \n ── \n    \n ── \n ── \n    \n    \n")
+RULED: Final = box.Box("    \n    \n ── \n    \n ── \n ── \n    \n    \n")
 
 
 def print_report(report: Report, console: Console, files: Sequence[Path] = ()) -> None:
@@ -60,7 +60,7 @@ def print_report(report: Report, console: Console, files: Sequence[Path] = ()) -
 def site_table(report: Report, metric: Metric, *, width: int) -> Table:
     """One row a site and one for all; fits 80 columns."""
     roomy = width >= _ROOMY
-    table = Table(box=_RULED, padding=(0, 0, 0, 1 if roomy else 0), pad_edge=False, show_edge=False)
+    table = Table(box=RULED, padding=(0, 0, 0, 1 if roomy else 0), pad_edge=False, show_edge=False)
     # Only this column may wrap, so that a long name never costs a figure.
     table.add_column("site", overflow="fold", vertical="bottom")
     with_majority = metric.of(report.overall.get("majority")) is not None
@@ -83,7 +83,7 @@ def _site_cells(site: SiteReport, metric: Metric, *, with_majority: bool) -> lis
         *([score_text(site.majority, metric)] if with_majority else []),
         score_text(site.base, metric),
         score_text(site.federated, metric),
-        _change(site.base, site.federated, metric, verdict(site.base, site.federated, site.paired)),
+        _change(site.base, site.federated, metric, site_verdict(site, metric)),
         *_privacy_cells(site.epsilon, site.delta),
         size_text(site.bytes_up),
         size_text(site.bytes_down),
@@ -100,7 +100,7 @@ def _total_cells(report: Report, metric: Metric, *, with_majority: bool) -> list
         *([score_text(report.overall.get("majority"), metric)] if with_majority else []),
         score_text(base, metric),
         score_text(after, metric),
-        _change(base, after, metric, verdict(base, after, report.paired)),
+        _change(base, after, metric, overall_verdict(report, metric)),
         *_privacy_cells(report.epsilon_spent, report.privacy.delta if report.epsilon_spent is not None else None),
         size_text(sum(site.bytes_up for site in sites)),
         size_text(sum(site.bytes_down for site in sites)),
@@ -137,7 +137,7 @@ def _legend(report: Report, metric: Metric) -> str:
     if report.privacy.noise == "distributed":
         sites = f"{report.privacy.colluding} of a round's sites"
         text = f"{text}; the sites share the noise: it holds against the coordinator together with up to {sites}"
-    outcomes = [verdict(site.base, site.federated, site.paired) for site in report.sites]
+    outcomes = [site_verdict(site, metric) for site in report.sites]
     return f"{text}; ? = the test records do not show it to be more than chance" if "open" in outcomes else text
 
 
@@ -146,7 +146,7 @@ def score_table(report: Report) -> Table | None:
     rows = score_rows(report)
     if not rows:
         return None
-    table = Table(box=_RULED, padding=(0, 0, 0, 1), pad_edge=False, show_edge=False)
+    table = Table(box=RULED, padding=(0, 0, 0, 1), pad_edge=False, show_edge=False)
     table.add_column("site", overflow="fold", vertical="bottom")
     for metric in shown_metrics(report):
         table.add_column(metric.label, justify="right", no_wrap=True, vertical="bottom")
@@ -164,7 +164,7 @@ def personal_table(report: Report, metric: Metric) -> Table | None:
     rows = personal_rows(report, metric)
     if not rows:
         return None
-    table = Table(box=_RULED, padding=(0, 0, 0, 1), pad_edge=False, show_edge=False)
+    table = Table(box=RULED, padding=(0, 0, 0, 1), pad_edge=False, show_edge=False)
     table.add_column("site", overflow="fold", vertical="bottom")
     private = report.privacy.noise != "none"
     prices = [("eps job", "job"), ("eps own", "own"), ("eps both", "together")] if private else []
@@ -198,7 +198,7 @@ def comparison_table(report: Report, metric: Metric) -> Table | None:
     """All trainings over all sites' test records, if others than the federation were measured."""
     if not set(report.overall) - {"majority", "base", "federated", PERSONAL}:
         return None
-    table = Table(box=_RULED, padding=(0, 0, 0, 1), pad_edge=False, show_edge=False)
+    table = Table(box=RULED, padding=(0, 0, 0, 1), pad_edge=False, show_edge=False)
     table.add_column("compared over all sites")
     table.add_column(metric.label, justify="right")
     table.add_column("95 % interval", justify="right")

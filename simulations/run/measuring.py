@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from yoriai.client.model.measure import Tally, majority_tally
+from yoriai.client.model.per_record import PerRecord
 from yoriai.client.model.prepared import PreparedRecords
 from yoriai.client.records.records import SiteRecords
 from yoriai.client.session.base_answers import base_tally
@@ -205,13 +206,16 @@ def _tally_to(tally: Tally) -> dict[str, Any]:
         **tally.counts(),
         "confusion": None if tally.confusion is None else tally.confusion.tolist(),
         "hits": None if tally.hits is None else tally.hits.astype(int).tolist(),
+        "per_record": None if tally.per_record is None else tally.per_record.to_json(),
     }
 
 
 def _tally_from(values: dict[str, Any]) -> Tally:
     confusion, hits = values.pop("confusion"), values.pop("hits")
+    per_record = values.pop("per_record", None)  # Missing in a run of an earlier version.
     return Tally(
         **values,
         confusion=None if confusion is None else np.array(confusion, np.int64),
         hits=None if hits is None else np.array(hits, np.bool_),
+        per_record=None if per_record is None else PerRecord.from_json(per_record),
     )

@@ -31,6 +31,7 @@ from yoriai.simulations.report.report import (
 )
 from yoriai.simulations.run.experiment import Experiment, accountant_of, event_of, noise_multiplier
 from yoriai.simulations.run.measuring import Measurements, TestBench, paired, score, together
+from yoriai.simulations.run.pairing import against, changed
 from yoriai.simulations.run.personal_adapters import Personal
 from yoriai.simulations.run.simulated_federation import Outcome
 from yoriai.strategies.adapter import AdapterState
@@ -107,6 +108,7 @@ def build_report(
         overall=_overall(experiment, measured),
         paired=paired(_all(kept, "base"), _all(kept, "federated")),
         paired_personal=paired(_all(kept, "federated"), _all(kept, PERSONAL)) if PERSONAL in kept else None,
+        against=against(measured.bench, kept),
         sites=tuple(_site(experiment, outcome, measured, name) for name in sorted(experiment.roster().weights)),
         rounds=tuple(_round(record, experiment, outcome, measured) for record in outcome.checkpoint.rounds),
         seconds=_seconds(measured),
@@ -196,6 +198,7 @@ def _site(experiment: Experiment, outcome: Outcome, measured: Measured, name: st
         seconds=round(measured.site_seconds.get(name, 0.0), 3),
         majority=score(majorities[name], kind) if name in majorities else None,
         paired=paired(kept["base"].get(name), kept["federated"].get(name)),
+        changes=changed(kept["base"], kept["federated"], [name]),
         personal=None if own is None else score(own, kind),
         paired_personal=paired(kept["federated"].get(name), own),
         epsilon_personal=None if spent is None else spent.personal,

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yoriai.client.model.measure import Tally
+from yoriai.client.model.per_record import PerRecord
 from yoriai.client.records.words import words
 from yoriai.errors import RecordError
 from yoriai.simulations.scenarios.partition import Record, SiteRecords
@@ -74,15 +75,17 @@ def tally_of(scores: NDArray[np.float64], truth: NDArray[np.int64], training_rec
     smoothed = (training_records * shares + 1) / (training_records + size)
     confusion = np.zeros((size, size), np.int64)
     np.add.at(confusion, (truth, answers), 1)
-    hits = answers == truth
+    hits, rows = answers == truth, np.arange(len(truth))
+    losses = -np.log(smoothed[rows, truth])
     return Tally(
         records=len(truth),
-        loss_sum=float(-np.log(smoothed[np.arange(len(truth)), truth]).sum()),
+        loss_sum=float(losses.sum()),
         loss_units=len(truth),
         correct=int(hits.sum()),
         answered=len(truth),
         confusion=confusion,
         hits=hits,
+        per_record=PerRecord.classified(losses, truth, answers, smoothed[rows, answers]),
     )
 
 

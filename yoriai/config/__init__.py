@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from yoriai.base_digest import of_weights
 from yoriai.config.by_task import BY_TASK
 from yoriai.config.faults import KeyPath, all_faults, dotted, faults_of, schema_fault, syntax_error
+from yoriai.config.kpi import KpiSection
 from yoriai.config.models import (
     DeadlinesSection,
     EvaluationSection,
@@ -39,7 +40,6 @@ from yoriai.config.types import is_text_encoding
 from yoriai.errors import ConfigError, YoriaiError
 
 __all__ = [
-    "RESERVED_TABLES",
     "BaseSection",
     "DeadlinesSection",
     "EvaluationSection",
@@ -47,6 +47,7 @@ __all__ = [
     "GateSection",
     "HeadSection",
     "JobConfig",
+    "KpiSection",
     "LedgerSection",
     "LoraSection",
     "ModelSection",
@@ -81,7 +82,6 @@ __all__ = [
     "site_to_toml",
 ]
 
-RESERVED_TABLES = frozenset({"kpi"})
 
 _File = TypeVar("_File", JobConfig, ServerConfig, SiteConfig)
 
@@ -196,8 +196,8 @@ def job_json_schema() -> dict[str, Any]:
 
 
 def job_digest(job: JobConfig, base_digest: str) -> str:
-    """SHA-256 (hex) over the base and every setting that bears on the result: not [speed], [deadlines], [gate]."""
-    settings = job.model_dump(mode="json", by_alias=True, exclude={"speed", "deadlines", "gate"})
+    """SHA-256 (hex) over the base and all that bears on the result: not [speed], [deadlines], [gate] and [kpi]."""
+    settings = job.model_dump(mode="json", by_alias=True, exclude={"speed", "deadlines", "gate", "kpi"})
     # What bears on nothing is left out: jobs of before these settings were there keep their digest.
     if not job.is_conditioned:
         settings.pop("public")
@@ -236,7 +236,7 @@ def override(job: JobConfig, settings: Mapping[str, object]) -> JobConfig:
     try:
         return JobConfig.model_validate(data)
     except ValidationError as error:
-        faults = faults_of(error, JobConfig, lambda path: (0, f"setting {dotted(path)}"), RESERVED_TABLES)
+        faults = faults_of(error, JobConfig, lambda path: (0, f"setting {dotted(path)}"))
         raise all_faults("settings", faults) from None
 
 
@@ -264,8 +264,7 @@ def _parse(model: type[_File], text: str, source: str) -> _File:
     try:
         parsed = model.model_validate(data)
     except ValidationError as error:
-        reserved = RESERVED_TABLES if model is JobConfig else frozenset[str]()
-        faults += faults_of(error, model, file_place(source, text), reserved)
+        faults += faults_of(error, model, file_place(source, text))
     if faults:
         raise all_faults(source, faults)
     return parsed

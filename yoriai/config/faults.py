@@ -113,19 +113,16 @@ def all_faults(source: str, faults: Iterable[YoriaiError]) -> ConfigError:
     return ConfigError("\n  ".join([f"{source}: {len(every)} faults", *map(str, every)]), faults=every)
 
 
-def faults_of(
-    error: ValidationError, model: type[BaseModel], place: Place, reserved: frozenset[str] = frozenset()
-) -> list[YoriaiError]:
+def faults_of(error: ValidationError, model: type[BaseModel], place: Place) -> list[YoriaiError]:
     """Each of pydantic's complaints about `model` as a fault, in the order of their places.
 
     Args:
         error: what validating a `model` raised.
         model: the model of the whole file.
         place: where a setting stands.
-        reserved: names of tables that only a later version knows.
     """
     complaints = sorted(error.errors(include_url=False), key=lambda details: place(details["loc"])[0])
-    return [_fault(details, model, place(details["loc"])[1], reserved) for details in complaints]
+    return [_fault(details, model, place(details["loc"])[1]) for details in complaints]
 
 
 def schema_fault(where: str, *, found: str = "") -> YoriaiError:
@@ -136,11 +133,9 @@ def schema_fault(where: str, *, found: str = "") -> YoriaiError:
     return ConfigError(f"{where}: this Yoriai reads schema 1", found=found, remedy=remedy)
 
 
-def _fault(details: ErrorDetails, model: type[BaseModel], where: str, reserved: frozenset[str]) -> YoriaiError:
+def _fault(details: ErrorDetails, model: type[BaseModel], where: str) -> YoriaiError:
     path, found = details["loc"], _shown(details["input"])
     if details["type"] == "extra_forbidden":
-        if len(path) == 1 and path[0] in reserved:
-            return ConfigError(f"{where} is reserved for a later version of Yoriai", remedy="remove it")
         return _unknown(path, model, where, details["input"])
     if path == ("schema",):
         return schema_fault(where, found=found)

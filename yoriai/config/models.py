@@ -13,6 +13,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from yoriai.config.kpi import KpiSection
 from yoriai.config.training import (
     BaseSection,
     HeadSection,
@@ -296,6 +297,7 @@ class JobConfig(Table):
     personal: PersonalSection = Field(default_factory=PersonalSection)
     speed: SpeedSection = Field(default_factory=SpeedSection)
     gate: GateSection = Field(default_factory=GateSection, exclude_if=lambda gate: gate == GateSection())
+    kpi: KpiSection = Field(default_factory=KpiSection, exclude_if=lambda kpi: kpi == KpiSection())
 
     @property
     def trains_head(self) -> bool:

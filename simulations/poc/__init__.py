@@ -1,0 +1,1 @@
+"""A proof of concept for one site: are its records fit, is a trial better than nothing, what would joining add."""

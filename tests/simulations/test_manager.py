@@ -1,0 +1,152 @@
+"""The report's first page: its decision, its figures, three languages; and the whole page in a real browser."""
+
+import re
+import shutil
+import string
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.commands import yoriai
+from tests.simulations.report_fixture import ALL_KINDS, KIND_NAMES, changed, example_report, interrupted_report
+from yoriai.errors import ConfigError
+from yoriai.simulations.report.claims import main_metric
+from yoriai.simulations.report.file import write_report
+from yoriai.simulations.report.manager import decide, manager_page
+from yoriai.simulations.report.phrases import LANGUAGES, phrases
+from yoriai.simulations.report.report import Change, Compared, Paired, Report
+
+KPI = {"tasks_per_month": 1000.0, "task_seconds": 90.0, "error_cost": 12.0, "wage": 40.0, "machine_hour_price": 3.0}
+
+
+def _places(text: str) -> set[str]:
+    return {name for _, name, _, _ in string.Formatter().parse(text) if name}
+
+
+def _reckoned(low: float = 0.2, high: float = 0.4) -> Report:
+    """The example with figures in money, shown against the base and open against each site alone."""
+    report = example_report()
+    gain, none = Change(change=(low + high) / 2, low=low, high=high), Change(change=0.05, low=-0.01, high=0.1)
+    against = {
+        "base": Compared(paired=Paired(gained=158, lost=29), changes={"accuracy": gain}),
+        "local": Compared(paired=Paired(gained=60, lost=50), changes={"accuracy": none}),
+    }
+    return report.model_copy(update={"job": report.job | {"kpi": KPI}, "against": against})
+
+
+def _decided(report: Report) -> str:
+    return decide(report, main_metric(report))[0]
+
+
+def test_every_language_says_the_same_things() -> None:
+    english = phrases("en")
+    for language in LANGUAGES:
+        other = phrases(language)
+        assert other.keys() == english.keys()
+        missing = {key for key in english if _places(other[key]) - _places(english[key])}
+        assert not missing
+        figures = {"value", "low", "high", "epsilon", "delta", "before", "cost", "months", "wrong"}
+        assert all(_places(other[key]) & figures == _places(english[key]) & figures for key in english)
+
+
+def test_another_language_is_refused_with_those_that_there_are() -> None:
+    with pytest.raises(ConfigError, match="en, ja, es"):
+        phrases("fr")
+
+
+def test_a_gain_that_is_shown_and_nowhere_a_loss_goes_on() -> None:
+    assert _decided(example_report()) == "go"
+
+
+def test_a_site_that_is_shown_to_lose_is_left_out() -> None:
+    sites = [site.model_dump(by_alias=True) for site in example_report().sites]
+    sites[1]["paired"] = {"gained": 0, "lost": 9}
+    assert decide(changed(example_report(), sites=sites), main_metric(example_report())) == ("go_some", ("B",))
+
+
+@pytest.mark.parametrize(("gained", "lost", "key"), [(9, 8, "wait"), (0, 9, "stop")])
+def test_what_is_open_waits_and_a_loss_stops(gained: int, lost: int, key: str) -> None:
+    assert _decided(changed(example_report(), paired={"gained": gained, "lost": lost})) == key
+
+
+def test_without_privacy_or_a_measurement_nothing_goes_live() -> None:
+    assert _decided(example_report(noise=False)) == "compare_only"
+    assert _decided(interrupted_report()) == "unmeasured"
+
+
+def test_money_stands_with_its_range_and_is_not_claimed_where_that_holds_zero() -> None:
+    first, alone, training = manager_page(_reckoned()).money
+    assert "3,900 EUR a month (95 % range 2,600 to 5,200)" in first
+    assert alone.startswith("Against each site alone no saving is shown")
+    assert "95 % range" in training
+    open_one = manager_page(_reckoned(-0.1, 0.4)).money
+    assert open_one[0].startswith("Against the model before no saving is shown")
+    assert "paid back" not in " ".join(open_one)
+
+
+def test_a_loss_is_called_one() -> None:
+    assert "it costs" in manager_page(_reckoned(-0.4, -0.2)).money[0]
+
+
+def test_what_could_go_wrong_names_what_is_known() -> None:
+    risks = " ".join(manager_page(_reckoned()).risks)
+    assert "45 of a hundred" in risks
+    assert "not shown that training together beats each site alone" in risks
+    assert "A: too few test records" in risks
+    assert "Secure aggregation was off" in risks
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("report", ALL_KINDS, ids=KIND_NAMES)
+def test_every_kind_of_report_has_a_first_page_in_every_language(report: Report, language: str) -> None:
+    page = manager_page(report, language)
+    texts = (page.decision, page.figure_text, page.interval, *page.money, page.privacy, *page.risks)
+    assert not any(re.search(r"[{}]", text) for text in texts)
+
+
+def test_the_command_writes_the_page_in_a_language(tmp_path: Path) -> None:
+    write_report(_reckoned(), tmp_path)
+    done = yoriai("report", tmp_path, "--language", "ja")
+    assert done.code == 0
+    assert "管理者の方へ" in (tmp_path / "report.html").read_text()
+    assert yoriai("report", tmp_path, "--language", "xx").code == 2
+
+
+# In a real browser -------------------------------------
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+in_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: apt-get install chromium")
+
+
+def _chromium(page: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]
+    profile = f"--user-data-dir={page.parent / 'profile'}"
+    command += [profile, "--enable-logging=stderr", "--v=0", *options, page.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+
+
+@in_browser
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_page_prints_on_two_sheets(tmp_path: Path, language: str) -> None:
+    write_report(_reckoned(), tmp_path, language)
+    printed = tmp_path / "report.pdf"
+    _chromium(tmp_path / "report.html", "--no-pdf-header-footer", f"--print-to-pdf={printed}")
+    assert len(re.findall(rb"/Type\s*/Page\b(?!s)", printed.read_bytes())) == 2
+
+
+@in_browser
+def test_the_browser_has_nothing_to_complain_of_and_shows_the_decision(tmp_path: Path) -> None:
+    write_report(_reckoned(), tmp_path)
+    done = _chromium(tmp_path / "report.html", "--dump-dom")
+    assert "Go on to a pilot" in done.stdout
+    assert "CONSOLE" not in done.stderr
+
+
+@in_browser
+def test_the_browser_complains_of_a_page_that_asks_for_something_outside(tmp_path: Path) -> None:
+    """So the test above would see it: the page's own policy refuses, and says so on the console."""
+    write_report(_reckoned(), tmp_path)
+    page = tmp_path / "report.html"
+    page.write_text(page.read_text().replace("</body>", '<img src="https://example.org/a.png"></body>'))
+    assert "CONSOLE" in _chromium(page, "--dump-dom").stderr
