@@ -170,7 +170,9 @@ def refuse_second(folder: SiteFolder) -> None:
 
 
 def _second(folder: SiteFolder) -> ConfigError:
-    return ConfigError(f"{folder.settings} exists", remedy="change it with an editor, or name another folder")
+    return ConfigError(
+        f"{folder.settings} exists", remedy="change it with an editor and add --renew, or name another folder"
+    )
 
 
 def same_disk(one: Path, other: Path) -> bool:
