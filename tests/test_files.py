@@ -68,3 +68,22 @@ def test_a_private_folder_that_is_open_to_others_is_refused(tmp_path: Path) -> N
 def test_a_folder_in_place_of_a_carried_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"the roster .* cannot be read"):
         read_carried(tmp_path, "the roster")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can write for another user")
+def test_what_root_writes_for_a_folders_owner_is_theirs_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server at work reads its roster at any moment: for none of them may it be root's."""
+    os.chown(tmp_path, 4242, 4242)
+    owners = []
+    renamed = Path.replace
+
+    def replace(self: Path, target: Path) -> Path:
+        owners.append((self.stat().st_uid, self.stat().st_gid))
+        return renamed(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    write_atomically(tmp_path / "roster", b"new", mode=PRIVATE, is_folders=True)
+    write_atomically(tmp_path / "other", b"new", mode=PRIVATE)
+    assert owners == [(4242, 4242), (0, os.getegid())]

@@ -5,10 +5,11 @@ import json
 import logging
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from yoriai.system.log import EventLog, take_over_libraries
+from yoriai.system.log import EventLog, LogFile, take_over_libraries
 
 
 @pytest.fixture
@@ -66,3 +67,20 @@ def test_what_libraries_say_is_logged_by_its_place_without_its_text() -> None:
     events = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert [event["place"].partition(":")[0] for event in events] == ["a.package", "py.warnings"]
     assert "swordfish" not in stream.getvalue() + own.getvalue()
+
+
+def test_a_log_file_begins_again_at_its_limit_and_keeps_one_older_file(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    log = EventLog(LogFile(path, limit_bytes=300), as_json=True)
+    for number in range(40):
+        log.event("round", round=number)
+    kept = [json.loads(line)["round"] for place in (path.with_name("log.jsonl.1"), path) for line in place.open()]
+    assert kept == list(range(kept[0], 40))
+    assert max(place.stat().st_size for place in tmp_path.iterdir()) <= 300
+    assert sorted(place.name for place in tmp_path.iterdir()) == ["log.jsonl", "log.jsonl.1"]
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_log_file_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
+    EventLog(LogFile(tmp_path / "none" / "log.jsonl")).event("round", round=1)
+    assert not (tmp_path / "none").exists()

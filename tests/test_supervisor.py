@@ -213,3 +213,12 @@ def test_a_child_runs_as_the_user_it_was_given(keep: Keep, tmp_path: Path) -> No
 def test_a_user_that_is_not_there_is_refused() -> None:
     with pytest.raises(ConfigError, match="no such user"):
         Supervisor("c", [SHELL], environment={}, log=EventLog(io.StringIO()), run_as=4_000_000)
+
+
+def test_what_a_process_says_is_kept_without_colours_and_bars(tmp_path: Path) -> None:
+    receiving, sending = os.pipe()
+    os.write(sending, b"\x1b[92mINFO \x1b[0m: up\r\n 10%|#   |\r 90%|### |\r\x1b[2K\x1b[1Adone\n")
+    os.close(sending)
+    with open(receiving, "rb", buffering=0) as stream:
+        OutputFile(tmp_path / "log").take(stream)
+    assert (tmp_path / "log").read_bytes() == b"INFO : up\n 10%|#   |\n 90%|### |\ndone\n"

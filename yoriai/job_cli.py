@@ -85,18 +85,26 @@ def status(
     print_job(view, _console)
 
 
-def list_jobs(server: Server, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """List every job of a server in the order of submission: its run, phase and rounds, and its last error."""
+def list_jobs(
+    server: Server,
+    every: Annotated[bool, typer.Option("--all", help="Also cancelled and ended ones.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List a server's jobs in the order of submission: run, phase and rounds, and the last error."""
     from yoriai.server.service.status import job_view
 
-    views = [job_view(job) for job in _store(server).jobs()]
+    states = _store(server).states()
+    kept = [job for job, state in states.items() if every or as_json or state.phase not in ("cancelled", "ended")]
+    views = [job_view(job) for job in kept]
     if as_json:
         typer.echo(json.dumps({"schema": 1, "jobs": views}, indent=1))
         return
     for view in views:
         error = f"; {view['error']}" if view["error"] else ""
         say(f"{view['run']}  {view['phase']}, {view['rounds_done']} of {view['rounds']} rounds{error}")
-    if not views:
+    if len(kept) < len(states):
+        say(f"{len(states) - len(kept)} cancelled or ended: --all shows them")
+    if not states:
         say("no job was submitted yet")
 
 
@@ -143,7 +151,7 @@ def cancel(server: Server, run: Run = "") -> None:
 
 def _prepared(path: Path) -> "PreparedJob":
     """The job of a file: one that was prepared, or a job file that is prepared now."""
-    from yoriai.prepared_job import read_prepared
+    from yoriai.prepared_job import check_complete, not_in_deployments, read_prepared
     from yoriai.system.files import read_carried
 
     if path.suffix != ".toml":
@@ -151,6 +159,9 @@ def _prepared(path: Path) -> "PreparedJob":
     from yoriai.config import load_job
 
     job = load_job(path)
+    check_complete(job)  # Before libraries and base are loaded, which takes long.
+    for line in not_in_deployments(job):
+        say(line)
     with say_while("loading the base model, for the job's first adapter"):
         from yoriai.client.session.prepare import prepare as made
 

@@ -64,3 +64,28 @@ def read_prepared(data: bytes) -> PreparedJob:
             "the prepared job was made by another version of Yoriai", remedy="make it anew: yoriai job prepare JOB.toml"
         ) from None
     return PreparedJob(job, message.base_digest, message.payload, message.noise_multiplier)
+
+
+def check_complete(job: JobConfig) -> None:
+    """Raise ConfigError if task kind or labels are left to the records."""
+    if job.task.kind == "auto":
+        raise ConfigError(
+            "task.kind = auto looks at the records, and a server has none",
+            expected="lm, instruct or classify",
+            remedy="say what the sites' records teach",
+        )
+    if job.task.kind == "classify" and not job.task.labels:
+        raise ConfigError(
+            "task.labels is empty, and a server has no records to find labels in",
+            remedy="list every label, in the order that all sites shall have",
+        )
+
+
+def not_in_deployments(job: JobConfig) -> list[str]:
+    """Lines on settings that the job names and that a server leaves out of account."""
+    if "every" in job.evaluation.model_fields_set and job.evaluation.every:
+        return [
+            f"note: evaluation.every = {job.evaluation.every} counts in simulations alone; of a job on a server each "
+            "site measures the last adapter, for itself"
+        ]
+    return []

@@ -1,6 +1,7 @@
 """The command `site check`: everything that can be tried without training, as a table of ticks and crosses."""
 
 import json
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -30,20 +31,30 @@ def check(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The site's folder.", show_default=False)],
     quick: Annotated[bool, typer.Option("--quick", help="Leave out the base model, which takes longest.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    own: Annotated[bool, typer.Option("--own", hidden=True, help="Only what is the daemon's, as its user.")] = False,
 ) -> None:
     """Try everything that can be tried without training. Exit code 2: there is a cross.
 
-    Nothing is spent, and nothing about the records is sent. Root sees everything; other users see what is theirs.
+    Nothing is spent, and nothing about the records is sent. Root sees everything, and has the daemon's user look at
+    what is the daemon's, in the daemon's environment; other users see what is theirs.
     """
     from yoriai.client.cli.check_rows import passes
-    from yoriai.client.cli.site_check import check_site
+    from yoriai.client.cli.own_check import asked_of_daemons_user
+    from yoriai.client.cli.site_check import check_site, own_rows
+    from yoriai.client.folder.daemon_environment import take_own_cache
     from yoriai.client.folder.site_folder import SiteFolder
 
     if not folder.is_dir():
         raise ConfigError(f"there is no site folder {folder}", remedy="correct the path")
+    site, at, base_of = SiteFolder(folder.resolve()), datetime.now(UTC), None if quick else _load
     rows: list[Row] = []
+    if site.path.stat().st_uid == os.geteuid():
+        take_own_cache(site)
     with say_while("checking") as now:
-        looked = check_site(SiteFolder(folder.resolve()), now=datetime.now(UTC), base_of=None if quick else _load)
+        if own:
+            looked = own_rows(site, site.config(), now=at, base_of=base_of)
+        else:
+            looked = check_site(site, now=at, base_of=base_of, own=asked_of_daemons_user(site, quick=quick))
         for row in looked:
             rows.append(row)
             now(f"checking; {row.what} is done")

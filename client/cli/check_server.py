@@ -5,6 +5,7 @@ takes: straight, or through the proxy by the method CONNECT.
 """
 
 import http.client
+import os
 import ssl
 import time
 from collections.abc import Iterator
@@ -28,6 +29,9 @@ _TIMEOUT_S = 15.0
 # Flower's node authentication takes a time stamp from 5 s ahead of the server's clock to 305 s behind it.
 _AHEAD_S, _BEHIND_S = 4.0, 60.0
 _NOTED_S = 2.0
+# Of OpenSSL: a certificate that does not hold yet, or no more; and that its time is not looked at.
+_OF_TIME = (9, 10)
+_AT_ANY_TIME = 0x200000
 _GATEWAY = (502, 503, 504)
 _FOUND = 404
 
@@ -41,11 +45,13 @@ class Answer:
         certificate: the server's, DER.
         ahead_s: by how much this machine's clock is ahead of the server's, within half a second; None if it named no
             time.
+        out_of_time: in what way the certificate does not hold now, by this machine's clock; empty if it does.
     """
 
     status: int
     certificate: bytes
     ahead_s: float | None
+    out_of_time: str = ""
 
 
 def server_rows(site: SiteFolder, server: ServerSection, now: datetime) -> Iterator[Row]:
@@ -54,9 +60,8 @@ def server_rows(site: SiteFolder, server: ServerSection, now: datetime) -> Itera
         remedy = f"set server.address in {site.settings} once the coordinator has named it"
         yield Row("server", "warn", "none is set; the site takes part in no deployment", remedy)
         return
-    ca = looked_at("server's CA", lambda: check_ca(site, now))
-    yield ca
-    if ca.mark == "fail":
+    yield looked_at("server's CA", lambda: check_ca(site, now))
+    if not os.access(site.server_ca, os.R_OK):
         return
     answers: list[Answer] = []
 
@@ -80,8 +85,11 @@ def check_ca(site: SiteFolder, now: datetime) -> Row:
 
 
 def check_reached(server: ServerSection, answer: Answer) -> Row:
-    """Something answers behind the server's door."""
+    """Something answers behind the server's door, with a certificate that holds at this machine's time."""
     way = f"{server.address} through {server.proxy}" if server.proxy else server.address
+    if answer.out_of_time:
+        found = f"{way}: by this machine's clock {answer.out_of_time}"
+        return Row("server", "fail", found, "tell the coordinator: `yoriai server init DIR --renew`")
     if answer.status in _GATEWAY:
         remedy = "tell the coordinator: the SuperLink behind the server's proxy does not run"
         return Row("server", "warn", f"{way} answers {answer.status}", remedy)
@@ -116,16 +124,20 @@ def check_closed(answer: Answer) -> Row:
     return Row("server's door", "ok", "only /v1/fleet is shown")
 
 
-def ask(server: ServerSection, ca: str, path: str) -> Answer:
-    """One request.
+def ask(server: ServerSection, ca: str, path: str, *, out_of_time: str = "") -> Answer:
+    """One request; a second one, whatever the time, where the certificate is at fault in nothing but that.
 
     Args:
         ca: PEM file of the CA that the server's certificate must be of.
+        out_of_time: what the first one said of the certificate's time; empty for the first.
 
     Raises:
         ServerError: nobody can be reached there, or who is there is not the server.
     """
-    connection = _connection(server, ssl.create_default_context(cafile=ca))
+    context = ssl.create_default_context(cafile=ca)
+    if out_of_time:
+        context.verify_flags |= _AT_ANY_TIME
+    connection = _connection(server, context)
     with closing(connection):
         try:
             connection.connect()
@@ -136,6 +148,8 @@ def ask(server: ServerSection, ca: str, path: str) -> Answer:
             middle = (before + time.time()) / 2
             # Nobody needs the body, and whoever sends it may go on for ever.
         except ssl.SSLCertVerificationError as error:
+            if error.verify_code in _OF_TIME and not out_of_time:
+                return ask(server, ca, path, out_of_time=error.verify_message)
             raise ServerError(
                 f"the certificate of {server.address} is not the server's",
                 found=error.verify_message,
@@ -144,7 +158,7 @@ def ask(server: ServerSection, ca: str, path: str) -> Answer:
             ) from None
         except (OSError, http.client.HTTPException) as error:
             raise _unreachable(server, error) from None
-    return Answer(response.status, certificate or b"", _ahead(response.getheader("Date"), middle))
+    return Answer(response.status, certificate or b"", _ahead(response.getheader("Date"), middle), out_of_time)
 
 
 def _connection(server: ServerSection, context: ssl.SSLContext) -> http.client.HTTPSConnection:

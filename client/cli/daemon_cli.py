@@ -6,6 +6,7 @@ import os
 import pwd
 import sys
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -67,6 +68,7 @@ def start(
     """
     from yoriai.client.daemon.daemon import run
     from yoriai.client.daemon.daemon_config import config_in
+    from yoriai.client.folder.daemon_environment import take_own_cache
     from yoriai.client.folder.site_folder import SiteFolder
     from yoriai.client.node import site_start as starting
     from yoriai.client.node.node import check_ready, keep_node
@@ -88,6 +90,7 @@ def start(
     )
     if only == "daemon" or not config.site.server.address:
         starting.refuse_foreign(site)
+        take_own_cache(site)
         run(config, log, _open_site)
         return
     users = starting.users_of(site, node_user)
@@ -113,23 +116,25 @@ def stop(
 
 
 def status(folder: _Folder, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Show what the site is at: its daemon's job, last error and budget, and its SuperNode.
+    """Show what the site is at: its daemon's job, last error and budget, its membership, and its SuperNode.
 
     Exit code 4: the daemon is not to be reached.
     """
+    from yoriai.client.cli.membership import membership_of
     from yoriai.client.daemon.daemon_client import DaemonClient
     from yoriai.client.daemon.daemon_config import socket_in
+    from yoriai.client.folder.site_folder import SiteFolder
     from yoriai.client.node.node import node_state
 
     client, node = DaemonClient(socket_in(folder)), node_state(folder)
+    both = {"membership": membership_of(SiteFolder(folder.resolve()), datetime.now(UTC)), "node": node}
     try:
-        found = {"reachable": True, **client.hello(), **client.health(), "node": node}
+        found = {"reachable": True, **client.hello(), **client.health(), **both}
     except DaemonError as error:
         if not as_json:
-            if node["reachable"]:
-                _print_status({"node": node})
+            _print_status(both)
             raise
-        typer.echo(json.dumps({"schema": 1, "reachable": False, "reason": str(error), "node": node}, indent=1))
+        typer.echo(json.dumps({"schema": 1, "reachable": False, "reason": str(error), **both}, indent=1))
         raise typer.Exit(error.exit_code) from None
     if as_json:
         typer.echo(json.dumps({"schema": 1, **found}, indent=1))
@@ -148,6 +153,7 @@ def _print_status(found: Mapping[str, Any]) -> None:
         "job": f"{found['job']}, round {found['round']}" if found.get("job") else None,
         "budget": f"epsilon {epsilon_text(budget['left'])} of {budget['epsilon_budget']:g} is left" if budget else None,
         "last error": found.get("last_error"),
+        "membership": found["membership"],
         "node": _node_in_words(found["node"]),
     }
     for key, value in rows.items():
@@ -159,8 +165,13 @@ def _print_status(found: Mapping[str, Any]) -> None:
 def _node_in_words(node: Mapping[str, Any]) -> str:
     if not node["reachable"]:
         return str(node["reason"])
+    if node.get("waits"):
+        return f"down since {node['since']}, until the site's daemon is ready: its log says why it is not"
     state = f"running as process {node['pid']}" if node["running"] else "not running, will be started again"
-    return f"{state} since {node['since']}, restarts: {node['restarts']}, for {node['server']}"
+    text = f"{state} since {node['since']}, restarts: {node['restarts']}, for {node['server']}"
+    if node.get("accepted"):
+        return f"{text}, which has taken it"
+    return text + (f"; the server: {node['server_says']}" if node.get("server_says") else "")
 
 
 def _allow_same(site: "SiteFolder", users: "Users", log: "EventLog", *, same_user: bool) -> None:

@@ -23,6 +23,7 @@ _Run = Annotated[
     str,
     typer.Argument(metavar="RUN", help="The run: its id, the beginning of it, or its job's name.", show_default=False),
 ]
+_Reason = Annotated[str, typer.Option("--reason", help="Why; kept with your name, for good.")]
 
 
 def mount(site: typer.Typer) -> None:
@@ -31,6 +32,7 @@ def mount(site: typer.Typer) -> None:
     site.command("approve")(approve)
     site.command("refuse")(refuse)
     site.command("release")(release)
+    site.command("decisions")(decisions)
 
 
 def jobs(
@@ -38,31 +40,61 @@ def jobs(
     run: Annotated[
         str | None, typer.Argument(metavar="[RUN]", help="Show all terms of this run.", show_default=False)
     ] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="Also those that ended without an adapter, or are offered no more.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the jobs that this site was offered: what each asks for, what was decided, and what came of it here."""
     from yoriai.client.cli.jobs_table import job_views, jobs_json, print_jobs
     from yoriai.client.cli.jobs_terms import budget_of
     from yoriai.client.cli.room import room_for
+    from yoriai.client.offer.job_entry import is_current
 
     site, book = _opened(folder)
     entries = book.entries() if run is None else [book.find(run)]
+    everything, now = every or as_json or run is not None, time.time()
+    kept = [entry for entry in entries if everything or is_current(entry, now)]
+    left_out, entries = len(entries) - len(kept), kept
     views = job_views(entries, site.adapters, lambda terms: room_for(site, terms))
     if as_json:
         typer.echo(json.dumps(jobs_json(views, budget_of(site)), indent=1))
     elif run is None:
         print_jobs(views, budget_of(site), _console)
+        if left_out:
+            say(f"{left_out} more that ended without an adapter, or are offered no more: --all shows them")
     else:
         _show(site, entries[0])
+
+
+def decisions(folder: _Folder, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Show every decision about jobs and budget at this site: when, what, by whom and why."""
+    from dataclasses import asdict
+
+    from yoriai.client.cli.jobs_terms import day_of, printable
+    from yoriai.client.offer.decision_log import DecisionLog
+
+    site, _ = _opened(folder)
+    found = DecisionLog(site.jobs, time.time).all()
+    if as_json:
+        typer.echo(json.dumps({"schema": 1, "decisions": [asdict(each) for each in found]}, indent=1))
+        return
+    for each in found:
+        of = f" run {each.run}" if each.run else ""
+        why = f": {each.reason}" if each.reason else ""
+        say(printable(f"{day_of(each.at)}  {each.what}{of} by {each.by}{why}"))
+    if not found:
+        say("nothing was decided yet")
 
 
 def approve(
     folder: _Folder,
     run: _Run,
     yes: Annotated[bool, typer.Option("--yes", help="Ask nothing; the terms have been read.")] = False,
+    reason: _Reason = "",
 ) -> None:
     """Let a job begin that waits for you, after a look at its terms. Other terms, of the same run too, wait anew."""
-    from yoriai.client.offer.job_book import operator_name
+    from yoriai.client.offer.decision_log import checked_reason, operator_name
     from yoriai.client.offer.joining import joining
 
     site, book = _opened(folder)
@@ -73,7 +105,7 @@ def approve(
         return
     was_refused = entry.state == "refused"
     agree("Shall this site take part on these terms?", yes=yes, otherwise="nothing was changed; the job waits")
-    book.decide(entry, "approved", by=operator_name())
+    book.decide(entry, "approved", by=operator_name(), reason=checked_reason(reason))
     say(f"approved run {entry.run_id}; the site answers so when the coordinator offers it again")
     if was_refused:
         say("a coordinator that was told no meanwhile asks again only once the job is resumed there")
@@ -81,13 +113,13 @@ def approve(
         say(joining(entry, time.time()).text)
 
 
-def refuse(folder: _Folder, run: _Run) -> None:
+def refuse(folder: _Folder, run: _Run, reason: _Reason = "") -> None:
     """Refuse a job, and free its unused rounds; one at work ends here with its next message. Charges stay spent."""
     from yoriai.client.cli.own_ledger import free
-    from yoriai.client.offer.job_book import operator_name
+    from yoriai.client.offer.decision_log import checked_reason, operator_name
 
     site, book = _opened(folder)
-    entry = book.decide(book.find(run), "refused", by=operator_name())
+    entry = book.decide(book.find(run), "refused", by=operator_name(), reason=checked_reason(reason))
     say(f"refused run {entry.run_id}; `yoriai site approve {folder} {entry.run_id}` takes it back")
     _say_freed(*free(site, entry.run_id))
 
@@ -96,10 +128,11 @@ def release(
     folder: _Folder,
     run: _Run,
     yes: Annotated[bool, typer.Option("--yes", help="Ask nothing; the run will not come back.")] = False,
+    reason: _Reason = "",
 ) -> None:
     """Give up a run whose coordinator never came back, for good: free its unused rounds. Charges stay spent."""
     from yoriai.client.cli.own_ledger import check_writer, free, held, opened
-    from yoriai.client.offer.job_book import operator_name
+    from yoriai.client.offer.decision_log import checked_reason, operator_name
     from yoriai.client.offer.job_entry import OVER
 
     site, book = _opened(folder)
@@ -114,7 +147,7 @@ def release(
         say("it ends here for good: whatever its coordinator sends is refused, its last adapter too")
         agree("Shall it be given up?", yes=yes, otherwise="nothing was changed; the rounds are held")
     if entry is not None:
-        book.release(run_id, by=operator_name())
+        book.release(run_id, by=operator_name(), reason=checked_reason(reason))
     _say_freed(*free(site, run_id))
 
 

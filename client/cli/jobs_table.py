@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from yoriai.client.cli.jobs_terms import Budget, early_end, printable
+from yoriai.client.cli.measured import sentence
 from yoriai.client.cli.room import Room
 from yoriai.client.offer.job_entry import Entry, Terms
 from yoriai.client.offer.usual import unusual
@@ -79,10 +80,18 @@ def print_jobs(views: Sequence[JobView], budget: Budget, console: Console) -> No
         table.add_row(*(Text(printable(line) if "\n" not in line else line) for line in _cells(view)))
     console.print(table, highlight=False)
     for view in views:
+        if view.entry.reason:
+            line = f"run {view.entry.run_id}: this site declines it: {view.entry.reason}"
+            console.print(Text(printable(line), style="bold yellow"), highlight=False)
+        if view.job is None and view.entry.state == "declined":
+            continue
         if view.job is None:
             line = f"run {view.entry.run_id}: of an earlier version, with settings that this one takes from no job"
             console.print(Text(printable(line), style="bold yellow"), highlight=False)
             continue
+        if view.evaluation is not None:
+            line = f"run {view.entry.run_id}: {sentence(view.evaluation)}"
+            console.print(Text(printable(line), style="dim"), highlight=False)
         if early := early_end(view.entry):
             console.print(Text(printable(f"run {view.entry.run_id} {early}"), style="dim"), highlight=False)
         if view.room is not None:
@@ -136,6 +145,7 @@ def _as_json(view: JobView) -> dict[str, Any]:
         "seen_at": entry.seen_at,
         "decided_at": entry.decided_at,
         "decided_by": entry.decided_by,
+        "declined_because": entry.reason or None,
         "rounds_done": entry.rounds_done,
         "epsilon": terms.epsilon,
         "adjacency": "add_or_remove_one",

@@ -16,6 +16,7 @@ from yoriai.client.offer.job_entry import Entry, Terms
 from yoriai.client.offer.joining import joining
 from yoriai.client.offer.usual import USUAL, unusual
 from yoriai.client.records.columns import Reading
+from yoriai.client.records.encoding import DEFAULT_TEMPLATES
 from yoriai.client.records.fitting import fit_at_sight
 from yoriai.client.records.records import read_site
 from yoriai.config import JobConfig
@@ -114,7 +115,9 @@ def terms_rows(entry: Entry, budget: Budget, room: Room | None = None) -> list[R
     rows = [
         row("run", terms.run_id),
         row("job", f"{job.name}: {task.kind}, {what_trains(job)}"),
+        row("purpose", f"in the coordinator's words: {job.purpose}" if job.purpose else "the coordinator names none"),
         row("state", f"{entry.state}, first offered {day_of(entry.seen_at)}{_decided(entry)}{early and f'; {early}'}"),
+        *([Row("declined", entry.reason)] if entry.reason else []),
         *([row("joins", joining(entry, time.time()).text)] if entry.state == "waiting" else []),
         row("privacy", _privacy(terms, job), "privacy.noise", "privacy.epsilon", "privacy.delta"),
         row("noise", _noise(terms, job), "noise_multiplier"),
@@ -137,8 +140,9 @@ def terms_rows(entry: Entry, budget: Budget, room: Room | None = None) -> list[R
     ]
     if task.kind == "classify":
         rows.append(row("labels", f"{len(task.labels)}: {_listed(task.labels, _SHOWN_LABELS)}", "labels"))
-    if task.template is not None:
-        rows.append(row("template", repr(task.template)))
+    if task.kind in DEFAULT_TEMPLATES:
+        template = repr(task.template or DEFAULT_TEMPLATES[task.kind])
+        rows.append(row("template", template + ("" if task.template else ", the default")))
     secure = job.secure_aggregation.enabled
     how = "masked: only their sum opens" if secure else "in the clear: the coordinator reads this site's"
     sites = sorted(terms.weights)

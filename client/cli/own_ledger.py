@@ -9,6 +9,7 @@ from yoriai.client.folder.site_folder import SiteFolder
 from yoriai.errors import ConfigError
 from yoriai.privacy.ledger.ledger import Ledger
 from yoriai.privacy.ledger.witness import second_place
+from yoriai.system.users import user_name
 
 
 def places_of(site: SiteFolder) -> tuple[Path, Path]:
@@ -21,7 +22,8 @@ def places_of(site: SiteFolder) -> tuple[Path, Path]:
 def check_writer(site: SiteFolder) -> None:
     """Raise ConfigError for another user than the ledgers' own: a file of root's is one that the site cannot read."""
     if (owner := site.ledgers.stat().st_uid) != os.geteuid():
-        raise ConfigError(f"{site.ledgers} belongs to user {owner}", remedy="run the command as that user")
+        name = user_name(owner)
+        raise ConfigError(f"{site.ledgers} belongs to user {name}", remedy=f"run the command as {name}")
 
 
 @contextmanager

@@ -7,8 +7,8 @@ what it shows to everybody.
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -29,12 +29,14 @@ from yoriai.privacy.dp.wording import epsilon_text
 from yoriai.privacy.identity.node_key import NodeKey
 from yoriai.privacy.identity.roster import Directory
 from yoriai.privacy.identity.signing_key import read_key
-from yoriai.privacy.ledger.ledger import Ledger
-from yoriai.privacy.ledger.witness import second_place
+from yoriai.privacy.ledger.ledger import Ledger, Policy
+from yoriai.privacy.ledger.witness import must_be_new, second_place
+from yoriai.system.users import user_name
 
 _MIB = 1024 * 1024
 # A ledger is small; an adapter of 50M parameters has 200 MB.
 _LEAST_ROOM, _GOOD_ROOM = 100 * _MIB, 2048 * _MIB
+_EXPIRING = ("certificate", "roster", "revocation list", "server's CA", "server", "server's certificate")
 _PRIVATE = ("keys", "trust", "ledgers", "adapters", "node")
 
 
@@ -58,24 +60,39 @@ class LoadedBase:
 BaseOf = Callable[[str], LoadedBase]
 
 
-def check_site(site: SiteFolder, *, now: datetime, base_of: BaseOf | None) -> Iterator[Row]:
-    """Every row, in order; each check runs when its row is asked for.
+def check_site(
+    site: SiteFolder, *, now: datetime, base_of: BaseOf | None, own: Callable[[], Iterable[Row]] | None = None
+) -> Iterator[Row]:
+    """Every row, in order; most checks run when their row is asked for.
 
     Args:
         site: with an absolute path.
         base_of: loads the base; None leaves that out.
+        own: gives the rows of `own_rows`, where they are found by a process of the daemon's user; None: by this one.
     """
     settings = looked_at("settings", lambda: check_settings(site))
     yield settings
     if settings.mark == "fail":
         return
     config = site.config()
+    of_server = list(server_rows(site, config.server, now))  # First, for its clock may explain the others.
+    clock = next((row for row in of_server if row.what == "clock" and row.mark == "fail"), None)
+    for row in own() if own is not None else own_rows(site, config, now=now, base_of=base_of):
+        yield _by_clock(row, clock)
+    yield looked_at("keys", lambda: check_keys(site))
+    yield looked_at("users", lambda: check_users(site))
+    yield from (_by_clock(row, clock) for row in of_server)
+    yield looked_at("daemon", lambda: check_daemon(site))
+    if config.server.address:
+        yield looked_at("node", lambda: check_node(site))
+
+
+def own_rows(site: SiteFolder, config: SiteConfig, *, now: datetime, base_of: BaseOf | None) -> Iterator[Row]:
+    """The rows on what is the daemon's: true for the daemon only where its own user looks, in its environment."""
     yield looked_at("records", lambda: check_records(site, config))
     yield from _base_rows(config, base_of)
     yield from (looked_at(f"room for {what}", _room(what, path)) for what, path in _places(site, config).items())
     for what, look in {
-        "keys": lambda: check_keys(site),
-        "users": lambda: check_users(site),
         "certificate": lambda: check_certificate(site, now),
         "roster": lambda: check_roster(site, config, now),
         "revocation list": lambda: check_revocations(site, now),
@@ -83,10 +100,13 @@ def check_site(site: SiteFolder, *, now: datetime, base_of: BaseOf | None) -> It
         "witness": lambda: check_witness(site, config),
     }.items():
         yield looked_at(what, look)
-    yield from server_rows(site, config.server, now)
-    yield looked_at("daemon", lambda: check_daemon(site))
-    if config.server.address:
-        yield looked_at("node", lambda: check_node(site))
+
+
+def _by_clock(row: Row, clock: Row | None) -> Row:
+    """A cross on something that expires, where a clock that is off may be all there is to it."""
+    if clock is None or row.mark != "fail" or row.what not in _EXPIRING:
+        return row
+    return replace(row, remedy=f"set the clock first: it is {clock.found}; then check again")
 
 
 def check_settings(site: SiteFolder) -> Row:
@@ -172,9 +192,9 @@ def check_users(site: SiteFolder) -> Row:
         return Row("users", "fail", "the SuperNode's user cannot pass to the daemon's socket", f"chmod 750 {site.path}")
     strangers = [str(p) for p in (site.identity_key, site.ledgers, site.trusted.path) if _owner(p) != own.st_uid]
     if strangers:
-        found, remedy = ", ".join(strangers), f"as root: chown -R {own.st_uid} {' '.join(strangers)}"
+        found, remedy = ", ".join(strangers), f"as root: chown -R {user_name(own.st_uid)} {' '.join(strangers)}"
         return Row("users", "fail", f"not the site's own: {found}", remedy)
-    return Row("users", "ok", f"daemon: user {own.st_uid}, SuperNode: user {node.st_uid}")
+    return Row("users", "ok", f"daemon: {user_name(own.st_uid)}, SuperNode: {user_name(node.st_uid)}")
 
 
 def check_certificate(site: SiteFolder, now: datetime) -> Row:
@@ -203,17 +223,34 @@ def check_revocations(site: SiteFolder, now: datetime) -> Row:
 def check_ledger(site: SiteFolder, config: SiteConfig) -> Row:
     """The ledger's rows are whole, reach as far as its witness remembers, and there is budget left."""
     path = site.ledgers / f"{config.records.dataset}.sqlite"
-    if not path.exists():
-        return Row("ledger", "ok", "none yet; the daemon makes it")
     witness = second_place(site.place(config.ledger.witness) / path.name)
+    if not path.exists():
+        must_be_new(path, witness)
+        return Row("ledger", "ok", "none yet; the daemon makes it")
     with Ledger.existing(path, witness=witness) as ledger:
-        total = ledger.policies()[-1].policy.epsilon_budget
+        policy = ledger.policies()[-1].policy
+        total = policy.epsilon_budget
         left = max(0.0, total - ledger.promised())
+    if objection := _unlike(config, policy):
+        remedy = f"correct site.toml, or record the raise: yoriai site budget {site.path} --raise-to EPSILON"
+        return Row("ledger", "fail", objection, remedy)
     if left <= 0.0:
         return Row(
             "ledger", "warn", f"epsilon 0 of {total:g} is left", f"`yoriai site budget {site.path}` shows what took it"
         )
     return Row("ledger", "ok", f"epsilon {epsilon_text(left)} of {total:g} is left")
+
+
+def _unlike(config: SiteConfig, policy: Policy) -> str:
+    """Why the daemon would not start on a ledger with this policy; empty if it would."""
+    wanted = config.policy
+    if wanted.unit != policy.unit:
+        return f"it counts per {policy.unit}, and policy.unit is {wanted.unit}"
+    if wanted.epsilon_budget > policy.epsilon_budget:
+        return f"policy.epsilon_budget is {wanted.epsilon_budget:g}, and the ledger has {policy.epsilon_budget:g}"
+    if wanted.delta > policy.delta:
+        return f"policy.delta is {wanted.delta:g}, and the ledger has {policy.delta:g}"
+    return ""
 
 
 def check_witness(site: SiteFolder, config: SiteConfig) -> Row:
@@ -243,6 +280,10 @@ def check_node(site: SiteFolder) -> Row:
         return Row("node", "warn", str(node["reason"]), "check it as root")
     if not node["reachable"]:
         return Row("node", "warn", "it is not running", f"yoriai site start {site.path}, or its unit")
+    if node["accepted"] is False:
+        return Row("node", "fail", f"the server refuses it: {node['server_says']}", "ask the coordinator, and the CA")
+    if node["waits"]:
+        return Row("node", "fail", "it is down until the site's daemon is ready", "mend the daemon: its log says why")
     if not node["running"]:
         return Row("node", "fail", f"it ended {node['restarts'] + 1} times", f"see {site.node / 'supernode.log'}")
     return Row("node", "ok", f"running since {node['since']}, restarts: {node['restarts']}")
@@ -266,7 +307,18 @@ def _places(site: SiteFolder, config: SiteConfig) -> dict[str, Path]:
 
 
 def _room(what: str, path: Path) -> Callable[[], Row]:
-    return lambda: check_room(what, shutil.disk_usage(path).free)
+    def look() -> Row:
+        if not os.access(path, os.W_OK | os.X_OK):
+            name, owner = user_name(os.geteuid()), user_name(_owner(path))
+            return Row(
+                f"room for {what}",
+                "fail",
+                f"{name} cannot write {path}, which is {owner}'s",
+                f"chown -R {name}: {path}",
+            )
+        return check_room(what, shutil.disk_usage(path).free)
+
+    return look
 
 
 def _owner(path: Path) -> int:

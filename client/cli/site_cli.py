@@ -1,6 +1,7 @@
 """Commands of a site: those of its ledger here, of folder, processes and jobs in the files beside."""
 
 import json
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +23,8 @@ def mount(app: typer.Typer) -> None:
     check_cli.mount(site)
     site.command("budget")(budget)
     site.command("witness")(witness)
+    site.command("approver")(approver)
+    site.command("countersign")(countersign)
     daemon_cli.mount(site)
     jobs_cli.mount(site)
     app.add_typer(site, name="site")
@@ -41,6 +44,9 @@ def budget(
         float | None, typer.Option("--raise-to", help="Raise the budget to this epsilon, as an entry of its own.")
     ] = None,
     reason: Annotated[str, typer.Option("--reason", help="Why it is raised; stays in the ledger.")] = "",
+    countersigned: Annotated[
+        Path | None, typer.Option("--countersigned", help="What the second approver has signed, where there is one.")
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Raise it without a question.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -56,10 +62,19 @@ def budget(
     if raise_to is None and reason:
         raise ConfigError("--reason goes with --raise-to", remedy="name both or neither")
     if raise_to is not None:
+        from yoriai.client.cli.raising import raise_budget
+
         if folder is not None:
-            _raise(*_ledger_of(folder, to_write=True), raise_to, reason, yes=yes)
+            raise_budget(
+                *_ledger_of(folder, to_write=True),
+                raise_to,
+                reason,
+                folder=folder,
+                countersigned=countersigned,
+                yes=yes,
+            )
         elif ledger is not None:
-            _raise(ledger, witness, raise_to, reason, yes=yes)
+            raise_budget(ledger, witness, raise_to, reason, yes=yes)
     with say_while("reading ledgers"):
         from yoriai.client.cli.budget import ledgers_of, view_of
         from yoriai.client.cli.budget_table import print_budget
@@ -79,17 +94,33 @@ def budget(
         print_budget(view, _console)
 
 
-def _raise(path: Path, witness: Path | None, epsilon: float, reason: str, *, yes: bool) -> None:
-    """Raise a ledger's budget after a question; a wider one cannot be taken back for what it let through."""
-    from yoriai.privacy.dp.wording import per_unit
-    from yoriai.privacy.ledger.ledger import Ledger
+def approver(key: Annotated[Path, typer.Argument(metavar="KEY", help="Where the private key goes.")]) -> None:
+    """Make the key of a second person, who has to sign every raise of a site's budget. It is theirs alone."""
+    from yoriai.privacy.identity.signing_key import SigningKey, write_key
 
-    with Ledger.existing(path, witness=witness) as ledger:
-        new, before = ledger.check_raise(epsilon, reason), ledger.policies()[-1].policy
-        question = f"Raise the budget of data set {ledger.dataset} from epsilon {before.epsilon_budget:g} to "
-        question += f"{new.epsilon_budget:g}, {per_unit(new.unit)}?"
-        agree(question, yes=yes, otherwise="nothing was changed")
-        ledger.raise_budget(epsilon, reason)
+    made = SigningKey.generate()
+    write_key(key, made)
+    say(f"wrote {key}; in [policy] of site.toml:")
+    say(f'second_approver = "{made.public_key.public_bytes_raw().hex()}"')
+
+
+def countersign(
+    request: Annotated[Path, typer.Argument(metavar="REQUEST", help="What `site budget --raise-to` has written.")],
+    key: Annotated[Path, typer.Option("--key", help="The second person's private key.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Sign without a question.")] = False,
+) -> None:
+    """Sign a raise of a site's budget, as the second person that its policy names."""
+    from yoriai.client.cli.jobs_terms import printable
+    from yoriai.client.offer.second_approval import read_request, sign_raise
+    from yoriai.privacy.identity.signing_key import read_key
+    from yoriai.system.files import PRIVATE, read_carried, write_atomically
+
+    asked = read_request(read_carried(request, "the request"))
+    say(printable(f"{asked.asked_by} asks to raise the budget of data set {asked.dataset}, at row {asked.row}"))
+    say(printable(f"from epsilon {asked.epsilon_from:g} to {asked.epsilon_to:g}: {asked.reason}"))
+    agree("Do you sign it?", yes=yes, otherwise="nothing was signed")
+    path = write_atomically(request.with_suffix(".signed"), sign_raise(read_key(key), asked), mode=PRIVATE)
+    say(f"wrote {path}")
 
 
 def witness(
@@ -102,6 +133,8 @@ def witness(
     Your word that it is the newest stays in the ledger. An older copy would forget what was spent since.
     """
     from yoriai.client.cli.budget_table import last_of
+    from yoriai.client.folder.site_folder import SiteFolder
+    from yoriai.client.offer.decision_log import DecisionLog, operator_name
     from yoriai.privacy.ledger.ledger import Ledger
 
     path, place = _ledger_of(folder, to_write=True)
@@ -112,6 +145,7 @@ def witness(
         say("the site's log shows whether it went on after that; a backup that was put back is not the newest")
         agree("Is this ledger certainly the newest there is?", yes=yes, otherwise="nothing was changed")
         ledger.renew_witness(reason)
+        DecisionLog(SiteFolder(folder).jobs, time.time).add("witness", by=operator_name(), reason=reason)
         say(f"begun anew, and recorded as row {ledger.head().number}")
 
 

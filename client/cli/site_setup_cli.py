@@ -184,7 +184,7 @@ def enrol(
     brought = read_trust_files(paths)
     site.config()  # Not a site's folder, or faults in its settings: said before anything is written.
     if server_ca is not None:
-        _install_server_ca(site, server_ca)
+        _install_server_ca(site, server_ca, yes=yes)
     if brought:
         _install(site, brought, yes=yes)
     elif server_ca is None:
@@ -201,17 +201,21 @@ def _request(site: "SiteFolder") -> None:
     say("    --authority authority.der --roster roster --revocations revocations.der")
 
 
-def _install_server_ca(site: "SiteFolder", path: Path) -> None:
+def _install_server_ca(site: "SiteFolder", path: Path, *, yes: bool) -> None:
+    """Install the CA of the server's TLS; another than the one that is there only once its fingerprint was compared."""
+    from yoriai.asking import agree
     from yoriai.client.folder.server_ca import install_ca, read_server_ca
     from yoriai.privacy.identity.enrolment import grouped
     from yoriai.system.files import read_carried
 
     ca = read_server_ca(read_carried(path, "the CA of the server's certificate"), now=_now())
-    install_ca(site, ca)
-    say("installed the CA of the server's TLS; its fingerprint, which the coordinator can read out:")
+    say("fingerprint of the CA of the server's TLS:")
     for each in ca.fingerprints:
         say_rows(grouped(each))
-    say(f"it holds until {ca.expires:%Y-%m-%d}")
+    if not site.server_ca.is_file() or site.server_ca.read_bytes() != ca.data:
+        agree("Has the coordinator read out this fingerprint to you?", yes=yes, otherwise="the CA was not installed")
+    install_ca(site, ca)
+    say(f"installed it; it holds until {ca.expires:%Y-%m-%d}")
 
 
 def _install(site: "SiteFolder", brought: Mapping[str, bytes], *, yes: bool) -> None:

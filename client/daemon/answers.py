@@ -46,7 +46,11 @@ class DaemonHealth(_Answer):
 
 
 class NodeHealth(_Answer):
-    """What the keeper of a SuperNode says. Nothing beyond it is passed on: anybody may have answered."""
+    """What the keeper of a SuperNode says. Nothing beyond it is passed on: anybody may have answered.
+
+    `waits`: it is down until the site's daemon is ready. `accepted`: whether the server took the node when it was
+    asked last; None if it was not heard. `server_says`: why not.
+    """
 
     model_config = ConfigDict(extra="ignore")
 
@@ -57,6 +61,9 @@ class NodeHealth(_Answer):
     pid: int | None
     restarts: int
     since: str
+    waits: bool = False
+    accepted: bool | None = None
+    server_says: str = ""
 
 
 Form = TypeVar("Form", bound=_Answer)

@@ -25,6 +25,7 @@ from dataclasses import asdict
 
 import yoriai
 from yoriai import wire
+from yoriai.client.daemon.alarms import Alarms
 from yoriai.client.daemon.daemon_config import DaemonConfig
 from yoriai.client.daemon.listener import Listener, Peer, peer_of
 from yoriai.client.daemon.message_worker import MessageWorker, OpenSite, refuse
@@ -60,7 +61,11 @@ def run(config: DaemonConfig, log: EventLog, open_site: Opener) -> None:
     with Listener(config.socket) as listener, wake_up_call() as (woken, wake):
         log.event("started", site=config.site.name, pid=os.getpid(), version=yoriai.__version__)
         worker = MessageWorker(
-            lambda checkpoint: open_site(config, log, checkpoint), log, waiting=config.waiting, on_failure=wake
+            lambda checkpoint: open_site(config, log, checkpoint),
+            log,
+            waiting=config.waiting,
+            on_failure=wake,
+            on_job_waits=Alarms(config.site.name, config.site.alarms.command, log).job_waits,
         )
         with served(config.site.metrics_port, lambda: daemon_readings(config, worker.health())):
             worker.start()

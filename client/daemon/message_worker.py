@@ -63,7 +63,8 @@ class Health:
         refusals: answers since the start that were a refusal for good.
         job: the run accepted last.
         round: the one begun last, counted from 1, as in reports.
-        last_error: the last refusal's reason or the type of the last fault; empty if there was none.
+        last_error: the last refusal's reason or the type of the last fault; empty if none came since a message was
+            answered as it should be.
         budget: as the site said after the last message; None if it could not.
     """
 
@@ -86,6 +87,7 @@ class MessageWorker:
         log: told of every event.
         waiting: most messages that wait.
         on_failure: called when the site cannot be opened; `failure` then says why.
+        on_job_waits: called with the run at each offer that waits for the operator.
     """
 
     def __init__(
@@ -95,9 +97,11 @@ class MessageWorker:
         *,
         waiting: int,
         on_failure: Callable[[], None],
+        on_job_waits: Callable[[str], None] = lambda _run: None,
     ) -> None:
         self.failure: Exception | None = None
         self._open_site, self._log, self._on_failure = open_site, log, on_failure
+        self._on_job_waits = on_job_waits
         self._queue: queue.Queue[tuple[Line, int] | None] = queue.Queue(maxsize=waiting)
         self._taking = threading.Lock()
         self._stopping, self._abandon = threading.Event(), threading.Event()
@@ -253,12 +257,15 @@ class MessageWorker:
     def _log_reply(self, reply: bytes) -> None:
         header = wire.peek(reply)
         run, stage = _text(header, "run_id"), _text(header, "stage")
+        if header.get("kind") != "refusal" or header.get("waiting") is True:
+            self._tell(last_error="")  # What kept it from answering is over.
         match header.get("kind"), stage:
             case "acceptance", _:
-                self._tell(job=run or "", round=0, last_error="")  # What kept it from taking part is over.
+                self._tell(job=run or "", round=0)
                 self._log.event("accepted", run=run)
             case "refusal", _ if header.get("waiting") is True:
                 self._log.event("waits_for_operator", run=run)
+                self._on_job_waits(run or "")
             case "receipt", _ if not header.get("adapter_digest"):
                 self._log.event("ended", run=run)
             case "receipt", _:

@@ -4,16 +4,19 @@ Whoever can open a connection on this machine reads them, the SuperNode's user a
 records, not even how many there are, and nothing that the operator of another site or the coordinator must not know.
 """
 
+import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import yoriai
+from yoriai.client.offer.job_book import JobBook
+from yoriai.client.offer.job_entry import is_current
+from yoriai.errors import StorageError
 from yoriai.system.metrics import Reading
 
 if TYPE_CHECKING:
     from yoriai.client.daemon.daemon_config import DaemonConfig
     from yoriai.client.daemon.message_worker import Health
-    from yoriai.system.supervisor import Supervisor
 
 # By the values of the labels.
 _Values = dict[tuple[str, ...], float]
@@ -31,18 +34,37 @@ def daemon_readings(config: "DaemonConfig", health: "Health") -> Iterator[Readin
     yield _counter("site_refusals", "Answers since the daemon's start that were a refusal.", health.refusals)
     rounds: _Values = {(health.job,): float(health.round)} if health.job else {}
     yield Reading("site_round", "The round begun last, from 1, of the run accepted last.", "gauge", rounds, ("run",))
+    yield from _of_jobs(config)
     yield from _of_ledger(health)
     expiries: _Values = {(paper,): at for paper, at in config.expiries().items()}
     meaning = "When a paper of the consortium expires, in seconds since the epoch."
     yield Reading("site_expiry_timestamp_seconds", meaning, "gauge", expiries, ("paper",))
 
 
-def node_readings(site: str, kept: "Supervisor") -> Iterator[Reading]:
+class _Kept(Protocol):
+    @property
+    def is_running(self) -> bool: ...
+
+    @property
+    def restarts(self) -> int: ...
+
+
+def node_readings(site: str, kept: _Kept) -> Iterator[Reading]:
     """All metrics of a SuperNode as they stand."""
     info: _Values = {(site, yoriai.__version__): 1.0}
     yield Reading("node_info", "1, with the site's name and Yoriai's version.", "gauge", info, ("site", "version"))
     yield _gauge("node_running", "1 while there is a SuperNode.", kept.is_running)
     yield _counter("node_restarts", "How often the SuperNode was started again.", kept.restarts)
+
+
+def _of_jobs(config: "DaemonConfig") -> Iterator[Reading]:
+    """Nothing where the book cannot be read; without one, no one is asked."""
+    try:
+        entries = JobBook(config.jobs).entries() if config.jobs is not None else []
+    except StorageError:
+        return
+    waiting = sum(entry.state == "waiting" and is_current(entry, time.time()) for entry in entries)
+    yield _gauge("site_jobs_waiting", "Jobs that wait for the operator's answer; worth an alarm.", waiting)
 
 
 def _of_ledger(health: "Health") -> Iterator[Reading]:

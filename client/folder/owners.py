@@ -23,6 +23,7 @@ from pathlib import Path
 from yoriai.client.folder.site_folder import SiteFolder
 from yoriai.errors import ConfigError
 from yoriai.system.files import cannot_write, opened_folder
+from yoriai.system.users import user_name
 
 PASSED_THROUGH = 0o750
 GROUP_READS = 0o640
@@ -166,9 +167,9 @@ def _check_owner(site: SiteFolder, name: str, found: int, own: int) -> None:
     if name != "node" and found != own:
         raise ConfigError(
             f"{site.path / name} is not the site's own",
-            found=f"user {found}",
-            expected=f"user {own}",
-            remedy=f"as root: chown -R {own} {site.path / name}",
+            found=f"user {user_name(found)}",
+            expected=f"user {user_name(own)}",
+            remedy=f"as root: chown -R {user_name(own)} {site.path / name}",
         )
 
 

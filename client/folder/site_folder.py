@@ -97,6 +97,11 @@ class SiteFolder:
         """The folder of the job book."""
         return self.path / "jobs"
 
+    @property
+    def cache(self) -> Path:
+        """What the daemon can fetch or compute again, packaged base models among it."""
+        return self.path / "cache"
+
     def request(self, name: str) -> Path:
         """The request for the consortium."""
         return self.path / f"{name}.request"

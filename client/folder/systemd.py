@@ -50,7 +50,7 @@ def _values(site: SiteFolder, config: SiteConfig, names: Names) -> dict[str, obj
     return {
         "name": config.name,
         "folder": str(folder),
-        "cache": str(folder / "cache"),
+        "cache": str(here.cache),
         "witness": str(witness),
         # A folder that the site itself lies in has its modes alone.
         "inaccessible": [str(path) for path in (*own, witness, records) if not folder.is_relative_to(path)],

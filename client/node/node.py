@@ -29,6 +29,8 @@ from yoriai.client.daemon.message_worker import refuse
 from yoriai.client.daemon.site_metrics import node_readings
 from yoriai.client.daemon.socket_protocol import SOCKET_VERSION, FrameKind, Line
 from yoriai.client.folder.site_folder import SiteFolder
+from yoriai.client.node.daemon_watch import GRACE_S, WatchedNode
+from yoriai.client.node.node_words import last_word
 from yoriai.config import SiteConfig
 from yoriai.errors import ConfigError, DaemonError, WireError
 from yoriai.system.files import make_private_folder
@@ -37,19 +39,24 @@ from yoriai.system.metrics import served
 from yoriai.system.signals import wake_up_call
 from yoriai.system.supervisor import Supervisor
 
-# Long enough for a SuperNode to tell the server that it leaves; one that does not must wait a minute to come back.
-GRACE_S = 15.0
 _LOOPBACK = "127.0.0.1"
 # Below the ports that the system gives to outgoing connections. Flower binds its port seconds after it was found to be
 # free; drawn from many, it is hardly ever another node's by then, and if it is, the next start draws anew.
 _PORTS = range(20_000, 32_000)
 _DRAWS = 100
 _QUESTION_S = 2.0
+# What a keeper of an earlier version does not say.
+_UNSAID: Mapping[str, Any] = {"waits": False, "accepted": None, "server_says": ""}
 
 
 def node_socket_in(folder: Path) -> Path:
     """Where the keeper of a site's SuperNode answers; who has it keeps the only one."""
     return SiteFolder(folder.resolve()).node / "node.sock"
+
+
+def node_log_in(site: SiteFolder) -> Path:
+    """What Flower says."""
+    return site.node / "supernode.log"
 
 
 def node_command(site: SiteFolder, config: SiteConfig) -> list[str]:
@@ -112,19 +119,23 @@ def keep_node(site: SiteFolder, log: EventLog) -> None:
     os.umask(0o077)
     with _only_one(site) as listener, wake_up_call() as (woken, _):
         make_private_folder(site.node / "flower")
-        kept = Supervisor(
-            "supernode",
-            lambda: node_command(site, config),
-            environment=node_environment(site, config),
-            log=log,
-            output=site.node / "supernode.log",
-        )
+
+        def supervised() -> Supervisor:
+            return Supervisor(
+                "supernode",
+                lambda: node_command(site, config),
+                environment=node_environment(site, config),
+                log=log,
+                output=node_log_in(site),
+            )
+
+        kept = WatchedNode(supervised, socket_in(site.path), log)
         log.event("node_started", site=config.name, server=config.server.address, pid=os.getpid())
         kept.start()
         try:
             fixed = {"site": config.name, "server": config.server.address}
             with served(config.node_metrics_port, lambda: node_readings(config.name, kept)):
-                _answer_until(woken, listener, lambda: {**fixed, **_state(kept)})
+                _answer_until(woken, listener, lambda: {**fixed, **_state(kept, node_log_in(site))})
         finally:
             listener.stop()
             kept.stop(GRACE_S)
@@ -132,7 +143,7 @@ def keep_node(site: SiteFolder, log: EventLog) -> None:
 
 
 def node_state(folder: Path) -> dict[str, Any]:
-    """What the keeper of a site's SuperNode says: `running`, `pid`, `restarts`, `since`; or why it says nothing.
+    """What the keeper of a site's SuperNode says, as NodeHealth has it; or why it says nothing.
 
     `reachable` is None where this user may not ask.
     """
@@ -140,7 +151,7 @@ def node_state(folder: Path) -> dict[str, Any]:
     if not os.access(path.parent, os.X_OK):
         return {"reachable": None, "reason": "only root and the SuperNode's own user may see it"}
     try:
-        return {"reachable": True, **DaemonClient(path).health_as(NodeHealth)}
+        return {"reachable": True, **_UNSAID, **DaemonClient(path).health_as(NodeHealth)}
     except DaemonError as error:
         return {"reachable": False, "reason": error.what if os.path.lexists(path) else "not started"}
 
@@ -158,9 +169,18 @@ def _only_one(site: SiteFolder) -> Listener:
     )
 
 
-def _state(kept: Supervisor) -> dict[str, Any]:
-    since = kept.since.isoformat(timespec="seconds")
-    return {"running": kept.is_running, "pid": kept.pid, "restarts": kept.restarts, "since": since}
+def _state(kept: WatchedNode, said: Path) -> dict[str, Any]:
+    now = kept.supervisor
+    word = last_word(said)
+    return {
+        "running": now.is_running,
+        "pid": now.pid,
+        "restarts": kept.restarts,
+        "since": now.since.isoformat(timespec="seconds"),
+        "waits": kept.waits,
+        "accepted": word.accepted,
+        "server_says": word.text,
+    }
 
 
 def _answer_until(woken: socket.socket, listener: Listener, state: Any) -> None:

@@ -19,9 +19,11 @@ from dataclasses import dataclass
 from yoriai import flower
 from yoriai.client.daemon.daemon_client import DaemonClient
 from yoriai.client.daemon.daemon_config import socket_in
+from yoriai.client.folder.daemon_environment import daemon_environment
 from yoriai.client.folder.owners import make_run
 from yoriai.client.folder.site_folder import SiteFolder
-from yoriai.client.node.node import GRACE_S, node_socket_in
+from yoriai.client.node.daemon_watch import GRACE_S
+from yoriai.client.node.node import node_socket_in
 from yoriai.client.node.site_stop import start_lock
 from yoriai.errors import ConfigError, DaemonError
 from yoriai.system.files import cannot_write
@@ -29,6 +31,7 @@ from yoriai.system.log import EventLog
 from yoriai.system.process_lock import hold, let_go
 from yoriai.system.signals import wake_up_call
 from yoriai.system.supervisor import Supervisor, installed
+from yoriai.system.users import check_can_run, group_name, user_name
 
 # The daemon gives the message at hand half a minute; the node's keeper, its SuperNode GRACE_S.
 _DAEMON_GRACE_S = 45.0
@@ -74,7 +77,7 @@ def refuse_same(site: SiteFolder, users: Users) -> None:
     if users.node in (users.daemon, 0):
         raise ConfigError(
             "the SuperNode, which runs whatever code an app bundle brings, would run as the daemon's user, or as root",
-            found=f"user {users.node}",
+            found=f"user {user_name(users.node)}",
             expected="a user of its own",
             remedy=f"{_units(site)}, or --node-user USER as root; --same-user gives up this protection",
         )
@@ -84,9 +87,10 @@ def refuse_foreign(site: SiteFolder) -> None:
     """Raise ConfigError where root would run the daemon in another user's folder, and leave files there as its own."""
     owner = site.path.stat().st_uid
     if os.geteuid() == 0 and owner != 0:
+        name = user_name(owner)
         raise ConfigError(
-            f"{site.path} belongs to user {owner}, who could not read what a daemon of root's leaves there",
-            remedy="start the daemon as that user (runuser -u USER -- yoriai site start DIR), or by its unit",
+            f"{site.path} belongs to user {name}, who could not read what a daemon of root's leaves there",
+            remedy=f"start the daemon as that user (runuser -u {name} -- yoriai site start DIR), or by its unit",
         )
 
 
@@ -102,8 +106,11 @@ def keep_both(
 
     Raises:
         DaemonError: one of the two is running.
+        ConfigError: one of the two users cannot run Yoriai.
         StorageError: the lock by which `site stop` finds this process cannot be written.
     """
+    for uid in {users.daemon, users.node}:
+        check_can_run(uid, installed("yoriai"))
     _refuse_second(site)
 
     def child(name: str, uid: int, options: Sequence[str]) -> Supervisor:
@@ -111,6 +118,8 @@ def keep_both(
         run_as = None if uid == os.geteuid() else uid
         # What starts the SuperNode belongs to its user, who could read there what root's environment holds.
         environment = flower.passed_on() if name == "node" else os.environ
+        if name == "daemon" and run_as is not None:
+            environment = daemon_environment(site, os.environ)
         return Supervisor(name, [*line, *options], environment=environment, log=log, run_as=run_as)
 
     shared = users.node in (users.daemon, 0)
@@ -172,7 +181,7 @@ def _check_ways(site: SiteFolder, users: Users) -> None:
     if not by_group and not found.st_mode & stat.S_IXOTH:
         raise ConfigError(
             f"{name} cannot pass through {site.path}",
-            found=f"mode {stat.S_IMODE(found.st_mode):04o}, group {found.st_gid}",
+            found=f"mode {stat.S_IMODE(found.st_mode):04o}, group {group_name(found.st_gid)}",
             expected="mode 0750, and the user in that group",
             remedy=f"usermod --append --groups GROUP {name}, and chmod 750 {site.path}",
         )

@@ -1,10 +1,16 @@
 """Whether a job that keeps to the site's policy may begin: by its operator's word, or by the policy's."""
 
+import hashlib
+import json
+from contextlib import suppress
+
+from pydantic import ValidationError
+
 from yoriai import wire
 from yoriai.client.offer.job_book import JobBook
 from yoriai.client.offer.job_entry import OVER, Terms
 from yoriai.config import JobConfig, PolicySection, job_digest
-from yoriai.errors import PolicyError
+from yoriai.errors import PolicyError, YoriaiError
 from yoriai.privacy.dp.accounting import Costing, Event, event_to_dict
 from yoriai.privacy.job_terms.noise import all_rounds
 
@@ -36,6 +42,12 @@ class Approval:
         entry = self._book.consider(terms, rounds_done=rounds_done)
         self._check_open(terms.run_id, entry.state)
         return self._asks and entry.state == "waiting"
+
+    def declined(self, offer: wire.JobOffer, reason: str) -> None:
+        """Record that the site itself declines an offer, for its operator; what cannot be kept is not."""
+        if self._book is not None:
+            with suppress(YoriaiError, ValidationError):
+                self._book.decline(_terms_so_far(offer), reason)
 
     def accepted(self, terms: Terms) -> None:
         """Record that the site takes part.
@@ -72,6 +84,19 @@ class Approval:
             )
         if state == "ended":
             raise PolicyError(f"site {self._site}: run {run_id[:80]} is over here", remedy="start a new run")
+
+
+def _terms_so_far(offer: wire.JobOffer) -> Terms:
+    """The terms of an offer that was declined, as it states them itself."""
+    return Terms(
+        run_id=offer.run_id,
+        job=dict(offer.job),
+        job_digest=hashlib.sha256(json.dumps([offer.base_digest, offer.job], sort_keys=True).encode()).hexdigest(),
+        base_digest=offer.base_digest,
+        noise_multiplier=offer.noise_multiplier,
+        roster_serial=offer.roster.serial,
+        weights=offer.roster.weights,
+    )
 
 
 def terms_of(

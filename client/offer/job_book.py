@@ -1,6 +1,7 @@
 """The jobs that were offered to a site, and what its operator decided about each: one small file a run.
 
     jobs/<digest of the run's id>.json    terms, state, when and by whom it was decided
+    jobs/decisions.jsonl                  every decision, with its reason: decision_log.py
 
 What an entry holds, and what of it a yes is about: `job_entry.py`. The same run offered with other terms waits anew;
 the same terms, in a run that is resumed, need no second yes. A no is about the run: whatever is offered under its id is
@@ -14,21 +15,24 @@ under one lock, each time from what the file holds then.
 import contextlib
 import hashlib
 import os
-import pwd
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
+from yoriai.client.offer.decision_log import LONGEST_REASON, DecisionLog
 from yoriai.client.offer.job_entry import OVER, Entry, State, Terms, read_entry
 from yoriai.errors import ConfigError, PolicyError, StorageError
 from yoriai.system.files import PRIVATE, locked_folder, make_private_folder, sync, write_atomically
+from yoriai.system.users import user_name
 
 LONGEST_RUN_ID = 128
 LARGEST_ENTRY_BYTES = 256 * 1024
 # How many are kept of each state; the oldest go. An approved run that is forgotten waits anew. Refused ones stay, one
 # for each command of the operator: forgotten, such a run would be taken where policy.approve is auto.
-MOST: Mapping[State, int] = {"waiting": 100, "approved": 1000, "accepted": 1000, "delivered": 1000, "ended": 1000}
+MOST: Mapping[State, int] = {
+    "waiting": 100, "declined": 100, "approved": 1000, "accepted": 1000, "delivered": 1000, "ended": 1000,
+}  # fmt: skip
 
 
 class JobBook:
@@ -44,6 +48,7 @@ class JobBook:
 
     def __init__(self, folder: Path, *, clock: Callable[[], float] = time.time) -> None:
         self._folder, self._clock = make_private_folder(folder), clock
+        self._decisions = DecisionLog(self._folder, clock)
 
     def consider(self, terms: Terms, *, rounds_done: int | None = None) -> Entry:
         """The entry of an offer: the one that is there for these terms, else a new one, which waits.
@@ -59,7 +64,8 @@ class JobBook:
         check_run_id(terms.run_id)
         with self._writing():
             entry = self.entry(terms.run_id)
-            if entry is None or (entry.terms.digest != terms.digest and entry.state not in ("refused", *OVER)):
+            is_new = entry is None or entry.state == "declined" or entry.terms.digest != terms.digest
+            if entry is None or (is_new and entry.state not in ("refused", *OVER)):
                 entry = self._offered(Entry(terms=terms, seen_at=self._clock()), rounds_done)
                 self._put(entry)
                 self._forget_the_oldest("waiting")
@@ -71,7 +77,28 @@ class JobBook:
     def _offered(self, entry: Entry, rounds_done: int | None) -> Entry:
         """The entry after one more offer."""
         offers = entry.offers + 1 if rounds_done == entry.offered_after else 1
-        return entry.model_copy(update={"offered_at": self._clock(), "offered_after": rounds_done, "offers": offers})
+        changes = {"offered_at": self._clock(), "offered_after": rounds_done, "offers": offers, "reason": ""}
+        return entry.model_copy(update=changes)
+
+    def decline(self, terms: Terms, reason: str) -> None:
+        """Record that the site itself declines an offer, and why. What an operator has decided about stands.
+
+        Args:
+            terms: as far as they are known.
+
+        Raises:
+            PolicyError: the run's id, or the job, is too long to be kept.
+        """
+        check_run_id(terms.run_id)
+        with self._writing():
+            entry = self.entry(terms.run_id)
+            now, reason = self._clock(), reason[:LONGEST_REASON]
+            if entry is None or entry.state in ("waiting", "declined"):
+                seen = entry.seen_at if entry else now
+                self._put(Entry(terms=terms, state="declined", seen_at=seen, offered_at=now, reason=reason))
+                self._forget_the_oldest("declined")
+            elif entry.state in ("approved", "accepted"):
+                self._put(entry.model_copy(update={"reason": reason}))
 
     def accept(self, terms: Terms, *, decided_by: str = "") -> None:
         """Record that the site takes part in a job.
@@ -86,19 +113,24 @@ class JobBook:
             entry = self.entry(terms.run_id) or Entry(terms=terms, seen_at=self._clock())
             if entry.terms.digest != terms.digest or entry.state in ("refused", *OVER):
                 raise PolicyError(f"run {terms.run_id} was decided otherwise meanwhile", remedy="offer it again")
-            if entry.state == "accepted" and entry.terms == terms:
+            if entry.state == "accepted" and entry.terms == terms and not entry.reason:
                 return
             if entry.state == "waiting":
+                self._decisions.add("accepted", by=decided_by, run=terms.run_id, terms=terms.digest)
                 entry = entry.model_copy(update={"decided_at": self._clock(), "decided_by": decided_by})
             # A resumed run may bring the same sites in a roster that was signed again: the newest counts.
-            self._put(entry.model_copy(update={"state": "accepted", "terms": terms}))
+            self._put(entry.model_copy(update={"state": "accepted", "terms": terms, "reason": ""}))
             self._forget_the_oldest("accepted")
 
-    def decide(self, shown: Entry, state: Literal["approved", "refused"], *, by: str) -> Entry:
+    def decide(self, shown: Entry, state: Literal["approved", "refused"], *, by: str, reason: str = "") -> Entry:
         """Record the operator's decision about what they were shown; an approved job that runs already stays accepted.
 
+        Args:
+            by: who decides.
+            reason: in their words.
+
         Raises:
-            ConfigError: the run was offered with other terms meanwhile, or it has ended.
+            ConfigError: the run was offered with other terms meanwhile, it has ended, or the site declines it itself.
         """
         with self._writing():
             entry = self.entry(shown.run_id)
@@ -110,6 +142,13 @@ class JobBook:
                 raise ConfigError(f"run {shown.run_id} has ended", remedy="there is nothing left to decide")
             if state == "approved" and entry.state in ("approved", "accepted"):
                 return entry
+            if state == "approved" and entry.state == "declined":
+                raise ConfigError(
+                    f"the site's own policy declines run {shown.run_id}",
+                    found=entry.reason,
+                    remedy="change the policy, or have the job changed; it is then offered to you",
+                )
+            self._decisions.add(state, by=by, reason=reason, run=shown.run_id, terms=entry.terms.digest)
             entry = entry.model_copy(update={"state": state, "decided_at": self._clock(), "decided_by": by})
             self._put(entry)
             if state in MOST:
@@ -126,7 +165,7 @@ class JobBook:
                 self._put(entry.model_copy(update=changes))
                 self._forget_the_oldest(state)
 
-    def release(self, run_id: str, *, by: str) -> Entry:
+    def release(self, run_id: str, *, by: str, reason: str = "") -> Entry:
         """Record that the operator gives an accepted run up: it is over here. One that is over stays as it is.
 
         Raises:
@@ -141,6 +180,7 @@ class JobBook:
                     remedy=f"refuse it: yoriai site refuse DIR {run_id}",
                 )
             if entry.state == "accepted":
+                self._decisions.add("released", by=by, reason=reason, run=run_id, terms=entry.terms.digest)
                 changes = {"state": "ended", "decided_at": self._clock(), "decided_by": by}
                 entry = entry.model_copy(update=changes)
                 self._put(entry)
@@ -215,7 +255,7 @@ class JobBook:
         """Nobody else writes meanwhile. A file of root's would be one that the site's own user cannot read."""
         owner = self._folder.stat().st_uid
         if os.geteuid() != owner:
-            user = _name_of(owner)
+            user = user_name(owner)
             raise StorageError(f"{self._folder} belongs to user {user}", remedy=f"run the command as {user}")
         with locked_folder(self._folder):
             yield
@@ -227,16 +267,3 @@ def check_run_id(run_id: str) -> None:
         raise PolicyError(
             "a run's id cannot be shown to an operator", expected=f"1 to {LONGEST_RUN_ID} printable characters"
         )
-
-
-def operator_name() -> str:
-    """Who decides: the user that runs this process, and who they were before they became that user."""
-    user, before = _name_of(os.getuid()), os.environ.get("SUDO_USER", "")
-    return f"{user} ({before})" if before and before.isprintable() and before != user else user
-
-
-def _name_of(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)

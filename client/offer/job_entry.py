@@ -15,10 +15,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from yoriai.config import JobConfig
 from yoriai.errors import ConfigError, StorageError
 
-State = Literal["waiting", "approved", "refused", "accepted", "delivered", "ended"]
+State = Literal["waiting", "declined", "approved", "refused", "accepted", "delivered", "ended"]
 # Of runs that are over here: nothing is asked about them any more.
 OVER: tuple[State, ...] = ("delivered", "ended")
 _VERSION: Final = 1
+# A coordinator that waits for a site offers a job to it several times a minute.
+_OFFERED_NO_MORE_S: Final = 86_400.0
 
 
 class _Stored(BaseModel):
@@ -78,7 +80,8 @@ class Entry(_Stored):
     """A job as the book has it. Times are seconds since the epoch; they decide only which of too many go.
 
     Attributes:
-        state: waiting for the operator; approved or refused by them; accepted by the site, which then prepared for it;
+        state: waiting for the operator; declined by the site itself, as its policy or budget has it; approved or
+            refused by the operator; accepted by the site, which then prepared for it;
             delivered, when its last adapter is here; ended, when it is over without one: by the coordinator's word, or
             because its operator gave it up.
         decided_by: the operator's user name, or what else decided.
@@ -86,6 +89,7 @@ class Entry(_Stored):
         rounds_done: finished ones, by the coordinator's signed word; None before that.
         offered_at: when it was offered last; None in a book of an earlier version.
         offered_after: rounds that were finished when it was offered last; None where the coordinator does not say.
+        reason: why the site itself declined the last offer; empty if it did not.
         offers: in a row after that many rounds. More than one: the coordinator waits for sites before the next round.
     """
 
@@ -100,11 +104,22 @@ class Entry(_Stored):
     offered_at: float | None = None
     offered_after: int | None = None
     offers: int = 0
+    reason: str = ""
 
     @property
     def run_id(self) -> str:
         """The run."""
         return self.terms.run_id
+
+
+def is_current(entry: Entry, now: float) -> bool:
+    """Whether something may still come of a job, or did: an adapter. `now` in seconds since the epoch.
+
+    A job that its coordinator cancelled tells the sites nothing; it is offered no more.
+    """
+    if entry.state in ("waiting", "declined"):
+        return now - (entry.offered_at or entry.seen_at) <= _OFFERED_NO_MORE_S
+    return entry.state != "ended"
 
 
 def read_entry(path: Path) -> Entry:

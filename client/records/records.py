@@ -95,6 +95,11 @@ def read_records(path: Path, reading: Reading = _AS_IT_IS) -> tuple[Record, ...]
     return records
 
 
+def is_site(folder: Path) -> bool:
+    """Whether a folder is one site's own, with its training records in it, and no folder of sites."""
+    return folder.is_dir() and bool(_files(folder)["train"])
+
+
 def read_sites(folder: Path, reading: Reading = _AS_IT_IS, *, tests_may_lack: bool = False) -> tuple[SiteRecords, ...]:
     """Read a folder a site, each with `train` and `test`; sorted by the folders' names, which may be of any script.
 

@@ -9,8 +9,7 @@ from yoriai.client.model.public_texts import own_texts, text_digest
 from yoriai.client.session.model_session import ModelSession
 from yoriai.client.session.task_defaults import settled
 from yoriai.config import JobConfig, override
-from yoriai.errors import ConfigError
-from yoriai.prepared_job import PreparedJob
+from yoriai.prepared_job import PreparedJob, check_complete
 from yoriai.strategies.fit import check_fit
 
 # An offer has room for them beside labels and template.
@@ -45,18 +44,3 @@ def with_digests(job: JobConfig) -> JobConfig:
         return job
     digests = dict.fromkeys(text_digest(text) for text in own_texts(Path(job.public.texts)))
     return override(job, {"public.digests": list(digests)[:_MOST_DIGESTS]})
-
-
-def check_complete(job: JobConfig) -> None:
-    """Raise ConfigError if task kind or labels are left to the records."""
-    if job.task.kind == "auto":
-        raise ConfigError(
-            "task.kind = auto looks at the records, and a server has none",
-            expected="lm, instruct or classify",
-            remedy="say what the sites' records teach",
-        )
-    if job.task.kind == "classify" and not job.task.labels:
-        raise ConfigError(
-            "task.labels is empty, and a server has no records to find labels in",
-            remedy="list every label, in the order that all sites shall have",
-        )

@@ -29,7 +29,7 @@ def folders_of(adapters: Path, run_id: str) -> Iterator[Path]:
 
 
 def read_evaluation(folder: Path) -> dict[str, Any] | None:
-    """What was measured for the adapter in a folder: task, before and after; None if nothing was.
+    """What was measured for the adapter in a folder: task, before, after and what changed; None if nothing was.
 
     Raises:
         StorageError: the file is damaged, or of another version.
@@ -39,7 +39,13 @@ def read_evaluation(folder: Path) -> dict[str, Any] | None:
         document = json.loads(path.read_bytes())
         if document["schema"] != EVALUATION_SCHEMA:
             raise ValueError
-        return {"task": document["task"], "before": dict(document["before"]), "after": dict(document["after"])}
+        paired = document.get("paired")  # Missing in one of an earlier version.
+        return {
+            "task": document["task"],
+            "before": dict(document["before"]),
+            "after": dict(document["after"]),
+            "paired": {name: int(paired[name]) for name in ("gained", "lost")} if paired is not None else None,
+        }
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

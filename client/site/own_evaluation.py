@@ -95,8 +95,8 @@ def evaluate_stored(
 
         rows = session.speed.physical_batch_size
 
-        def measured(adapter: AdapterState) -> dict[str, Any]:
-            tally = evaluate(
+        def measured(adapter: AdapterState) -> Tally:
+            return evaluate(
                 model,
                 adapter,
                 prepared,
@@ -105,13 +105,12 @@ def evaluate_stored(
                 exact_match=stored.job.task.kind == "instruct",
                 progress=progress,
             )
-            return _counts(tally)
 
         # With every factor zero the product is zero, under any rule: this is the base without an adapter. A head of
         # zeros would always answer the first label; before it the base has the words of its labels.
         bare = zeros_like(state)
         if stored.job.trains_head:
-            before = _counts(base_tally(model, stored.job.task, prepared, physical_batch_size=rows, progress=progress))
+            before = base_tally(model, stored.job.task, prepared, physical_batch_size=rows, progress=progress)
         else:
             before = measured(bare)
         after = measured(state)
@@ -121,7 +120,8 @@ def evaluate_stored(
             else []
         )
     document = {"schema": EVALUATION_SCHEMA, "run_id": stored.run_id, "adapter_digest": stored.adapter_digest}
-    document |= {"task": stored.job.task.kind, "before": before, "after": after, "samples": answers}
+    document |= {"task": stored.job.task.kind, "before": _counts(before), "after": _counts(after)}
+    document |= {"paired": _paired(before, after), "samples": answers}
     write_atomically(place, json.dumps(document, indent=1, allow_nan=False).encode(), mode=PRIVATE)
 
 
@@ -134,6 +134,14 @@ def _samples(
         {"prompt": old.prompt, "expected": old.expected, "base": old.shown, "adapted": new.shown}
         for old, new in both_answer(model, chosen, before, after)
     ]
+
+
+def _paired(before: Tally, after: Tally) -> dict[str, int] | None:
+    """Answers that became right, and wrong; None where it is not known which was which."""
+    old, new = before.hits, after.hits
+    if old is None or new is None or len(old) != len(new):
+        return None
+    return {"gained": int((new & ~old).sum()), "lost": int((old & ~new).sum())}
 
 
 def _counts(tally: Tally) -> dict[str, Any]:

@@ -101,7 +101,7 @@ class Site:
 
     def handle(self, data: bytes) -> bytes:
         """Answer one message. Never raises on what another party sent, and never lets text of a record out."""
-        run_id = ""
+        run_id, message = "", None
         try:
             message = self._instructions.opened(data)
             run_id = message.run_id
@@ -120,6 +120,8 @@ class Site:
             used_up = isinstance(error, UsedUpError)
             # A coordinator's screen bears a line; what a full ledger says is longer than that.
             reason = error.remedy_first() if isinstance(error, BudgetError) else str(error)
+            if isinstance(message, wire.JobOffer):
+                self._approval.declined(message, reason)
             reply = wire.Refusal(run_id=run_id, site=self.name, reason=reason, used_up=used_up)
         except Exception as error:  # The type alone: an unexpected message might quote a record.
             reason = f"internal error: {type(error).__name__}"

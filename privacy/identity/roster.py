@@ -152,7 +152,9 @@ class RosterMemory:
                 return
             if seen is not None:
                 self._check_newer(roster, *seen)
-            write_atomically(self._path, f"{roster.serial} {roster.digest.hex()}".encode(), mode=PRIVATE)
+            write_atomically(
+                self._path, f"{roster.serial} {roster.digest.hex()}".encode(), mode=PRIVATE, is_folders=True
+            )
 
     def _seen(self) -> tuple[int, str] | None:
         """Serial and digest of the highest roster; None before the first."""

@@ -206,7 +206,7 @@ class TrustFolder:
         own, *others = self._places().items()
         files = {place: accepted.files[option] for option, place in others if option in accepted.files}
         for place, data in {**files, **accepted.members, own[1]: accepted.files[own[0]]}.items():
-            write_atomically(place, data, mode=PRIVATE)
+            write_atomically(place, data, mode=PRIVATE, is_folders=True)  # A server at work reads them.
 
     def _places(self) -> Mapping[str, Path]:
         """Where the files that are brought lie, by option; the party's own certificate is the first."""

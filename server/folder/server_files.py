@@ -50,11 +50,18 @@ def rendered(place: Path, config: ServerConfig, *, brought: bool) -> Mapping[str
         "authority": place / "tls" / "ca.crt",
         "certificate": place / "tls" / f"{side}.crt",
         "key": place / "tls" / f"{side}.key",
-        "ipv6": any(":" in host for host in config.hosts),
+        "addresses": _addresses(config),
         "at_home": _needs(_HOMES, place),
         "in_tmp": _needs(_TEMPORARY, place),
     }
     return {path: _template(name).render(values) for path, name in _FILES.items()}
+
+
+def _addresses(config: ServerConfig) -> list[str]:
+    """What stands before the port in each of nginx's `listen`; nothing is every IPv4 address."""
+    if config.listen:
+        return [f"[{config.listen}]:" if ":" in config.listen else f"{config.listen}:"]
+    return ["", "[::]:"] if any(":" in host for host in config.hosts) else [""]
 
 
 _FILES: Mapping[str, str] = {

@@ -28,6 +28,7 @@ from yoriai.privacy.identity.signing_key import SigningKey, read_key
 from yoriai.privacy.identity.trust_folder import TrustFolder, read_trust_file
 from yoriai.server.round.rosters import SignedRoster
 from yoriai.system.files import cannot_write
+from yoriai.system.users import user_name
 
 
 @dataclass(frozen=True)
@@ -209,8 +210,8 @@ class ServerFolder:
         owner = self.path.stat().st_uid
         if os.geteuid() != owner:
             raise ConfigError(
-                f"{self.path} belongs to user {owner}",
-                remedy="run the command as that user: runuser -u USER -- yoriai …",
+                f"{self.path} belongs to user {user_name(owner)}",
+                remedy=f"run the command as that user: runuser -u {user_name(owner)} -- yoriai …",
             )
 
     def hand_over(self) -> bool:

@@ -109,6 +109,7 @@ class Summary:
         delivered: sites that have confirmed the last one.
         told: sites that have confirmed the end and have no part in it.
         ended_early: why no further round comes, in words; empty as long as one may.
+        records: of the finished rounds, in order.
     """
 
     rounds: int = 0
@@ -116,6 +117,7 @@ class Summary:
     delivered: tuple[str, ...] = ()
     told: tuple[str, ...] = ()
     ended_early: str = ""
+    records: tuple[RoundRecord, ...] = ()
 
 
 def summary_of(folder: Path) -> Summary:
@@ -130,5 +132,10 @@ def summary_of(folder: Path) -> Summary:
     delivered = sorted(site for site, digest in manifest.delivered.items() if digest)
     told = sorted(manifest.delivered.keys() - set(delivered))
     return Summary(
-        manifest.next_round, manifest.adapter.digest, tuple(delivered), tuple(told), ended_early=manifest.ended_early
+        manifest.next_round,
+        manifest.adapter.digest,
+        tuple(delivered),
+        tuple(told),
+        ended_early=manifest.ended_early,
+        records=manifest.rounds,
     )

@@ -23,8 +23,7 @@ from yoriai.server.service.job_store import StoredJob
 from yoriai.server.service.progress import WatchedTransport
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.rule import rule_of
-from yoriai.system.files import PRIVATE
-from yoriai.system.log import EventLog
+from yoriai.system.log import EventLog, LogFile
 
 # A coordinator that lost its SuperLink needs this long at most to notice.
 _OTHER_ENDS_S = 90.0
@@ -40,7 +39,8 @@ def run_job(folder: ServerFolder, job: StoredJob, connect: Connect) -> None:
     Raises:
         YoriaiError: why it did not end; the job's state says so too.
     """
-    with job.coordinated(_OTHER_ENDS_S), _log_of(job) as log:
+    with job.coordinated(_OTHER_ENDS_S):
+        log = EventLog(LogFile(job.log_file), as_json=True)
         state = job.change(phase="running", only_from=("starting", "running"))
         if state.phase != "running":
             log.event("not_run", phase=state.phase)
@@ -175,14 +175,6 @@ def _log_round(log: EventLog, checkpoint: Checkpoint) -> None:
 def _log_missing(log: EventLog, missing: Mapping[str, str]) -> None:
     for site, reason in sorted(missing.items()):
         log.event("not_delivered", site=site, reason=reason)
-
-
-@contextmanager
-def _log_of(job: StoredJob) -> Iterator[EventLog]:
-    """The job's log, appended to; its owner's alone."""
-    job.log_file.touch(PRIVATE)
-    with job.log_file.open("a", encoding="utf-8") as stream:
-        yield EventLog(stream, as_json=True)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """What `server status`, `job status` and the metrics show: plain values, read from the server's files."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -8,9 +9,11 @@ from yoriai.errors import RoundError, YoriaiError
 from yoriai.server.flower.flower_control import FlowerControl
 from yoriai.server.flower.nodes import NodeBook
 from yoriai.server.folder.server_folder import ServerFolder
-from yoriai.server.round.manifest import summary_of
-from yoriai.server.service.job_store import JobStore, StoredJob
+from yoriai.server.round.manifest import RoundRecord, summary_of
+from yoriai.server.service.job_store import LIVE, JobStore, StoredJob
 from yoriai.server.service.progress import read_progress
+
+_PACE_ROUNDS = 3
 
 
 def job_view(job: StoredJob) -> dict[str, Any]:
@@ -20,7 +23,8 @@ def job_view(job: StoredJob) -> dict[str, Any]:
         CheckpointError: its stored state is damaged.
     """
     state, progress = job.state(), read_progress(job.progress_file)
-    done = summary_of(job.folder)
+    done, rounds = summary_of(job.folder), job.prepared().job.federation.rounds
+    left = rounds - done.rounds if state.phase in LIVE and not state.ending else 0
     return {
         "run": job.run_id,
         "phase": state.phase,
@@ -30,13 +34,36 @@ def job_view(job: StoredJob) -> dict[str, Any]:
         "ending": state.ending,
         "ended_early": done.ended_early,
         "flower_run": state.flower_run,
-        "rounds": job.prepared().job.federation.rounds,
+        "rounds": rounds,
         "rounds_done": done.rounds,
+        "rounds_left": left,
+        "seconds_left": _seconds_left(done.records, left, time.time() - progress.updated),
+        "took_part": [
+            {
+                "round": record.round_index + 1,
+                "sites": list(record.answered),
+                "without": dict(record.refused),
+                "seconds": record.seconds,
+            }
+            for record in done.records
+        ],
         "adapter": done.adapter_digest,
         "delivered": list(done.delivered),
         "told": list(done.told),
         "progress": progress.model_dump(exclude={"schema_"}),
     }
+
+
+def _seconds_left(records: Sequence[RoundRecord], left: int, at_work_s: float) -> float | None:
+    """What the rounds that are left take, the one at work among them, at the pace of the last ones; None before one.
+
+    Args:
+        at_work_s: since the coordinator was last heard of, which the round at work has had already.
+    """
+    if not left or not records:
+        return None
+    pace = [record.seconds for record in records[-_PACE_ROUNDS:]]
+    return max(0.0, left * sum(pace) / len(pace) - max(0.0, at_work_s))
 
 
 def server_view(folder: ServerFolder, *, is_kept: bool) -> dict[str, Any]:
@@ -50,9 +77,17 @@ def server_view(folder: ServerFolder, *, is_kept: bool) -> dict[str, Any]:
     shown = next(iter(live), None) or _last_at_work(store)
     return {
         "running": is_kept,
-        "sites": _sites(folder),
+        "sites": _with_absences(_sites(folder), read_progress(shown.progress_file).absent if live and shown else {}),
         "job": job_view(shown) if shown else None,
         "queue": [job.run_id for job in live[1:]],
+    }
+
+
+def _with_absences(sites: Mapping[str, str], absent: Mapping[str, str]) -> Mapping[str, str]:
+    """A site whose node is connected may be out of the job at work all the same, for a reason that is known."""
+    return {
+        site: f"{state}, but takes no part: {absent[site]}" if state == "online" and site in absent else state
+        for site, state in sites.items()
     }
 
 

@@ -1,13 +1,14 @@
 """`yoriai job check`: what a job will do, spend, move and take. One step is timed; nothing that is trained is kept."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from yoriai.config import JobConfig, PolicySection
+from yoriai.client.records.records import is_site
+from yoriai.config import JobConfig, PolicySection, override
 from yoriai.privacy.dp.accounting import Accountant, Event, epsilon
 from yoriai.privacy.dp.wording import epsilon_text, terms
 from yoriai.privacy.job_terms.noise import all_rounds
@@ -36,6 +37,7 @@ class Check:
         epsilon_with_spares: of all rounds and spare ones.
         jobs_that_fit: such jobs in the budget of a site with the default policy; None without privacy.
         lengths: of each site's records, in the order of the experiment's sites.
+        alike: sites that one site's own records stood for; 0 where each had its own.
     """
 
     experiment: Experiment
@@ -49,6 +51,7 @@ class Check:
     traffic: Traffic
     lengths: tuple[SiteLengths, ...]
     estimate: Estimate
+    alike: int = 0
 
 
 def check(
@@ -64,6 +67,8 @@ def check(
     """
     observer = observer or Silent()
     observer.advance("reading the records", 0, 0)
+    if source.path is not None and is_site(source.path):  # One has no other site's records at a site.
+        source = replace(source, alike=max(2, override(job, settings or {}).federation.min_sites))
     experiment = resolve(job, source, settings)
     job = experiment.job
     fitted = fit(experiment, observer)
@@ -83,6 +88,7 @@ def check(
         jobs_that_fit=None if event is None else _default_rule(job).jobs_that_fit(Book(), event, all_rounds(job)),
         traffic=traffic(experiment, fitted, noise),
         lengths=lengths,
+        alike=source.alike,
         estimate=estimate(experiment, fitted, lengths, observer),
     )
 
@@ -94,7 +100,8 @@ def print_check(found: Check, console: Console) -> None:
     moved = found.traffic
     lines = [
         *map(Text, describe(experiment, found.fitted.session, found.fitted.cut)),
-        *length_lines(found.lengths, length_limit(experiment, found.fitted)),
+        *([Text(f"sites    one site's own records, checked as {found.alike} sites alike")] if found.alike else []),
+        *length_lines(found.lengths[:1] if found.alike else found.lengths, length_limit(experiment, found.fitted)),
         Text(
             f"training {job.trained_by}, {found.fitted.n_params:,} parameters, {federation.rounds} rounds of "
             f"{training.local_steps} local step{'s' * (training.local_steps > 1)}, sampling rate "
@@ -167,7 +174,7 @@ def _table(found: Check) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     for heading in ("median", "90 %", "longest"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for site, lengths in zip(experiment.sites, found.lengths, strict=True):
+    for site, lengths in list(zip(experiment.sites, found.lengths, strict=True))[: 1 if found.alike else None]:
         tokens = distribution(lengths.every, length_limit(experiment, found.fitted))
         table.add_row(
             Text(site.shown),

@@ -1,18 +1,11 @@
-"""What a run may claim: a gain is said only where the test records show it, and the rest is said too.
+"""What a run may claim: a gain is said only where the test records show it (`yoriai.comparison`), and the rest too."""
 
-Two ways to tell two models apart, the sharper one first:
-- paired: on the records whose answer changed, the exact sign test (McNemar 1947, exact form) at 5 %;
-- unpaired: the two 95 % Wilson intervals do not overlap. This asks for more than a 5 % test would, on purpose.
-"""
-
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
+from yoriai.comparison import Verdict, apart, sign_test
 from yoriai.simulations.report.report import Paired, Report, Score
-
-Verdict = Literal["gain", "loss", "open", "unmeasured"]
 
 # Name in the report, name for readers, whether more is better; the first that a score has is what is shown.
 _METRICS: Final = (
@@ -85,21 +78,10 @@ def verdict(before: Score | None, after: Score | None, paired: Paired | None = N
     "open" where the test records show neither, "unmeasured" where the measure has no interval to judge by.
     """
     if paired is not None:
-        return _sign_test(paired)
+        return sign_test(paired.gained, paired.lost)
     if before is None or after is None or before.interval is None or after.interval is None:
         return "unmeasured"
-    if after.interval[0] > before.interval[1]:
-        return "gain"
-    return "loss" if after.interval[1] < before.interval[0] else "open"
-
-
-def _sign_test(paired: Paired) -> Verdict:
-    changed, most = paired.gained + paired.lost, max(paired.gained, paired.lost)
-    tail = sum(math.comb(changed, k) for k in range(most, changed + 1))
-    # Two-sided p = 2 * tail / 2**changed, compared in integers so that no count is too large.
-    if 2 * tail * 20 >= 2**changed:
-        return "open"
-    return "gain" if paired.gained > paired.lost else "loss"
+    return apart(before.interval, after.interval)
 
 
 def claims(report: Report) -> tuple[str, ...]:

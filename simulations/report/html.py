@@ -10,8 +10,9 @@ from typing import Any
 
 from pydantic import JsonValue
 
+from yoriai.comparison import Verdict
 from yoriai.privacy.dp.wording import accountant_name, epsilon_text, terms
-from yoriai.simulations.report.claims import CLAIM_KINDS, LABELS, Metric, Verdict, claims, main_metric, verdict
+from yoriai.simulations.report.claims import CLAIM_KINDS, LABELS, Metric, claims, main_metric, verdict
 from yoriai.simulations.report.figures import Drawing, draw
 from yoriai.simulations.report.report import PERSONAL, TRAININGS, Paired, Privacy, Report, Score
 from yoriai.simulations.report.scores import score_rows, shown_metrics

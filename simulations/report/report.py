@@ -6,11 +6,11 @@ Every number that the terminal table and the page show stands in `report.json`, 
 `docs/report-schema.md` explains the keys; `schema` goes up when one of them changes its meaning.
 """
 
-import math
 from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
+from yoriai.comparison import wilson_interval
 from yoriai.privacy.dp.wording import adjacency
 
 SCHEMA_VERSION: Final = 1
@@ -332,16 +332,3 @@ class Report(_Part):
     def accountant_together(self) -> str | None:
         """What added up `epsilon_together`."""
         return next((site.accountant_together for site in self.sites if site.accountant_together is not None), None)
-
-
-def wilson_interval(successes: int, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
-    """The score interval of a share (Wilson 1927); `z` of 1.96 gives 95 %. `n` of 0 gives (0, 1): nothing is known."""
-    if not 0 <= successes <= n:
-        raise ValueError(f"{successes} successes in {n} trials")
-    if n == 0:
-        return (0.0, 1.0)
-    p, z2 = successes / n, z * z
-    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
-    half = z / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-    # At p = 0 and p = 1 the exact bound is 0 and 1; rounding may fall just beside it.
-    return (0.0 if successes == 0 else centre - half, 1.0 if successes == n else centre + half)

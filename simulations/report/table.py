@@ -10,8 +10,9 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from yoriai.comparison import Verdict
 from yoriai.privacy.dp.wording import accountant_name, epsilon_text, terms
-from yoriai.simulations.report.claims import LABELS, Metric, Verdict, claims, main_metric, verdict
+from yoriai.simulations.report.claims import LABELS, Metric, claims, main_metric, verdict
 from yoriai.simulations.report.html import (
     headline,
     interval_text,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from yoriai import wire
 from yoriai.client.records.columns import Reading
+from yoriai.client.records.records import read_site
 from yoriai.client.records.units import owner_units, unit_count
 from yoriai.client.session.task_defaults import settled
 from yoriai.config import JobConfig, override
@@ -49,6 +50,7 @@ class DataSource:
         encoding: of the files, as in `Reading`.
         test_fraction: share of a site's records that only measure, for one file and for sites of a folder that have no
             test file; None is a fifth of one file, and none of a folder's.
+        alike: the path is one site's own folder, which stands for so many sites like it; 0: it is a folder of sites.
     """
 
     path: Path | None = None
@@ -60,6 +62,7 @@ class DataSource:
     scenario: str = DEFAULT
     encoding: str = ""
     test_fraction: float | None = None
+    alike: int = 0
 
 
 @dataclass(frozen=True)
@@ -202,6 +205,9 @@ def _read(source: DataSource) -> tuple[tuple[SiteRecords, ...], Data]:
             raise ConfigError(
                 "--sites and --partition split one file, and --data is a folder of sites", remedy="leave them out"
             )
+        if source.alike:
+            one = read_site(source.path.resolve().name, source.path, reading)
+            return _renamed([replace(one, name=f"{one.name}-{n + 1}") for n in range(source.alike)]), own
         return _renamed(_folder_of_sites(source.path, reading, source)), own
     records = read_records(source.path, reading)
     return _renamed(_partitioned(records, source)), own

@@ -20,7 +20,7 @@ from yoriai.client.cli.site_check import LoadedBase, check_base, check_memory, c
 from yoriai.client.folder.site_folder import SiteFolder
 from yoriai.client.records.records import fingerprint, read_site
 from yoriai.config import PolicySection, ServerSection, SiteConfig
-from yoriai.errors import EXIT_BAD_INPUT, ServerError
+from yoriai.errors import EXIT_BAD_INPUT, ServerError, YoriaiError
 from yoriai.privacy.dp.events import SampledGaussian
 from yoriai.privacy.ledger.folder import open_in_folder
 from yoriai.privacy.ledger.ledger import Policy
@@ -96,15 +96,15 @@ def test_a_site_at_which_all_is_well_has_no_cross_and_sends_nothing_of_its_own(
 
 def test_checking_changes_no_file_and_spends_nothing(north: SiteFolder) -> None:
     records = read_site("north", north.place(north.config().records.folder))
-    policy = Policy(8.0, 1e-5, unit="record")
+    policy = Policy(16.0, 1e-5, unit="record")
     event = SampledGaussian(noise_multiplier=1.0, sampling_rate=0.1, steps=4)
     with open_in_folder(
         north.ledgers, "records", fingerprint(records.train), policy, witnesses=north.path / "witness"
     ) as ledger:
         ledger.approve("job", event, 1)
-        left = 8.0 - ledger.promised()
+        left = 16.0 - ledger.promised()
     before = {path: path.read_bytes() for path in north.path.rglob("*") if path.is_file()}
-    assert rows(north)["ledger"].found == f"epsilon {left:.2f} of 8 is left"
+    assert rows(north)["ledger"].found == f"epsilon {left:.2f} of 16 is left"
     assert {path: path.read_bytes() for path in north.path.rglob("*") if path.is_file()} == before
 
 
@@ -327,3 +327,74 @@ def test_a_proxy_that_refuses_is_named(server: HttpsServer, ca: Issuer, tmp_path
         with pytest.raises(ServerError, match=rf"through the proxy http://127.0.0.1:{port}; found .*403"):
             ask(section, str(tmp_path / "ca.crt"), FLEET)
     assert server.seen == []
+
+
+# Its own clock, ledger and words
+
+
+def test_a_wrong_clock_is_named_as_the_cause_of_what_it_does(
+    north: SiteFolder, server: HttpsServer, ca: Issuer, tmp_path: Path
+) -> None:
+    """This machine's clock goes 500 days ahead: all that expires has done so by it."""
+    days = 500.0
+    with https(ca.server(tmp_path / "old.pem", days=-1)) as old:  # By a clock that is ahead, a good one has expired.
+        old.ahead_s, old.statuses = -days * 86_400, {FLEET: 405}
+        edit(north, f"localhost:{server.port}", f"localhost:{old.port}")
+        found = rows(north, later=timedelta(days=days))
+    assert found["clock"].mark == "fail"
+    for what in ("certificate", "roster", "revocation list", "server's CA", "server"):
+        assert (found[what].mark, found[what].remedy[:20]) == ("fail", "set the clock first:"), found[what]
+    assert rows(north, later=timedelta(days=days))["roster"].remedy != found["roster"].remedy
+
+
+def test_a_server_whose_certificate_has_expired_by_a_right_clock_is_for_its_coordinator(
+    north: SiteFolder, server: HttpsServer, ca: Issuer, tmp_path: Path
+) -> None:
+    with https(ca.server(tmp_path / "old.pem", days=-1)) as old:
+        old.statuses = {FLEET: 405}
+        edit(north, f"localhost:{server.port}", f"localhost:{old.port}")
+        found = rows(north)
+    assert (found["server"].mark, found["clock"].mark) == ("fail", "ok")
+    assert "coordinator" in found["server"].remedy
+
+
+def made_ledger(north: SiteFolder) -> Path:
+    records = read_site("north", north.place(north.config().records.folder))
+    policy, witness = Policy(16.0, 1e-5, unit="record"), north.path / "witness"
+    with open_in_folder(north.ledgers, "records", fingerprint(records.train), policy, witnesses=witness) as ledger:
+        ledger.approve("job", SampledGaussian(noise_multiplier=1.0, sampling_rate=0.1, steps=4), 1)
+    return north.ledgers / "records.sqlite"
+
+
+def test_a_ledger_that_is_gone_while_its_witness_is_there_is_a_cross(north: SiteFolder) -> None:
+    made_ledger(north).unlink()
+    assert (rows(north)["ledger"].mark, "is gone" in rows(north)["ledger"].found) == ("fail", True)
+
+
+@pytest.mark.parametrize(
+    ("setting", "now", "found"),
+    [
+        ("epsilon_budget = 16.0", "epsilon_budget = 20.0", "policy.epsilon_budget is 20"),
+        ('unit = "record"', 'unit = "owner"', "it counts per record"),
+    ],
+)
+def test_settings_on_which_the_daemon_would_not_start_with_its_ledger_are_a_cross(
+    north: SiteFolder, setting: str, now: str, found: str
+) -> None:
+    made_ledger(north)
+    assert rows(north)["ledger"].mark == "ok"
+    edit(north, setting, now)
+    assert (rows(north)["ledger"].mark, found in rows(north)["ledger"].found) == ("fail", True)
+    records = read_site("north", north.place(north.config().records.folder))
+    asked = north.config().policy
+    policy = Policy(asked.epsilon_budget, asked.delta, unit=asked.unit)
+    with pytest.raises(YoriaiError):  # As the daemon does.
+        open_in_folder(north.ledgers, "records", fingerprint(records.train), policy, witnesses=north.path / "witness")
+
+
+def test_the_rows_that_the_daemons_user_finds_are_those_that_roots_check_reads(north: SiteFolder) -> None:
+    done = yoriai("site", "check", north.path, "--json", "--own", "--quick")
+    own = [Row(**row) for row in json.loads(done.screen[done.screen.index("{") :])["rows"]]
+    of_all = rows(north)
+    assert {row.what for row in own} >= {"records", "certificate", "roster", "revocation list", "ledger", "witness"}
+    assert {row.what: row.mark for row in own} == {row.what: of_all[row.what].mark for row in own}

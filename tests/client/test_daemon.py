@@ -572,6 +572,7 @@ def test_a_fault_of_the_code_is_told_by_its_type_alone(stub: Daemon) -> None:
     assert stub.daemon.health()["last_error"] == "RuntimeError"
     assert MARKER not in stub.log()
     assert stub.daemon.handle(b"echo") == b"echo"
+    assert stub.daemon.health()["last_error"] == ""  # Its cause is gone.
 
 
 def test_the_daemon_of_a_folder_is_started_shown_and_stopped_by_commands(

@@ -26,7 +26,8 @@ from yoriai import wire
 from yoriai.base_digest import of_weights
 from yoriai.client.cli.jobs_terms import early_end
 from yoriai.client.folder.site_folder import make_site
-from yoriai.client.offer.job_book import JobBook, operator_name
+from yoriai.client.offer.decision_log import operator_name
+from yoriai.client.offer.job_book import JobBook
 from yoriai.client.offer.job_entry import Entry
 from yoriai.client.records.records import Record
 from yoriai.client.session.base_answers import base_tally
@@ -37,7 +38,7 @@ from yoriai.client.site.own_evaluation import Measuring
 from yoriai.client.site.round_trainer import SiteHooks
 from yoriai.client.site.site import Site
 from yoriai.config import JobConfig, PolicySection, SiteConfig, job_digest
-from yoriai.errors import EXIT_BAD_INPUT, EXIT_REFUSED
+from yoriai.errors import EXIT_BAD_INPUT, EXIT_REFUSED, ConfigError
 from yoriai.privacy.identity.delivery import DeliveryStatement, sign_delivery
 from yoriai.privacy.identity.signing_key import SigningKey
 from yoriai.privacy.ledger.folder import open_in_folder
@@ -238,10 +239,15 @@ def test_an_approved_run_on_other_terms_waits_anew_and_the_policy_still_holds(ho
     assert home.ledger.outstanding("run-1") == 0
 
 
-def test_a_job_against_the_policy_is_not_even_shown_to_the_operator(home: Home, make_job: JobMaker) -> None:
+def test_a_job_against_the_policy_is_not_put_to_the_operator_but_shown_as_declined(
+    home: Home, make_job: JobMaker
+) -> None:
     reply = refused(asking(home).offer(make_job(privacy__noise="none")), "forbids jobs without differential privacy")
     assert not reply.waiting
-    assert home.book.entries() == []
+    (entry,) = home.book.entries()
+    assert (entry.state, "forbids jobs without differential privacy" in entry.reason) == ("declined", True)
+    with pytest.raises(ConfigError, match="own policy declines"):
+        decide(home, "approved")
 
 
 def test_an_operators_no_is_one_for_good_and_gives_back_what_was_promised(home: Home, make_job: JobMaker) -> None:

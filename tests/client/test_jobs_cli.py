@@ -10,7 +10,8 @@ from tests.client.books import BASE, approved, state, terms
 from tests.commands import yoriai
 from yoriai.client.daemon.daemon_config import config_in
 from yoriai.client.folder.site_folder import SiteFolder, make_site
-from yoriai.client.offer.job_book import JobBook, operator_name
+from yoriai.client.offer.decision_log import operator_name
+from yoriai.client.offer.job_book import JobBook
 from yoriai.config import JobConfig, PolicySection, SiteConfig, TaskSection
 from yoriai.errors import EXIT_BAD_INPUT, EXIT_REFUSED
 from yoriai.privacy.dp.accounting import SampledGaussian, event_to_dict

@@ -123,7 +123,7 @@ def test_what_is_missing_is_named_with_its_remedy(north: SiteFolder) -> None:
 
 
 def test_the_servers_ca_is_installed_by_itself_and_its_fingerprint_shown(north: SiteFolder, ca: Path) -> None:
-    done = yoriai("site", "enrol", north.path, "--server-ca", ca)
+    done = yoriai("site", "enrol", north.path, "--server-ca", ca, "--yes")
     assert done.code == 0
     digest = installed_ca(north, now=datetime.now(UTC)).fingerprints[0].hex()
     assert digest in "".join(done.screen.split())
@@ -139,15 +139,28 @@ def test_what_is_no_ca_of_today_is_refused(north: SiteFolder, tmp_path: Path, ki
         Issuer.make().server(path)
     else:
         path.write_bytes(Issuer.make(days=-1).pem if kind == "old" else b"nothing")
-    done = yoriai("site", "enrol", north.path, "--server-ca", path)
+    done = yoriai("site", "enrol", north.path, "--server-ca", path, "--yes")
     assert (done.code, word in done.screen, north.server_ca.exists()) == (EXIT_REFUSED, True, False)
+
+
+def test_another_ca_of_the_server_is_installed_only_once_its_fingerprint_was_compared(
+    north: SiteFolder, ca: Path, tmp_path: Path
+) -> None:
+    refused = yoriai("site", "enrol", north.path, "--server-ca", ca, answers="n\n")
+    assert (refused.code, north.server_ca.exists()) == (EXIT_REFUSED, False)
+    assert yoriai("site", "enrol", north.path, "--server-ca", ca, answers="y\n").code == 0
+    (tmp_path / "foreign.crt").write_bytes(Issuer.make().pem)
+    refused = yoriai("site", "enrol", north.path, "--server-ca", tmp_path / "foreign.crt", answers="n\n")
+    assert (refused.code, north.server_ca.read_bytes()) == (EXIT_REFUSED, ca.read_bytes())
+    again = yoriai("site", "enrol", north.path, "--server-ca", ca)
+    assert (again.code, "read out" in again.screen) == (0, False)
 
 
 # As whom
 
 
 def test_the_supernode_is_never_the_daemons_user_or_root_unless_it_is_wanted(north: SiteFolder, ca: Path) -> None:
-    assert yoriai("site", "enrol", north.path, "--server-ca", ca).code == 0
+    assert yoriai("site", "enrol", north.path, "--server-ca", ca, "--yes").code == 0
     for options in ([], ["--only", "node"]):
         done = yoriai("site", "start", north.path, *options)
         assert (done.code, "--same-user" in done.screen) == (EXIT_BAD_INPUT, True)

@@ -44,6 +44,7 @@ NAMES = {
     "yoriai_site_waiting",
     "yoriai_site_refusals_total",
     "yoriai_site_round",
+    "yoriai_site_jobs_waiting",
     "yoriai_site_epsilon_budget",
     "yoriai_site_epsilon_spent",
     "yoriai_site_epsilon_left",
@@ -186,7 +187,7 @@ def node(tmp_path: Path) -> Iterator[Path]:
     settings = (folder / "site.toml").read_text().replace('address = ""', 'address = "localhost:1"')
     (folder / "site.toml").write_text(settings.replace("node_metrics_port = 0", f"node_metrics_port = {free_port()}"))
     (tmp_path / "ca.crt").write_bytes(Issuer.make().pem)
-    assert yoriai("site", "enrol", folder, "--server-ca", tmp_path / "ca.crt").code == 0
+    assert yoriai("site", "enrol", folder, "--server-ca", tmp_path / "ca.crt", "--yes").code == 0
     command = [Path(sys.executable).with_name("yoriai"), "site", "start", folder, "--only", "node", "--same-user"]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL) as process:
         try:

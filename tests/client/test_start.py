@@ -97,7 +97,7 @@ def north(tmp_path: Path, base_folder: Path) -> Path:
     for part in ("train", "test"):
         write_records(folder / "data" / f"{part}.jsonl", [{"prompt": "leaks", "response": "pump"}] * 4)
     (tmp_path / "ca.crt").write_bytes(Issuer.make().pem)
-    assert yoriai("site", "enrol", folder, "--server-ca", tmp_path / "ca.crt").code == 0
+    assert yoriai("site", "enrol", folder, "--server-ca", tmp_path / "ca.crt", "--yes").code == 0
     return folder
 
 
@@ -173,7 +173,7 @@ def test_the_real_supernode_takes_the_proxy_of_the_settings_and_the_installed_ca
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
     issuer = Issuer.make()
     (tmp_path / "ca.crt").write_bytes(issuer.pem)
-    assert yoriai("site", "enrol", north, "--server-ca", tmp_path / "ca.crt").code == 0
+    assert yoriai("site", "enrol", north, "--server-ca", tmp_path / "ca.crt", "--yes").code == 0
     with https(issuer.server(tmp_path / "server.pem")) as server, tinyproxy(tmp_path, server.port) as (port, log):
         text = (north / "site.toml").read_text().replace("localhost:1", f"localhost:{server.port}")
         (north / "site.toml").write_text(text.replace('proxy = ""', f'proxy = "http://127.0.0.1:{port}"'))

@@ -2,18 +2,15 @@
 
 import os
 import signal
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
+from tests.client.nodes import supernode
 from tests.commands import site, yoriai
 from tests.deploy.processes import children_of, wait_until
 from tests.tls import Issuer, https
 from yoriai.client.folder.site_folder import SiteFolder
-from yoriai.client.node.node import node_command, node_environment
 
 WAIT_S = 120.0
 
@@ -24,26 +21,8 @@ def north(tmp_path: Path) -> SiteFolder:
     folder = site(tmp_path / "north", "north")
     (tmp_path / "ca.crt").write_bytes((issuer := Issuer.make()).pem)
     issuer.server(tmp_path / "server.pem")
-    assert yoriai("site", "enrol", folder, "--server-ca", tmp_path / "ca.crt").code == 0
+    assert yoriai("site", "enrol", folder, "--server-ca", tmp_path / "ca.crt", "--yes").code == 0
     return SiteFolder(folder)
-
-
-@contextmanager
-def supernode(north: SiteFolder, address: str) -> Iterator["subprocess.Popen[str]"]:
-    """The site's SuperNode, with this server."""
-    text = north.settings.read_text().replace('address = ""', f'address = "{address}"')
-    north.settings.write_text(text)
-    config = north.config()
-    environment = node_environment(north, config)
-    with subprocess.Popen(
-        node_command(north, config), env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        start_new_session=True,
-    ) as process:  # fmt: skip
-        try:
-            yield process
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("fails", ["pull-messages", "send-node-heartbeat"])

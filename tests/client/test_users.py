@@ -16,9 +16,11 @@ from tests.client.users import Pair, as_user, asking, daemon_as, memory_of, read
 from tests.commands import found, yoriai
 from tests.tls import Issuer
 from tests.world import save_tiny_base, write_records
+from yoriai.client.cli import own_check
 from yoriai.client.cli.site_check import check_site
 from yoriai.client.daemon.daemon_config import socket_in
 from yoriai.client.folder.site_folder import SiteFolder
+from yoriai.client.node import site_start
 from yoriai.errors import EXIT_BAD_INPUT, YoriaiError
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make users")
@@ -194,3 +196,61 @@ def test_a_new_site_gives_away_no_file_that_has_another_name_elsewhere(users: Pa
 def test_users_that_are_not_there_are_refused_before_anything_is_made(tmp_path: Path) -> None:
     done = yoriai("site", "init", tmp_path / "s", "--name", "n", "--yes", "--user", "no-such-user-here")
     assert (done.code, "no such user" in done.screen, (tmp_path / "s").exists()) == (EXIT_BAD_INPUT, True, False)
+
+
+_SAYS = """#!/bin/sh
+[ "$1 $2" = "site check" ] || exit 0
+printf '{"rows": [{"what": "base", "mark": "ok", "found": "%s %s %s %s"}]}' \\
+  "$(id -un)" "$YORIAI_CACHE" "$HF_HUB_OFFLINE" "${HF_HOME:-none}"
+"""
+
+
+def command_at(folder: Path, mode: int) -> str:
+    """A command in a folder of this mode, which says as whom and with what caches it was run."""
+    (folder / "bin").mkdir()
+    command = folder / "bin" / "yoriai"
+    command.write_text(_SAYS)
+    command.chmod(0o755)
+    (folder / "bin").chmod(mode)
+    return str(command)
+
+
+@pytest.fixture
+def outside() -> Iterator[Path]:
+    """A folder that every user may enter, as pytest's own is not."""
+    with tempfile.TemporaryDirectory(prefix="yoriai-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+def test_roots_check_has_the_daemons_user_look_in_the_daemons_environment(
+    users: Pair, north: SiteFolder, outside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What root may read, or has in a cache of its own, ticks nothing."""
+    monkeypatch.setattr(own_check, "installed", lambda _: command_at(outside, 0o755))
+    monkeypatch.setenv("HF_HOME", "/elsewhere/huggingface")
+    monkeypatch.setenv("YORIAI_CACHE", "/elsewhere/yoriai")
+    own = own_check.asked_of_daemons_user(north, quick=False)
+    assert own is not None
+    assert [row.found for row in own()] == [f"{users.site} {north.path}/cache 1 none"]
+
+
+def test_a_python_that_the_daemons_user_may_not_run_is_a_cross_and_no_traceback(
+    users: Pair, north: SiteFolder, outside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = command_at(outside, 0o700)
+    monkeypatch.setattr(own_check, "installed", lambda _: place)
+    own = own_check.asked_of_daemons_user(north, quick=True)
+    assert own is not None
+    (row,) = own()
+    assert (row.mark, f"user {users.site} cannot run {place}" in row.found) == ("fail", True)
+    monkeypatch.setattr(site_start, "installed", lambda _: place)
+    done = yoriai("site", "start", north.path, "--node-user", users.node)
+    assert (done.code, f"cannot run {place}" in done.screen, "elsewhere" in done.screen) == (EXIT_BAD_INPUT, True, True)
+
+
+def test_the_check_names_users_by_their_names(users: Pair, north: SiteFolder) -> None:
+    from datetime import UTC, datetime
+
+    row = next(row for row in check_site(north, now=datetime.now(UTC), base_of=None) if row.what == "users")
+    assert row.found == f"daemon: {users.site}, SuperNode: {users.node}"

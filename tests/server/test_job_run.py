@@ -17,10 +17,11 @@ from yoriai.errors import EXIT_BAD_INPUT, AwayError, ConfigError
 from yoriai.prepared_job import PreparedJob
 from yoriai.server.folder.server_folder import ServerFolder
 from yoriai.server.round import attendance
+from yoriai.server.round.manifest import RoundRecord
 from yoriai.server.round.messenger import Transport
 from yoriai.server.service.job_run import run_job
 from yoriai.server.service.job_store import JobStore, Phase, StoredJob
-from yoriai.server.service.status import server_view
+from yoriai.server.service.status import _seconds_left, _with_absences, server_view
 from yoriai.server.service.submitting import submit
 
 ROUNDS = 4
@@ -266,3 +267,54 @@ def test_every_job_is_listed_with_its_phase_and_rounds(folder: ServerFolder, job
     assert f"{job.run_id}  finished, {ROUNDS} of {ROUNDS} rounds" in screen
     listed = json.loads(yoriai("job", "list", "--server", folder.path, "--json").screen)
     assert [view["run"] for view in listed["jobs"]][-1] == job.run_id
+
+
+def test_status_shows_who_took_part_in_which_round_what_is_left_and_when_it_will_be_done(
+    folder: ServerFolder, job: StoredJob
+) -> None:
+    views: list[dict[str, object]] = []
+    screens: list[str] = []
+
+    def look() -> None:
+        views.append(shown(folder, job))
+        screens.append(yoriai("job", "status", "--server", folder.path, job.run_id).screen)
+
+    coordinate(folder, job, AtRound(2, look))
+    view = views[0]
+    assert [(each["round"], each["sites"]) for each in view["took_part"]] == [  # type: ignore[attr-defined]
+        (1, list(NAMES)),
+        (2, list(NAMES)),
+    ]
+    assert (view["rounds_left"], view["seconds_left"] is not None) == (ROUNDS - 2, True)
+    screen = " ".join(screens[0].split())
+    assert f"left {ROUNDS - 2} rounds, then the delivery; at the pace of the last rounds until" in screen
+    assert f"round 2 {', '.join(NAMES)} in" in screen
+    assert (shown(folder, job)["rounds_left"], shown(folder, job)["seconds_left"]) == (0, None)
+
+
+def test_the_estimate_is_of_the_last_rounds_pace_and_none_before_a_round() -> None:
+    def record(seconds: float) -> RoundRecord:
+        return RoundRecord(0, (), (), 0.0, seconds, {}, {}, "")
+
+    records = tuple(map(record, (1000.0, 10.0, 20.0, 30.0)))
+    assert _seconds_left(records, 2, 0.0) == pytest.approx(40.0)
+    assert _seconds_left(records, 2, 15.0) == pytest.approx(25.0)
+    assert _seconds_left((), 2, 0.0) is None
+
+
+def test_a_connected_node_whose_site_takes_no_part_is_not_shown_as_just_online() -> None:
+    reason = "the site's daemon cannot be reached, or has no time"
+    assert _with_absences(
+        {"north": "online", "south": "online", "east": "offline"}, {"north": reason, "east": "x"}
+    ) == {
+        "north": f"online, but takes no part: {reason}",
+        "south": "online",
+        "east": "offline",
+    }
+
+
+def test_cancelled_and_ended_jobs_leave_the_list(folder: ServerFolder, job: StoredJob) -> None:
+    job.change(phase="cancelled")
+    listed = yoriai("job", "list", "--server", folder.path)
+    assert (job.run_id in listed.screen, "--all shows them" in listed.screen) == (False, True)
+    assert job.run_id in yoriai("job", "list", "--server", folder.path, "--all").screen

@@ -329,3 +329,15 @@ def test_a_server_certificate_ends_later_than_two_years(tmp_path: Path) -> None:
     folder = ServerFolder(server(tmp_path / "s"))
     pair = KeyPair(folder.tls_certificate.read_bytes(), folder.tls_key.read_bytes())
     assert pair.expires > datetime.now(UTC) + timedelta(days=800)
+
+
+@pytest.mark.parametrize(("address", "said"), [("192.0.2.7", "192.0.2.7:9092"), ("2001:db8::7", "[2001:db8::7]:9092")])
+def test_nginx_listens_on_the_address_that_the_settings_name_and_no_other(
+    tmp_path: Path, address: str, said: str
+) -> None:
+    folder = ServerFolder(server(tmp_path / "s"))
+    assert "listen 9092 ssl;" in folder.nginx_site.read_text()
+    folder.settings.write_text(folder.settings.read_text().replace('listen = ""', f'listen = "{address}"'))
+    assert init(folder.path, "--renew").code == 0
+    lines = [line.strip() for line in folder.nginx_site.read_text().splitlines() if line.strip().startswith("listen ")]
+    assert lines == [f"listen {said} ssl;"]

@@ -195,3 +195,12 @@ def test_an_answer_is_timed_where_answers_are_generated_and_few_records_suffice(
     assert found.estimate.step.records == 2
     assert found.estimate.step.rates.answered > 0
     assert found.estimate.work.answered == 2 * 2 * len("the answer ") + 2 * 2 * len("the answer ")
+
+
+def test_a_job_is_checked_on_one_sites_own_folder_as_so_many_sites_alike(base: Path, texts: Path) -> None:
+    own, all_of_them = checked(base, texts / "en", **TEXT), checked(base, texts, **TEXT)
+    assert (own.alike, len(own.experiment.sites), all_of_them.alike) == (2, 2, 0)
+    assert (own.epsilon, own.noise_multiplier) == (all_of_them.epsilon, all_of_them.noise_multiplier)
+    screen = shown(own)
+    assert "one site's own records, checked as 2 sites alike" in screen
+    assert ("en-1" in screen, "en-2" in screen) == (True, False)

@@ -18,9 +18,10 @@ from tests.simulations.report_fixture import (
     interrupted_report,
     personal_report,
 )
+from yoriai.comparison import wilson_interval
 from yoriai.errors import CheckpointError, ConfigError
 from yoriai.simulations.report.file import load_report, report_json, report_schema, write_report
-from yoriai.simulations.report.report import Report, Score, wilson_interval
+from yoriai.simulations.report.report import Report, Score
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "report-schema.md"
 

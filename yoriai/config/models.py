@@ -248,6 +248,12 @@ class JobConfig(Table):
 
     schema_: Version = Field(default=1, alias="schema", description="Version of this file's format.")
     name: Name = Field(description="Name of the job: in the run's folder, in ledgers and in logs.", examples=["my-job"])
+    purpose: str = Field(
+        default="",
+        max_length=300,
+        exclude_if=lambda purpose: not purpose,
+        description="What the adapter is for, in a sentence. The operators of the sites read it before they say yes.",
+    )
     base: BaseSection = Field(default_factory=BaseSection)
     lora: LoraSection = Field(default_factory=LoraSection)
     task: TaskSection = Field(default_factory=TaskSection)

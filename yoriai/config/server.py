@@ -33,6 +33,16 @@ Hosts = Annotated[
     Field(min_length=1, json_schema_extra={"uniqueItems": True}),
     Expected("a list of one or more host names and IP addresses, none twice"),
 ]
+
+
+def _address(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text)) if text else text
+    except ValueError:
+        raise ValueError("is no IP address") from None
+
+
+ListenAddress = Annotated[str, AfterValidator(_address), Expected("an IP address of this machine, or nothing")]
 Port = Annotated[int, Field(ge=1, le=65535)]
 User = Annotated[
     str,
@@ -50,6 +60,10 @@ class ServerConfig(Table):
         description="Names and IP addresses by which sites reach this machine. The TLS certificate is made out to "
         "them.",
         examples=[["server.example.org"]],
+    )
+    listen: ListenAddress = Field(
+        default="",
+        description="The one IP address of this machine on which nginx listens for sites. Empty: all of them.",
     )
     port: Port = Field(default=9092, description="The port on which nginx listens for sites; the only one open.")
     control_port: Port = Field(

@@ -171,10 +171,27 @@ class PolicySection(Table):
         description="Whether this site takes part in jobs without differential privacy. In those a coordinator that "
         "cheats can repeat a round with one site fewer and subtract the sums.",
     )
+    second_approver: str = Field(
+        default="",
+        pattern=r"^([0-9a-f]{64})?$",
+        description="The public key (Ed25519, 64 hexadecimal digits) of a second person, who has to sign every raise "
+        "of the budget: `yoriai site approver KEY` makes it. Empty: one person raises it.",
+    )
     planned_jobs: Count = Field(
         default=3,
         description="Jobs that the budget is meant for, in all. A job that leaves room for fewer such jobs than are "
         "still planned is marked before its operator says yes.",
+    )
+
+
+class AlarmsSection(Table):
+    """Whom the site tells that a job waits for its operator."""
+
+    command: Texts = Field(
+        default=(),
+        description="Program and arguments that the daemon runs, without a shell and as its own user, when a job "
+        "begins to wait for an answer and each day that it still does; YORIAI_ALARM, YORIAI_SITE and YORIAI_RUN in its "
+        "environment say what, where and which run. Empty: the log and the metrics alone say it.",
     )
 
 
@@ -198,6 +215,7 @@ class SiteConfig(Table):
     ledger: LedgerSection = Field(default_factory=LedgerSection)
     server: ServerSection = Field(default_factory=ServerSection)
     policy: PolicySection = Field(default_factory=PolicySection)
+    alarms: AlarmsSection = Field(default_factory=AlarmsSection)
 
     @field_validator("node_metrics_port")
     @classmethod

@@ -18,13 +18,14 @@ _FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _IN_THE_WAY = frozenset({errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY})
 
 
-def write_atomically(path: Path, data: bytes, *, mode: int = 0o666) -> Path:
+def write_atomically(path: Path, data: bytes, *, mode: int = 0o666, is_folders: bool = False) -> Path:
     """Replace a file's content so that a reader, or the next start after a crash, sees the old or the new whole.
 
     Args:
         path: its folder is made when missing.
         data: all of the content.
         mode: permission bits, of which the umask takes its share. The file never has more, not even while it is made.
+        is_folders: whether a file of root's is the folder's owner's from the first, who may be reading it meanwhile.
 
     Returns:
         The path.
@@ -33,12 +34,12 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o666) -> Path:
         StorageError: the disk is full or the place cannot be written.
     """
     try:
-        return replace_content(path, data, mode=mode)
+        return replace_content(path, data, mode=mode, is_folders=is_folders)
     except OSError as error:
         raise cannot_write(path, error) from error
 
 
-def replace_content(path: Path, data: bytes, *, mode: int = 0o666) -> Path:
+def replace_content(path: Path, data: bytes, *, mode: int = 0o666, is_folders: bool = False) -> Path:
     """As `write_atomically`, for those with a message of their own.
 
     Raises:
@@ -47,7 +48,7 @@ def replace_content(path: Path, data: bytes, *, mode: int = 0o666) -> Path:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_part(temporary, data, mode)
+        _write_part(temporary, data, mode, owner=path.parent.stat() if is_folders and os.geteuid() == 0 else None)
         temporary.replace(path)
         sync(path.parent)
     finally:
@@ -230,10 +231,12 @@ def is_unwritable(error: OSError) -> bool:
     return error.errno in _FULL | _FORBIDDEN
 
 
-def _write_part(temporary: Path, data: bytes, mode: int) -> None:
+def _write_part(temporary: Path, data: bytes, mode: int, *, owner: os.stat_result | None = None) -> None:
     temporary.unlink(missing_ok=True)  # Of an earlier process of this number, which was killed.
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     with os.fdopen(descriptor, "wb") as file:
         file.write(data)
         file.flush()
+        if owner is not None:
+            os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
         os.fsync(file.fileno())

@@ -7,14 +7,56 @@ tensors and secrets have no way in, and messages of other libraries, which could
 import contextlib
 import json
 import logging
+import os
 import threading
 from datetime import UTC, datetime
-from typing import TextIO
+from pathlib import Path
+from typing import Protocol
 
+from yoriai.system.files import PRIVATE
 from yoriai.system.heartbeat import Heartbeat
 
 _LONGEST_VALUE = 500
 _AGAIN_S = 60.0  # A process that lives for months may wait for days.
+
+
+class Stream(Protocol):
+    """What takes the lines of a log."""
+
+    def write(self, text: str, /) -> object:
+        """Take a text."""
+        ...
+
+    def flush(self) -> None:
+        """Have it where it is to be."""
+        ...
+
+
+class LogFile:
+    """A file that takes whole lines, and begins again at a size limit; one older file is kept next to it.
+
+    Args:
+        path: for its owner alone; `path`.1 is the older file.
+        limit_bytes: largest size of either, but for a line that is longer.
+    """
+
+    def __init__(self, path: Path, limit_bytes: int = 16 * 1024 * 1024) -> None:
+        self._path, self._limit_bytes = path, limit_bytes
+
+    def write(self, text: str, /) -> None:
+        """Append a text; raises OSError where that cannot be."""
+        data = text.encode()
+        with contextlib.suppress(FileNotFoundError):
+            if self._path.stat().st_size + len(data) > self._limit_bytes:
+                self._path.replace(self._path.with_name(f"{self._path.name}.1"))
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, PRIVATE)
+        try:
+            os.write(descriptor, data)
+        finally:
+            os.close(descriptor)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
 
 
 class EventLog:
@@ -25,7 +67,7 @@ class EventLog:
         as_json: JSON lines with `at`, `event` and the values, in place of `TIME event key="value"`.
     """
 
-    def __init__(self, stream: TextIO, *, as_json: bool = False) -> None:
+    def __init__(self, stream: Stream, *, as_json: bool = False) -> None:
         self._stream, self._as_json = stream, as_json
         self._lock = threading.Lock()
 

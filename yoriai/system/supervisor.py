@@ -11,6 +11,7 @@ Not covered: a grandchild that leaves the group on purpose. Under systemd the un
 import contextlib
 import os
 import pwd
+import re
 import signal
 import subprocess
 import sys
@@ -33,6 +34,8 @@ WELL_AFTER_S = 60.0
 # Killed processes are gone within milliseconds; those that only wait for a slow init to bury them need no waiting for.
 _GROUP_END_S = 0.5
 _PIECE_BYTES = 64 * 1024
+# What a terminal takes for colours, and for a place on its screen.
+_ESCAPES = re.compile(rb"\x1b\[[0-9;?]*[ -/]*[@-~]")
 
 Command = Sequence[str] | Callable[[], Sequence[str]]
 
@@ -216,7 +219,7 @@ class OutputFile:
         with stream:
             while piece := os.read(stream.fileno(), _PIECE_BYTES):
                 with contextlib.suppress(OSError):
-                    self._append(piece)
+                    self._append(_plain(piece))
 
     def _append(self, piece: bytes) -> None:
         descriptor = self._open()
@@ -231,6 +234,11 @@ class OutputFile:
 
     def _open(self) -> int:
         return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, PRIVATE)
+
+
+def _plain(piece: bytes) -> bytes:
+    """Without colours, and with each state of a bar on a line of its own; a sequence that is cut in two may stay."""
+    return _ESCAPES.sub(b"", piece).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
 
 def _identity(run_as: int | None) -> dict[str, str]:

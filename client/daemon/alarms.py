@@ -1,0 +1,68 @@
+"""Alarms of a site: a job that waits for its operator's answer is told once, and again each day that it still waits.
+
+An alarm is a line in the log and, where site.toml names one in [alarms], a command: run without a shell, as the
+daemon's user and within its unit's limits (no network but this machine's own), with what happened in its environment.
+It hears nothing of the job but the run's id. What it prints goes nowhere; that it fails, or hangs, holds nothing up.
+"""
+
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from yoriai.system.log import EventLog
+
+_AGAIN_S = 86_400.0
+_LONGEST_S = 60.0
+_MOST_RUNS = 1000
+_PASSED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "USER", "LOGNAME")
+
+
+class Alarms:
+    """See the module.
+
+    Args:
+        site: its name.
+        command: program and arguments; empty: the log alone.
+        log: of the daemon.
+        clock: seconds, of any beginning.
+    """
+
+    def __init__(
+        self, site: str, command: Sequence[str], log: EventLog, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._site, self._command, self._log, self._clock = site, tuple(command), log, clock
+        self._told: dict[str, float] = {}
+
+    def job_waits(self, run_id: str) -> None:
+        """Tell that a run waits for an answer, unless that was told in the last day."""
+        now = self._clock()
+        if run_id in self._told and now - self._told[run_id] < _AGAIN_S:
+            return
+        if len(self._told) >= _MOST_RUNS:
+            self._told.clear()
+        self._told[run_id] = now
+        self._log.event("alarm", what="job_waits", run=run_id)
+        if self._command:
+            threading.Thread(target=self._run, args=("job_waits", run_id), name="alarm", daemon=True).start()
+
+    def _run(self, what: str, run_id: str) -> None:
+        own = {name: value for name, value in os.environ.items() if name in _PASSED}
+        told = {"YORIAI_ALARM": what, "YORIAI_SITE": self._site, "YORIAI_RUN": run_id}
+        try:
+            done = subprocess.run(
+                self._command,
+                env={**own, **told},
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                timeout=_LONGEST_S,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            self._log.event("alarm_failed", error=type(error).__name__)
+            return
+        if done.returncode != 0:
+            self._log.event("alarm_failed", code=done.returncode)
