@@ -72,6 +72,7 @@ def mount(site: typer.Typer) -> None:
     """Add the commands to the group `site`."""
     site.command("init")(init)
     site.command("enrol")(enrol)
+    site.command("uninstall")(uninstall)
 
 
 def init(
@@ -190,6 +191,16 @@ def enrol(
     elif server_ca is None:
         _request(site)
     settle(site)
+
+
+def uninstall(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the site.")]) -> None:
+    """List what the site has left on this machine, and the commands that remove it. Removes nothing itself."""
+    from yoriai.client.cli.uninstall import left_behind
+    from yoriai.client.folder.site_folder import SiteFolder
+
+    site = SiteFolder(folder.resolve())
+    for line in left_behind(site, site.config()):
+        say(line)
 
 
 def _request(site: "SiteFolder") -> None:
