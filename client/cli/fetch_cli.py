@@ -1,4 +1,4 @@
-"""`site fetch`: the base model of a site, and nothing else, into the site's own cache before its daemon has to load it."""
+"""`site fetch`: a site's base model, and nothing else, in the site's own cache before its daemon has to load it."""
 
 from pathlib import Path
 from typing import Annotated
