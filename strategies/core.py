@@ -6,7 +6,8 @@ Factors: A = V_rᵀ (r, in) and U = U_r S_r (out, r), fixed; R (r, r), zero at f
 values, so an entry of R is read relative to the base weight: R = c·I with alpha = r raises the top r directions by the
 share c, in every map alike, and one learning rate fits small and large maps. The rank-r factors are computed once, by a
 machine that has the base, and sent as bytes: an SVD is unique only up to signs, so sites that each took their own
-would average R in different bases.
+would average R in different bases. Instead of the weight's they may be those of public texts, with the same shapes and
+about the same sizes (`yoriai.client.model.public_factors`).
 
 Bytes a round, each way and a map: 4 · r², whatever the size of the map.
 A sum suffices: with U and A fixed the product is linear in R, so the mean of the products is the product of the means.
@@ -45,10 +46,11 @@ class Core:
         return ("R",)
 
     def initial(self, maps: Maps, rank: int, seed: int, base_factors: BaseFactors | None = None) -> AdapterState:
-        """A = V_rᵀ and U = U_r S_r from `base_factors`, R zero; the seed is not used.
+        """U and A from `base_factors`, R zero; the seed is not used.
 
         Args:
-            base_factors: module path -> (U_r S_r (out, r), V_rᵀ (r, in)), from the SVD of the base weight.
+            base_factors: module path -> (U (out, r), A (r, in)): U_r S_r and V_rᵀ of the base weight, or those of
+                public texts.
 
         Raises:
             AdapterError: no base factors, a map without them or of other shapes, values not finite, or a rank that
@@ -80,7 +82,7 @@ class Core:
         return add_to_trainable(current, mean_update, self.trainable(round_index))
 
     def to_peft(self, state: AdapterState) -> AdapterState:
-        """A = V_rᵀ, B = U · R, under the same alpha and rank.
+        """A as it is, B = U · R, under the same alpha and rank.
 
         The product's last bits depend on the machine's matrix library: compare versions by the digest of the core
         state, not of this export.

@@ -36,6 +36,7 @@ def check_fit(job: JobConfig) -> None:
     for check_settings in (
         _head_of_its_task,
         _head_alone,
+        _factors_of_texts,
         _aggregation_in_the_open,
         _enough_updates,
         _proximal,
@@ -68,6 +69,24 @@ def _head_alone(job: JobConfig) -> Iterator[ConfigError]:
         yield ConfigError(
             f"federation.rule = {job.federation.rule} with task.head = trained: a head that trains is summed as it is",
             remedy='leave federation.rule out, or set task.head = "labels"',
+        )
+
+
+def _factors_of_texts(job: JobConfig) -> Iterator[ConfigError]:
+    """Public texts have no labels, and only core has fixed factors of the base."""
+    if job.lora.factors != "public":
+        return
+    if job.task.kind == "classify":
+        yield ConfigError(
+            "lora.factors = public with task.kind = classify: public texts have no labels to learn from",
+            expected="task.kind = lm or instruct",
+            remedy='set lora.factors = "svd", or task.head = "trained", which public texts condition',
+        )
+    if job.federation.rule != "core":
+        yield ConfigError(
+            f"lora.factors = public with the rule {job.federation.rule}: it has no fixed factors of the base",
+            expected="federation.rule = core",
+            remedy='set that, or lora.factors = "svd"',
         )
 
 

@@ -182,6 +182,7 @@ def _settings(terms: Terms, job: JobConfig) -> dict[str, Any]:
         "server_learning_rate": job.federation.server_learning_rate,
         "rank": job.lora.rank,
         "alpha": job.lora.alpha,
+        "factors": job.lora.factors,
         "task": job.task.model_dump(mode="json"),
         "head": {**job.head.model_dump(mode="json"), "public_texts": job.public.texts} if job.trains_head else None,
         "unusual": unusual(job, terms.noise_multiplier),

@@ -214,16 +214,22 @@ def what_trains(job: JobConfig) -> str:
 
 
 def _head(job: JobConfig) -> str:
-    head, public = job.head, job.public
+    head = job.head
     words = f" and {head.words} buckets of the prompt's words" if head.words else ""
     text = f"{len(job.task.labels)} labels on {head.directions} directions of {', '.join(head.states)}{words}"
-    return text + (f"; conditioned on texts said to be public: {public.texts!r}" if public.texts else "")
+    return text + _said_to_be_public(job)
 
 
 def _adapter(job: JobConfig) -> str:
     lora = job.lora
     layers, maps = "all layers" if lora.layers == "all" else f"layers {lora.layers}", _listed(lora.target_modules)
-    return f"rank {lora.rank}, alpha {lora.alpha:g}, {layers}: {maps}"
+    text = f"rank {lora.rank}, alpha {lora.alpha:g}, {layers}: {maps}"
+    return text + "; fixed factors of public texts" * job.is_conditioned + _said_to_be_public(job)
+
+
+def _said_to_be_public(job: JobConfig) -> str:
+    texts = job.public.texts if job.is_conditioned else None
+    return f"; conditioned on texts said to be public: {texts!r}" if texts else ""
 
 
 def _lengths(job: JobConfig) -> str:

@@ -199,6 +199,11 @@ class AdaptedModel(FactorModel):
         hidden: Tensor = self.tail(entering, at)
         return hidden
 
+    def adapted_layer(self, path: str) -> nn.Module:
+        """One adapted map, adapter included: from what enters it to what leaves it."""
+        layer: nn.Module = self._layers[path]
+        return layer
+
     def base_weight(self, path: str) -> Tensor:
         """The frozen weight (out, in) under one adapted map."""
         weight: Tensor = self._layers[path].get_base_layer().weight

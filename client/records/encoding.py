@@ -139,6 +139,40 @@ def encode_fitting(
     return EncodedRecords(tuple(examples.values()), tuple(examples), tuple(misfits), cut)
 
 
+def question_tokens(
+    asked: str | Sequence[tuple[str, str]], tokenizer: Tokenizer, task: TaskSection, *, limit: int
+) -> list[int]:
+    """What a model is given to answer: an example's tokens before the response, just as it is taught to go on from.
+
+    Args:
+        asked: a prompt, or for `lm` how the text begins; for `instruct` also the turns of a conversation, as (role,
+            content), of which the last is not the assistant's.
+        limit: tokens at most. What is longer is cut as `encode_fitting` cuts it.
+
+    Raises:
+        RecordError: a conversation where the task has none, or one that ends with the assistant; a base without a
+            fitting chat template; nothing that makes a token.
+        ConfigError: as `check_task`.
+    """
+    check_task(task, tokenizer, context_tokens=limit)
+    encoder = TextEncoder(tokenizer)
+    if isinstance(asked, str):
+        record = Record(text=asked) if task.kind == "lm" else Record(prompt=asked)
+    elif task.kind != "instruct" or not asked or asked[-1][0] == "assistant":
+        raise RecordError(
+            "a conversation that cannot be gone on with",
+            found=f"{len(asked)} turns for a task of the kind {task.kind}",
+            expected="for instruct, turns of which the last is not the assistant's",
+            remedy="ask with a text, or leave the assistant's last turn out",
+        )
+    else:
+        record = Record(messages=tuple(asked))
+    ids = _tokens(record, encoder, task, limit).ids
+    if not ids:
+        raise RecordError("no token at all", expected="a text that the base model's tokenizer knows")
+    return ids
+
+
 def check_task(task: TaskSection, tokenizer: Tokenizer, *, context_tokens: int) -> None:
     """What can be said of a task without a record.
 
@@ -241,9 +275,9 @@ def _tokens(record: Record, encoder: TextEncoder, task: TaskSection, limit: int)
         ids = _beginning(encoder.tokenizer) + encoder.encode_text(record.text)
         return _Tokens(ids[:limit], [True] * min(len(ids), limit), len(ids) > limit)
     targets: list[int] = []
-    if task.kind == "instruct":
+    if task.kind == "instruct" and record.response is not None:
         end_token = encoder.tokenizer.eos_token_id
-        targets = encoder.encode_text(record.response or "") + ([] if end_token is None else [int(end_token)])
+        targets = encoder.encode_text(record.response) + ([] if end_token is None else [int(end_token)])
     return _prompted(record.prompt or "", targets, encoder, task.template or DEFAULT_TEMPLATES[task.kind], limit)
 
 
@@ -276,20 +310,21 @@ def _prompted(prompt: str, targets: list[int], encoder: TextEncoder, template: s
 def _conversation(messages: tuple[tuple[str, str], ...], encoder: TextEncoder) -> tuple[list[int], list[bool]]:
     """Render growing prefixes: what an assistant's turn adds to its prompt is a target, all else is context."""
     turns = [{"role": role, "content": encoder.hidden(content)} for role, content in messages]
+    answered = [place for place, turn in enumerate(turns) if turn["role"] == "assistant"]
+    steps = [step for place in answered for step in ((place, False), (place + 1, True))]
+    if len(turns) - 1 not in answered:  # Where a model is asked, the next turn is to be the assistant's.
+        steps.append((len(turns), False))
     ids: list[int] = []
     is_target: list[bool] = []
     rendered = ""
-    for position, turn in enumerate(turns):
-        if turn["role"] != "assistant":
-            continue
-        for count, target in ((position, False), (position + 1, True)):
-            longer = _render(turns[:count], encoder.tokenizer, prompt=not target)
-            if not longer.startswith(rendered):
-                raise _template_error("rewrites earlier turns when a later one is added")
-            piece = encoder.encode(longer[len(rendered) :])
-            ids += piece
-            is_target += [target] * len(piece)
-            rendered = longer
+    for count, target in steps:
+        longer = _render(turns[:count], encoder.tokenizer, prompt=not target)
+        if not longer.startswith(rendered):
+            raise _template_error("rewrites earlier turns when a later one is added")
+        piece = encoder.encode(longer[len(rendered) :])
+        ids += piece
+        is_target += [target] * len(piece)
+        rendered = longer
     return ids, is_target
 
 

@@ -12,6 +12,7 @@ from yoriai.client.model.factor_model import FactorModel
 from yoriai.client.model.head_model import HeadModel, HeadShape, path_of
 from yoriai.client.model.lora import AdaptedModel, svd_factors
 from yoriai.client.model.magnitude import check_state, weight_norms
+from yoriai.client.model.public_factors import moments, public_factors
 from yoriai.client.model.public_texts import public_texts
 from yoriai.client.model.tasks import (
     LabelHead,
@@ -27,7 +28,7 @@ from yoriai.client.records.records import Record
 from yoriai.client.session.base_answers import empty_prompt
 from yoriai.config import JobConfig
 from yoriai.strategies.adapter import AdapterState
-from yoriai.strategies.factors import Maps
+from yoriai.strategies.factors import BaseFactors, Maps
 from yoriai.strategies.head import HEAD_PATH
 from yoriai.strategies.rule import rule_of
 
@@ -81,9 +82,30 @@ def first_adapter(model: FactorModel, job: JobConfig, progress: Progress | None 
         factors = head_conditioning(model, job, progress)
         return rule.initial({HEAD_PATH: (shape.labels, shape.features)}, 0, job.training.seed, factors)
     assert isinstance(model, AdaptedModel)
-    return rule.initial(
-        model.maps, job.lora.rank, job.training.seed, svd_factors(model) if "U" in rule.factors else None
-    )
+    return rule.initial(model.maps, job.lora.rank, job.training.seed, _fixed_factors(model, job, progress))
+
+
+def _fixed_factors(model: AdaptedModel, job: JobConfig, progress: Progress | None) -> BaseFactors | None:
+    """U (out, r) and A (r, in) of every adapted map, for a rule that has such: of its weight, or of public texts."""
+    if "U" not in rule_of(job).factors:
+        return None
+    if job.lora.factors == "svd":
+        return svd_factors(model)
+    texts = public_texts(model.base, job.task, job.public, progress)
+    records = [_public_record(text, job.task.kind) for text in texts]
+    task = job.task.model_copy(update={"too_long": "cut"})  # That of a record is refused says nothing of these.
+    encoded = encode(records, model.base.tokenizer, task, context_tokens=model.base.context_tokens)
+    found = moments(model, task_head(model, job), encoded.examples, progress)
+    return {path: public_factors(found[path], svd) for path, svd in svd_factors(model).items()}
+
+
+def _public_record(text: str, kind: str) -> Record:
+    """A public text as a record: whole, or its first third as a prompt that the rest answers."""
+    if kind == "lm":
+        return Record(text=text)
+    third = len(text) // 3
+    cut = place if (place := text.find(" ", third)) >= 0 else third  # Some scripts have no spaces.
+    return Record(prompt=text[:cut], response=text[cut:].lstrip())
 
 
 def head_conditioning(

@@ -1,7 +1,7 @@
 """`yoriai.load`: a trained folder, answering. What simulations write and sites are delivered loads alike."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from yoriai.client.base.base_model import BaseModel, choose_device, load_base
 from yoriai.client.base.quiet import quiet_libraries
 from yoriai.client.base.states import places
 from yoriai.client.model.head_model import HeadModel, HeadShape
-from yoriai.client.records.encoding import Example, encode
+from yoriai.client.records.encoding import Example, encode, question_tokens
 from yoriai.client.records.records import Record
 from yoriai.client.session.base_answers import LabelWords
 from yoriai.client.session.export import HEAD_FILE, TASK_FILE, TASK_SCHEMA
@@ -59,12 +59,30 @@ class Trained:
         logits = [self._logits(encoded.examples[i : i + _AT_ONCE]) for i in range(0, len(texts), _AT_ONCE)]
         return torch.cat([torch.zeros(0, len(self.labels)), *logits]).softmax(1)
 
-    def generate(self, prompt: str, *, max_new_tokens: int = 64) -> str:
-        """The likeliest answer to a prompt, in the task's template. Raises ConfigError for a classifier."""
+    def generate(self, prompt: str | Sequence[Mapping[str, str]], *, max_new_tokens: int = 64) -> str:
+        """The likeliest answer to a prompt, which becomes the tokens that training makes of one.
+
+        Args:
+            prompt: a text, put into the task's template; or, where conversations were learnt, messages as records have
+                them, `{"role": …, "content": …}`, put into the base's chat template.
+            max_new_tokens: of the answer, at most. A prompt that leaves no room for them is cut as in training.
+
+        Raises:
+            ConfigError: it is a classifier; or the template, or the answer, leaves no room for a prompt.
+            RecordError: as `question_tokens`.
+        """
         if self.labels:
             raise ConfigError("this adapter chooses a label and writes nothing", remedy="call predict")
-        text = (self.task["template"] or "{prompt}").replace("{prompt}", prompt)
-        ids = torch.tensor([self.base.tokenizer.encode(text)], device=self.base.device)
+        asked = prompt if isinstance(prompt, str) else [(turn["role"], turn["content"]) for turn in prompt]
+        if (limit := self.base.context_tokens - max_new_tokens) < 1:
+            raise ConfigError(
+                "the answer leaves no room for a prompt",
+                found=f"max_new_tokens = {max_new_tokens}",
+                expected=f"below {self.base.context_tokens}, which the base reads in all",
+                remedy="lower it",
+            )
+        section = TaskSection(kind=self.task["kind"], template=self.task["template"], max_tokens=limit)
+        ids = torch.tensor([question_tokens(asked, self.base.tokenizer, section, limit=limit)], device=self.base.device)
         answer = self._model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),

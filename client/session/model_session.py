@@ -94,10 +94,10 @@ class ModelSession:
 
     def initial_adapter(self, job: JobConfig, progress: PrefixProgress | None = None) -> AdapterState:
         """The adapter before round 0, with its fixed factors; see `first_adapter`."""
-        if not job.trains_head:
+        if not job.is_conditioned:
             return first_adapter(self.model(job), job, progress)
         # Of one job it is asked for again and again, and public texts take their time.
-        key = json.dumps([part.model_dump(mode="json") for part in (job.task, job.head, job.public)])
+        key = json.dumps([part.model_dump(mode="json") for part in (job.task, job.head, job.public, job.lora)])
         if key not in self._conditioned:
             self._conditioned = {key: first_adapter(self.model(job), job, progress)}
         return self._conditioned[key]
@@ -170,7 +170,8 @@ class ModelSession:
             return PreparedRecords(model, (), known=None)
         if told := fits.told():
             tell(told)
-        if job.trains_head and (told := found_public((record.prompt or "" for record in records), job.public)):
+        read = (record.prompt or record.text or "" for record in records)
+        if job.is_conditioned and (told := found_public(read, job.public)):
             tell(told)
         try:
             return PreparedRecords(model, fits.examples, known=self._known, units=fits.units, progress=progress)

@@ -40,7 +40,7 @@ def with_digests(job: JobConfig) -> JobConfig:
     Raises:
         ConfigError: the texts cannot be read, or there are none.
     """
-    if not job.trains_head or job.public.texts is None:
+    if not job.is_conditioned or job.public.texts is None:
         return job
     digests = dict.fromkeys(text_digest(text) for text in own_texts(Path(job.public.texts)))
     return override(job, {"public.digests": list(digests)[:_MOST_DIGESTS]})

@@ -7,7 +7,7 @@ trains, or fixed label vectors where the job names an aggregation rule, for then
 from typing import Any, Final
 
 from yoriai.config import JobConfig, override
-from yoriai.config.by_task import LABEL_VECTORS, TEXTS, TRAINED_HEAD, Settings
+from yoriai.config.by_task import LABEL_VECTORS, TEXTS, TEXTS_BY_RULE, TRAINED_HEAD, Settings
 from yoriai.privacy.job_terms.calibration import calibrated
 from yoriai.privacy.job_terms.noise import all_rounds, honest_shares
 from yoriai.strategies.rule import rule_of
@@ -51,11 +51,18 @@ def _defaults(job: JobConfig) -> Settings:
     """Of the job's task. A rate that the job names, or that its rule has of its own, has none beside it."""
     if job.trains_head:
         return TRAINED_HEAD
-    found = LABEL_VECTORS if job.task.kind == "classify" else TEXTS
+    found = LABEL_VECTORS if job.task.kind == "classify" else TEXTS if _of_texts(job) else TEXTS_BY_RULE
     whole = tuple(rule_of(job).server_optimizers) == ("none",)
     if whole or _named(job, "federation.server_learning_rate") or _named(job, "federation.server_optimizer"):
         return {key: value for key, value in found.items() if not key.startswith("federation.server_")}
     return found
+
+
+def _of_texts(job: JobConfig) -> bool:
+    """Whether fixed factors are of public texts. A job that names its rule, as stored ones do, has those it had."""
+    if _named(job, "lora.factors"):
+        return job.lora.factors == "public"
+    return not _named(job, "federation.rule")
 
 
 def _with(job: JobConfig, defaults: Settings) -> JobConfig:

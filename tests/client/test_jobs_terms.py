@@ -80,6 +80,7 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "lora.alpha": (8.0, {}),
     "lora.target_modules": (("q_proj",), {}),
     "lora.layers": ("last:2", {}),
+    "lora.factors": ("public", {"task.kind": "lm"}),
     "task.kind": ("instruct", {}),
     "task.template": ("{prompt}?", {}),
     "task.labels": (("cabin", "pump"), {}),

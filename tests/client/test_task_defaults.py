@@ -6,7 +6,7 @@ import pytest
 
 from yoriai.client.session.task_defaults import head_rate, settled
 from yoriai.config import JobConfig, job_digest, job_template, override, parse_job
-from yoriai.config.by_task import BY_TASK, LABEL_VECTORS, TEXTS, TRAINED_HEAD
+from yoriai.config.by_task import BY_TASK, LABEL_VECTORS, TEXTS, TEXTS_BY_RULE, TRAINED_HEAD
 from yoriai.errors import ConfigError
 from yoriai.strategies.fit import check_fit
 from yoriai.strategies.rule import rule_of
@@ -35,6 +35,12 @@ def test_a_classify_job_trains_a_head_unless_it_names_a_rule() -> None:
     assert settled(classify(federation__rule="core", task__head="trained")).trains_head
 
 
+def test_a_stored_job_for_texts_keeps_the_weights_factors() -> None:
+    """An earlier version wrote all of its settings into the file, the rule among them, and none of factors."""
+    assert settled(job_of(task__kind="lm", federation__rule="core")).lora.factors == "svd"
+    assert settled(job_of(task__kind="lm")).lora.factors == "public"
+
+
 def test_a_job_that_is_not_settled_trains_no_head() -> None:
     """Jobs that an earlier version stored say nothing of heads."""
     assert not classify().trains_head
@@ -48,6 +54,9 @@ def test_a_job_that_is_not_settled_trains_no_head() -> None:
         (CLASSIFY | {"federation.rule": "ffa"}, LABEL_VECTORS),
         ({"task.kind": "lm"}, TEXTS),
         ({"task.kind": "instruct"}, TEXTS),
+        ({"task.kind": "lm", "federation.rule": "core"}, TEXTS_BY_RULE),
+        ({"task.kind": "lm", "lora.factors": "svd"}, TEXTS_BY_RULE),
+        ({"task.kind": "lm", "federation.rule": "core", "lora.factors": "public"}, TEXTS),
     ],
 )
 def test_each_task_has_its_defaults(settings: dict[str, object], defaults: dict[str, object]) -> None:

@@ -15,6 +15,8 @@ import torch
 from tests.commands import yoriai
 from tests.simulations.conftest import Run
 from tests.world import Notebook, Stop, job_settings, write_records
+from yoriai.client.session.loading import load
+from yoriai.config import load_job
 from yoriai.errors import EXIT_PARTIAL, BudgetError, CheckpointError, ConfigError, RecordError, YoriaiError
 from yoriai.privacy.ledger.ledger import Charge, Ledger
 from yoriai.server.round.registry import Checkpoint, Registry
@@ -105,13 +107,17 @@ def test_inferred_kind_is_said_and_stored(run: Run) -> None:
     ],
 )
 def test_other_kinds_of_records_run(base: Path, tmp_path: Path, record: dict[str, Any], kind: str, metric: str) -> None:
+    """From factors of public texts, as they do where the job names no rule."""
     for site in ("x", "y"):
         for part in ("train", "test"):
             lines = [json.loads(json.dumps(record).replace("{n}", f"{n}")) for n in range(6)]
             write_records(tmp_path / "data" / site / f"{part}.jsonl", lines)
-    settings = job_settings(base) | {"federation.rounds": 1}
+    settings = {**job_settings(base), "federation.rounds": 1}
+    settings.pop("federation.rule")
     report = simulate(data=tmp_path / "data", settings=settings, out=tmp_path / "run")
     assert report.task.kind == kind
+    assert load_job(tmp_path / "run" / "job.toml").lora.factors == "public"
+    assert isinstance(load(tmp_path / "run" / "adapter", device="cpu").generate("part", max_new_tokens=2), str)
     assert "majority" not in report.overall
     assert getattr(report.overall["federated"], metric) is not None
     assert report.overall["federated"].loss is not None

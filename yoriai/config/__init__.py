@@ -196,9 +196,14 @@ def job_json_schema() -> dict[str, Any]:
 def job_digest(job: JobConfig, base_digest: str) -> str:
     """SHA-256 (hex) over the base and every setting that bears on the result: not [speed], not [deadlines]."""
     settings = job.model_dump(mode="json", by_alias=True, exclude={"speed", "deadlines"})
-    if not job.trains_head:  # These bear on nothing then, and jobs of before they were there keep their digest.
-        settings = {key: value for key, value in settings.items() if key not in ("head", "public")}
+    # What bears on nothing is left out: jobs of before these settings were there keep their digest.
+    if not job.is_conditioned:
+        settings.pop("public")
+    if not job.trains_head:
+        settings.pop("head")
         settings["task"].pop("head")
+    if job.lora.factors == "svd":
+        settings["lora"].pop("factors")
     return hashlib.sha256(json.dumps([base_digest, settings], sort_keys=True).encode()).hexdigest()
 
 

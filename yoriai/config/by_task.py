@@ -1,4 +1,4 @@
-"""Settings that a job may leave to its task: rates, rounds, layers; docs/benchmarks/heads.md says where from."""
+"""Settings that a job may leave to its task: rates, rounds, layers; docs/benchmarks/{heads,texts}.md say where from."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -28,6 +28,18 @@ LABEL_VECTORS: Final[Settings] = MappingProxyType(
 )
 TEXTS: Final[Settings] = MappingProxyType(
     {
+        "lora.factors": "public",
+        "lora.rank": 32,
+        "lora.alpha": 32.0,
+        "lora.layers": "last:2",
+        "training.sampling_rate": 0.25,
+        "federation.rounds": 12,
+        "federation.server_learning_rate": 0.006,
+        "evaluation.every": 4,
+    }
+)
+TEXTS_BY_RULE: Final[Settings] = MappingProxyType(
+    {
         "lora.rank": 32,
         "lora.alpha": 32.0,
         "lora.layers": "last:4",
@@ -39,4 +51,5 @@ TEXTS: Final[Settings] = MappingProxyType(
     }
 )
 BY_TASK: Final = frozenset({"task.head", "federation.rule", *TRAINED_HEAD, *LABEL_VECTORS, *TEXTS})
-"""What a job file need not name; that it names federation.rule says that an adapter shall train."""
+"""What a job file need not name; that it names federation.rule says that an adapter shall train, and of which factors.
+"""

@@ -277,3 +277,8 @@ class JobConfig(Table):
     def trained_by(self) -> str:
         """The name of what says how updates are summed: `head`, or federation.rule, which a head has no use for."""
         return "head" if self.trains_head else self.federation.rule
+
+    @property
+    def is_conditioned(self) -> bool:
+        """Whether what trains has fixed parts that public texts shape."""
+        return self.trains_head or self.lora.factors == "public"

@@ -46,6 +46,11 @@ class LoraSection(Table):
         default="last:8",
         description="Which transformer layers get an adapter: all, or the last K of them. Left out, the task decides.",
     )
+    factors: Literal["svd", "public"] = Field(
+        default="svd",
+        description="Where the fixed factors of the rule core come from. svd: the base's weights. public: what public "
+        "texts send into each map, and how they want its output to move; see [public]. Left out, the task decides.",
+    )
 
 
 class TaskSection(Table):
