@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 # A changelog tells of what was; every other page tells of what is.
 PAGES = [*sorted(DOCS.rglob("*.md")), *(page for page in sorted(ROOT.glob("*.md")) if page.name != "CHANGELOG.md")]
-OPERATION = sorted((DOCS / "operate").glob("*.md"))
+OPERATION = [DOCS / "operate.md", *sorted((DOCS / "operate").glob("*.md"))]
 RUNBOOK = "\n".join(page.read_text(encoding="utf-8") for page in OPERATION)
 _BLOCK = re.compile(r"(?m)^ {4,}(\S.*)$")
 _FENCED = re.compile(r"(?ms)^ *```\w*\n(.*?)^ *```")
@@ -150,7 +150,7 @@ def test_every_event_is_explained_and_every_explained_event_is_logged() -> None:
 
 
 def test_every_metric_that_is_named_is_served_and_the_other_way_round() -> None:
-    pages = section("reference.md", "Metrics") + section("daily-use.md", "Metrics and alarms")
+    pages = section("reference.md", "Metrics")
     modules = ("client/daemon/site_metrics.py", "server/service/server_metrics.py")
     served = "".join((ROOT / module).read_text(encoding="utf-8") for module in modules)
     named = {name.removesuffix("_total") for name in re.findall(r"`yoriai_([a-z_]+)", pages)}
