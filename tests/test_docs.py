@@ -10,6 +10,7 @@ import click
 import pytest
 import typer
 
+from tests.commands import check_command
 from yoriai.cli import app
 from yoriai.client.daemon.socket_protocol import SOCKET_VERSION
 from yoriai.privacy.ledger.book import FORMAT
@@ -63,26 +64,6 @@ def command_lines(text: str) -> Iterator[list[str]]:
             words = shlex.split(part, comments=True)
             if "yoriai" in words:
                 yield words[words.index("yoriai") + 1 :]
-
-
-def check_command(words: list[str]) -> None:
-    """Raise click's error unless there is such a command, with such options and that many arguments."""
-    command: click.Command = typer.main.get_command(app)
-    context = click.Context(command, info_name="yoriai")
-    while isinstance(command, click.Group):
-        if not words:
-            return
-        found = command.get_command(context, words[0])
-        if found is None:
-            raise click.UsageError(f"there is no command {words[0]}")
-        command, context, words = found, click.Context(found, info_name=words[0], parent=context), words[1:]
-    given, surplus, _ = command.make_parser(context).parse_args(list(words))
-    if surplus:
-        raise click.UsageError(f"too many arguments: {surplus}")
-    # In running text a command is often named without what it works on; with anything given it has to be whole.
-    missing = [param.name for param in command.params if param.required and not given.get(param.name or "")]
-    if words and missing:
-        raise click.UsageError(f"missing: {missing}")
 
 
 @every_page

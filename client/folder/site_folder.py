@@ -13,6 +13,7 @@ trust/             0700: authority.der (the pinned CA), roster, revocations.der,
 ledgers/           0700: the privacy budget of each data set
 adapters/          0700: what the site has received and trained
 jobs/              0700: the jobs that were offered, and what the operator decided about each
+cache/             0700: the base, fetched and unpacked, and what else can be had again
 witness/           0700: the end of each ledger a second time, unless site.toml names another disk
 NAME.request       what the site asks the consortium for
 """

@@ -7,7 +7,7 @@
 set -eu
 STICK=${STICK:-/stick}
 SITES=${SITES:-north east south}
-HOST=${HOST:-server}
+SERVER_HOST=${SERVER_HOST:-server}
 BASE=${BASE:-smollm2-135m-instruct}
 
 # Files come whole or not at all.
@@ -42,7 +42,7 @@ try_consortium() {
 
 try_server() {
     if [ ! -e /srv/server/trust/roster ]; then
-        [ -e /srv/server/server.toml ] || yoriai server init /srv/server --name office --host "$HOST" --yes
+        [ -e /srv/server/server.toml ] || yoriai server init /srv/server --name office --host "$SERVER_HOST" --yes
         yoriai server enrol /srv/server
         give /srv/server/office.request office.request
         wait_for signed
@@ -60,7 +60,7 @@ try_site() {
             cp -r "/records/$1" /srv/records
             chown -R yoriai-site: /srv/records && chmod 700 /srv/records
             yoriai site init /srv/site --name "$1" --data /srv/records --base "$BASE" \
-                --witness "/srv/witness/$1" --server "$HOST:9092" --yes
+                --witness "/srv/witness/$1" --server "$SERVER_HOST:9092" --yes
         fi
         runuser -u yoriai-site -- yoriai site fetch /srv/site
         yoriai site enrol /srv/site
