@@ -6,6 +6,7 @@
 # telephone: every machine is yours. For anything else make the folders by the runbook.
 set -eu
 STICK=${STICK:-/stick}
+RECORDS=${RECORDS:-/records}
 SITES=${SITES:-north east south}
 SERVER_HOST=${SERVER_HOST:-server}
 BASE=${BASE:-smollm2-135m-instruct}
@@ -57,7 +58,7 @@ try_server() {
 try_site() {
     if [ ! -e /srv/site/node/server-ca.crt ]; then
         if [ ! -e /srv/site/site.toml ]; then
-            cp -r "/records/$1" /srv/records
+            cp -r "$RECORDS/$1" /srv/records
             chown -R yoriai-site: /srv/records && chmod 700 /srv/records
             yoriai site init /srv/site --name "$1" --data /srv/records --base "$BASE" \
                 --witness "/srv/witness/$1" --server "$SERVER_HOST:9092" --yes
