@@ -38,7 +38,7 @@ for folder in {folders}; do
 done
 mount -t tmpfs tmpfs /run
 for folder in {closed}; do chmod o+x $folder; done
-echo $BASHPID > $here/pid
+touch $here/ready
 {init}
 """
 
@@ -62,13 +62,14 @@ class Machine:
             init=_INIT,
         )
         with (world.logs / f"{name}.machine.log").open("wb") as log:
-            command = [*world.prefix, "unshare", "--mount", "bash", "-c", text]
+            unshared = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+            command = [*world.prefix, *unshared, "bash", "-c", text]
             self._shell = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        place = world.root / _SHARED[1:] / "machines" / name / "pid"
-        wait_until(lambda: place.exists() and place.read_text().strip() != "", 30, f"no machine {name}")
-        inner = place.read_text().strip()
-        self.root = Path(f"/proc/{_outside(inner, world)}/root")
-        self._prefix = [*world.prefix, "nsenter", "-t", inner, "-m", "--"]
+        place = world.root / _SHARED[1:] / "machines" / name / "ready"
+        wait_until(place.exists, 30, f"no machine {name}")
+        init = _init_of(f"here={_SHARED}/machines/{name}\n")
+        self.root = Path(f"/proc/{init}/root")
+        self._prefix = ["nsenter", "-t", str(init), "-m", "-n", "-p", "--"]
         self.path(DESK).mkdir()
 
     def path(self, inside: str) -> Path:
@@ -176,18 +177,16 @@ def _parents_of_python() -> list[Path]:
     return sorted(found)
 
 
-def _outside(inner: str, world: World) -> int:
-    """The number by which this process knows one of the world's."""
-    spaces = f"\t{inner}\n"
-    for entry in Path("/proc").glob("[0-9]*/status"):
+def _init_of(line: str) -> int:
+    """The first process of a machine, two namespaces below this one, by a line of the script that it runs."""
+    for entry in Path("/proc").glob("[0-9]*"):
         try:
-            text = entry.read_text()
-            same = os.readlink(entry.with_name("ns") / "pid") == os.readlink(f"/proc/{world.init}/ns/pid")
+            first = re.search(r"(?m)^NSpid:\t\d+\t\d+\t1$", (entry / "status").read_text())
+            if first is not None and line in (entry / "cmdline").read_text():
+                return int(entry.name)
         except OSError:
             continue
-        if same and re.search(rf"(?m)^NSpid:.*{re.escape(spaces)}", text):
-            return int(entry.parent.name)
-    raise AssertionError(f"there is no process {inner} in the world")
+    raise AssertionError(f"there is no machine with {line!r}")
 
 
 def _converse(

@@ -84,6 +84,7 @@ def stop(unit: str) -> None:
         if time.monotonic() > deadline:
             raise SystemExit(f"{unit} does not end")
         time.sleep(0.1)
+    (STATE / f"{unit}.pid").unlink(missing_ok=True)
 
 
 def number_of(unit: str) -> int:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.book import LEFT_OUT, VALUES, Book, installed, is_left_out
+from tests.deploy.book import LEFT_OUT, VALUES, Book, installed, is_left_out, typed
 from tests.deploy.machines import DESK
 from tests.deploy.pages import PAGES, Command, commands
 from tests.deploy.processes import ROOT
@@ -186,15 +186,14 @@ def ordinary_days(book: Book, second_job: str) -> None:
     book.type("east", book.find("site", "4. The first job", "site jobs SITE RUN"), patience_s=300, RUN=run)
     book.type("east", refuse, RUN=run)
     book.type("east", decisions)
-    for command in commands("coordinator", "Jobs"):
-        book.type("server", command, patience_s=30, RUN=run)
     book.type("south", release, SITE="/srv/moved", RUN=run)
+    for command in commands("coordinator", "Jobs"):
+        book.type("server", command, patience_s=120, RUN=run)
     budgets(book)
     book.type("east", book.find("site", "3. Start", "site stop"))
     new_roster, sign, _, revoke, _ = commands("consortium", "Daily use")
     for command in (new_roster, sign, new_roster, revoke, new_roster):
         book.type("consortium", command, NAME="east")
-    book.typed |= set(commands("consortium", "Daily use"))
     book.play("server", "coordinator", "Leaving")
     book.machines["server"].run("systemctl stop yoriai-server")
     start, stop = (book.find("coordinator", "1. Make the server", f"server {verb}") for verb in ("start", "stop"))
@@ -211,12 +210,16 @@ def budgets(book: Book) -> None:
     public = re.search(r'second_approver = "(\w+)"', book.type("consortium", approver))
     assert public is not None
     settings = book.path("east", "/srv/site/site.toml")
-    settings.write_text(settings.read_text().replace("[policy]", f'[policy]\nsecond_approver = "{public[1]}"', 1))
-    screen = book.type("east", raise_to)
-    request = re.search(r"(/\S+\.request|/\S+\.raise)\b", screen)
-    assert request is not None, screen
-    shutil.copy(book.path("east", request[1]), book.world.shared("raise.request"))
+    settings.write_text(settings.read_text().replace('second_approver = ""', f'second_approver = "{public[1]}"'))
+    line, east = raise_to.filled(VALUES), book.machines["east"]
+    code, screen = east.attempt(line, typed)
+    request = re.search(r"/srv/site/raise-\S+\.request", screen)
+    assert (code != 0, request is not None) == (True, True), screen
+    shutil.copy(book.path("east", request[0]), book.world.shared("raise.request"))  # type: ignore[index]
     book.type("consortium", countersign)
+    shutil.copy(book.world.shared("raise.signed"), book.path("east", "/srv/site/raise.signed"))
+    east.run("chown yoriai-site: /srv/site/raise.signed")
+    east.run(f"{line} --countersigned /srv/site/raise.signed", typed)
 
 
 @pytest.mark.usefixtures("first_job")
