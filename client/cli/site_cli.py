@@ -9,7 +9,8 @@ import typer
 from rich.console import Console
 
 from yoriai.asking import agree
-from yoriai.client.cli import check_cli, daemon_cli, fetch_cli, jobs_cli, site_setup_cli
+from yoriai.client.cli import daemon_cli, fetch_cli, jobs_cli, site_setup_cli
+from yoriai.client.cli.check import check_cli
 from yoriai.errors import ConfigError
 from yoriai.terminal import say, say_while
 

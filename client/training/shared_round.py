@@ -52,7 +52,8 @@ class _FilledUp:
 
     def add(self, rows: np.ndarray) -> None:
         """See `dpsgd.Rows`."""
-        self._total.add(np.pad(rows, ((0, 0), (0, self._n_params - rows.shape[1]))))
+        missing = self._n_params - rows.shape[1]
+        self._total.add(np.pad(rows, ((0, 0), (0, missing))) if missing else rows)
 
 
 def sum_round(

@@ -14,9 +14,9 @@ from tests.commands import Office, found, yoriai
 from tests.proxies import tinyproxy, wait_for
 from tests.tls import HttpsServer, Issuer, https
 from tests.world import write_records
-from yoriai.client.cli.check_rows import Row
-from yoriai.client.cli.check_server import Answer, ask, check_clock
-from yoriai.client.cli.site_check import LoadedBase, check_base, check_memory, check_room, check_site
+from yoriai.client.cli.check.check_rows import Row
+from yoriai.client.cli.check.check_server import Answer, ask, check_clock
+from yoriai.client.cli.check.site_check import LoadedBase, check_base, check_memory, check_room, check_site
 from yoriai.client.folder.site_folder import SiteFolder
 from yoriai.client.records.records import fingerprint, read_site
 from yoriai.config import PolicySection, ServerSection, SiteConfig

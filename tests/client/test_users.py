@@ -16,8 +16,8 @@ from tests.client.users import Pair, as_user, asking, daemon_as, memory_of, read
 from tests.commands import found, yoriai
 from tests.tls import Issuer
 from tests.world import save_tiny_base, write_records
-from yoriai.client.cli import own_check
-from yoriai.client.cli.site_check import check_site
+from yoriai.client.cli.check import own_check
+from yoriai.client.cli.check.site_check import check_site
 from yoriai.client.daemon.daemon_config import socket_in
 from yoriai.client.folder.site_folder import SiteFolder
 from yoriai.client.node import site_start

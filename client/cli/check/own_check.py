@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 
-from yoriai.client.cli.check_rows import Row
+from yoriai.client.cli.check.check_rows import Row
 from yoriai.client.folder.daemon_environment import daemon_environment
 from yoriai.client.folder.site_folder import SiteFolder
 from yoriai.errors import ConfigError, YoriaiError

@@ -13,8 +13,8 @@ from datetime import datetime
 from pathlib import Path
 
 from yoriai.base_digest import difference
-from yoriai.client.cli.check_rows import Mark, Row, looked_at, until
-from yoriai.client.cli.check_server import server_rows
+from yoriai.client.cli.check.check_rows import Mark, Row, looked_at, until
+from yoriai.client.cli.check.check_server import server_rows
 from yoriai.client.daemon.daemon_client import DaemonClient
 from yoriai.client.daemon.daemon_config import socket_in
 from yoriai.client.folder.site_folder import SiteFolder, is_open, same_disk

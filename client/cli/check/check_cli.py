@@ -15,8 +15,8 @@ from yoriai.errors import EXIT_BAD_INPUT, ConfigError
 from yoriai.terminal import say_while
 
 if TYPE_CHECKING:
-    from yoriai.client.cli.check_rows import Row
-    from yoriai.client.cli.site_check import LoadedBase
+    from yoriai.client.cli.check.check_rows import Row
+    from yoriai.client.cli.check.site_check import LoadedBase
 
 _console = Console()
 _MARKS = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "fail": ("✗", "bold red")}
@@ -38,9 +38,9 @@ def check(
     Nothing is spent, and nothing about the records is sent. Root sees everything, and has the daemon's user look at
     what is the daemon's, in the daemon's environment; other users see what is theirs.
     """
-    from yoriai.client.cli.check_rows import passes
-    from yoriai.client.cli.own_check import asked_of_daemons_user
-    from yoriai.client.cli.site_check import check_site, own_rows
+    from yoriai.client.cli.check.check_rows import passes
+    from yoriai.client.cli.check.own_check import asked_of_daemons_user
+    from yoriai.client.cli.check.site_check import check_site, own_rows
     from yoriai.client.folder.daemon_environment import take_own_cache
     from yoriai.client.folder.site_folder import SiteFolder
 
@@ -86,7 +86,7 @@ def _load(name: str) -> "LoadedBase":
 
     from yoriai.client.base.base_model import choose_device, load_base
     from yoriai.client.base.quiet import quiet_libraries
-    from yoriai.client.cli.site_check import LoadedBase
+    from yoriai.client.cli.check.site_check import LoadedBase
     from yoriai.system.memory import available_bytes
 
     device = choose_device("auto")

@@ -16,7 +16,7 @@ from email.utils import parsedate_to_datetime
 
 from cryptography import x509
 
-from yoriai.client.cli.check_rows import Row, looked_at, until
+from yoriai.client.cli.check.check_rows import Row, looked_at, until
 from yoriai.client.folder.server_ca import installed_ca
 from yoriai.client.folder.site_folder import SiteFolder
 from yoriai.config import ServerSection

@@ -1,0 +1,1 @@
+"""`yoriai site check`: what must hold for a site to work, each with its remedy."""
