@@ -1,14 +1,16 @@
 """`site fetch`: a site's base model, and nothing else, in the site's own cache before its daemon has to load it."""
 
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
+from yoriai.errors import ConfigError
 from yoriai.terminal import say, say_while
 
-_console = Console()
+if TYPE_CHECKING:
+    from yoriai.client.folder.site_folder import SiteFolder
 
 
 def mount(site: typer.Typer) -> None:
@@ -28,12 +30,11 @@ def fetch(
     """
     from yoriai.client.folder.daemon_environment import keep_caches_here
     from yoriai.client.folder.site_folder import SiteFolder
-    from yoriai.client.node.site_start import refuse_foreign
     from yoriai.system.files import make_private_folder
 
     site = SiteFolder(folder.resolve())
     config = site.config()
-    refuse_foreign(site)
+    _refuse_foreign(site)
     make_private_folder(site.cache)
     keep_caches_here(site)
     with say_while(f"fetching {config.base.model}"):
@@ -47,3 +48,15 @@ def fetch(
                 fetch_asset(config.base.model, from_dir=from_dir)
             digest = load_base(config.base.model, device=choose_device("cpu")).digest
     say(f"{config.base.model} loads, from {site.cache}; its digest is {digest[:16]}…")
+
+
+def _refuse_foreign(site: "SiteFolder") -> None:
+    """Raise ConfigError where the cache would be another user's than the daemon's, who could not read it."""
+    from yoriai.system.users import user_name
+
+    owner = site.path.stat().st_uid
+    if os.geteuid() != owner:
+        name = user_name(owner)
+        raise ConfigError(
+            f"{site.path} belongs to user {name}", remedy=f"runuser -u {name} -- yoriai site fetch {site.path}"
+        )

@@ -129,6 +129,15 @@ def test_a_site_fetches_its_base_and_nothing_of_the_scenarios(tmp_path: Path, mo
     assert "yoriai site fetch SITE --from DIR" in done.screen
 
 
+@as_root
+def test_root_fetches_nothing_into_another_users_folder(tmp_path: Path) -> None:
+    folder = site(tmp_path / "s", "north")
+    os.chown(folder, 1, 1)
+    done = yoriai("site", "fetch", folder)
+    assert (done.code, f"yoriai site fetch {folder}" in done.screen) == (EXIT_BAD_INPUT, True)
+    assert not (folder / "cache").exists()
+
+
 def test_an_uninstall_lists_units_folder_witness_users_and_removes_nothing(tmp_path: Path) -> None:
     folder, systemd = tmp_path / "s", tmp_path / "systemd"
     systemd.mkdir()

@@ -105,7 +105,7 @@ def train(book: Book, sites: Mapping[str, str]) -> str:
         book.type(name, approve, SITE=sites[name], RUN=run)
 
     everywhere(decide, tuple(sites))
-    deadline = time.monotonic() + 600
+    deadline = time.monotonic() + 1000
     while book.job(run).state().phase not in ("finished", "failed", "ended"):
         assert time.monotonic() < deadline, book.tell(run)
         time.sleep(1.0)
