@@ -43,6 +43,12 @@ touch $here/ready
 """
 
 
+def can_be_made() -> bool:
+    """Whether the kernel lets this process make machines: root may, unless a container's engine has taken the right."""
+    line = ["unshare", "--mount", "--net", "--pid", "--fork", "--mount-proc", "true"]
+    return os.geteuid() == 0 and subprocess.run(line, check=False, capture_output=True).returncode == 0
+
+
 class Ended(AssertionError):
     """A command did not end well; its screen."""
 

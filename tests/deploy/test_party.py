@@ -1,7 +1,6 @@
 """What the containers of the trial run, without an engine: on machines of one's own, from nothing to sites online."""
 
 import json
-import os
 import shutil
 import stat
 from pathlib import Path
@@ -9,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from tests.deploy.book import Book, installed
+from tests.deploy.machines import can_be_made
 from tests.deploy.processes import ROOT, wait_until
 from tests.world import write_sites
 
 pytestmark = [
     pytest.mark.deploy,
-    pytest.mark.skipif(os.geteuid() != 0, reason="only root can make machines, and users on them"),
+    pytest.mark.skipif(not can_be_made(), reason="only root can make machines, and users on them"),
 ]
 PARTY = ROOT / "docs" / "operate" / "containers" / "party.sh"
 SITES = ("north", "east")

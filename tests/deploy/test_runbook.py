@@ -4,7 +4,6 @@ Each party has a machine with users, /etc and nginx of its own, made of namespac
 `systemctl.py`, which runs the units' own commands as their own users.
 """
 
-import os
 import re
 import shutil
 import stat
@@ -17,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.deploy.book import LEFT_OUT, VALUES, Book, installed, is_left_out, typed
-from tests.deploy.machines import DESK
+from tests.deploy.machines import DESK, can_be_made
 from tests.deploy.pages import PAGES, Command, commands
 from tests.deploy.processes import ROOT
 from tests.deploy.world import SETTINGS
@@ -25,7 +24,7 @@ from tests.world import write_job, write_sites
 
 pytestmark = [
     pytest.mark.deploy,
-    pytest.mark.skipif(os.geteuid() != 0, reason="only root can make machines, and users on them"),
+    pytest.mark.skipif(not can_be_made(), reason="only root can make machines, and users on them"),
 ]
 
 SITES = ("north", "east", "south")
