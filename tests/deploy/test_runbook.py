@@ -264,7 +264,7 @@ def test_the_backup_is_closed_to_others_and_holds_ledger_keys_and_ca_but_no_witn
 @pytest.mark.usefixtures("second_job")
 def test_the_restored_sites_files_belong_to_its_two_users_there(book: Book) -> None:
     again = book.machines["north-again"]
-    found = again.run("find /srv/site /var/witness /srv/records -printf '%u %p\\n'").split("\n")
+    found = again.run("find /srv/site /var/witness/north /srv/records -printf '%u %p\\n'").split("\n")
     owners = dict(reversed(line.strip().split(" ", 1)) for line in found if " " in line)
     own = {path: user for path, user in owners.items() if "/systemd" not in path}
     assert {user for path, user in own.items() if "/site/node" in path} == {"yoriai-node"}
