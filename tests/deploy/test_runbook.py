@@ -185,7 +185,7 @@ def ordinary_days(book: Book, second_job: str) -> None:
     book.type("east", book.find("site", "4. The first job", "site jobs SITE RUN"), patience_s=300, RUN=run)
     book.type("east", refuse, RUN=run)
     book.type("east", decisions)
-    book.type("south", release, SITE="/srv/moved", RUN=run)
+    book.type("south", release, patience_s=240, SITE="/srv/moved", RUN=run)  # Once the job was offered again.
     for command in commands("coordinator", "Jobs"):
         book.type("server", command, patience_s=120, RUN=run)
     budgets(book)
