@@ -61,7 +61,7 @@ def draw_sweep(title: str, epsilons: Sequence[float], rows: Scores, yardsticks: 
         axes.set_ylim(bottom=0)
         axes.set_ylabel("accuracy")
         axes.set_title(title, fontsize=11.5, loc="left")
-        axes.legend(frameon=False, fontsize=9, loc="lower left")
+        axes.legend(facecolor="white", framealpha=1, edgecolor="none", fontsize=9, loc="lower left").set_zorder(4)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=160, facecolor="white", metadata={"Software": None})
     return buffer.getvalue()
