@@ -101,7 +101,7 @@ def test_a_renewal_follows_no_link_and_gives_away_no_file_with_a_second_name(use
 
 def test_every_cache_of_a_daemon_is_the_sites(tmp_path: Path) -> None:
     here = SiteFolder(tmp_path)
-    elsewhere = {"HF_HOME": "/elsewhere/hf", "XDG_CACHE_HOME": "/elsewhere/cache", "YORIAI_CACHE": "/root/y", "LANG": "C"}
+    elsewhere = {"HF_HOME": "/else/hf", "XDG_CACHE_HOME": "/else/cache", "YORIAI_CACHE": "/else/y", "LANG": "C"}
     wanted = {"YORIAI_CACHE": str(here.cache), "XDG_CACHE_HOME": str(here.cache), "LANG": "C"}
     assert daemon_environment(here, elsewhere) == wanted
     keep_caches_here(here, elsewhere)
