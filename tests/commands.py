@@ -4,6 +4,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
+import typer
 from typer.testing import CliRunner
 
 from yoriai import cli
@@ -72,3 +74,23 @@ def server(folder: Path, *options: object, name: str = "office") -> Path:
     assert made.code == 0, made.screen
     assert yoriai("server", "enrol", folder).code == 0
     return folder
+
+
+def check_command(words: list[str]) -> None:
+    """Raise click's error unless there is such a command, with such options and that many arguments."""
+    command: click.Command = typer.main.get_command(cli.app)
+    context = click.Context(command, info_name="yoriai")
+    while isinstance(command, click.Group):
+        if not words:
+            return
+        found = command.get_command(context, words[0])
+        if found is None:
+            raise click.UsageError(f"there is no command {words[0]}")
+        command, context, words = found, click.Context(found, info_name=words[0], parent=context), words[1:]
+    given, surplus, _ = command.make_parser(context).parse_args(list(words))
+    if surplus:
+        raise click.UsageError(f"too many arguments: {surplus}")
+    # In running text a command is often named without what it works on; with anything given it has to be whole.
+    missing = [param.name for param in command.params if param.required and not given.get(param.name or "")]
+    if words and missing:
+        raise click.UsageError(f"missing: {missing}")

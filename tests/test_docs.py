@@ -10,6 +10,7 @@ import click
 import pytest
 import typer
 
+from tests.commands import check_command
 from yoriai.cli import app
 from yoriai.client.daemon.socket_protocol import SOCKET_VERSION
 from yoriai.privacy.ledger.book import FORMAT
@@ -20,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 # A changelog tells of what was; every other page tells of what is.
 PAGES = [*sorted(DOCS.rglob("*.md")), *(page for page in sorted(ROOT.glob("*.md")) if page.name != "CHANGELOG.md")]
-OPERATION = sorted((DOCS / "operate").glob("*.md"))
+OPERATION = [DOCS / "operate.md", *sorted((DOCS / "operate").glob("*.md"))]
 RUNBOOK = "\n".join(page.read_text(encoding="utf-8") for page in OPERATION)
 _BLOCK = re.compile(r"(?m)^ {4,}(\S.*)$")
 _FENCED = re.compile(r"(?ms)^ *```\w*\n(.*?)^ *```")
@@ -63,26 +64,6 @@ def command_lines(text: str) -> Iterator[list[str]]:
             words = shlex.split(part, comments=True)
             if "yoriai" in words:
                 yield words[words.index("yoriai") + 1 :]
-
-
-def check_command(words: list[str]) -> None:
-    """Raise click's error unless there is such a command, with such options and that many arguments."""
-    command: click.Command = typer.main.get_command(app)
-    context = click.Context(command, info_name="yoriai")
-    while isinstance(command, click.Group):
-        if not words:
-            return
-        found = command.get_command(context, words[0])
-        if found is None:
-            raise click.UsageError(f"there is no command {words[0]}")
-        command, context, words = found, click.Context(found, info_name=words[0], parent=context), words[1:]
-    given, surplus, _ = command.make_parser(context).parse_args(list(words))
-    if surplus:
-        raise click.UsageError(f"too many arguments: {surplus}")
-    # In running text a command is often named without what it works on; with anything given it has to be whole.
-    missing = [param.name for param in command.params if param.required and not given.get(param.name or "")]
-    if words and missing:
-        raise click.UsageError(f"missing: {missing}")
 
 
 @every_page
@@ -150,7 +131,7 @@ def test_every_event_is_explained_and_every_explained_event_is_logged() -> None:
 
 
 def test_every_metric_that_is_named_is_served_and_the_other_way_round() -> None:
-    pages = section("reference.md", "Metrics") + section("daily-use.md", "Metrics and alarms")
+    pages = section("reference.md", "Metrics")
     modules = ("client/daemon/site_metrics.py", "server/service/server_metrics.py")
     served = "".join((ROOT / module).read_text(encoding="utf-8") for module in modules)
     named = {name.removesuffix("_total") for name in re.findall(r"`yoriai_([a-z_]+)", pages)}

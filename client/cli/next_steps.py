@@ -34,7 +34,7 @@ def of_users(
             yield f"  usermod --append --groups {names.group} {names.node}"
     yield "for systemd, once the site is enrolled, as root:"
     yield f"  cp {daemon} {node} /etc/systemd/system/"
-    yield f"  systemctl enable --now {units[0].name} {units[1].name}"
+    yield f"  systemctl daemon-reload && systemctl enable --now {units[0].name} {units[1].name}"
 
 
 def warnings(site: SiteFolder, config: SiteConfig) -> Iterator[str]:

@@ -45,7 +45,7 @@ def raise_budget(
                 raise ConfigError(
                     "a second person has to sign this raise", remedy="name the site in place of its ledger"
                 )
-            _check_second(ledger, key, new, before, reason=reason, countersigned=countersigned)
+            _check_second(ledger, key, new, before, reason=reason, countersigned=countersigned, folder=folder)
             reason = f"{reason.strip()} (second approver {key[:16]})"
         question = f"Raise the budget of data set {ledger.dataset} from epsilon {before.epsilon_budget:g} to "
         question += f"{new.epsilon_budget:g}, {per_unit(new.unit)}?"
@@ -57,7 +57,7 @@ def raise_budget(
 
 
 def _check_second(
-    ledger: Ledger, key: str, new: Policy, before: Policy, *, reason: str, countersigned: Path | None
+    ledger: Ledger, key: str, new: Policy, before: Policy, *, reason: str, countersigned: Path | None, folder: Path
 ) -> None:
     head = ledger.head()
     wanted = Raise(
@@ -72,7 +72,9 @@ def _check_second(
     if countersigned is not None:
         check_countersigned(read_carried(countersigned, "what the second approver has signed"), key, wanted)
         return
-    request = write_atomically(Path(f"raise-{ledger.dataset}-{head.number}.request"), wanted.payload, mode=PRIVATE)
+    # In the site's folder: the daemon's user, who gives the command, may write there, wherever it is given.
+    request = folder / f"raise-{ledger.dataset}-{head.number}.request"
+    write_atomically(request, wanted.payload, mode=PRIVATE)
     raise PolicyError(
         "a second person has to sign this raise (policy.second_approver)",
         remedy=f"take {request} to them: `yoriai site countersign {request} --key KEY`; then the same command again "

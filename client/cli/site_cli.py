@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from yoriai.asking import agree
-from yoriai.client.cli import channels_cli, daemon_cli, jobs_cli, site_setup_cli
+from yoriai.client.cli import channels_cli, daemon_cli, fetch_cli, jobs_cli, site_setup_cli
 from yoriai.client.cli.check import check_cli
 from yoriai.errors import ConfigError
 from yoriai.terminal import say, say_while
@@ -21,6 +21,7 @@ def mount(app: typer.Typer) -> None:
     """Add the commands to the application."""
     site = typer.Typer(help="Look after a site.", no_args_is_help=True)
     site_setup_cli.mount(site)
+    fetch_cli.mount(site)
     check_cli.mount(site)
     site.command("budget")(budget)
     site.command("witness")(witness)

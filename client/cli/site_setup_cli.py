@@ -72,6 +72,7 @@ def mount(site: typer.Typer) -> None:
     """Add the commands to the group `site`."""
     site.command("init")(init)
     site.command("enrol")(enrol)
+    site.command("uninstall")(uninstall)
 
 
 def init(
@@ -98,6 +99,10 @@ def init(
         str | None,
         typer.Option("--node-user", help="User of the SuperNode, who gets node/ alone. Default: yoriai-node."),
     ] = None,
+    renew: Annotated[
+        bool,
+        typer.Option("--renew", help="Of a folder that was moved, restored or changed: units and owners again."),
+    ] = False,
     yes: Unasked = False,
 ) -> None:
     """Make the folder of a site: its settings, with every one explained, places for keys and ledgers, systemd units."""
@@ -113,6 +118,9 @@ def init(
         for key, value in zip(_QUESTIONS, given, strict=True)
         if value is not None
     }
+    if renew:
+        _renew(SiteFolder(folder), answers, user, node_user)
+        return
     refuse_second(SiteFolder(folder))
     if yes and name is None:
         raise ConfigError("--yes asks nothing, and a site needs a name", remedy="add --name NAME")
@@ -127,6 +135,28 @@ def init(
     for line in (*of_users(made, config, names, owners, units), *warnings(made, config)):
         say(line)
     say(f"next: yoriai site enrol {folder}")
+
+
+def _renew(site: "SiteFolder", answers: Mapping[str, object], user: str | None, node_user: str | None) -> None:
+    from yoriai.client.cli.next_steps import of_users
+    from yoriai.client.folder.moving import left_to_root, names_in, settle_again
+    from yoriai.client.folder.owners import owners_of
+    from yoriai.client.folder.systemd import write_units
+
+    if answers:
+        raise ConfigError(
+            f"--renew takes its settings from {site.settings}",
+            found=", ".join(_QUESTIONS[key].option for key in answers),
+            remedy="change them there",
+        )
+    config, names = site.config(), names_in(site, user, node_user)
+    owners = owners_of(names, asked_for=user is not None or node_user is not None)
+    units = write_units(site, config, names)
+    say(f"renewed {', '.join(str(unit) for unit in units)}")
+    if owners is not None:
+        settle_again(site, owners)
+    for line in (*of_users(site, config, names, owners, units), *left_to_root(site, config, names)):
+        say(line)
 
 
 def enrol(
@@ -161,6 +191,16 @@ def enrol(
     elif server_ca is None:
         _request(site)
     settle(site)
+
+
+def uninstall(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the site.")]) -> None:
+    """List what the site has left on this machine, and the commands that remove it. Removes nothing itself."""
+    from yoriai.client.cli.uninstall import left_behind
+    from yoriai.client.folder.site_folder import SiteFolder
+
+    site = SiteFolder(folder.resolve())
+    for line in left_behind(site, site.config()):
+        say(line)
 
 
 def _request(site: "SiteFolder") -> None:

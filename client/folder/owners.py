@@ -25,9 +25,9 @@ from yoriai.errors import ConfigError
 from yoriai.system.files import cannot_write, opened_folder
 from yoriai.system.users import user_name
 
-_PASSED_THROUGH = 0o750
-_GROUP_READS = 0o640
-_OF_SITE = ("keys", "trust", "ledgers", "adapters", "jobs")
+PASSED_THROUGH = 0o750
+GROUP_READS = 0o640
+OF_SITE = ("keys", "trust", "ledgers", "adapters", "jobs")
 # What `site enrol` writes, by its folder.
 _BROUGHT: Mapping[str, Sequence[str]] = {
     "keys": ("identity.key",),
@@ -114,12 +114,12 @@ def give(site: SiteFolder, witness: Path, owners: Owners) -> None:
     user, group = owners.site.pw_uid, owners.site.pw_gid
     try:
         with opened_folder(site.path.resolve()) as folder:
-            for name in (*_OF_SITE, str(witness.resolve())):
+            for name in (*OF_SITE, str(witness.resolve())):
                 _give(name, user, group, within=folder)
             _give("node", owners.node.pw_uid, owners.node.pw_gid, within=folder)
-            _give("site.toml", user, group, within=folder, mode=_GROUP_READS)
+            _give("site.toml", user, group, within=folder, mode=GROUP_READS)
             os.fchown(folder, user, group)  # Last: from now on its owner may put anything there.
-            os.fchmod(folder, _PASSED_THROUGH)
+            os.fchmod(folder, PASSED_THROUGH)
     except OSError as error:
         raise cannot_write(site.path, error) from error
 
@@ -136,7 +136,7 @@ def make_run(site: SiteFolder, user: int) -> None:
     with opened_folder(site.path.resolve()) as folder, suppress(FileExistsError):
         os.mkdir("run", 0o700, dir_fd=folder)
         group = os.getegid() if user == os.geteuid() else pwd.getpwuid(user).pw_gid
-        _give("run", user, group, within=folder, mode=_PASSED_THROUGH)
+        _give("run", user, group, within=folder, mode=PASSED_THROUGH)
 
 
 def settle(site: SiteFolder) -> None:

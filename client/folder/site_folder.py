@@ -14,6 +14,7 @@ ledgers/           0700: the privacy budget of each data set
 adapters/          0700: what the site has received and trained
 channels/          0700: the versions that the site has pulled: a link a channel to the one in use, and the one before
 jobs/              0700: the jobs that were offered, and what the operator decided about each
+cache/             0700: the base, fetched and unpacked, and what else can be had again
 witness/           0700: the end of each ledger a second time, unless site.toml names another disk
 NAME.request       what the site asks the consortium for
 """
@@ -181,7 +182,9 @@ def refuse_second(folder: SiteFolder) -> None:
 
 
 def _second(folder: SiteFolder) -> ConfigError:
-    return ConfigError(f"{folder.settings} exists", remedy="change it with an editor, or name another folder")
+    return ConfigError(
+        f"{folder.settings} exists", remedy="change it with an editor and add --renew, or name another folder"
+    )
 
 
 def same_disk(one: Path, other: Path) -> bool:

@@ -50,6 +50,7 @@ def mount(server: typer.Typer) -> None:
     """Add the commands to the group `server`."""
     server.command("init")(init)
     server.command("enrol")(enrol)
+    server.command("uninstall")(uninstall)
 
 
 def init(
@@ -124,6 +125,16 @@ def enrol(
         _install(server, brought, members, yes=yes)
     else:
         _request(server)
+
+
+def uninstall(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the server.")]) -> None:
+    """List what the server has left on this machine, and the commands that remove it. Removes nothing itself."""
+    from yoriai.server.cli.uninstall import left_behind
+    from yoriai.server.folder.server_folder import ServerFolder
+
+    server = ServerFolder(folder.resolve())
+    for line in left_behind(server, server.config()):
+        say(line)
 
 
 def _renew(server: "ServerFolder", answers: Mapping[str, object], public: "PublicSide | None") -> None:

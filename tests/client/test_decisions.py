@@ -169,7 +169,7 @@ def budget_of(site: SiteFolder) -> float:
 
 
 def signed(tmp_path: Path, key: str = "second.key") -> Path:
-    (request,) = tmp_path.glob("raise-records-*.request")
+    (request,) = tmp_path.glob("*/raise-records-*.request")  # In the site's folder.
     done = yoriai("site", "countersign", request, "--key", tmp_path / key, answers="y\n")
     assert done.code == 0, done.screen
     assert "from epsilon 16 to 20: a fourth job" in done.screen

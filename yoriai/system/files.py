@@ -129,6 +129,16 @@ def is_unused(folder: Path) -> bool:
     return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
 
 
+def folder_bytes(folder: Path) -> int:
+    """What the files of a folder take, as far as this user may look; no link is followed. 0 if there is none."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += (Path(place) / name).lstat().st_size
+    return total
+
+
 def read_carried(path: Path, what: str, *, at_most_mib: int = 4) -> bytes:
     """Read a small file that somebody brought.
 
