@@ -191,3 +191,12 @@ def test_a_site_with_another_base_takes_nothing(world: Path, base: Path, tmp_pat
     done = yoriai("site", "pull", south, file, "--channel", "staging")
     assert (done.code, "another base model" in done.screen) == (EXIT_REFUSED, True)
     assert not (south / "channels").exists()
+
+
+def test_what_work_costs_stays_where_a_job_is_prepared(base: Path) -> None:
+    job = override(
+        JobConfig(name="pumps"), job_settings(base) | {"task.kind": "lm", "kpi.wage": 41.5, "gate.epsilon": 4.0}
+    )
+    prepared = prepare(job)
+    assert prepared.job.gate.epsilon == 4.0
+    assert prepared.job.kpi == JobConfig(name="pumps").kpi != job.kpi

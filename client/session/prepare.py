@@ -9,7 +9,7 @@ from yoriai.client.model.public_texts import own_texts, text_digest
 from yoriai.client.session.continuing import Start, check_same_base, going_on
 from yoriai.client.session.model_session import ModelSession
 from yoriai.client.session.task_defaults import settled
-from yoriai.config import JobConfig, override
+from yoriai.config import JobConfig, KpiSection, override
 from yoriai.prepared_job import PreparedJob, check_complete
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.fit import check_fit
@@ -32,7 +32,8 @@ def prepare(job: JobConfig, start: Start | None = None) -> PreparedJob:
     """
     check_complete(job)
     check_fit(job)
-    job = settled(job)
+    # What an error costs is no site's business: prices serve the reports of simulations, and stay.
+    job = settled(job).model_copy(update={"kpi": KpiSection()})
     job = with_digests(job) if start is None else going_on(job, start)
     check_fit(job)
     with quiet_libraries():
