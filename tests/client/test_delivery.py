@@ -17,6 +17,7 @@ from peft import PeftModel
 from safetensors.numpy import load_file
 
 from tests.client.conftest import LABELS, JobMaker
+from tests.client.last_adapters import last_adapter
 from tests.client.offices import MARKER, noise_for, site_records
 from tests.commands import Outcome, yoriai
 from tests.coordinators import Known
@@ -157,15 +158,6 @@ class Home:
 
     def stored(self) -> list[Path]:
         return sorted(self.adapters.iterdir())
-
-
-def last_adapter(bench: ModelSession, job: JobConfig, seed: int = 0) -> AdapterState:
-    """The initial adapter with the factors that train drawn anew."""
-    initial, drawn = bench.initial_adapter(job), np.random.default_rng(seed)
-    moving = initial.select(rule_of(job).moving).tensors
-    return AdapterState(
-        {n: drawn.normal(scale=0.3, size=t.shape) if n in moving else t for n, t in initial.tensors.items()}
-    )
 
 
 @pytest.fixture

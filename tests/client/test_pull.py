@@ -13,7 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.client.conftest import JobMaker
-from tests.client.test_delivery import last_adapter
+from tests.client.last_adapters import last_adapter
 from tests.coordinators import Known
 from tests.crashes import survives
 from yoriai import wire
