@@ -236,7 +236,7 @@ def test_json_schema_accepts_the_template() -> None:
         HEAD + "[lora]\nrnk = 1",
         HEAD + '[task]\nlabels = ["a", "a"]',
         HEAD + "[privacy]\ndelta = 1.0",
-        HEAD + "[kpi]",
+        HEAD + "[kpis]",
     ],
 )
 def test_json_schema_refuses_what_the_parser_refuses(text: str) -> None:

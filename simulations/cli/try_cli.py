@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from yoriai.privacy.dp.wording import epsilon_text
 from yoriai.terminal import say
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def _print(found: "Trial") -> None:
         "site", "trained on", "rounds", "epsilon spent", "right before", "right after", box=None, pad_edge=False
     )
     for site in found.sites:
-        spent = f"{site.epsilon:.2f} of {site.budget:g}"
+        spent = f"{epsilon_text(site.epsilon)} of {site.budget:g}"
         of = f" of {site.tested}"
         table.add_row(site.name, str(site.records), str(site.rounds), spent, f"{site.base}{of}", f"{site.trained}{of}")
     console.print(table)

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from yoriai.privacy.dp.wording import epsilon_text
+from yoriai.privacy.dp.wording import epsilon_text, terms
 from yoriai.simulations.report.claims import (
     Metric,
     against_verdict,
@@ -159,7 +159,9 @@ def _privacy(report: Report, words: Mapping[str, str]) -> str:
     if spent is None:
         return words["open"]
     delta = f"{report.privacy.delta or 0.0:g}"
-    return words["private"].format(unit=words[report.privacy.unit], epsilon=epsilon_text(spent), delta=delta)
+    told = terms(report.privacy.unit, report.privacy.accountant)
+    unit = words[report.privacy.unit]
+    return words["private"].format(unit=unit, epsilon=epsilon_text(spent), delta=delta, terms=told)
 
 
 def _risks(report: Report, metric: Metric, words: Mapping[str, str]) -> tuple[str, ...]:

@@ -32,6 +32,7 @@ from yoriai.privacy.dp.randomness import SystemSource
 from yoriai.privacy.job_terms.calibration import calibrated
 from yoriai.privacy.job_terms.noise import DistributedNoise, resolve_noise
 from yoriai.strategies.adapter import AdapterState
+from yoriai.strategies.fit import check_fit
 from yoriai.strategies.rule import get_rule, largest_update
 
 pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook", "ignore:.is_gradient_checkpointing")
@@ -152,6 +153,7 @@ def tried(
         drawn = {key.replace(".", "__"): value for key, value in hostile_settings(generator).items()}
         try:
             job = make_job(**{**drawn, **fixed, **settings})
+            check_lowpass(job)
             case = case_of(bench, job, generator, SITES if "privacy__noise" in settings else 1)
         except ConfigError:
             continue
@@ -160,6 +162,12 @@ def tried(
         except AssertionError as error:
             error.add_note(f"seed {seed}: {drawn}")
             raise
+
+
+def check_lowpass(job: JobConfig) -> None:
+    """As a site does where a job comes in; of what else does not fit, the parts below are to bear all."""
+    if job.training.lowpass:
+        check_fit(job)
 
 
 def check_enough(moved: Iterator[float], wanted: int) -> None:

@@ -17,7 +17,7 @@ SENT = {
     "SecureReply": {"run_id", "site", "window", "slot", "stage", "payload", "ledger_head"},
 }
 EXPECTED_BY_SITES = {"Instruction", "JobOffer", "TrainRequest", "WindowRequest", "SecureStage", "Delivery"}
-FILES = {"PreparedJobFile"}  # In the same envelope, and never sent.
+FILES = {"PreparedJobFile", "VersionFile"}  # In the same envelope, and never sent.
 
 
 def test_no_message_of_a_site_has_a_field_for_counts_or_scores() -> None:
