@@ -93,10 +93,14 @@ def _fixed_factors(model: AdaptedModel, job: JobConfig, progress: Progress | Non
         return svd_factors(model)
     texts = public_texts(model.base, job.task, job.public, progress)
     records = [_public_record(text, job.task.kind) for text in texts]
-    task = job.task.model_copy(update={"too_long": "cut"})  # That of a record is refused says nothing of these.
-    encoded = encode(records, model.base.tokenizer, task, context_tokens=model.base.context_tokens)
-    found = moments(model, task_head(model, job), encoded.examples, progress)
+    found = moments(model, task_head(model, job), _public_examples(records, job, model.base), progress)
     return {path: public_factors(found[path], svd) for path, svd in svd_factors(model).items()}
+
+
+def _public_examples(records: Sequence[Record], job: JobConfig, base: BaseModel) -> Sequence[Example]:
+    """Public texts in tokens; a long one is cut, whatever the job says of a site's long records."""
+    task = job.task.model_copy(update={"too_long": "cut"})
+    return encode(records, base.tokenizer, task, context_tokens=base.context_tokens).examples
 
 
 def _public_record(text: str, kind: str) -> Record:
@@ -114,10 +118,7 @@ def head_conditioning(
     """The public conditioning of each state that the head reads, by its path: (M (1, H), D (q, H))."""
     texts = public_texts(model.base, job.task, job.public, progress)
     records = [Record(prompt=text, response=job.task.labels[0]) for text in texts]
-    # Whether a long record of a site is refused is no matter of public texts.
-    task = job.task.model_copy(update={"too_long": "cut"})
-    encoded = encode(records, model.base.tokenizer, task, context_tokens=model.base.context_tokens)
-    states = _states(model, encoded.examples, progress)  # (n, places · H and words)
+    states = _states(model, _public_examples(records, job, model.base), progress)  # (n, places · H and words)
     shape = model.head_shape
     parts = zip(shape.places, shape.parts(states), strict=False)
     return {path_of(place): conditioning(part.numpy(), shape.directions) for place, part in parts}

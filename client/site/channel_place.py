@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from yoriai.errors import ConfigError, PolicyError
-from yoriai.system.files import cannot_write, locked_folder, make_private_folder, sync
+from yoriai.system.files import cannot_write, folder_at_once, locked_folder, make_private_folder, sync
 
 _PREVIOUS = "previous"
 
@@ -68,22 +68,9 @@ class ChannelPlace:
             StorageError: it cannot be written.
         """
         make_private_folder(self._folder)
-        place = self.folder_of(number)
-        part = place.with_name(f".{place.name}.part")
-        try:
-            shutil.rmtree(part, ignore_errors=True)  # Of a pull that a kill or a power cut ended.
-            make_private_folder(part)
+        with folder_at_once(self.folder_of(number)) as part:
             yield part
             (part / _PREVIOUS).write_text("" if (before := self.current()) is None else str(before))
-            for path in part.iterdir():
-                sync(path)
-            sync(part)
-            part.replace(place)
-            sync(self._folder)
-        except OSError as error:
-            raise cannot_write(place, error) from error
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
 
     def use(self, number: int) -> None:
         """Have the link lead to a version that lies here, in one step; then only it and the one before it are kept.

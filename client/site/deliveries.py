@@ -34,7 +34,7 @@ from yoriai.privacy.identity.coordinator_identity import read_coordinator_certif
 from yoriai.privacy.identity.delivery import DeliveryStatement, read_delivery
 from yoriai.privacy.ledger.ledger import Ledger
 from yoriai.strategies.adapter import AdapterState
-from yoriai.system.files import cannot_write, make_private_folder, sync
+from yoriai.system.files import cannot_write, folder_at_once
 
 # Of the size of what is delivered: that much is written twice, complete and for PEFT, and as much again is left.
 _ROOM = 4
@@ -185,20 +185,8 @@ class Deliveries:
         if state.digest() != statement.adapter_digest:
             raise AdapterError("the delivered adapter is not the one of the coordinator's statement")
         self._session.model(job).check(state)
-        part = place.with_name(f".{place.name}.part")
-        try:
-            shutil.rmtree(part, ignore_errors=True)  # Of a delivery that a kill or a power cut ended.
-            make_private_folder(part)
+        with folder_at_once(place) as part:
             save_adapter(self._session, job, state, part)
             (part / VERSION).write_bytes(state.to_bytes())
             (part / STATEMENT).write_bytes(message.statement.encode())
             (part / CERTIFICATE).write_bytes(message.certificate.encode())
-            for path in part.iterdir():
-                sync(path)
-            sync(part)
-            part.rename(place)
-            sync(self._folder)
-        except OSError as error:
-            raise cannot_write(place, error) from error
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
