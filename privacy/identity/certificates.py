@@ -13,6 +13,7 @@ import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -171,6 +172,7 @@ class Trust:
         """
         try:
             self.authority = x509.load_der_x509_certificate(authority_der)
+            self._authority_der = authority_der
         except ValueError:
             raise IdentityError("the pinned CA's certificate cannot be read", remedy="install it anew") from None
         self.now = now
@@ -220,16 +222,11 @@ class Trust:
                 with a canonical key.
         """
         try:
-            certificate = x509.load_der_x509_certificate(certificate_der)
-            certificate.verify_directly_issued_by(self.authority)
-            constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
-            usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
+            certificate, key = _end_certificate(self._authority_der, certificate_der)
         except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
             raise IdentityError(f"certificate of {name} was not issued by the federation CA") from None
-        key = certificate.public_key()
-        if constraints.ca or not usage.digital_signature or not isinstance(key, Ed25519PublicKey):
+        if key is None:
             raise IdentityError(f"certificate of {name} is not a site's signing certificate")
-        check_ed25519(key.public_bytes_raw())
         if _common_name(certificate.subject) != name:
             raise IdentityError(f"certificate offered for {name} belongs to another site")
         _check_window(f"certificate of {name}", certificate, self.now)
@@ -244,6 +241,24 @@ class Trust:
                 "the coordinator's key is revoked",
                 remedy="have the server make a request with a new key, and the consortium sign it",
             )
+
+
+@lru_cache(maxsize=4096)
+def _end_certificate(authority_der: bytes, der: bytes) -> tuple[x509.Certificate, Ed25519PublicKey | None]:
+    """A certificate that this CA issued, and its key if it may sign and nothing more.
+
+    Remembered, for the sites of a simulation all look at each other's: it follows from these bytes alone. What depends
+    on the time or the newest lists is for the caller, each time.
+    """
+    certificate = x509.load_der_x509_certificate(der)
+    certificate.verify_directly_issued_by(x509.load_der_x509_certificate(authority_der))
+    constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+    usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
+    key = certificate.public_key()
+    if constraints.ca or not usage.digital_signature or not isinstance(key, Ed25519PublicKey):
+        return certificate, None
+    check_ed25519(key.public_bytes_raw())
+    return certificate, key
 
 
 def _serial_of(identity: bytes) -> int:

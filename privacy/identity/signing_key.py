@@ -3,6 +3,7 @@
 Private keys are written once, with mode 0600, optionally under a passphrase (PKCS#8).
 """
 
+from functools import lru_cache
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature
@@ -17,6 +18,9 @@ from cryptography.hazmat.primitives.serialization import (
 
 from yoriai.errors import IdentityError
 from yoriai.system.key_file import read_private, write_private
+
+# Above it a message is verified each time: remembering it would cost more memory than time.
+_REMEMBERED_BYTES = 2048
 
 
 class SigningKey:
@@ -58,10 +62,23 @@ def verify(public_key: Ed25519PublicKey, domain: bytes, message: bytes, signatur
     Raises:
         IdentityError: if it is not the key's signature of this message for this domain.
     """
+    signed = domain + b"\0" + message
     try:
-        public_key.verify(signature, domain + b"\0" + message)
+        if len(signed) <= _REMEMBERED_BYTES:
+            _verified(public_key.public_bytes_raw(), signed, signature)
+        else:
+            public_key.verify(signature, signed)
     except InvalidSignature:
         raise IdentityError("a signature does not fit its message", remedy="treat the message as forged") from None
+
+
+@lru_cache(maxsize=16_384)
+def _verified(public_key: bytes, signed: bytes, signature: bytes) -> None:
+    """Verify once what many parties of one process are shown: a simulation's sites all check each other's keys.
+
+    A function of its bytes alone, and what it raises is not remembered: a forgery is looked at each time.
+    """
+    Ed25519PublicKey.from_public_bytes(public_key).verify(signature, signed)
 
 
 def write_key(path: Path, key: SigningKey, passphrase: bytes | None = None) -> None:

@@ -121,10 +121,13 @@ def insert(db: sqlite3.Connection, values: Mapping[str, Any]) -> None:
     db.execute("INSERT INTO entries VALUES (?, ?, ?)", (number, body, _chained(last.hash, number, body)))
 
 
-def create(path: Path, dataset: str, now: float) -> None:
+def create(path: Path, dataset: str, now: float, *, synced: bool = True) -> None:
     """Make a complete ledger beside `path` and link it into place, so that a torn or empty file is never a new one.
 
     Its first row holds 128 random bits: no two ledgers have a hash in common, and a hash tells nothing of the rows.
+
+    Args:
+        synced: as `LedgerStore.open`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
@@ -132,7 +135,8 @@ def create(path: Path, dataset: str, now: float) -> None:
     try:
         step("draft made")
         db = sqlite3.connect(draft)
-        db.executescript(f"PRAGMA synchronous = EXTRA; PRAGMA user_version = {FORMAT};" + _SCHEMA)
+        db.execute(f"PRAGMA synchronous = {synchronous(synced)}")
+        db.executescript(f"PRAGMA user_version = {FORMAT};" + _SCHEMA)
         first = {"kind": "opened", "version": FORMAT, "dataset": dataset, "id": os.urandom(16).hex(), "at": now}
         insert(db, first)
         db.commit()
@@ -143,8 +147,18 @@ def create(path: Path, dataset: str, now: float) -> None:
         step("draft linked")
     finally:
         draft.unlink()
-    sync(path.parent)
+    if synced:
+        sync(path.parent)
     step("ledger made")
+
+
+def synchronous(synced: bool) -> str:
+    """SQLite's setting for a ledger whose rows are durable when a call returns, or later together with others.
+
+    EXTRA is FULL and also syncs the folder after the journal is gone: without that, a power cut right after a commit
+    could bring the journal back and undo the charge.
+    """
+    return "EXTRA" if synced else "OFF"
 
 
 def _damaged(path: Path, what: str) -> LedgerError:

@@ -56,6 +56,7 @@ class Ledger(LedgerReading):
         timeout_s: float = 30.0,
         witness: str | os.PathLike[str] | None = None,
         costing: Costing = cost,
+        synced: bool = True,
     ) -> Self:
         """Open the ledger at `path`, made if there is none, verify every row, and put the policy into force.
 
@@ -73,6 +74,8 @@ class Ledger(LedgerReading):
             timeout_s: how long to wait for another process.
             witness: where the end of the chain is kept a second time, best on another disk; None: beside the ledger.
             costing: `accounting.cost`, or what gives the same answers within limits.
+            synced: whether a row is durable when a call returns; if not, once the caller has synced the disk
+                (`sync_disk`): a simulation does so once a round, for all its ledgers.
 
         Raises:
             LedgerError: not a ledger, of another format, damaged, tampered with, an old copy, of another data set or
@@ -80,7 +83,7 @@ class Ledger(LedgerReading):
             ConfigError: a budget or delta that makes no sense.
         """
         policy = Policy(float(epsilon_budget), float(delta), accountant, unit)
-        store = LedgerStore.open(Path(path), dataset, clock=clock, timeout_s=timeout_s, witness=witness)
+        store = LedgerStore.open(Path(path), dataset, clock=clock, timeout_s=timeout_s, witness=witness, synced=synced)
         ledger = cls(store, costing)
         with store.closed_on_error(), store.writing() as book:
             ledger._take_policy(book, policy)

@@ -10,7 +10,17 @@ from typing import Any, Self
 
 from yoriai.errors import LedgerError
 from yoriai.privacy.ledger.book import Book, Head
-from yoriai.privacy.ledger.file import catch_up, check_format, create, faults, has_hash, hash_of, insert, step
+from yoriai.privacy.ledger.file import (
+    catch_up,
+    check_format,
+    create,
+    faults,
+    has_hash,
+    hash_of,
+    insert,
+    step,
+    synchronous,
+)
 from yoriai.privacy.ledger.witness import check_head, must_be_lost, must_be_new, read_head, second_place, write_head
 
 
@@ -23,9 +33,11 @@ class LedgerStore:
         book: what the rows said at the last look.
     """
 
-    def __init__(self, db: sqlite3.Connection, path: Path, witness: Path, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, db: sqlite3.Connection, path: Path, witness: Path, clock: Callable[[], float], *, synced: bool
+    ) -> None:
         """Use `LedgerStore.open`, which verifies the file."""
-        self._db, self.path, self._witness, self._clock = db, path, witness, clock
+        self._db, self.path, self._witness, self._clock, self._synced = db, path, witness, clock, synced
         self.book = Book()
         self._lock = threading.RLock()
 
@@ -39,12 +51,15 @@ class LedgerStore:
         timeout_s: float,
         witness: str | os.PathLike[str] | None,
         is_lost: bool = False,
+        synced: bool = True,
     ) -> Self:
         """Verify every row of the ledger at `path`, and that none is missing at its end.
 
         Args:
             dataset: whose ledger it must be, or will be if there is none; None takes any, and makes none.
             is_lost: the second place is lost, and what it would show stays open. Only `renew_witness` writes then.
+            synced: whether a row is on the disk when a call returns. If not it outlives the process, but a power cut
+                only once the caller has synced the disk: for ledgers that are many on one machine.
 
         Raises:
             LedgerError: not a ledger, of another format, damaged, an old copy, of another data set, gone, or locked; or
@@ -56,13 +71,11 @@ class LedgerStore:
                 must_be_new(path, place)
                 if dataset is None:
                     raise LedgerError(f"there is no ledger {path}", remedy="name the ledger file of a site")
-                create(path, dataset, clock())
+                create(path, dataset, clock(), synced=synced)
             db = sqlite3.connect(path, timeout=timeout_s, isolation_level=None, check_same_thread=False)
-        store = cls(db, path, place, clock)
+        store = cls(db, path, place, clock, synced=synced)
         with store.closed_on_error(), faults(path):
-            # EXTRA is FULL and also syncs the folder after the journal is gone: without that, a power cut right after
-            # a commit could bring the journal back and undo the charge.
-            db.execute("PRAGMA synchronous = EXTRA")
+            db.execute(f"PRAGMA synchronous = {synchronous(synced)}")
             check_format(db, path)
             if is_lost:
                 must_be_lost(place, path)
@@ -159,7 +172,7 @@ class LedgerStore:
         with self._locked():  # Nobody else writes meanwhile, so that the second place never goes back.
             head = self.current().head
             if head != kept:
-                write_head(self._witness, head)
+                write_head(self._witness, head, synced=self._synced)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

@@ -65,8 +65,12 @@ def read_head(place: Path) -> Head | None:
     return head
 
 
-def write_head(place: Path, head: Head) -> None:
-    """Replace the head that is kept, atomically and durably. The caller holds the ledger's write lock."""
+def write_head(place: Path, head: Head, *, synced: bool = True) -> None:
+    """Replace the head that is kept, atomically and durably. The caller holds the ledger's write lock.
+
+    Args:
+        synced: as `LedgerStore.open`.
+    """
     draft = place.with_name(f".{place.name}.part")
     place.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -74,11 +78,13 @@ def write_head(place: Path, head: Head) -> None:
         file.write(json.dumps({"number": head.number, "hash": head.hash}).encode())
         step("head written")
         file.flush()
-        os.fsync(file.fileno())
+        if synced:
+            os.fsync(file.fileno())
     step("head synced")
     draft.replace(place)
     step("head in place")
-    sync(place.parent)
+    if synced:
+        sync(place.parent)
     step("head durable")
 
 

@@ -108,7 +108,7 @@ class SiteSpec:
         return replace(identity, entropy=seeded_entropy(self.noise_seed, name))
 
     def open_ledger(self) -> Ledger:
-        """The site's ledger, made when missing."""
+        """The site's ledger, made when missing; the round that is stored syncs all of them at once."""
         privacy = self.job.privacy
         return Ledger.open(
             self.ledger_path,
@@ -118,6 +118,7 @@ class SiteSpec:
             fingerprint=fingerprint(self.records.train),
             accountant=privacy.accountant,
             unit=privacy.unit,
+            synced=False,
         )
 
     def build(self, session: ModelSession, ledger: Ledger, hooks: SiteHooks | None = None) -> Site:

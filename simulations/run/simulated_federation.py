@@ -20,6 +20,8 @@ from yoriai.simulations.run.observers import Observer, Silent, refusal_lines
 from yoriai.simulations.scenarios.consortium import Consortium
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.rule import rule_of
+from yoriai.system.files import sync_disk
+from yoriai.system.run_files import run_file_fault
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,18 @@ class Outcome:
     refused: dict[str, str]
 
 
+class _SyncingRegistry(Registry):
+    """Stores a round once its charges are durable, for the sites' ledgers leave that to the end of a round."""
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """As `Registry.save`."""
+        try:
+            sync_disk(self._folder)
+        except OSError as error:
+            raise run_file_fault(self._folder, error) from error
+        super().save(checkpoint)
+
+
 def run_federation(federation: Federation, session: ModelSession) -> Outcome:
     """Run to the end of the job, from the last stored round; a run that is finished starts no engine.
 
@@ -93,7 +107,7 @@ def run_federation(federation: Federation, session: ModelSession) -> Outcome:
         RoundError, CheckpointError: as Coordinator.run.
         BudgetError: it ended before a round was stored.
     """
-    job, registry = federation.job, Registry(federation.folder)
+    job, registry = federation.job, _SyncingRegistry(federation.folder)
     consortium = _consortium(federation)
     specs = {site.name: federation.spec(site, consortium) for site in federation.sites}
     base_digest = session.base.digest

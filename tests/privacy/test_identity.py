@@ -215,6 +215,35 @@ def test_a_revoked_certificate_is_refused_and_others_are_not() -> None:
         informed.check(NAME, certificate(NAME))
 
 
+def test_a_certificate_that_was_seen_valid_is_refused_once_it_is_revoked_or_has_expired() -> None:
+    trust(NOW).check(NAME, certificate(NAME))
+    with pytest.raises(IdentityError, match="revoked"):
+        trust(NOW, _revocations(NAME)).check(NAME, certificate(NAME))
+    with pytest.raises(IdentityError, match="not valid today"):
+        trust(NOW + 2 * YEAR).check(NAME, certificate(NAME))
+
+
+def test_a_certificate_that_one_ca_issued_is_refused_under_another_of_the_same_name() -> None:
+    trust(NOW).check(NAME, certificate(NAME))
+    other = Authority.create("federation", signing_key("other ca"), now=NOW - YEAR, valid_for=9 * YEAR)
+    with pytest.raises(IdentityError, match="not issued by"):
+        Trust(_pem(other), None, now=NOW).check(NAME, certificate(NAME))
+
+
+def test_a_forged_signature_is_refused_each_time_it_is_shown_also_beside_the_true_one() -> None:
+    key = signing_key("signer")
+    true, forged = key.sign(b"domain", b"message"), bytes(64)
+    for signature in (forged, true, forged):
+        if signature == true:
+            verify(key.public_key, b"domain", b"message", signature)
+            continue
+        with pytest.raises(IdentityError, match="does not fit"):
+            verify(key.public_key, b"domain", b"message", signature)
+    for domain, message in ((b"other", b"message"), (b"domain", b"Message")):
+        with pytest.raises(IdentityError, match="does not fit"):
+            verify(key.public_key, domain, message, true)
+
+
 def test_a_revocation_list_of_another_ca_is_refused() -> None:
     other = Authority.create("federation", signing_key("other ca"), now=NOW - YEAR, valid_for=9 * YEAR)
     with pytest.raises(IdentityError, match="not the federation"):

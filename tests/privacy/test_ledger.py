@@ -369,6 +369,21 @@ def test_every_commit_reaches_the_disk_before_the_call_returns(ledger: Ledger) -
     assert ledger._store._db.execute("PRAGMA synchronous").fetchone() == (extra,)
 
 
+def test_a_ledger_whose_caller_syncs_the_disk_waits_for_no_disk_itself(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[int] = []
+    monkeypatch.setattr(os, "fsync", waited.append)
+    with open_ledger(path, synced=False) as ledger:
+        charge(ledger, "job", 2)
+        assert ledger._store._db.execute("PRAGMA synchronous").fetchone() == (0,)
+    assert waited == []
+    with open_ledger(path) as ledger:
+        assert len(ledger.charges()) == 2
+        charge(ledger, "other", 1)
+    assert waited != []
+
+
 @pytest.mark.parametrize("change", [{"epsilon_budget": 0.0}, {"epsilon_budget": float("nan")}, {"delta": 1.0}])
 def test_a_budget_that_makes_no_sense_is_refused_and_makes_no_file(path: Path, change: dict[str, float]) -> None:
     with pytest.raises(ConfigError):

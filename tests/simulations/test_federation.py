@@ -46,6 +46,24 @@ def test_outcome_names_the_rounds_what_they_cost_and_how_long_each_site_took(wor
     assert all(seconds > 0 for seconds in outcome.seconds.values())
 
 
+def test_a_rounds_charges_are_on_the_disk_before_its_adapter_is_stored(
+    world: Miniature, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    federation = world.federation(tmp_path)
+    at_each_sync: list[tuple[int, set[int]]] = []
+
+    def look(folder: Path) -> None:
+        stored, charged = Registry(folder).load(), set()
+        for site in SIZES:
+            with Ledger.existing(folder / "ledgers" / f"{site}.sqlite") as ledger:
+                charged.add(len(ledger.charges()))
+        at_each_sync.append((stored.next_round if stored else 0, charged))
+
+    monkeypatch.setattr(federations, "sync_disk", look)
+    world.run(federation)
+    assert at_each_sync == [(0, {1}), (1, {2}), (2, {3})]
+
+
 @pytest.mark.parametrize("optimizer", ["momentum", "adam"])
 def test_resume_after_any_round_gives_the_bits_of_the_uninterrupted_run(
     optimizer: str, world: Miniature, tmp_path: Path
