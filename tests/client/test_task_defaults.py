@@ -106,7 +106,7 @@ def test_a_head_steps_the_further_the_less_noise_there_is() -> None:
 
 
 def test_a_heads_step_by_hand() -> None:
-    """One site's own noise: the deviation of all rounds' noise in a mean gradient is the multiplier over √rounds · N."""
+    """One site: the deviation of all rounds' noise in a mean gradient is the multiplier over √rounds · N."""
     job = settled(classify(privacy__epsilon=8.0))
     multiplier = calibrated(job, n_params=len(job.task.labels) * job.head.features, sites=1)
     assert multiplier is not None
