@@ -14,6 +14,7 @@ Factors, by their names in an AdapterState: `head.STATE:M` (1, H) and `head.STAT
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -177,13 +178,17 @@ class HeadModel(FactorModel):
     @torch.no_grad()
     def check_output(self) -> None:
         """Raise TrainingError if, with the factors as loaded, a public text gives logits that are not finite."""
-        probe = self.read(self.enter([Example(np.arange(1, 5, dtype=np.int32), np.zeros(4, bool))], 4))
-        if not bool(torch.isfinite(self._module(probe)).all()):
+        if not bool(torch.isfinite(self._module(self.read(self._public_states))).all()):
             raise TrainingError(
                 "with this round's head the model computes values that are not finite",
                 expected="finite logits for a few fixed tokens, before any record is looked at",
                 remedy="lower the learning rates, or check the base model",
             )
+
+    @cached_property
+    def _public_states(self) -> Tensor:
+        """What enters of a few fixed tokens. The base is frozen, and asked once."""
+        return self.enter([Example(np.arange(1, 5, dtype=np.int32), np.zeros(4, bool))], 4)
 
     def shape(self, example: Example) -> Shape:
         """One position for every record, however long."""

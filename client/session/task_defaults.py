@@ -15,9 +15,9 @@ from yoriai.strategies.rule import rule_of
 # The step at which a head does best falls with the noise that all rounds together leave in the mean gradient.
 # In all, over the rounds: of more rounds each is shorter.
 _MOST_STEPS: Final = 160.0
-_LEAST_STEPS: Final = 5.0
+_LEAST_STEPS: Final = 2.5
 _SMALL_SITE: Final = 300  # Units.
-_STEPS_AT: Final = (1e-3, 70.0)
+_STEPS_AT: Final = (1e-3, 35.0)
 _STEPS_POWER: Final = -0.75
 
 
@@ -81,7 +81,7 @@ def head_rate(job: JobConfig, *, sites: int, units: int) -> float:
     """The coordinator's step size for a head: the longer, the less noise there is; from public numbers alone.
 
     With s the deviation that the noise of all rounds together leaves in one entry of a round's mean gradient:
-    70 · (1000 s)^(−3/4) over the rounds, between 5 and 160 over them. Fitted on the work orders.
+    35 · (1000 s)^(−3/4) over the rounds, between 2.5 and 160 over them. Fitted on the work orders.
 
     Args:
         sites: that are to take part.

@@ -58,7 +58,7 @@ class ClippedGradientSum:
         that differ with the other records of their batch before they come here. See `yoriai.client.base.pieces`.
     Edge cases: a unit whose gradient is not finite counts as zero; an empty batch sums to zero and is noised like any
         other.
-    Memory: beyond what Opacus fills, some units' rows at a time, and two vectors of float64.
+    Memory: beyond what Opacus fills, some units' rows at a time, and three vectors of float64.
 
     Args:
         parameters: trainable tensors, whose `grad_sample` (N, *shape) Opacus fills.
@@ -82,7 +82,6 @@ class ClippedGradientSum:
         self._clip_norm = clip_norm
         self._shapes = [p[block].shape for p, block in zip(self._parameters, self._blocks, strict=True)]
         self._sum = torch.zeros(sum(map(math.prod, self._shapes)), dtype=torch.float64, device=parameters[0].device)
-        self._wide = torch.empty_like(self._sum)
         self._begun: set[int] = set()
         self._open: tuple[int, Tensor] | None = None
         self._clear()  # What a round that broke off left behind belongs to no record of this batch.
@@ -106,7 +105,7 @@ class ClippedGradientSum:
         self._clear()
         if units is None:
             for row in _rows(gradients):
-                self._add(row)
+                self._add(row.double())
             return
         if len(units) > len(gradients[0]):
             raise TrainingError("a piece has fewer gradients than records")
@@ -138,7 +137,7 @@ class ClippedGradientSum:
             self._add(row)
 
     def _add(self, row: Tensor) -> None:
-        """Clip and add the gradient of a whole unit, (n,)."""
+        """Clip and add the gradient of a whole unit, (n,) float64, which is overwritten."""
         finished = self._finished(row)
         if self._rows is not None:
             self._rows.add(finished[None].cpu().numpy())
@@ -147,24 +146,16 @@ class ClippedGradientSum:
             total.add_(part)
 
     def _finished(self, row: Tensor) -> Tensor:
-        """A unit's row (n,), clipped, in float64; zero where it is not finite, or still too long.
-
-        The next call overwrites it.
-        """
-        for wide, part in zip(_chunks(self._wide), _chunks(row), strict=True):
-            wide.copy_(part)
-        norm = self._norm()
+        """A unit's row (n,) float64, clipped in place; zero where it is not finite, or still too long."""
+        norm = _norm(row)
         if self._clip_norm is None:
-            return self._wide if math.isfinite(norm) else self._wide.zero_()
+            return row if math.isfinite(norm) else row.zero_()
         factor = float(clip_factors(np.array([norm]), self._clip_norm)[0])
         if factor == 1.0:
-            return self._wide
-        for wide in _chunks(self._wide):
-            wide.mul_(factor)
-        return self._wide if self._norm() <= self._clip_norm * (1.0 + _ROUNDING) else self._wide.zero_()
-
-    def _norm(self) -> float:
-        return math.sqrt(sum(_squared(wide) for wide in _chunks(self._wide)))
+            return row
+        for part in _chunks(row):
+            part.mul_(factor)
+        return row if _norm(row) <= self._clip_norm * (1.0 + _ROUNDING) else row.zero_()
 
     @torch.no_grad()
     def add_rows(self, rows: np.ndarray) -> None:
@@ -276,6 +267,10 @@ def _rows(gradients: Sequence[Tensor]) -> Iterator[Tensor]:
         yield from torch.cat([g[first : first + at_a_time].flatten(1) for g in gradients], dim=1)
 
 
+def _norm(vector: Tensor) -> float:
+    return math.sqrt(sum(map(_squared, _chunks(vector))))
+
+
 def _squared(vector: Tensor) -> float:
     """Squared norm of a float64 vector.
 
@@ -290,7 +285,8 @@ def _squared(vector: Tensor) -> float:
 
 def _chunks(vector: Tensor) -> Sequence[Tensor]:
     """A vector in pieces that stay in a core's cache while they are worked on; cut by its length alone."""
-    return torch.split(vector, _CHUNK) if vector.device.type == "cpu" else (vector,)
+    whole = vector.device.type != "cpu" or len(vector) <= _CHUNK
+    return (vector,) if whole else torch.split(vector, _CHUNK)
 
 
 def _grad_sample(parameter: nn.Parameter, block: Block) -> Tensor:

@@ -8,6 +8,8 @@ from yoriai.client.session.task_defaults import head_rate, settled
 from yoriai.config import JobConfig, job_digest, job_template, override, parse_job
 from yoriai.config.by_task import BY_TASK, LABEL_VECTORS, TEXTS, TEXTS_BY_RULE, TRAINED_HEAD
 from yoriai.errors import ConfigError
+from yoriai.privacy.job_terms.calibration import calibrated
+from yoriai.privacy.job_terms.noise import all_rounds
 from yoriai.strategies.fit import check_fit
 from yoriai.strategies.rule import rule_of
 
@@ -101,6 +103,17 @@ def test_a_head_steps_the_further_the_less_noise_there_is() -> None:
     assert rate(privacy__noise="none") == 8.0  # 160 over 20 rounds.
     assert rates[2] < rate(**shared, privacy__epsilon=8.0) < 8.0
     assert rate(units=150_000) > rate(units=1500) > rate(units=150)
+
+
+def test_a_heads_step_by_hand() -> None:
+    """One site: the deviation of all rounds' noise in a mean gradient is the multiplier over √rounds · N."""
+    job = settled(classify(privacy__epsilon=8.0))
+    multiplier = calibrated(job, n_params=len(job.task.labels) * job.head.features, sites=1)
+    assert multiplier is not None
+    for deviation, steps in ((1e-3, 35.0), (16e-3, 35.0 / 8), (1.0, 2.5), (1e-6, 160.0)):
+        units = round(multiplier / all_rounds(job) ** 0.5 / deviation)
+        found = head_rate(job, sites=1, units=max(1, units)) * job.federation.rounds
+        assert found == pytest.approx(steps, rel=0.04)  # Two digits of the rate stand in a job; units are whole.
 
 
 def test_a_head_that_trains_goes_with_classify_alone() -> None:

@@ -11,6 +11,7 @@ TRAINED_HEAD: Final[Settings] = MappingProxyType(
         "training.sampling_rate": 1.0,
         "federation.rounds": 12,
         "federation.server_optimizer": "damped",
+        "federation.schedule": "constant",
         "evaluation.every": 4,
     }
 )
