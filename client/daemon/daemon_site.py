@@ -13,6 +13,7 @@ from yoriai.client.records.columns import Reading
 from yoriai.client.records.records import fingerprint, read_site
 from yoriai.client.records.units import policy_units
 from yoriai.client.session.model_session import ModelSession
+from yoriai.client.site.channel_inbox import ChannelInbox
 from yoriai.client.site.deliveries import Deliveries
 from yoriai.client.site.own_evaluation import Measuring
 from yoriai.client.site.round_trainer import SiteHooks
@@ -109,6 +110,7 @@ def open_site(
             hooks=hooks,
             book=book,
             deliveries=_deliveries(config, session, ledger=ledger, identity=identity, book=book, measuring=measuring),
+            channels=_channels(config, session, identity),
         )
         undone_on_error.pop_all()
     return LoadedSite(site, ledger, measuring, costing)
@@ -135,6 +137,13 @@ def _deliveries(
         folder=config.adapters,
         on_stored=measuring.add,
     )
+
+
+def _channels(config: DaemonConfig, session: ModelSession, identity: SiteIdentity | None) -> ChannelInbox | None:
+    """What takes what the server's channels hold; None at a site that lacks the means to check or to keep it."""
+    if identity is None or config.channels is None:
+        return None
+    return ChannelInbox(config.site.name, config.channels, base_digest=session.base.digest, trust=identity.trust)
 
 
 def _watched(hooks: SiteHooks, log: EventLog, checkpoint: Callable[[], None]) -> SiteHooks:

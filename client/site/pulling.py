@@ -9,11 +9,13 @@ from yoriai.client.site.version_bundle import Bundle
 PROMOTION, LINEAGE = "promotion", "lineage"
 
 
-def pull(bundle: Bundle, place: ChannelPlace, session: ModelSession) -> bool:
+def pull(bundle: Bundle, place: ChannelPlace, session: ModelSession, *, may_be_older: bool = False) -> bool:
     """Store a version and have its channel's link lead to it; whether it was not here before.
 
     Args:
         session: holds the site's base; its lock is taken.
+        may_be_older: the operator's word that it may be older than one that the site has taken, which is then
+            forgotten: what follows it need only be newer than this one.
 
     Raises:
         PolicyError: it is of another base, or older than one that the site has taken.
@@ -23,7 +25,8 @@ def pull(bundle: Bundle, place: ChannelPlace, session: ModelSession) -> bool:
     number = bundle.promotion.number
     bundle.check_base(session.base.digest)
     with place.locked():
-        place.check_newer(number)
+        if not may_be_older:
+            place.check_newer(number)
         is_new = not place.holds(number)
         if is_new:
             with session.lock, place.draft(number) as folder:
@@ -32,7 +35,7 @@ def pull(bundle: Bundle, place: ChannelPlace, session: ModelSession) -> bool:
                 for name, text in _texts(bundle).items():
                     (folder / name).write_text(text, encoding="utf-8")
                 (folder / VERSION).write_bytes(bundle.file.payload)
-        place.use(number)
+        place.use(number, forget_later=may_be_older)
     return is_new
 
 

@@ -28,6 +28,7 @@ from yoriai.client.offer.policy import (
 )
 from yoriai.client.records.records import SiteRecords
 from yoriai.client.session.model_session import ModelSession
+from yoriai.client.site.channel_inbox import ChannelInbox
 from yoriai.client.site.deliveries import Deliveries
 from yoriai.client.site.instructions import Instructions
 from yoriai.client.site.job import AcceptedJob, round_of
@@ -68,6 +69,7 @@ class Site:
         hooks: see SiteHooks.
         book: jobs and what the operator decided about them; None in a simulation, in which nobody is asked.
         deliveries: takes the last adapter of a job; None where none is delivered.
+        channels: takes what the server's channels hold; None where nothing is kept.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Site:
         hooks: SiteHooks | None = None,
         book: JobBook | None = None,
         deliveries: Deliveries | None = None,
+        channels: ChannelInbox | None = None,
     ) -> None:
         if ledger.unit != config.policy.unit:
             raise LedgerError(
@@ -94,6 +97,7 @@ class Site:
         self._session, self._ledger, self._identity = session, ledger, identity
         self._approval = Approval(config.name, config.policy, book)
         self._instructions, self._deliveries = Instructions(config.name, identity), deliveries
+        self._channels = channels
         self._hooks = hooks or SiteHooks()
         self._accepted: AcceptedJob | None = None
         self._trainer = RoundTrainer(config.name, ledger, self._hooks)
@@ -139,6 +143,10 @@ class Site:
             return self._go_on(message)
         if isinstance(message, wire.Delivery):
             return self._receive(message)
+        if self._channels is not None and isinstance(message, wire.VersionFile):
+            return self._channels.receive(message)
+        if self._channels is not None and isinstance(message, wire.ChannelQuestion):
+            return self._channels.answer(message)
         raise WireError(f"a site does not answer messages of kind {message.kind}")
 
     def _consider(self, offer: wire.JobOffer) -> wire.Message:
