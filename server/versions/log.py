@@ -7,6 +7,8 @@
     finished              the run ended with a version
     delivered             the site confirmed the last adapter
     exported              what a channel holds was written to a file for sites
+    received              a site's daemon has verified and kept what a channel holds
+    pulled                the site's operator has taken it into use
     promoted, rolled_back a channel came to hold another version; `forced` has the gate's failing lines and the reason
 
 A row's hash is over the hash before it, its number and its body; the coordinator's key signs the hash under a domain of
@@ -68,6 +70,15 @@ def append_once(
     )
     if db.execute(query, (run, event, site)).fetchone() is None:
         append(db, key, event, run=run, site=site, **fields)
+
+
+def sites_with(db: sqlite3.Connection, event: str, *, run: str, number: int) -> set[str]:
+    """The sites of which there is such an event about a run's version as it stands under a number in a channel."""
+    query = (
+        "SELECT json_extract(body, '$.site') FROM log WHERE json_extract(body, '$.run') = ?"
+        " AND json_extract(body, '$.event') = ? AND json_extract(body, '$.number') = ?"
+    )
+    return {site for (site,) in db.execute(query, (run, event, number))}
 
 
 def rows(db: sqlite3.Connection) -> Iterator[LogRow]:
