@@ -96,18 +96,22 @@ def promote(
     metrics: Annotated[
         Path | None, typer.Option("--metrics", help="What was measured of it: docs/operate/versions.md, report.json.")
     ] = None,
+    audit: Annotated[
+        Path | None, typer.Option("--audit", help="What `yoriai audit --json` found for its job's settings.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Although its gate refuses it; the log keeps why.")] = False,
     why: Annotated[str, typer.Option("--why", help="Why it is to stand there all the same.")] = "",
     as_json: _Json = False,
 ) -> None:
     """Put a version into a channel, if it passes the gate of its job. Exit code 3: the gate refuses it."""
     from yoriai.server.service import channels
-    from yoriai.server.versions.metrics import read_metrics
+    from yoriai.server.versions.metrics import read_audit, read_metrics
 
     reason = channels.check_reason(force, why)
     measured = read_metrics(metrics) if metrics else None
+    audited = read_audit(audit) if audit else None
     with _records(folder) as records:
-        done = channels.promote(records, name, channel, measured, force_why=reason)
+        done = channels.promote(records, name, channel, measured, force_why=reason, audit=audited)
     _say_standing(done, as_json)
 
 

@@ -17,20 +17,29 @@ from yoriai.server.versions.catalogue import Standing, Version
 from yoriai.server.versions.database import writing
 from yoriai.server.versions.facts import last_of
 from yoriai.server.versions.log import append
-from yoriai.server.versions.metrics import Metrics
+from yoriai.server.versions.metrics import Audit, Metrics
 from yoriai.server.versions.promoting import Promoted, Signer
 from yoriai.strategies.adapter import AdapterState
 from yoriai.system.users import operator_name
 
 
-def promote(records: Records, name: str, channel: str, metrics: Metrics | None, *, force_why: str) -> Promoted:
+def promote(
+    records: Records, name: str, channel: str, metrics: Metrics | None, *, force_why: str, audit: Audit | None = None
+) -> Promoted:
     """Put a version into a channel; its adapter is read, and its statement verified, before that.
+
+    Args:
+        audit: of its job's settings; kept with the metrics, those that were given earlier if there are no new ones.
 
     Raises:
         PolicyError: the gate of its job refuses it.
         ConfigError, CheckpointError: as `promoting.promote` and `content_of`.
     """
-    job, _ = content_of(records, catalogue.find(records.db, name))
+    version = catalogue.find(records.db, name)
+    job, _ = content_of(records, version)
+    if audit is not None:
+        known = metrics or Metrics.model_validate(version.metrics or {"adapter_digest": version.digest})
+        metrics = known.model_copy(update={"audit": audit})
     signer = _signer(records)
     return promoting.promote(
         records.db, name, channel, gate=job.gate, metrics=metrics, signer=signer, force_why=force_why

@@ -139,7 +139,7 @@ def _lines(db: sqlite3.Connection, version: Version, gate: GateSection, metrics:
     production = catalogue.version(db, held.version) if held else None
     return gate_lines(
         gate,
-        version.statement.privacy,
+        version.statement,
         metrics or _metrics(version),
         _metrics(production) if production else None,
         is_first=production is None,

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.server.versions_made import statement
 from yoriai.config import GateSection, job_digest, parse_job
 from yoriai.errors import ConfigError
 from yoriai.privacy.identity.version_statement import PrivacyFacts
 from yoriai.server.versions.gate import Line, gate_lines
-from yoriai.server.versions.metrics import Metrics, SiteScore, read_metrics
+from yoriai.server.versions.metrics import Audit, Metrics, SiteScore, read_audit, read_metrics
 
 DIGEST = "ab" * 32
 NOISED = PrivacyFacts("local", "record", 8.0, 1e-5, 1.0, None)
@@ -30,7 +31,7 @@ def lines(
     privacy: PrivacyFacts = NOISED,
     is_first: bool = False,
 ) -> list[Line]:
-    return gate_lines(gate, privacy, metrics, production, is_first=is_first)
+    return gate_lines(gate, statement("v", privacy=privacy), metrics, production, is_first=is_first)
 
 
 def test_a_gate_that_asks_nothing_has_no_line() -> None:
@@ -122,3 +123,57 @@ def test_a_runs_report_gives_the_accuracy_of_its_federated_adapter(tmp_path: Pat
     path = tmp_path / "report.json"
     path.write_text(json.dumps(report))
     assert read_metrics(path) == measured(0.7, north=(0.5, 0.75))
+
+
+# The audit.
+
+AUDIT = Audit(
+    epsilon_claimed=7.9,
+    epsilon_lower=1.2,
+    confidence=0.95,
+    trained_by="core",
+    noise="local",
+    delta=1e-5,
+    refuted=False,
+    control_holds=True,
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "holds"),
+    [
+        ({}, True),
+        ({"epsilon_lower": 8.1}, False),
+        ({"epsilon_claimed": 12.0}, False),
+        ({"refuted": True}, False),
+        ({"control_holds": False}, False),
+        ({"trained_by": "head"}, False),
+        ({"noise": "distributed"}, False),
+        ({"delta": 1e-6}, False),
+    ],
+)
+def test_an_audits_bound_may_not_be_above_the_jobs_epsilon_and_must_be_of_its_settings(
+    changes: dict[str, object], holds: bool
+) -> None:
+    (line,) = lines(
+        GateSection(audit=True), measured(0.8).model_copy(update={"audit": AUDIT.model_copy(update=changes)})
+    )
+    assert line.holds is holds, str(line)
+
+
+def test_a_gate_that_asks_for_an_audit_fails_without_one_and_without_noise() -> None:
+    (line,) = lines(GateSection(audit=True), measured(0.8))
+    assert (line.holds, line.found) == (False, "not known")
+    known = measured(0.8).model_copy(update={"audit": AUDIT})
+    assert not lines(GateSection(audit=True), known, privacy=BARE)[0].holds
+
+
+def test_an_audit_is_read_from_what_the_command_writes(tmp_path: Path) -> None:
+    settings = {"rule": "core", "noise": "local", "delta": 1e-5, "rounds": 3}
+    found = {"epsilon_ledger": 7.9, "epsilon_lower_white_box": 0.4, "epsilon_lower_black_box": 1.2, "confidence": 0.95}
+    path = tmp_path / "audit.json"
+    path.write_text(json.dumps({**found, "refuted": False, "control_holds": True, "settings": settings}))
+    assert read_audit(path) == AUDIT
+    path.write_text(json.dumps({**found, "settings": settings}))
+    with pytest.raises(ConfigError, match="holds no audit"):
+        read_audit(path)
