@@ -127,16 +127,22 @@ class VersionFile(_Laden):
 
 
 class ChannelQuestion(Message):
-    """Coordinator to site: what of a channel is there, and in use?"""
+    """Coordinator to site: what of a channel is there, and in use, and what do its test records say of it?
+
+    `period` is above 0 where a check of the version in use is asked for, another one than before.
+    """
 
     kind: ClassVar[str] = "channel_question"
     channel: str = Field(max_length=16)
+    period: int = Field(default=0, ge=0, lt=2**31, exclude_if=lambda period: not period)
 
 
 class ChannelState(Message):
     """Site to coordinator: the numbers of a channel's versions that were delivered there last, and are in use; 0: none.
 
-    What is in use is for the site's operator to say; neither number depends on a record.
+    What is in use is for the site's operator to say; neither number depends on a record. `counts` is what the site
+    signs about its test records (`yoriai.privacy.identity.counts_statement`), with noise; or `withheld` says why not.
+    Both are empty until it has counted.
     """
 
     kind: ClassVar[str] = "channel_state"
@@ -144,6 +150,8 @@ class ChannelState(Message):
     channel: str = Field(max_length=16)
     delivered: _Number = 0
     in_use: _Number = 0
+    counts: str = Field(default="", max_length=_LARGEST_SIGNED, exclude_if=lambda counts: not counts)
+    withheld: str = Field(default="", max_length=300, exclude_if=lambda withheld: not withheld)
     ledger_head: _LedgerHead = ""
 
 

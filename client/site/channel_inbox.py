@@ -17,10 +17,11 @@ from pathlib import Path
 from yoriai import wire
 from yoriai.client.site.adapter_place import check_room
 from yoriai.client.site.channel_place import ChannelPlace
+from yoriai.client.site.judging import Judge, Question
 from yoriai.client.site.version_bundle import read_bundle
 from yoriai.errors import PolicyError
 from yoriai.privacy.identity.certificates import Trust
-from yoriai.privacy.identity.version_statement import CHANNELS
+from yoriai.privacy.identity.version_statement import CHANNELS, PRODUCTION
 
 
 class ChannelInbox:
@@ -31,10 +32,20 @@ class ChannelInbox:
         folder: of all its channels.
         base_digest: of the base that it has.
         trust: its CA and revocations, as of now.
+        judge: says what the site's test records say of a version; None says nothing.
     """
 
-    def __init__(self, site: str, folder: Path, *, base_digest: str, trust: Callable[[], Trust]) -> None:
+    def __init__(
+        self,
+        site: str,
+        folder: Path,
+        *,
+        base_digest: str,
+        trust: Callable[[], Trust],
+        judge: Judge | None = None,
+    ) -> None:
         self._site, self._folder, self._base_digest, self._trust = site, folder, base_digest, trust
+        self._judge = judge
 
     def receive(self, message: wire.VersionFile) -> wire.ChannelState:
         """Keep what a channel holds, durably when it returns; the same once more changes nothing.
@@ -65,7 +76,19 @@ class ChannelInbox:
         """
         if question.channel not in CHANNELS:
             raise PolicyError(f"site {self._site} has no such channel", expected=" or ".join(CHANNELS))
-        return self._state(question, ChannelPlace(self._folder, question.channel), question.channel)
+        place = ChannelPlace(self._folder, question.channel)
+        state = self._state(question, place, question.channel)
+        number = state.in_use if question.period else state.delivered
+        is_asked = number and (question.channel == PRODUCTION) == bool(question.period)
+        if self._judge is None or not is_asked:
+            return state
+        counts, withheld = self._judge.answer(Question(question.run_id, number, question.period))
+        return state.model_copy(update={"counts": counts, "withheld": withheld})
+
+    def work_off(self) -> None:
+        """Judge what was asked about, once the reply is out."""
+        if self._judge is not None:
+            self._judge.work_off()
 
     def _check_number(self, place: ChannelPlace, message: wire.VersionFile, number: int) -> None:
         """It must be newer than all that the site has, or the very same."""

@@ -7,6 +7,7 @@ from yoriai.client.site.channel_place import ChannelPlace
 from yoriai.client.site.version_bundle import Bundle
 
 PROMOTION, LINEAGE = "promotion", "lineage"
+JOB = "job.json"
 
 
 def pull(bundle: Bundle, place: ChannelPlace, session: ModelSession, *, may_be_older: bool = False) -> bool:
@@ -40,7 +41,8 @@ def pull(bundle: Bundle, place: ChannelPlace, session: ModelSession, *, may_be_o
 
 
 def _texts(bundle: Bundle) -> dict[str, str]:
-    """What shows later whose word the version is, and what it goes back to: the oldest last."""
+    """The job, and what shows later whose word the version is, and what it goes back to: the oldest last."""
     file = bundle.file
     older = {f"{LINEAGE}.{number}": signed for number, signed in enumerate(file.lineage, start=1)}
-    return {STATEMENT: file.statement, PROMOTION: file.promotion, CERTIFICATE: file.certificate, **older}
+    job = bundle.job.model_dump_json(by_alias=True)
+    return {JOB: job, STATEMENT: file.statement, PROMOTION: file.promotion, CERTIFICATE: file.certificate, **older}

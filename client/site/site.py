@@ -32,6 +32,7 @@ from yoriai.client.site.channel_inbox import ChannelInbox
 from yoriai.client.site.deliveries import Deliveries
 from yoriai.client.site.instructions import Instructions
 from yoriai.client.site.job import AcceptedJob, round_of
+from yoriai.client.site.judging import COUNTS_MARK
 from yoriai.client.site.personal import PERSONAL_MARK
 from yoriai.client.site.round_trainer import RoundTrainer, SiteHooks
 from yoriai.client.site.secure_round import SecureRounds
@@ -134,6 +135,11 @@ class Site:
             reply = wire.Refusal(run_id=run_id, site=self.name, reason=reason)
         return wire.encode(reply)
 
+    def afterwards(self) -> None:
+        """Judge versions that were asked about, unless a job is at hand, whose model would be lost."""
+        if self._channels is not None and self._accepted is None:
+            self._channels.work_off()
+
     def _answer(self, message: wire.Message) -> wire.Message:
         if isinstance(message, wire.JobOffer):
             return self._consider(message)
@@ -151,10 +157,8 @@ class Site:
 
     def _consider(self, offer: wire.JobOffer) -> wire.Message:
         """Check a job against policy, base, records and budget, and prepare for it."""
-        if PERSONAL_MARK in offer.run_id:
-            raise PolicyError(
-                f"site {self.name}: a run's id holds {PERSONAL_MARK}, which is kept for the site's own runs"
-            )
+        if mark := next((mark for mark in (PERSONAL_MARK, COUNTS_MARK) if mark in offer.run_id), ""):
+            raise PolicyError(f"site {self.name}: a run's id holds {mark}, which is kept for the site's own charges")
         job = read_job(self.name, self._policy, offer)
         check_bounds(self.name, job, offer, self._session.base.width)
         check_membership(self.name, self._policy, job, offer)

@@ -22,7 +22,9 @@ from yoriai.base_digest import PATTERN
 from yoriai.privacy.identity.certificates import check_name
 from yoriai.privacy.identity.signed_file import SignedFormat, canonical_json
 
-CHANNELS: Final = ("staging", "production")
+STAGING: Final = "staging"
+PRODUCTION: Final = "production"
+CHANNELS: Final = (STAGING, PRODUCTION)
 VERSION_FILE: Final = "version.safetensors"
 
 _VERSION = SignedFormat(

@@ -85,9 +85,8 @@ def _conditioning(job: JobConfig, adapter: AdapterState) -> str:
     """
     if not job.is_conditioned:
         return ""
-    rule = rule_of(job)
-    trained = {factor for index in range(job.federation.rounds) for factor in rule.trainable(index)}
-    fixed = adapter.select(factor for factor in adapter.factors() if factor not in trained)
+    moving = rule_of(job).moving
+    fixed = adapter.select(factor for factor in adapter.factors() if factor not in moving)
     public = job.public.model_dump(mode="json", exclude={"texts"})
     return sha256(canonical_json({"public": public, "factors": fixed.digest()})).hexdigest()
 
