@@ -129,11 +129,13 @@ class VersionFile(_Laden):
 class ChannelQuestion(Message):
     """Coordinator to site: what of a channel is there, and in use, and what do its test records say of it?
 
-    `period` is above 0 where a check of the version in use is asked for, another one than before.
+    `number` is of the version in the channel that the test records are to speak of; `period` is above 0 where that is a
+    check of the version in use, another one than before.
     """
 
     kind: ClassVar[str] = "channel_question"
     channel: str = Field(max_length=16)
+    number: _Number = Field(default=0, exclude_if=lambda number: not number)
     period: int = Field(default=0, ge=0, lt=2**31, exclude_if=lambda period: not period)
 
 

@@ -79,7 +79,9 @@ class ChannelInbox:
         place = ChannelPlace(self._folder, question.channel)
         state = self._state(question, place, question.channel)
         number = state.in_use if question.period else state.delivered
-        is_asked = number and (question.channel == PRODUCTION) == bool(question.period)
+        is_asked = (
+            question.number == number and number > 0 and (question.channel == PRODUCTION) == bool(question.period)
+        )
         if self._judge is None or not is_asked:
             return state
         counts, withheld = self._judge.answer(Question(question.run_id, number, question.period))

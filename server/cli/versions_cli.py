@@ -1,4 +1,4 @@
-"""The commands of a server's versions: `versions | show | diff | promote | rollback | export-version | gc | log`."""
+"""The commands of a server's versions: `versions | show | diff | promote | rollback | schedule | gc | log` and more."""
 
 import json
 from collections.abc import Iterator
@@ -32,6 +32,7 @@ def mount(server: typer.Typer) -> None:
     server.command("promote")(promote)
     server.command("rollback")(rollback)
     server.command("export-version")(export_version)
+    server.command("schedule")(schedule)
     server.command("gc")(gc)
     server.command("log")(log)
 
@@ -148,6 +149,33 @@ def export_version(
         return
     say(f"wrote {path}, {path.stat().st_size / 1e6:.2f} MB: {version.run} ({version.digest[:12]})")
     say(f"next, at each site: yoriai site pull DIR {path.name} --channel {channel}")
+
+
+def schedule(
+    folder: _Folder,
+    now: Annotated[bool, typer.Option("--now", help="Ask the sites for another check at once.")] = False,
+    as_json: _Json = False,
+) -> None:
+    """Show the checks of the version in production, and whether it drifts. `check_days` in server.toml sets the period.
+
+    Each site evaluates it on its newest test records, and tells what its policy allows.
+    """
+    from yoriai.server.cli.versions_table import print_checks
+    from yoriai.server.service import schedule as checks
+    from yoriai.server.service.version_views import checks_view
+    from yoriai.server.versions.verdicts import checks_of
+
+    with _records(folder) as records:
+        held = checks.in_production(records)
+        if held is None:
+            raise ConfigError("production holds no version", remedy="yoriai server promote DIR VERSION")
+        if now:
+            checks.begin(records, *held)
+        version, view = held[1], checks_view(checks_of(records.db, held[1].run, held[0].number))
+    if as_json:
+        typer.echo(json.dumps({"schema": 1, "run": version.run, **view}, indent=1))
+        return
+    print_checks(version.run, view, _console)
 
 
 def gc(

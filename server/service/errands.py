@@ -1,7 +1,8 @@
 """Errands of the server: short runs of Flower's without a job, in which it tells and asks sites what channels hold.
 
 The keeper starts one as soon as a channel has come to hold another version, if no job is live; then again after a
-minute, and after twice as long each time, as long as a site has not received or not taken it. While a job is live its
+minute, and after twice as long each time, as long as a site has not received it, not taken it, or not said what its
+test records say of it. While a job is live its
 coordinator brings the news between two rounds: two processes that sign messages at once could overtake each other, and
 a site takes no message that is older than its last. For the same reason no job is started while an errand is at work.
 
@@ -12,12 +13,14 @@ a site takes no message that is older than its last. For the same reason no job 
 import threading
 import time
 from collections.abc import Callable, Collection
+from datetime import UTC, datetime
 from pathlib import Path
 
 from yoriai.server.folder.server_folder import ServerFolder
 from yoriai.server.service.channel_post import ChannelPost, is_owed, standing_rows
 from yoriai.server.service.job_run import Connect
 from yoriai.server.service.recording import records_of
+from yoriai.server.service.schedule import begin_if_due, note_drift
 from yoriai.system.files import PRIVATE, write_atomically
 from yoriai.system.log import EventLog, LogFile
 from yoriai.system.process_lock import Holder, hold, holder_of, let_go
@@ -57,8 +60,9 @@ class Errands:
             return False
         self._next_look = now + _LOOK_S
         with records_of(self._folder) as records:
+            has_begun = begin_if_due(records, days=self._folder.config().check_days, now=datetime.now(UTC))
             numbers = tuple(row.number for row in standing_rows(records))
-            if numbers != self._told:
+            if has_begun or numbers != self._told:
                 self._told, self._times, self._next = numbers, 0, now
             return now >= self._next and is_owed(records, members())
 
@@ -91,6 +95,9 @@ def run_errand(folder: ServerFolder, connect: Connect) -> None:
     try:
         log = EventLog(LogFile(folder.log / "channels.jsonl"), as_json=True)
         ChannelPost(folder, log).bring(connect(threading.Event(), lambda *_: None), asks=True)
+        with records_of(folder) as records:
+            if (found := note_drift(records)) is not None:
+                log.event("drifted", run=found[0], fall=round(found[1], 4))
     finally:
         _mark(folder).unlink(missing_ok=True)
         let_go(lock)

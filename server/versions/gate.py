@@ -1,11 +1,12 @@
 """The gate of a job: what its version must show before it comes into a channel. Pure; an unknown figure fails."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from yoriai.config import GateSection
 from yoriai.privacy.identity.version_statement import PrivacyFacts, VersionStatement
 from yoriai.server.versions.metrics import Audit, Metrics
+from yoriai.server.versions.verdicts import Verdict, is_found_worse, net_of
 
 _UNKNOWN = "not known"
 _ROUNDING = 1e-9
@@ -26,7 +27,13 @@ class Line:
 
 
 def gate_lines(
-    gate: GateSection, version: VersionStatement, metrics: Metrics | None, production: Metrics | None, *, is_first: bool
+    gate: GateSection,
+    version: VersionStatement,
+    metrics: Metrics | None,
+    production: Metrics | None,
+    *,
+    is_first: bool,
+    votes: Sequence[Verdict] | None = None,
 ) -> list[Line]:
     """Every condition that the gate has, and how the version stands to it.
 
@@ -35,6 +42,7 @@ def gate_lines(
         metrics: of the version; None where none were given.
         production: of the version in production now; None where none were ever given.
         is_first: whether production holds nothing yet, so that there is nothing to compare with.
+        votes: of sites, by their own test records; None where none can be there yet, and none are asked for.
     """
     lines = []
     if gate.epsilon is not None:
@@ -45,6 +53,8 @@ def gate_lines(
         lines.append(_accuracy(gate.accuracy_drop, metrics, production, is_first=is_first))
     if gate.site_drop is not None:
         lines += _sites(gate.site_drop, metrics, production)
+    if gate.votes is not None and votes is not None:
+        lines.append(_votes(gate.votes, votes))
     return lines
 
 
@@ -69,6 +79,13 @@ def _audit(version: VersionStatement, audit: Audit | None) -> Line:
     holds = not audit.refuted and max(audit.epsilon_lower, audit.epsilon_claimed) <= privacy.epsilon * _SLACK
     expected = f"no bound above {privacy.epsilon:g}, for a training that claims no more (it claims "
     return Line("audit", holds, shown, f"{expected}{audit.epsilon_claimed:.3g})")
+
+
+def _votes(least: int, votes: Sequence[Verdict]) -> Line:
+    net, deviation = net_of(votes)
+    found = f"{len(votes)} sites, {net:+d} records with noise of {deviation:.1f}"
+    holds = len(votes) >= least and not is_found_worse(votes)
+    return Line("votes", holds, found, f"at least {least} sites, and no loss beyond what the noise explains")
 
 
 def _settings(trained_by: str, noise: str, delta: float | None) -> str:

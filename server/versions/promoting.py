@@ -20,6 +20,7 @@ from yoriai.server.versions.facts import stamp
 from yoriai.server.versions.gate import Line, gate_lines
 from yoriai.server.versions.log import append
 from yoriai.server.versions.metrics import Metrics
+from yoriai.server.versions.verdicts import votes_on
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def promote(
                 expected=version.digest[:16],
                 remedy="measure this version",
             )
-        lines = _lines(db, version, gate, metrics)
+        lines = _lines(db, version, gate, metrics, channel)
         failed = [str(line) for line in lines if not line.holds]
         if failed and not force_why:
             raise PolicyError(
@@ -132,7 +133,9 @@ def roll_back(db: sqlite3.Connection, channel: str, *, why: str, signer: Signer)
     return Promoted(row, version, ())
 
 
-def _lines(db: sqlite3.Connection, version: Version, gate: GateSection, metrics: Metrics | None) -> list[Line]:
+def _lines(
+    db: sqlite3.Connection, version: Version, gate: GateSection, metrics: Metrics | None, channel: str
+) -> list[Line]:
     held = catalogue.standing(db, PRODUCTION)
     production = catalogue.version(db, held.version) if held else None
     return gate_lines(
@@ -141,6 +144,7 @@ def _lines(db: sqlite3.Connection, version: Version, gate: GateSection, metrics:
         metrics or _metrics(version),
         _metrics(production) if production else None,
         is_first=production is None,
+        votes=votes_on(db, version.run) if channel == PRODUCTION else None,
     )
 
 

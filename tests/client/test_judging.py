@@ -75,7 +75,9 @@ class Home:
 
     def asked(self, channel: str = "staging", period: int = 0) -> wire.ChannelState:
         """Ask, and let the site do what comes after its reply."""
-        question = wire.ChannelQuestion(run_id="run-1", channel=channel, period=period)
+        place = ChannelPlace(self.channels, channel)
+        number = (place.current() if period else place.delivered()) or 0
+        question = wire.ChannelQuestion(run_id="run-1", channel=channel, number=number, period=period)
         state = self.inbox.answer(question)
         self.inbox.work_off()
         return state
@@ -204,6 +206,15 @@ def test_a_kill_before_the_file_costs_no_second_charge_and_one_after_it_no_secon
     file = (home.channels / "counts" / "vote.2.0.counts").read_text()
     assert home.asked().counts == file
     assert home.charges() == [("run-1/counts/vote.2.0", True)]
+
+
+def test_a_question_about_another_number_than_the_site_has_is_answered_without_counts(home: Home) -> None:
+    home.deliver(number=2)
+    for channel, number, period in (("staging", 3, 0), ("production", 9, 1), ("production", 1, 0), ("staging", 2, 1)):
+        question = wire.ChannelQuestion(run_id="run-1", channel=channel, number=number, period=period)
+        home.inbox.answer(question)
+        home.inbox.work_off()
+    assert home.charges() == []
 
 
 # A check.

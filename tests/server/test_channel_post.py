@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -21,10 +21,17 @@ from yoriai.client.site.channel_inbox import ChannelInbox
 from yoriai.client.site.channel_place import ChannelPlace
 from yoriai.errors import YoriaiError
 from yoriai.privacy.identity.certificates import Trust
+from yoriai.privacy.identity.counts_statement import CountsStatement, sign_counts
+from yoriai.privacy.identity.signing_key import read_key
 from yoriai.server.folder.server_folder import ServerFolder
 from yoriai.server.round.messenger import Transport
 from yoriai.server.service.errands import Errands, run_errand
 from yoriai.server.service.job_store import StoredJob
+from yoriai.server.service.recording import records_of
+from yoriai.server.service.schedule import begin, begin_if_due, in_production, note_drift
+from yoriai.server.versions import catalogue
+from yoriai.server.versions.database import writing
+from yoriai.server.versions.log import append
 
 
 class Boxed(Keeper):
@@ -161,6 +168,108 @@ def test_while_a_job_runs_its_coordinator_brings_the_news_between_two_rounds(wor
     assert at_round == ["train_request", "train_request", "version", "train_request"]
     assert job.state().phase == "finished"
     assert world.logged() == [("received", "north", 1), ("received", "south", 1)]
+
+
+# What sites say of a version.
+
+
+@pytest.fixture
+def candidate(world: World) -> StoredJob:
+    """A version in staging that every site has received."""
+    job = finished(world.folder)
+    world.promote(job, "staging")
+    world.errand()
+    return job
+
+
+def voting(world: World, job: StoredJob, home: Path, **changes: object) -> None:
+    """North answers with counts that it signs; some of what they say may be changed."""
+    with records_of(world.folder) as records:
+        version = catalogue.find(records.db, job.run_id)
+        federation = records.federation
+    fields = {"federation": federation, "site": "north", "purpose": "vote", "run_id": job.run_id, "number": 1}
+    fields |= {"adapter_digest": version.digest, "period": 0, "first": 4, "second": -1}
+    statement = CountsStatement(**fields | {"deviation": 3.0, "epsilon": 0.5, "delta": 1e-5} | changes)  # type: ignore[arg-type]
+    counts = sign_counts(read_key(home / "keys" / "identity.key"), statement).decode()
+
+    def answer(_: wire.Message, reply: bytes) -> bytes:
+        return wire.encode(wire.decode(reply).model_copy(update={"counts": counts}))
+
+    world.transport.faults["north"] = answer
+
+
+def told(world: World) -> list[tuple[str, str]]:
+    done = yoriai("server", "log", world.folder.path, "--json")
+    rows = map(json.loads, done.screen.splitlines())
+    return [(row["event"], row["site"]) for row in rows if row["event"] in ("voted", "checked", "withheld")]
+
+
+def test_a_vote_is_noted_once_with_the_sites_signature(world: World, candidate: StoredJob, tmp_path: Path) -> None:
+    voting(world, candidate, tmp_path / "north")
+    world.errand()
+    world.errand()
+    assert told(world) == [("voted", "north")]
+    assert world.sites["north"].asked_about == ["version", "channel_question"]
+    done = yoriai("server", "show", world.folder.path, candidate.run_id, "--json")
+    assert json.loads(done.screen)["votes"] == {"north": [4, -1, 3.0]}
+
+
+CHANGES: list[dict[str, object]] = [
+    {"site": "south"},
+    {"federation": "akita"},
+    {"adapter_digest": "0" * 64},
+    {"number": 2},
+    {"purpose": "check", "period": 1},
+]
+
+
+@pytest.mark.parametrize("changes", CHANGES)
+def test_counts_about_anything_else_than_was_asked_are_not_noted(
+    world: World, candidate: StoredJob, tmp_path: Path, changes: dict[str, object]
+) -> None:
+    voting(world, candidate, tmp_path / "north", **changes)
+    world.errand()
+    assert told(world) == []
+    assert "counts_refused" in (world.folder.log / "channels.jsonl").read_text()
+
+
+def test_counts_that_another_member_has_signed_are_not_noted(
+    world: World, candidate: StoredJob, tmp_path: Path
+) -> None:
+    voting(world, candidate, tmp_path / "south")
+    world.errand()
+    assert told(world) == []
+
+
+def test_a_check_is_asked_for_at_the_set_time_and_not_before(world: World) -> None:
+    job = finished(world.folder)
+    world.promote(job)
+    now = datetime.now(UTC)
+    with records_of(world.folder) as records:
+        assert not begin_if_due(records, days=30, now=now + timedelta(days=29))
+        assert begin_if_due(records, days=30, now=now + timedelta(days=31))
+        assert not begin_if_due(records, days=30, now=now + timedelta(days=29))  # One was asked for just now.
+        assert not begin_if_due(records, days=0, now=now + timedelta(days=999))
+        assert begin_if_due(records, days=30, now=now + timedelta(days=62))
+    done = yoriai("server", "schedule", world.folder.path, "--json")
+    assert [check["period"] for check in json.loads(done.screen)["checks"]] == [1, 2]
+
+
+def test_drift_is_noted_once_and_shown(world: World) -> None:
+    job = finished(world.folder)
+    world.promote(job)
+    with records_of(world.folder) as records:
+        held = in_production(records)
+        assert held is not None
+        for right in (90, 50):
+            period = begin(records, *held)
+            with writing(records.db):
+                fields = {"number": 1, "period": period, "counts": [right, 100 - right], "deviation": 2.0}
+                append(records.db, records.key, "checked", run=job.run_id, site="north", **fields)
+        assert note_drift(records) == (job.run_id, 0.4)
+        assert note_drift(records) is None
+    done = yoriai("server", "schedule", world.folder.path)
+    assert "DRIFT: its accuracy fell by 0.400" in done.screen
 
 
 # When the keeper sends somebody.
