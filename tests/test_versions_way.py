@@ -87,6 +87,15 @@ def test_a_job_goes_on_from_a_version_and_its_version_names_its_parent(world: Pa
     shown = json.loads(yoriai("server", "show", machine.path, stored.run_id, "--json").screen)
     assert shown["statement"]["predicate"]["parent"] == start
     assert shown["lineage"] == [parent.run_id]
+    first_step, second_step = shown["chain"]
+    assert (first_step["run"], second_step["run"]) == (parent.run_id, stored.run_id)
+    assert first_step["together"] < second_step["together"] < 2 * first_step["together"]
+    listed = tmp_path / "chain.json"
+    listed.write_text(yoriai("server", "show", machine.path, stored.run_id, "--json").screen)
+    assert yoriai("report", listed).code == 0
+    page = (tmp_path / "chain.html").read_text()
+    assert parent.run_id in page
+    assert stored.run_id in page
     child = _exported(world, stored, tmp_path / "child.version")
     assert yoriai("site", "pull", world / "north", child).code == 0
     assert (world / "north" / "channels" / "production" / "lineage.1").is_file()

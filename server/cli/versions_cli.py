@@ -57,6 +57,7 @@ def versions(folder: _Folder, as_json: _Json = False) -> None:
 def show(folder: _Folder, name: _Name, as_json: _Json = False) -> None:
     """Show all that is known of a version. Its statement's signature and its adapter are verified."""
     from yoriai.server.cli.versions_table import print_facts
+    from yoriai.server.service.chain import chain_of
     from yoriai.server.service.channels import content_of
     from yoriai.server.service.version_views import facts_of
     from yoriai.server.versions import catalogue
@@ -64,7 +65,7 @@ def show(folder: _Folder, name: _Name, as_json: _Json = False) -> None:
     with _records(folder) as records:
         version = catalogue.find(records.db, name)
         content_of(records, version)
-        facts = facts_of(records.db, version)
+        facts = {**facts_of(records.db, version), "chain": chain_of(records, version)}
     if as_json:
         typer.echo(json.dumps({"schema": 1, **facts}, indent=1))
         return
