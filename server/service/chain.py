@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from yoriai.errors import YoriaiError
-from yoriai.privacy.dp.accounting import cost
-from yoriai.privacy.dp.events import Event
+from yoriai.privacy.dp.events import Event, merged
+from yoriai.privacy.dp.renyi import best_epsilon
 from yoriai.privacy.identity.roster import read_roster
 from yoriai.privacy.job_terms.noise import all_rounds, resolve_noise, round_event
 from yoriai.server.service.job_store import StoredJob
@@ -65,7 +65,7 @@ def _link(version: Version, charges: list[tuple[Event, int]] | None, delta: floa
         accuracy=(version.metrics or {}).get("accuracy"),
         epsilon=statement.privacy.epsilon,
         delta=statement.privacy.delta,
-        together=None if charges is None or delta is None else cost(charges, delta, "rdp").epsilon,
+        together=None if charges is None or delta is None else best_epsilon(merged(charges), delta),
     )
 
 

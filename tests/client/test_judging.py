@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.client.conftest import LABELS, JobMaker
-from tests.client.test_pull import KNOWN, Export, trust
+from tests.client.exports import KNOWN, Export, trust
 from yoriai import wire
 from yoriai.client.model.per_record import PerRecord
 from yoriai.client.records.records import Record

@@ -1,20 +1,18 @@
 """A version comes to a site: whose word it takes, what it goes back to, which base it fits, and the step into use."""
 
-import hashlib
 import json
 import os
 import shutil
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.client.conftest import JobMaker
-from tests.client.last_adapters import last_adapter
+from tests.client.exports import KNOWN, NOW, Export, trust
 from tests.coordinators import Known
 from tests.crashes import survives
 from yoriai import wire
@@ -22,77 +20,13 @@ from yoriai.client.session.model_session import ModelSession
 from yoriai.client.site.channel_inbox import ChannelInbox
 from yoriai.client.site.channel_place import ChannelPlace
 from yoriai.client.site.pulling import pull
-from yoriai.client.site.version_bundle import Bundle, read_bundle
-from yoriai.config import JobConfig, job_digest
+from yoriai.client.site.version_bundle import read_bundle
 from yoriai.errors import AdapterError, ConfigError, IdentityError, PolicyError, YoriaiError
-from yoriai.privacy.identity.certificates import Trust
 from yoriai.privacy.identity.signing_key import SigningKey
 from yoriai.privacy.identity.version_statement import (
-    PrivacyFacts,
-    PromotionStatement,
-    SumFacts,
     VersionStatement,
-    sign_promotion,
-    sign_version,
 )
 from yoriai.strategies.adapter import AdapterState
-
-KNOWN = Known()
-NOW = datetime.now(UTC)
-STAMP = "2026-11-29T12:00:00+00:00"
-
-
-def trust(now: datetime = NOW) -> Trust:
-    return Trust(KNOWN.authority.certificate.public_bytes(Encoding.DER), None, now=now)
-
-
-class Export:
-    """What a coordinator's server would export of a job, with whatever a test changes."""
-
-    def __init__(self, session: ModelSession, job: JobConfig, *, seed: int = 0) -> None:
-        self.job, self.base = job, session.base.digest
-        self.adapter = last_adapter(session, job, seed)
-
-    def version(self, **changes: Any) -> VersionStatement:
-        made = VersionStatement(
-            federation="miyagi",
-            adapter_digest=self.adapter.digest(),
-            file_digest=hashlib.sha256(self.adapter.to_bytes()).hexdigest(),
-            parent="",
-            job=self.job.name,
-            job_digest=job_digest(self.job, self.base),
-            run_id="run-1",
-            rounds=3,
-            trained_by=self.job.trained_by,
-            base_digest=self.base,
-            roster_digest="",
-            sites=2,
-            privacy=PrivacyFacts("local", "record", 8.0, 1e-5, 1.0, None),
-            secure_sum=SumFacts(False, None, 2),
-            software={"yoriai": "0"},
-            ended=STAMP,
-        )
-        return replace(made, **changes)
-
-    def promotion(self, **changes: Any) -> PromotionStatement:
-        made = PromotionStatement("miyagi", "production", 1, "run-1", self.adapter.digest(), False, STAMP)
-        return replace(made, **changes)
-
-    def file(self, version: VersionStatement | None = None, **changes: Any) -> bytes:
-        key = changes.pop("key", KNOWN.key)
-        fields: dict[str, Any] = {
-            "run_id": "run-1",
-            "certificate": KNOWN.certificate().decode(),
-            "promotion": sign_promotion(key, changes.pop("promotion", self.promotion())).decode(),
-            "statement": sign_version(key, version or self.version()).decode(),
-            "lineage": [sign_version(key, parent).decode() for parent in changes.pop("lineage", ())],
-            "job": self.job.model_dump(mode="json", by_alias=True),
-            "payload": self.adapter.to_bytes(),
-        }
-        return wire.encode(wire.VersionFile(**(fields | changes)))
-
-    def bundle(self, number: int = 1) -> Bundle:
-        return read_bundle(self.file(promotion=self.promotion(number=number)), trust(), "production")
 
 
 @pytest.fixture
