@@ -64,7 +64,7 @@ class Errands:
             numbers = tuple(row.number for row in standing_rows(records))
             if has_begun or numbers != self._told:
                 self._told, self._times, self._next = numbers, 0, now
-            return now >= self._next and is_owed(records, members())
+            return bool(numbers) and now >= self._next and is_owed(records, members())
 
     def begin(self) -> None:
         """An errand is asked for now; the next one is due after a while that doubles."""
