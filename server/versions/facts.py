@@ -57,7 +57,7 @@ def statement_of(
         rounds=checkpoint.next_round,
         trained_by=job.trained_by,
         base_digest=checkpoint.base_digest,
-        conditioning=_conditioning(job, checkpoint.adapter),
+        conditioning=conditioning_of(job, checkpoint.adapter),
         roster_digest=last.roster_digest,
         sites=len(sites_of(checkpoint)),
         privacy=PrivacyFacts(
@@ -78,7 +78,7 @@ def statement_of(
     )
 
 
-def _conditioning(job: JobConfig, adapter: AdapterState) -> str:
+def conditioning_of(job: JobConfig, adapter: AdapterState) -> str:
     """SHA-256 of what shaped the factors that no round trains: [public], texts by their digests, and those factors.
 
     The texts that come with Yoriai are told by its release. Empty where nothing is conditioned.

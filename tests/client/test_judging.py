@@ -9,6 +9,7 @@ import pytest
 
 from tests.client.conftest import LABELS, JobMaker
 from tests.client.exports import KNOWN, Export, trust
+from tests.client.offices import noise_for, site_records
 from yoriai import wire
 from yoriai.client.model.per_record import PerRecord
 from yoriai.client.records.records import Record
@@ -18,14 +19,18 @@ from yoriai.client.site.channel_place import ChannelPlace
 from yoriai.client.site.counting import Judged, Measured, check_counts, clipped_sum, measure, noised, vote_counts
 from yoriai.client.site.judging import Judge, is_worse
 from yoriai.client.site.pulling import pull
+from yoriai.client.site.site import Site
 from yoriai.config import PolicySection, SiteConfig
 from yoriai.errors import StorageError
 from yoriai.privacy.dp.accounting import SampledGaussian, epsilon
 from yoriai.privacy.dp.randomness import SystemSource
 from yoriai.privacy.identity.counts_statement import CountsStatement, read_counts
 from yoriai.privacy.ledger.ledger import Ledger
+from yoriai.strategies.rule import rule_of
 
-pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook", "ignore:.is_gradient_checkpointing")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Full backward hook", "ignore:.is_gradient_checkpointing", "ignore:Pydantic serializer"
+)
 
 TESTS = tuple(Record(prompt=f"the {word} is broken", response=LABELS[n % 3]) for n, word in enumerate("abcdefgh"))
 
@@ -255,6 +260,65 @@ def test_a_site_that_withholds_its_check_makes_it_for_itself_and_its_own_alarm_s
 )
 def test_a_fall_within_chance_is_no_drift(before: tuple[int, int], now: tuple[int, int], worse: bool) -> None:
     assert is_worse(before, now) is worse
+
+
+# Beside a job.
+
+
+def test_a_version_that_comes_beside_a_job_leaves_the_job_alone_and_is_judged_once_no_job_is_at_hand(
+    home: Home, make_job: JobMaker
+) -> None:
+    config = SiteConfig(name="north", policy=PolicySection(epsilon_budget=20.0, allow_plain_updates=True))
+    job, first = make_job(), home.session.initial_adapter(make_job())
+
+    def started() -> Site:
+        return Site(
+            config,
+            site_records(),
+            session=home.session,
+            ledger=home.ledger,
+            identity=home.identity,
+            channels=home.inbox,
+        )
+
+    def said(site: Site, message: wire.Message) -> wire.Message:
+        reply = wire.decode(site.handle(KNOWN.sealed("north", message)))
+        site.afterwards()
+        return reply
+
+    site = started()
+    offer = wire.JobOffer(
+        run_id="job",
+        job=job.model_dump(mode="json", by_alias=True),
+        roster=wire.Roster(serial=1, weights={"north": 2, "south": 1}),
+        base_digest=home.session.base.digest,
+        noise_multiplier=noise_for(job),
+        payload=first.to_bytes(),
+    )
+    assert isinstance(said(site, offer), wire.Acceptance)
+    export = Export(home.session, make_job(), seed=1)
+    candidate = wire.decode(export.file(promotion=export.promotion(channel="staging", number=2)))
+    assert isinstance(said(site, candidate), wire.ChannelState)
+    question = wire.ChannelQuestion(run_id="run-1", channel="staging", number=2)
+    assert isinstance(said(site, question), wire.ChannelState)
+    sent = first.select(rule_of(job).trainable(0)).to_bytes()
+    train = wire.TrainRequest(run_id="job", round_index=0, adapter_digest=first.digest(), payload=sent)
+    assert isinstance(said(site, train), wire.PlainUpdate)
+    assert [run for run, _ in home.charges()] == ["job"]
+    answer = said(started(), question)
+    assert isinstance(answer, wire.ChannelState)
+    assert home.charges()[1:] == [("run-1/counts/vote.2.0", True)]
+
+
+def test_a_version_or_a_question_that_is_not_the_coordinators_is_refused(home: Home) -> None:
+    config = SiteConfig(name="north", policy=PolicySection(epsilon_budget=20.0))
+    parts = {"session": home.session, "ledger": home.ledger, "identity": home.identity}
+    site = Site(config, site_records(), **parts, channels=home.inbox)  # type: ignore[arg-type]
+    export = Export(home.session, home.make_job(), seed=1)
+    question = wire.ChannelQuestion(run_id="run-1", channel="production")
+    for data in (export.file(promotion=export.promotion(number=2)), wire.encode(question)):
+        assert isinstance(wire.decode(site.handle(data)), wire.Refusal)
+    assert ChannelPlace(home.channels, "production").delivered() is None
 
 
 # The counts.

@@ -9,7 +9,8 @@ from yoriai.client.site import site
 
 # A site names itself, run, round or slot of a window, and stage; it says no, with a reason; it sends an update or a
 # protocol's bytes; it says which versions it was sent and uses, and hands over counts that were noised and charged
-# (test_judging.py), or says why not; and it commits to its ledger by a hash, over a chain that begins with random bits, and a signature.
+# (test_judging.py), or says why not; and it commits to its ledger by a hash, over a chain that begins with random bits,
+# and a signature.
 SENT = {
     "Acceptance": {"run_id", "site", "ledger_head"},
     "Refusal": {"run_id", "site", "reason", "unknown_job", "unknown_window", "waiting", "used_up"},
