@@ -4,23 +4,21 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
-from tests.commands import Office, found, server, site, yoriai
-from tests.server.enrolling import NAMES, enrolled
+from tests.commands import yoriai
+from tests.real_versions import consortium, finished_on
+from tests.server.enrolling import NAMES
 from tests.server.faulty import FaultyTransport
 from tests.server.keepers import Keeper
 from tests.server.versions_made import coordinate
 from tests.world import job_settings, save_tiny_base
-from yoriai.client.base.base_model import load_base
 from yoriai.client.session.continuing import Start, going_on, job_from, read_start
-from yoriai.client.session.model_session import ModelSession
 from yoriai.client.session.prepare import prepare
-from yoriai.config import JobConfig, SpeedSection, load_job, override
+from yoriai.config import JobConfig, load_job, override
 from yoriai.errors import EXIT_BAD_INPUT, EXIT_REFUSED, ConfigError
 from yoriai.prepared_job import PreparedJob, read_prepared
 from yoriai.server.folder.server_folder import ServerFolder
-from yoriai.server.service.job_store import JobStore, StoredJob
+from yoriai.server.service.job_store import StoredJob
 from yoriai.server.service.submitting import submit
 from yoriai.strategies.adapter import AdapterState
 
@@ -35,41 +33,13 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Path:
     """A consortium, a server and two sites, all enrolled."""
-    home = tmp_path_factory.mktemp("way")
-    office, machine = found(home / "consortium"), ServerFolder(server(home / "server"))
-    enrolled(machine, office, {name: site(home / name, name) for name in NAMES})
-    for name in NAMES:
-        _enrol(office, home / name, name)
-        settings = (home / name / "site.toml").read_text()
-        (home / name / "site.toml").write_text(settings.replace("smollm2-135m-instruct", str(base), 1))
-    return home
-
-
-def _enrol(office: Office, folder: Path, name: str) -> None:
-    ca = office.folder
-    files = ("--authority", ca / "authority.der", "--roster", ca / "roster", "--revocations", ca / "revocations.der")
-    done = yoriai("site", "enrol", folder, "--certificate", office.member(name), *files, "--yes")
-    assert done.code == 0, done.screen
-
-
-def _finished(world: Path, base: Path, name: str, **settings: object) -> StoredJob:
-    """A job on the tiny base over sites without models: its updates are drawn, its adapter fits."""
-    folder = ServerFolder(world / "server")
-    small = {"task.kind": "classify", "task.labels": ("cabin", "pump"), "task.head": "labels"}
-    small |= {"secure_aggregation.enabled": False, "federation.rule": "fedavg", "federation.server_optimizer": "none"}
-    job = override(JobConfig(name=name), job_settings(base, **small) | settings)
-    session = ModelSession(load_base(str(base), device=torch.device("cpu")), SpeedSection())
-    prepared = PreparedJob(job, session.base.digest, session.initial_adapter(job).to_bytes(), 1.0)
-    stored = JobStore(folder.jobs).submit(prepared, folder.trusted.roster.read_bytes())
-    stored.change(phase="starting")
-    coordinate(folder, stored, FaultyTransport({site_: Keeper(site_) for site_ in NAMES}, {}))
-    return stored
+    return consortium(tmp_path_factory.mktemp("way"), base)
 
 
 def test_a_version_goes_from_a_jobs_end_to_a_sites_use_and_back(world: Path, base: Path, tmp_path: Path) -> None:
     machine, north, files = world / "server", world / "north", []
     assert yoriai("server", "export-version", machine).code == EXIT_BAD_INPUT  # It holds none yet.
-    jobs = [_finished(world, base, name) for name in ("first", "second")]
+    jobs = [finished_on(world, base, name) for name in ("first", "second")]
     for job in jobs:
         assert yoriai("server", "promote", machine, job.run_id, "--channel", "production").code == 0
         files.append(tmp_path / f"{job.run_id}.version")
@@ -100,7 +70,7 @@ def _exported(world: Path, job: StoredJob, file: Path) -> Path:
 
 
 def test_a_job_goes_on_from_a_version_and_its_version_names_its_parent(world: Path, base: Path, tmp_path: Path) -> None:
-    machine, parent = ServerFolder(world / "server"), _finished(world, base, "parent", **{"training.seed": 5})
+    machine, parent = ServerFolder(world / "server"), finished_on(world, base, "parent", **{"training.seed": 5})
     file = _exported(world, parent, tmp_path / "parent.version")
     job, prepared = tmp_path / "child.toml", tmp_path / "child.prepared"
     assert yoriai("job", "init", job, "--from", file).code == 0
@@ -117,13 +87,22 @@ def test_a_job_goes_on_from_a_version_and_its_version_names_its_parent(world: Pa
     shown = json.loads(yoriai("server", "show", machine.path, stored.run_id, "--json").screen)
     assert shown["statement"]["predicate"]["parent"] == start
     assert shown["lineage"] == [parent.run_id]
+    first_step, second_step = shown["chain"]
+    assert (first_step["run"], second_step["run"]) == (parent.run_id, stored.run_id)
+    assert first_step["together"] < second_step["together"] < 2 * first_step["together"]
+    listed = tmp_path / "chain.json"
+    listed.write_text(yoriai("server", "show", machine.path, stored.run_id, "--json").screen)
+    assert yoriai("report", listed).code == 0
+    page = (tmp_path / "chain.html").read_text()
+    assert parent.run_id in page
+    assert stored.run_id in page
     child = _exported(world, stored, tmp_path / "child.version")
     assert yoriai("site", "pull", world / "north", child).code == 0
     assert (world / "north" / "channels" / "production" / "lineage.1").is_file()
 
 
 def test_a_job_that_goes_on_is_refused_without_the_versions_file(world: Path, base: Path, tmp_path: Path) -> None:
-    file = _exported(world, _finished(world, base, "alone"), tmp_path / "alone.version")
+    file = _exported(world, finished_on(world, base, "alone"), tmp_path / "alone.version")
     job = tmp_path / "job.toml"
     assert yoriai("job", "init", job, "--from", file).code == 0
     done = yoriai("job", "prepare", job)
@@ -132,7 +111,7 @@ def test_a_job_that_goes_on_is_refused_without_the_versions_file(world: Path, ba
 
 
 def _start(world: Path, base: Path, tmp_path: Path, name: str) -> Start:
-    file = _exported(world, _finished(world, base, name), tmp_path / f"{name}.version")
+    file = _exported(world, finished_on(world, base, name), tmp_path / f"{name}.version")
     return read_start(file.read_bytes())
 
 
@@ -182,7 +161,7 @@ def test_a_job_that_begins_anew_has_the_digest_that_it_always_had() -> None:
 
 def test_a_site_with_another_base_takes_nothing(world: Path, base: Path, tmp_path: Path) -> None:
     machine, south = world / "server", world / "south"
-    job = _finished(world, base, "third")
+    job = finished_on(world, base, "third")
     assert yoriai("server", "promote", machine, job.run_id).code == 0
     file = tmp_path / "third.version"
     assert yoriai("server", "export-version", machine, "--channel", "staging", "--out", file).code == 0

@@ -24,6 +24,7 @@ PROTOCOL_VERSION = 4
 WINDOW_STAGES = ("advertise", "sign", "share", "hold")
 SLOT_STAGES = ("mask", "agree", "unmask")
 DELIVERY_STAGE = "deliver"
+CHANNEL_STAGE = "channel"
 TRAIN_STAGE = "train"
 _MAGIC = b"YORI"
 _PREAMBLE = struct.Struct(">4sHII")
@@ -36,6 +37,8 @@ _Rank = Annotated[int, Field(ge=1)]
 _RoundIndex = Annotated[int, Field(ge=0)]
 _Window = Annotated[int, Field(ge=0, lt=2**32)]
 _Slot = Annotated[int, Field(ge=0, lt=256)]
+# Of what stands in a channel; grows over all channels of a server, from 1 on.
+_Number = Annotated[int, Field(ge=0, lt=2**53)]
 # A site's signed commitment to its ledger; empty where there is none.
 _LedgerHead = Annotated[str, Field(max_length=192, exclude_if=lambda head: not head)]
 
@@ -109,7 +112,7 @@ class PreparedJobFile(_Laden):
 
 
 class VersionFile(_Laden):
-    """No message between the parties but a file: a version that stands in a channel. Payload: its adapter, complete.
+    """Coordinator to site, or a file that goes any other way: what stands in a channel. Payload: a complete adapter.
 
     `promotion`, `statement` and `lineage` are what the coordinator signs (`yoriai.privacy.identity.version_statement`):
     of the channel, of the version, and of those that it goes back to, its parent first.
@@ -121,6 +124,37 @@ class VersionFile(_Laden):
     statement: str = Field(max_length=_LARGEST_SIGNED)
     lineage: list[Annotated[str, Field(max_length=_LARGEST_SIGNED)]] = Field(default_factory=list, max_length=512)
     job: dict[str, Any]
+
+
+class ChannelQuestion(Message):
+    """Coordinator to site: what of a channel is there, and in use, and what do its test records say of it?
+
+    `number` is of the version in the channel that the test records are to speak of; `period` is above 0 where that is a
+    check of the version in use, another one than before.
+    """
+
+    kind: ClassVar[str] = "channel_question"
+    channel: str = Field(max_length=16)
+    number: _Number = Field(default=0, exclude_if=lambda number: not number)
+    period: int = Field(default=0, ge=0, lt=2**31, exclude_if=lambda period: not period)
+
+
+class ChannelState(Message):
+    """Site to coordinator: the numbers of a channel's versions that were delivered there last, and are in use; 0: none.
+
+    What is in use is for the site's operator to say; neither number depends on a record. `counts` is what the site
+    signs about its test records (`yoriai.privacy.identity.counts_statement`), with noise; or `withheld` says why not.
+    Both are empty until it has counted.
+    """
+
+    kind: ClassVar[str] = "channel_state"
+    site: str = Field(max_length=64)
+    channel: str = Field(max_length=16)
+    delivered: _Number = 0
+    in_use: _Number = 0
+    counts: str = Field(default="", max_length=_LARGEST_SIGNED, exclude_if=lambda counts: not counts)
+    withheld: str = Field(default="", max_length=300, exclude_if=lambda withheld: not withheld)
+    ledger_head: _LedgerHead = ""
 
 
 class Acceptance(Message):
@@ -237,12 +271,13 @@ class Receipt(Message):
     ledger_head: _LedgerHead = ""
 
 
-Reply = Acceptance | Refusal | PlainUpdate | SecureReply | Receipt  # What a site may answer.
+Reply = Acceptance | Refusal | PlainUpdate | SecureReply | Receipt | ChannelState  # What a site may answer.
 
 _KINDS: dict[str, type[Message]] = {
     message.kind: message
     for message in (
-        *(Instruction, JobOffer, PreparedJobFile, VersionFile, TrainRequest, WindowRequest, SecureStage, Delivery),
+        *(Instruction, JobOffer, PreparedJobFile, TrainRequest, WindowRequest, SecureStage, Delivery),
+        *(VersionFile, ChannelQuestion),
         *get_args(Reply),
     )
 }

@@ -3,11 +3,15 @@
 import json
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from yoriai.errors import ConfigError
 from yoriai.terminal import say, say_while
+
+if TYPE_CHECKING:
+    from yoriai.client.site.channel_place import ChannelPlace
 
 _Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The site's folder.", show_default=False)]
 _Channel = Annotated[Literal["staging", "production"], typer.Option("--channel", help="staging or production.")]
@@ -23,11 +27,19 @@ def mount(site: typer.Typer) -> None:
 
 def pull(
     folder: _Folder,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `server export-version` has written.")],
+    file: Annotated[
+        Path | None, typer.Argument(metavar="[FILE]", help="What `server export-version` wrote; else what was sent.")
+    ] = None,
     channel: _Channel = "production",
+    older: Annotated[
+        bool, typer.Option("--older", help="FILE may be older than what was taken, which is then forgotten.")
+    ] = False,
     as_json: _Json = False,
 ) -> None:
-    """Take a version into use, once signature, lineage and base are verified. The one before it is kept."""
+    """Take a version into use, once signature, lineage and base are verified. The one before it is kept.
+
+    Without FILE it is the one that the server has sent, which is told that it is in use when it asks next.
+    """
     from yoriai.client.cli.own_ledger import check_writer
     from yoriai.client.folder.daemon_environment import take_own_cache
     from yoriai.client.folder.site_folder import SiteFolder
@@ -37,9 +49,10 @@ def pull(
     site = SiteFolder(folder.resolve())
     config = site.config()
     check_writer(site)
-    data, trust = read_carried(file, "the version", at_most_mib=_LARGEST_MIB), site.trusted.trust(datetime.now(UTC))
-    take_own_cache(site)
     place = ChannelPlace(site.channels, channel)
+    data = read_carried(file or _delivered(place, channel), "the version", at_most_mib=_LARGEST_MIB)
+    trust = site.trusted.trust(datetime.now(UTC))
+    take_own_cache(site)
     with say_while("verifying the version, and loading the base model"):
         from yoriai.client.base.base_model import choose_device, load_base
         from yoriai.client.base.quiet import quiet_libraries
@@ -49,10 +62,11 @@ def pull(
         from yoriai.config import SpeedSection
 
         bundle = read_bundle(data, trust, channel)
-        place.check_newer(bundle.promotion.number)  # Before the base is loaded, which takes longest.
+        if not older:
+            place.check_newer(bundle.promotion.number)  # Before the base is loaded, which takes longest.
         with quiet_libraries():
             session = ModelSession(load_base(config.base.model, device=choose_device("cpu")), SpeedSection())
-        is_new = take(bundle, place, session)
+        is_new = take(bundle, place, session, may_be_older=older)
     version = bundle.version
     if as_json:
         found = {"channel": channel, "number": bundle.promotion.number, "run": version.run_id}
@@ -62,6 +76,18 @@ def pull(
     if bundle.promotion.forced:
         say("note: the coordinator put this version there although its job's gate refused it")
     say(f"{place.link} leads to {version.run_id} ({version.adapter_digest[:12]}){'' if is_new else ', which was here'}")
+
+
+def _delivered(place: "ChannelPlace", channel: str) -> Path:
+    """The file that the daemon was sent last."""
+    number = place.delivered()
+    if number is None:
+        raise ConfigError(
+            f"the server has sent no version of {channel} to this site",
+            expected="one that it promoted while this site's daemon and node ran, or FILE",
+            remedy="yoriai site status; or have it exported: yoriai server export-version",
+        )
+    return place.delivered_file(number)
 
 
 def rollback(folder: _Folder, channel: _Channel = "production", as_json: _Json = False) -> None:

@@ -1,4 +1,5 @@
-"""Alarms of a site: a job that waits for its operator's answer is told once, and again each day that it still waits.
+"""Alarms of a site: a job that waits for its operator's answer is told once, and again each day that it still waits;
+so is a version in use that has come to answer worse (`client/site/judging.py`).
 
 An alarm is a line in the log and, where site.toml names one in [alarms], a command: run without a shell, as the
 daemon's user and within its unit's limits (no network but this machine's own), with what happened in its environment.
@@ -33,19 +34,26 @@ class Alarms:
         self, site: str, command: Sequence[str], log: EventLog, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._site, self._command, self._log, self._clock = site, tuple(command), log, clock
-        self._told: dict[str, float] = {}
+        self._told: dict[tuple[str, str], float] = {}
 
     def job_waits(self, run_id: str) -> None:
         """Tell that a run waits for an answer, unless that was told in the last day."""
-        now = self._clock()
-        if run_id in self._told and now - self._told[run_id] < _AGAIN_S:
+        self._tell("job_waits", run_id)
+
+    def drifts(self, run_id: str) -> None:
+        """Tell that the version of a run, which is in use, has come to answer worse, unless that was told today."""
+        self._tell("drift", run_id)
+
+    def _tell(self, what: str, run_id: str) -> None:
+        now, key = self._clock(), (what, run_id)
+        if key in self._told and now - self._told[key] < _AGAIN_S:
             return
         if len(self._told) >= _MOST_RUNS:
             self._told.clear()
-        self._told[run_id] = now
-        self._log.event("alarm", what="job_waits", run=run_id)
+        self._told[key] = now
+        self._log.event("alarm", what=what, run=run_id)
         if self._command:
-            threading.Thread(target=self._run, args=("job_waits", run_id), name="alarm", daemon=True).start()
+            threading.Thread(target=self._run, args=(what, run_id), name="alarm", daemon=True).start()
 
     def _run(self, what: str, run_id: str) -> None:
         own = {name: value for name, value in os.environ.items() if name in _PASSED}

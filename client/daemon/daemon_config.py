@@ -30,6 +30,7 @@ class DaemonConfig:
         dataset: the operator's name for the records, under which their ledger counts.
         jobs: folder of the job book; None asks nobody about a job, which only tests want.
         adapters: folder for the last adapters of jobs; None, as without a book or an identity, takes none.
+        channels: folder for what the server's channels hold; None, as without an identity, takes none.
         expiries: reads when each paper of the consortium expires, in seconds since the epoch, by its name.
         identity: reads the site's keys and certificate, in the daemon's own process; None at a site that takes no
             part in secure aggregation.
@@ -52,6 +53,7 @@ class DaemonConfig:
     dataset: str = "records"
     jobs: Path | None = None
     adapters: Path | None = None
+    channels: Path | None = None
     expiries: Callable[[], Mapping[str, float]] = dict
     identity: "Callable[[], SiteIdentity] | None" = None
     speed: SpeedSection = field(default_factory=SpeedSection)
@@ -102,6 +104,7 @@ def config_in(
         socket=socket_in(folder),
         jobs=site.jobs,
         adapters=site.adapters,
+        channels=site.channels,
         expiries=Expiries(site),
         identity=site.identity if site.trusted.certificate.is_file() else None,
         allowed_uids=allowed_uids,

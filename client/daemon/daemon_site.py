@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from yoriai.client.base.base_model import choose_device, load_base
 from yoriai.client.base.quiet import quiet_libraries
+from yoriai.client.daemon.alarms import Alarms
 from yoriai.client.daemon.daemon_config import DaemonConfig
 from yoriai.client.offer.costing import CostWorker
 from yoriai.client.offer.job_book import JobBook
@@ -13,7 +14,9 @@ from yoriai.client.records.columns import Reading
 from yoriai.client.records.records import fingerprint, read_site
 from yoriai.client.records.units import policy_units
 from yoriai.client.session.model_session import ModelSession
+from yoriai.client.site.channel_inbox import ChannelInbox
 from yoriai.client.site.deliveries import Deliveries
+from yoriai.client.site.judging import Judge
 from yoriai.client.site.own_evaluation import Measuring
 from yoriai.client.site.round_trainer import SiteHooks
 from yoriai.client.site.site import Site
@@ -36,8 +39,9 @@ class LoadedSite:
         return self._site.handle(data)
 
     def afterwards(self) -> None:
-        """Measure the adapters that came with the last message."""
+        """Measure the adapters that came with the last message, and judge what it asked about."""
         self._measuring.work_off()
+        self._site.afterwards()
 
     def budget(self) -> Mapping[str, float]:
         """The data set's budget, what is spent, and what neither is spent nor promised, in epsilon; rounds charged."""
@@ -69,6 +73,7 @@ def open_site(
         YoriaiError: records, base, keys or ledger are not as they should be.
     """
     take_over_libraries(log)
+    alarms = Alarms(config.site.name, config.site.alarms.command, log)
     records = read_site(config.site.name, config.data, Reading.of(config.site.records))
     identity = config.identity() if config.identity is not None else None
     hooks = _watched(hooks or SiteHooks(), log, checkpoint)
@@ -109,6 +114,7 @@ def open_site(
             hooks=hooks,
             book=book,
             deliveries=_deliveries(config, session, ledger=ledger, identity=identity, book=book, measuring=measuring),
+            channels=_channels(config, session, ledger=ledger, identity=identity, hooks=hooks, alarms=alarms),
         )
         undone_on_error.pop_all()
     return LoadedSite(site, ledger, measuring, costing)
@@ -135,6 +141,33 @@ def _deliveries(
         folder=config.adapters,
         on_stored=measuring.add,
     )
+
+
+def _channels(
+    config: DaemonConfig,
+    session: ModelSession,
+    *,
+    ledger: Ledger,
+    identity: SiteIdentity | None,
+    hooks: SiteHooks,
+    alarms: Alarms,
+) -> ChannelInbox | None:
+    """What takes what the server's channels hold; None at a site that lacks the means to check or to keep it."""
+    if identity is None or config.channels is None:
+        return None
+    name = config.site.name
+    judge = Judge(
+        config.site,
+        config.channels,
+        session=session,
+        ledger=ledger,
+        identity=identity,
+        records=lambda: read_site(name, config.data, Reading.of(config.site.records)).test,
+        on_fault=hooks.on_fault,
+        on_drift=alarms.drifts,
+        progress=hooks.on_prefix,
+    )
+    return ChannelInbox(name, config.channels, base_digest=session.base.digest, trust=identity.trust, judge=judge)
 
 
 def _watched(hooks: SiteHooks, log: EventLog, checkpoint: Callable[[], None]) -> SiteHooks:

@@ -249,6 +249,8 @@ class MessageWorker:
                 self._log.event("round_begun", run=run, round=number)
             case "delivery":
                 self._log.event("delivered", run=run, size_bytes=len(data))
+            case "version":
+                self._log.event("version_delivered", run=run, size_bytes=len(data))
             case "secure_stage":
                 self._log.event("stage", run=run, round=number, stage=_text(header, "stage"))
             case _:

@@ -3,11 +3,13 @@
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from yoriai.errors import StorageError
+from yoriai.errors import PolicyError, StorageError
+from yoriai.system.files import cannot_write
 
 # The complete adapter, of which the coordinator's statement names the digest; PEFT's own files hold a part of it.
 VERSION = "version.safetensors"
@@ -16,6 +18,8 @@ EVALUATION = "evaluation.json"
 EVALUATION_SCHEMA = 1
 _DIGITS = 12
 _LONGEST_STEM = 64
+# Of the size of what is delivered: that much is written twice, complete and for PEFT, and as much again is left.
+_ROOM = 4
 
 
 def folder_of(adapters: Path, run_id: str, adapter_digest: str) -> Path:
@@ -26,6 +30,28 @@ def folder_of(adapters: Path, run_id: str, adapter_digest: str) -> Path:
 def folders_of(adapters: Path, run_id: str) -> Iterator[Path]:
     """Where last adapters of a run lie, whatever their digest; there is one at most."""
     return adapters.glob(f"{_stem(run_id)}-{'[0-9a-f]' * _DIGITS}")
+
+
+def check_room(site: str, folder: Path, size_bytes: int) -> None:
+    """Make a folder for what a coordinator sends, and see that its disk bears it.
+
+    What is left of the disk afterwards is for the ledger, which stands still without.
+
+    Raises:
+        PolicyError: it has too little room.
+        StorageError: the folder cannot be made.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        free_bytes = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    if free_bytes < _ROOM * size_bytes:
+        raise PolicyError(
+            f"site {site}: its disk has too little room for the adapter",
+            expected=f"{_ROOM * size_bytes} bytes free",
+            remedy="have the site's operator make room, and deliver it again",
+        )
 
 
 def read_evaluation(folder: Path) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
     channels/production       -> production.7, the version in use: what `yoriai.load` and other programs are given
     channels/production.7/    what save_adapter writes, version.safetensors, the signed statements, and `previous`
+    channels/production.8.version    what was delivered last, and waits to be pulled
 
 The number is the coordinator's, signed, and only grows. A folder is written under another name, synced and renamed, and
 then the link is replaced in one step: a program that opens it finds the old version or the new one, whole. Light: no
@@ -16,9 +17,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from yoriai.errors import ConfigError, PolicyError
-from yoriai.system.files import cannot_write, folder_at_once, locked_folder, make_private_folder, sync
+from yoriai.system.files import (
+    PRIVATE,
+    cannot_write,
+    folder_at_once,
+    locked_folder,
+    make_private_folder,
+    sync,
+    write_atomically,
+)
 
-_PREVIOUS = "previous"
+_PREVIOUS, _DELIVERED = "previous", ".version"
 
 
 class ChannelPlace:
@@ -53,7 +62,8 @@ class ChannelPlace:
                 f"this site has taken a later version of {self._channel} already",
                 found=f"number {number}",
                 expected=f"{newest} or more",
-                remedy="have the coordinator export what it holds now; site rollback goes back to the one before",
+                remedy="have the coordinator export what it holds now; site rollback goes back to the one before, and "
+                "site pull FILE --older takes an older one at your word",
             )
 
     def holds(self, number: int) -> bool:
@@ -72,8 +82,11 @@ class ChannelPlace:
             yield part
             (part / _PREVIOUS).write_text("" if (before := self.current()) is None else str(before))
 
-    def use(self, number: int) -> None:
+    def use(self, number: int, *, forget_later: bool = False) -> None:
         """Have the link lead to a version that lies here, in one step; then only it and the one before it are kept.
+
+        Args:
+            forget_later: remove all that has a higher number too, so that what comes next need only be above this one.
 
         Raises:
             StorageError: it cannot be written.
@@ -82,6 +95,27 @@ class ChannelPlace:
         kept = {number, self._previous_of(number), max(self._kept())}
         for other in set(self._kept()) - kept:
             shutil.rmtree(self.folder_of(other), ignore_errors=True)
+        if forget_later:
+            self._forget_above(number)
+
+    def delivered(self) -> int | None:
+        """The number of the version that was delivered last; None where none was."""
+        return max(self._delivered(), default=None)
+
+    def delivered_file(self, number: int) -> Path:
+        """Where a delivered version lies."""
+        return self._folder / f"{self._channel}.{number}{_DELIVERED}"
+
+    def keep_delivered(self, number: int, data: bytes) -> None:
+        """Keep what was delivered, durably, in place of what was before.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        make_private_folder(self._folder)
+        write_atomically(self.delivered_file(number), data, mode=PRIVATE)
+        for other in set(self._delivered()) - {number}:
+            self.delivered_file(other).unlink(missing_ok=True)
 
     def roll_back(self) -> int:
         """Go back to the version before the one in use; returns its number.
@@ -122,6 +156,17 @@ class ChannelPlace:
         except OSError:
             return None
         return int(text) if text.isdecimal() else None
+
+    def _forget_above(self, number: int) -> None:
+        for later in (kept for kept in self._kept() if kept > number):
+            shutil.rmtree(self.folder_of(later), ignore_errors=True)
+        for later in (kept for kept in self._delivered() if kept > number):
+            self.delivered_file(later).unlink(missing_ok=True)
+
+    def _delivered(self) -> list[int]:
+        names = [path.name for path in self._folder.iterdir()] if self._folder.is_dir() else []
+        stems = [name.removesuffix(_DELIVERED) for name in names if name.endswith(_DELIVERED)]
+        return [number for stem in stems if (number := self._number_of(stem)) is not None]
 
     def _kept(self) -> list[int]:
         names = self._folder.iterdir() if self._folder.is_dir() else ()

@@ -14,7 +14,6 @@ waits there, and frees what the ledger holds for it. Either may come early, afte
 is known from the book, so that a site which was started anew meanwhile takes its end all the same.
 """
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ from yoriai.client.offer.job_entry import OVER
 from yoriai.client.offer.policy import job_from
 from yoriai.client.session.export import save_adapter
 from yoriai.client.session.model_session import ModelSession
-from yoriai.client.site.adapter_place import CERTIFICATE, STATEMENT, VERSION, folder_of, folders_of
+from yoriai.client.site.adapter_place import CERTIFICATE, STATEMENT, VERSION, check_room, folder_of, folders_of
 from yoriai.client.site.site_identity import SiteIdentity
 from yoriai.config import JobConfig, SiteConfig
 from yoriai.errors import AdapterError, IdentityError, PolicyError
@@ -34,10 +33,7 @@ from yoriai.privacy.identity.coordinator_identity import read_coordinator_certif
 from yoriai.privacy.identity.delivery import DeliveryStatement, read_delivery
 from yoriai.privacy.ledger.ledger import Ledger
 from yoriai.strategies.adapter import AdapterState
-from yoriai.system.files import cannot_write, folder_at_once
-
-# Of the size of what is delivered: that much is written twice, complete and for PEFT, and as much again is left.
-_ROOM = 4
+from yoriai.system.files import folder_at_once
 
 
 @dataclass(frozen=True)
@@ -103,7 +99,7 @@ class Deliveries:
         """Store the adapter of a run that this site took part in."""
         self._check_fits(statement)
         if not place.is_dir():
-            self._check_room(len(message.payload))
+            check_room(self._name, self._folder, len(message.payload))
             self._store(message, statement, job, place)
         self._close(statement)
         self._on_stored(StoredAdapter(statement.run_id, job, place, statement.adapter_digest))
@@ -165,20 +161,6 @@ class Deliveries:
             found=f"digest {digest[:16]}…" if digest else "an end without an adapter",
             remedy="the first one is kept; a new run brings a new one",
         )
-
-    def _check_room(self, size_bytes: int) -> None:
-        """What is left of the disk afterwards is for the ledger, which stands still without."""
-        try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            free_bytes = shutil.disk_usage(self._folder).free
-        except OSError as error:
-            raise cannot_write(self._folder, error) from error
-        if free_bytes < _ROOM * size_bytes:
-            raise PolicyError(
-                f"site {self._name}: its disk has too little room for the adapter",
-                expected=f"{_ROOM * size_bytes} bytes free",
-                remedy="have the site's operator make room, and deliver it again",
-            )
 
     def _store(self, message: wire.Delivery, statement: DeliveryStatement, job: JobConfig, place: Path) -> None:
         state = AdapterState.from_bytes(message.payload)

@@ -7,13 +7,16 @@ from yoriai.client.site.channel_place import ChannelPlace
 from yoriai.client.site.version_bundle import Bundle
 
 PROMOTION, LINEAGE = "promotion", "lineage"
+JOB = "job.json"
 
 
-def pull(bundle: Bundle, place: ChannelPlace, session: ModelSession) -> bool:
+def pull(bundle: Bundle, place: ChannelPlace, session: ModelSession, *, may_be_older: bool = False) -> bool:
     """Store a version and have its channel's link lead to it; whether it was not here before.
 
     Args:
         session: holds the site's base; its lock is taken.
+        may_be_older: the operator's word that it may be older than one that the site has taken, which is then
+            forgotten: what follows it need only be newer than this one.
 
     Raises:
         PolicyError: it is of another base, or older than one that the site has taken.
@@ -23,7 +26,8 @@ def pull(bundle: Bundle, place: ChannelPlace, session: ModelSession) -> bool:
     number = bundle.promotion.number
     bundle.check_base(session.base.digest)
     with place.locked():
-        place.check_newer(number)
+        if not may_be_older:
+            place.check_newer(number)
         is_new = not place.holds(number)
         if is_new:
             with session.lock, place.draft(number) as folder:
@@ -32,12 +36,13 @@ def pull(bundle: Bundle, place: ChannelPlace, session: ModelSession) -> bool:
                 for name, text in _texts(bundle).items():
                     (folder / name).write_text(text, encoding="utf-8")
                 (folder / VERSION).write_bytes(bundle.file.payload)
-        place.use(number)
+        place.use(number, forget_later=may_be_older)
     return is_new
 
 
 def _texts(bundle: Bundle) -> dict[str, str]:
-    """What shows later whose word the version is, and what it goes back to: the oldest last."""
+    """The job, and what shows later whose word the version is, and what it goes back to: the oldest last."""
     file = bundle.file
     older = {f"{LINEAGE}.{number}": signed for number, signed in enumerate(file.lineage, start=1)}
-    return {STATEMENT: file.statement, PROMOTION: file.promotion, CERTIFICATE: file.certificate, **older}
+    job = bundle.job.model_dump_json(by_alias=True)
+    return {JOB: job, STATEMENT: file.statement, PROMOTION: file.promotion, CERTIFICATE: file.certificate, **older}

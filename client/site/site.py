@@ -28,9 +28,11 @@ from yoriai.client.offer.policy import (
 )
 from yoriai.client.records.records import SiteRecords
 from yoriai.client.session.model_session import ModelSession
+from yoriai.client.site.channel_inbox import ChannelInbox
 from yoriai.client.site.deliveries import Deliveries
 from yoriai.client.site.instructions import Instructions
 from yoriai.client.site.job import AcceptedJob, round_of
+from yoriai.client.site.judging import COUNTS_MARK
 from yoriai.client.site.personal import PERSONAL_MARK
 from yoriai.client.site.round_trainer import RoundTrainer, SiteHooks
 from yoriai.client.site.secure_round import SecureRounds
@@ -68,6 +70,7 @@ class Site:
         hooks: see SiteHooks.
         book: jobs and what the operator decided about them; None in a simulation, in which nobody is asked.
         deliveries: takes the last adapter of a job; None where none is delivered.
+        channels: takes what the server's channels hold; None where nothing is kept.
     """
 
     def __init__(
@@ -81,6 +84,7 @@ class Site:
         hooks: SiteHooks | None = None,
         book: JobBook | None = None,
         deliveries: Deliveries | None = None,
+        channels: ChannelInbox | None = None,
     ) -> None:
         if ledger.unit != config.policy.unit:
             raise LedgerError(
@@ -94,6 +98,7 @@ class Site:
         self._session, self._ledger, self._identity = session, ledger, identity
         self._approval = Approval(config.name, config.policy, book)
         self._instructions, self._deliveries = Instructions(config.name, identity), deliveries
+        self._channels = channels
         self._hooks = hooks or SiteHooks()
         self._accepted: AcceptedJob | None = None
         self._trainer = RoundTrainer(config.name, ledger, self._hooks)
@@ -130,6 +135,11 @@ class Site:
             reply = wire.Refusal(run_id=run_id, site=self.name, reason=reason)
         return wire.encode(reply)
 
+    def afterwards(self) -> None:
+        """Judge versions that were asked about, unless a job is at hand, whose model would be lost."""
+        if self._channels is not None and self._accepted is None:
+            self._channels.work_off()
+
     def _answer(self, message: wire.Message) -> wire.Message:
         if isinstance(message, wire.JobOffer):
             return self._consider(message)
@@ -139,14 +149,16 @@ class Site:
             return self._go_on(message)
         if isinstance(message, wire.Delivery):
             return self._receive(message)
+        if self._channels is not None and isinstance(message, wire.VersionFile):
+            return self._channels.receive(message)
+        if self._channels is not None and isinstance(message, wire.ChannelQuestion):
+            return self._channels.answer(message)
         raise WireError(f"a site does not answer messages of kind {message.kind}")
 
     def _consider(self, offer: wire.JobOffer) -> wire.Message:
         """Check a job against policy, base, records and budget, and prepare for it."""
-        if PERSONAL_MARK in offer.run_id:
-            raise PolicyError(
-                f"site {self.name}: a run's id holds {PERSONAL_MARK}, which is kept for the site's own runs"
-            )
+        if mark := next((mark for mark in (PERSONAL_MARK, COUNTS_MARK) if mark in offer.run_id), ""):
+            raise PolicyError(f"site {self.name}: a run's id holds {mark}, which is kept for the site's own charges")
         job = read_job(self.name, self._policy, offer)
         check_bounds(self.name, job, offer, self._session.base.width)
         check_membership(self.name, self._policy, job, offer)

@@ -52,13 +52,13 @@ class Bundle:
             )
 
 
-def read_bundle(data: bytes, trust: Trust, channel: str) -> Bundle:
+def read_bundle(data: bytes, trust: Trust, channel: str | None = None) -> Bundle:
     """Verify a version's file, all but its base.
 
     Args:
         data: the file.
         trust: the pinned CA and the revocation list, and the time.
-        channel: that it must stand in.
+        channel: that it must stand in; None: whichever its statement names.
 
     Raises:
         ConfigError: it is no such file, or of another version of Yoriai.
@@ -72,7 +72,7 @@ def read_bundle(data: bytes, trust: Trust, channel: str) -> Bundle:
     promotion, version = read_promotion(file.promotion.encode(), key), read_version(file.statement.encode(), key)
     if not promotion.federation == version.federation == certificate.federation == trust.federation:
         raise IdentityError("the version is another federation's", expected=trust.federation)
-    if promotion.channel != channel:
+    if channel is not None and promotion.channel != channel:
         raise PolicyError("the version stands in another channel", found=promotion.channel, expected=channel)
     if (promotion.run_id, promotion.adapter_digest) != (version.run_id, version.adapter_digest):
         raise PolicyError("the statements about channel and version are of two versions", remedy="export it again")

@@ -22,7 +22,9 @@ from yoriai.base_digest import PATTERN
 from yoriai.privacy.identity.certificates import check_name
 from yoriai.privacy.identity.signed_file import SignedFormat, canonical_json
 
-CHANNELS: Final = ("staging", "production")
+STAGING: Final = "staging"
+PRODUCTION: Final = "production"
+CHANNELS: Final = (STAGING, PRODUCTION)
 VERSION_FILE: Final = "version.safetensors"
 
 _VERSION = SignedFormat(
@@ -78,6 +80,8 @@ class VersionStatement:
         rounds: finished ones, at least 1.
         trained_by: the aggregation rule, or `head`.
         base_digest: of the base model.
+        conditioning: of the public texts behind what does not train, and of the factors that they led to; empty where
+            nothing is conditioned.
         roster_digest: of the last round's signed roster; empty without secure aggregation.
         sites: how many are in any round's sum.
         software: releases by the name of the package, of the server that wrote this.
@@ -103,11 +107,12 @@ class VersionStatement:
     secure_sum: SumFacts
     software: Mapping[str, str]
     ended: str
+    conditioning: str = ""
 
     def __post_init__(self) -> None:
         check_name(self.federation)
         digests = (self.adapter_digest, self.file_digest, self.job_digest)
-        optional = (digest for digest in (self.parent, self.roster_digest) if digest != "")
+        optional = (digest for digest in (self.parent, self.roster_digest, self.conditioning) if digest != "")
         texts = (self.job, self.run_id, self.trained_by, self.privacy.noise, self.privacy.unit)
         good = (
             all(type(digest) is str and _DIGEST.fullmatch(digest) for digest in (*digests, *optional))
@@ -127,7 +132,8 @@ class VersionStatement:
         """The statement in in-toto's shape."""
         subject = {"yoriaiAdapter1": self.adapter_digest, "sha256": self.file_digest}
         fields = asdict(self)
-        predicate = {key: fields[key] for key in fields if key not in ("adapter_digest", "file_digest")}
+        absent = () if self.conditioning else ("conditioning",)
+        predicate = {key: fields[key] for key in fields if key not in ("adapter_digest", "file_digest", *absent)}
         return {
             "_type": _STATEMENT_TYPE,
             "subject": [{"name": VERSION_FILE, "digest": subject}],

@@ -1,4 +1,4 @@
-"""The commands of a server's versions: `versions | show | diff | promote | rollback | export-version | gc | log`."""
+"""The commands of a server's versions: `versions | show | diff | promote | rollback | schedule | gc | log` and more."""
 
 import json
 from collections.abc import Iterator
@@ -32,6 +32,7 @@ def mount(server: typer.Typer) -> None:
     server.command("promote")(promote)
     server.command("rollback")(rollback)
     server.command("export-version")(export_version)
+    server.command("schedule")(schedule)
     server.command("gc")(gc)
     server.command("log")(log)
 
@@ -56,6 +57,7 @@ def versions(folder: _Folder, as_json: _Json = False) -> None:
 def show(folder: _Folder, name: _Name, as_json: _Json = False) -> None:
     """Show all that is known of a version. Its statement's signature and its adapter are verified."""
     from yoriai.server.cli.versions_table import print_facts
+    from yoriai.server.service.chain import chain_of
     from yoriai.server.service.channels import content_of
     from yoriai.server.service.version_views import facts_of
     from yoriai.server.versions import catalogue
@@ -63,7 +65,7 @@ def show(folder: _Folder, name: _Name, as_json: _Json = False) -> None:
     with _records(folder) as records:
         version = catalogue.find(records.db, name)
         content_of(records, version)
-        facts = facts_of(records.db, version)
+        facts = {**facts_of(records.db, version), "chain": chain_of(records, version)}
     if as_json:
         typer.echo(json.dumps({"schema": 1, **facts}, indent=1))
         return
@@ -96,18 +98,22 @@ def promote(
     metrics: Annotated[
         Path | None, typer.Option("--metrics", help="What was measured of it: docs/operate/versions.md, report.json.")
     ] = None,
+    audit: Annotated[
+        Path | None, typer.Option("--audit", help="What `yoriai audit --json` found for its job's settings.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Although its gate refuses it; the log keeps why.")] = False,
     why: Annotated[str, typer.Option("--why", help="Why it is to stand there all the same.")] = "",
     as_json: _Json = False,
 ) -> None:
     """Put a version into a channel, if it passes the gate of its job. Exit code 3: the gate refuses it."""
     from yoriai.server.service import channels
-    from yoriai.server.versions.metrics import read_metrics
+    from yoriai.server.versions.metrics import read_audit, read_metrics
 
     reason = channels.check_reason(force, why)
     measured = read_metrics(metrics) if metrics else None
+    audited = read_audit(audit) if audit else None
     with _records(folder) as records:
-        done = channels.promote(records, name, channel, measured, force_why=reason)
+        done = channels.promote(records, name, channel, measured, force_why=reason, audit=audited)
     _say_standing(done, as_json)
 
 
@@ -144,6 +150,33 @@ def export_version(
         return
     say(f"wrote {path}, {path.stat().st_size / 1e6:.2f} MB: {version.run} ({version.digest[:12]})")
     say(f"next, at each site: yoriai site pull DIR {path.name} --channel {channel}")
+
+
+def schedule(
+    folder: _Folder,
+    now: Annotated[bool, typer.Option("--now", help="Ask the sites for another check at once.")] = False,
+    as_json: _Json = False,
+) -> None:
+    """Show the checks of the version in production, and whether it drifts. `check_days` in server.toml sets the period.
+
+    Each site evaluates it on its newest test records, and tells what its policy allows.
+    """
+    from yoriai.server.cli.versions_table import print_checks
+    from yoriai.server.service import schedule as checks
+    from yoriai.server.service.version_views import checks_view
+    from yoriai.server.versions.verdicts import checks_of
+
+    with _records(folder) as records:
+        held = checks.in_production(records)
+        if held is None:
+            raise ConfigError("production holds no version", remedy="yoriai server promote DIR VERSION")
+        if now:
+            checks.begin(records, *held)
+        version, view = held[1], checks_view(checks_of(records.db, held[1].run, held[0].number))
+    if as_json:
+        typer.echo(json.dumps({"schema": 1, "run": version.run, **view}, indent=1))
+        return
+    print_checks(version.run, view, _console)
 
 
 def gc(

@@ -12,7 +12,7 @@ from rich.text import Text
 from yoriai.server.versions.log import LogRow
 from yoriai.terminal import one_line
 
-_NOT_SHOWN = ("at", "event", "key")
+_NOT_SHOWN = ("at", "event", "key", "statement")
 
 
 def print_versions(view: Mapping[str, Any], console: Console) -> None:
@@ -33,9 +33,12 @@ def print_facts(facts: Mapping[str, Any], console: Console) -> None:
     table = Table(box=None, show_header=False, pad_edge=False)
     statement = facts["statement"]
     table.add_row(Text("adapter", style="bold"), Text(statement["subject"][0]["digest"]["yoriaiAdapter1"]))
-    rows = {**statement["predicate"], **{key: facts[key] for key in ("sites", "metrics", "channels", "lineage")}}
+    rows = {
+        **statement["predicate"],
+        **{key: facts[key] for key in ("sites", "metrics", "votes", "channels", "lineage")},
+    }
     for key, value in rows.items():
-        if value not in (None, "", []):
+        if value not in (None, "", [], {}):
             table.add_row(Text(key, style="bold"), Text(_shown(value)))
     console.print(table)
 
@@ -48,6 +51,22 @@ def print_differences(found: Mapping[str, Sequence[Any]], console: Console) -> N
     for key, (old, new) in found.items():
         table.add_row(Text(key, style="bold"), Text(_shown(old)), Text(_shown(new)))
     console.print(table if found else "they do not differ")
+
+
+def print_checks(run: str, view: Mapping[str, Any], console: Console) -> None:
+    """A row a check of the version in production, and what they come to."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("check", "began", "accuracy", "error", "answered", "withheld"):
+        table.add_column(name, overflow="fold")
+    for row in view["checks"]:
+        figures = ("" if row[key] is None else f"{row[key]:.3f}" for key in ("accuracy", "error"))
+        sites = (", ".join(row[key]) for key in ("answered", "withheld"))
+        table.add_row(*map(Text, (str(row["period"]), row["began"][:10], *figures, *sites)))
+    console.print(f"production holds {run}", markup=False, highlight=False)
+    console.print(table if view["checks"] else "no check was asked for yet")
+    if found := view["drift"]:
+        fell = f"its accuracy fell by {found['fall']:.3f} since the first check (standard error {found['error']:.3f})"
+        console.print(f"DRIFT: {fell}", style="bold red")
 
 
 def log_line(row: LogRow) -> str:

@@ -185,6 +185,10 @@ class ServerFolder:
         """
         return {name: found.node_key for name, found in self._members(now) if isinstance(found, Enrolment)}
 
+    def identities(self, now: datetime) -> dict[str, bytes]:
+        """The key with which each member signs for itself (Ed25519, 32 bytes), by name; as `node_keys`."""
+        return {name: found.identity for name, found in self._members(now) if isinstance(found, Enrolment)}
+
     def barred(self, now: datetime) -> dict[str, str]:
         """The members that `node_keys` leaves out, and why.
 

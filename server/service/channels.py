@@ -13,24 +13,33 @@ from yoriai.server.round.manifest import read_manifest
 from yoriai.server.service.job_store import StoredJob
 from yoriai.server.service.recording import Records
 from yoriai.server.versions import catalogue, promoting
-from yoriai.server.versions.catalogue import Version
+from yoriai.server.versions.catalogue import Standing, Version
 from yoriai.server.versions.database import writing
 from yoriai.server.versions.facts import last_of
 from yoriai.server.versions.log import append
-from yoriai.server.versions.metrics import Metrics
+from yoriai.server.versions.metrics import Audit, Metrics
 from yoriai.server.versions.promoting import Promoted, Signer
 from yoriai.strategies.adapter import AdapterState
 from yoriai.system.users import operator_name
 
 
-def promote(records: Records, name: str, channel: str, metrics: Metrics | None, *, force_why: str) -> Promoted:
+def promote(
+    records: Records, name: str, channel: str, metrics: Metrics | None, *, force_why: str, audit: Audit | None = None
+) -> Promoted:
     """Put a version into a channel; its adapter is read, and its statement verified, before that.
+
+    Args:
+        audit: of its job's settings; kept with the metrics, those that were given earlier if there are no new ones.
 
     Raises:
         PolicyError: the gate of its job refuses it.
         ConfigError, CheckpointError: as `promoting.promote` and `content_of`.
     """
-    job, _ = content_of(records, catalogue.find(records.db, name))
+    version = catalogue.find(records.db, name)
+    job, _ = content_of(records, version)
+    if audit is not None:
+        known = metrics or Metrics.model_validate(version.metrics or {"adapter_digest": version.digest})
+        metrics = known.model_copy(update={"audit": audit})
     signer = _signer(records)
     return promoting.promote(
         records.db, name, channel, gate=job.gate, metrics=metrics, signer=signer, force_why=force_why
@@ -63,20 +72,34 @@ def exported(records: Records, channel: str) -> tuple[Version, wire.VersionFile]
     """What a channel holds, as the file that sites take, noted in the log.
 
     Raises:
-        ConfigError: the channel holds nothing, or this server has not all that the version goes back to.
+        ConfigError: the channel holds nothing, or as `version_file`.
+        IdentityError, CheckpointError: as `version_file`.
+    """
+    row = catalogue.standing(records.db, channel)
+    if row is None:
+        raise ConfigError(f"{channel} holds no version", remedy="yoriai server promote DIR VERSION")
+    version, file = catalogue.version(records.db, row.version), version_file(records, row)
+    said = {"by": operator_name(), "channel": channel, "adapter": version.digest}
+    with writing(records.db):
+        append(records.db, records.key, "exported", run=version.run, **said)
+    return version, file
+
+
+def version_file(records: Records, row: Standing) -> wire.VersionFile:
+    """What stands in a channel, with all that a site needs to verify it.
+
+    Raises:
+        ConfigError: this server has not all that the version goes back to.
         IdentityError: the coordinator's certificate does not hold now.
         CheckpointError: as `content_of`.
     """
-    db, (key, certificate) = records.db, records.folder.signing(datetime.now(UTC))
-    row = catalogue.standing(db, channel)
-    if row is None:
-        raise ConfigError(f"{channel} holds no version", remedy="yoriai server promote DIR VERSION")
-    version = catalogue.version(db, row.version)
-    lineage = list(catalogue.lineage(db, version))
+    _, certificate = records.folder.signing(datetime.now(UTC))
+    version = catalogue.version(records.db, row.version)
+    lineage = list(catalogue.lineage(records.db, version))
     if (lineage or [version])[-1].statement.parent:
         raise ConfigError(f"this server lacks a version that {version.run} goes back to", remedy="restore its backup")
     job, adapter = content_of(records, version)
-    file = wire.VersionFile(
+    return wire.VersionFile(
         run_id=version.run,
         certificate=certificate.decode(),
         promotion=row.signed.decode(),
@@ -85,9 +108,6 @@ def exported(records: Records, channel: str) -> tuple[Version, wire.VersionFile]
         job=job.model_dump(mode="json", by_alias=True),
         payload=adapter.to_bytes(),
     )
-    with writing(db):
-        append(db, key, "exported", by=operator_name(), channel=channel, run=version.run, adapter=version.digest)
-    return version, file
 
 
 def past_rounds(records: Records) -> Iterator[Path]:

@@ -19,6 +19,7 @@ from yoriai.server.round.manifest import summary_of
 from yoriai.server.round.messenger import Transport
 from yoriai.server.round.registry import Checkpoint, Registry
 from yoriai.server.round.rosters import SignedRoster
+from yoriai.server.service.channel_post import ChannelPost
 from yoriai.server.service.job_store import StoredJob
 from yoriai.server.service.progress import WatchedTransport
 from yoriai.server.service.recording import JobRecorder
@@ -78,8 +79,9 @@ def _coordinate(
     config = prepared.job
     signed = _signed_roster(folder, job, datetime.now(UTC))
     roster = plain_roster(signed.directory.roster, config.lora.rank)
+    grid = connect(stop, lambda site, stage, why: log.event("failed", site=site, stage=stage, reason=why))
     transport = WatchedTransport(
-        connect(stop, lambda site, stage, why: log.event("failed", site=site, stage=stage, reason=why)),
+        grid,
         log,
         job.progress_file,
         rounds=config.federation.rounds,
@@ -102,7 +104,8 @@ def _coordinate(
     log.event("started", rounds_done=done, rounds=config.federation.rounds, sites=len(roster.weights))
     transport.begin_round(done + 1)
 
-    recorder = JobRecorder(folder, job, log)
+    recorder, post = JobRecorder(folder, job, log), ChannelPost(folder, log)
+    post.bring(grid)
 
     def on_offer(absent: Mapping[str, str]) -> None:
         transport.note_absent(absent)
@@ -114,6 +117,7 @@ def _coordinate(
         recorder.round_done(checkpoint.rounds[-1].answered)
         job.change(fruitless=0, error="")
         transport.note_absent(dict(checkpoint.rounds[-1].refused))
+        post.bring(grid)
         transport.begin_round(checkpoint.next_round + 1)
 
     ended = coordinator.run(

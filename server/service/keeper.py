@@ -6,6 +6,7 @@ not by what Flower says of it: after a SuperLink was killed, the old coordinator
 nothing yet.
 
     tick   bring the nodes up to the members -> look at the first live job -> start it, wait, or begin it again
+           no job is live: tell sites what channels hold, if they do not know yet (errands.py)
 """
 
 import os
@@ -21,6 +22,7 @@ from yoriai.flower import environment
 from yoriai.server.flower.flower_control import SERVER_VARIABLE, FlowerControl, KeyInUse
 from yoriai.server.flower.nodes import NodeBook
 from yoriai.server.folder.server_folder import ServerFolder
+from yoriai.server.service.errands import ERRAND, Errands
 from yoriai.server.service.job_store import JobStore, StoredJob
 from yoriai.system.log import EventLog
 from yoriai.system.processes import kill
@@ -60,7 +62,7 @@ class Keeper:
         self._folder, self._log = folder, log
         self._flower = FlowerControl(folder.flower_home)
         self._nodes = NodeBook.of(folder.flower_home)
-        self._jobs = JobStore(folder.jobs)
+        self._jobs, self._errands = JobStore(folder.jobs), Errands(folder)
         self._superlink = self._supervised()
         self._up = False
         self._heartbeat = log.heartbeat("waiting")
@@ -99,6 +101,8 @@ class Keeper:
         self._heartbeat.doing("the start of a job's coordinator" if is_starting else "")
         if live:
             self._look_after(live[0])
+        else:
+            self._tell_sites()
 
     def _say_what_ended(self, live: list[StoredJob]) -> None:
         """A line for each job that was live at the last tick and is over now, in whichever phase."""
@@ -139,7 +143,7 @@ class Keeper:
             self._log.event("not_started", job=job.run_id)
             job.begin_again("Flower has not started its coordinator", only_from=("starting",))
             self._restart_superlink()
-        elif state.phase == "queued" and time.time() >= state.not_before:
+        elif state.phase == "queued" and time.time() >= state.not_before and not self._errands.is_at_work():
             self._start(job)
 
     def _start(self, job: StoredJob) -> None:
@@ -155,6 +159,13 @@ class Keeper:
             raise
         starts = job.change(flower_run=flower_run, starts=job.state().starts + 1).starts
         self._log.event("job_started", job=job.run_id, flower_run=flower_run, starts=starts)
+
+    def _tell_sites(self) -> None:
+        """Start an errand if sites are owed what a channel holds; see `errands.py`."""
+        if self._errands.is_at_work() or not self._errands.is_due(lambda: self._folder.node_keys(datetime.now(UTC))):
+            return
+        self._errands.begin()
+        self._log.event("errand", flower_run=self._flower.run(self._folder.bundle, ERRAND))
 
     def _supervised(self) -> Supervisor:
         folder = self._folder
@@ -192,8 +203,7 @@ class Keeper:
 
     def _end_coordinators(self) -> None:
         """Kill coordinators that are at work; their jobs lose nothing that was stored."""
-        for job in self._jobs.jobs():
-            holder = job.coordinator()
+        for holder in (self._errands.runner(), *(job.coordinator() for job in self._jobs.jobs())):
             if holder is not None:
                 kill(holder, os.geteuid())
 

@@ -18,6 +18,7 @@ from yoriai.server.flower.flower_control import SERVER_VARIABLE
 from yoriai.server.flower.nodes import NodeBook
 from yoriai.server.folder.server_folder import ServerFolder
 from yoriai.server.round.messenger import Transport
+from yoriai.server.service.errands import ERRAND, run_errand
 from yoriai.server.service.job_run import run_job
 from yoriai.server.service.job_store import JobStore
 
@@ -225,18 +226,20 @@ def server_app(
 
 
 def deployed_app() -> ServerApp:
-    """The ServerApp of a deployment: coordinates the job that the run's configuration names."""
+    """The ServerApp of a deployment: coordinates the job that the run's configuration names, or goes on an errand."""
     app = ServerApp()
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
-        folder = ServerFolder(Path(os.environ[SERVER_VARIABLE]))
-        job = JobStore(folder.jobs).find(str(context.run_config["job"]))
+        folder, name = ServerFolder(Path(os.environ[SERVER_VARIABLE])), str(context.run_config["job"])
         nodes = NodeBook.of(folder.flower_home)
 
         def connect(stop: threading.Event, on_failure: Callable[[str, str, str], None]) -> Transport:
             return GridTransport(grid, names=nodes.names, stop=stop, on_failure=on_failure)
 
-        run_job(folder, job, connect)
+        if name == ERRAND:
+            run_errand(folder, connect)
+        else:
+            run_job(folder, JobStore(folder.jobs).find(name), connect)
 
     return app

@@ -1,12 +1,14 @@
 """What `server versions`, `show` and `diff` show: plain values, read from the database alone."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from sqlite3 import Connection
 from typing import Any
 
 from yoriai.privacy.identity.version_statement import CHANNELS
 from yoriai.server.versions import catalogue
 from yoriai.server.versions.catalogue import Version
+from yoriai.server.versions.verdicts import Check, drift, votes_on
 
 
 def versions_view(db: Connection) -> dict[str, Any]:
@@ -29,8 +31,30 @@ def facts_of(db: Connection, version: Version) -> dict[str, Any]:
         "statement": version.statement.document,
         "sites": list(version.sites),
         "metrics": version.metrics,
+        "votes": {vote.site: [vote.first, vote.second, vote.deviation] for vote in votes_on(db, version.run)},
         "channels": [row.channel for row in held if row.version == version.number],
         "lineage": [parent.run for parent in catalogue.lineage(db, version)],
+    }
+
+
+def checks_view(checks: Sequence[Check]) -> dict[str, Any]:
+    """Every check of the version in production, and whether the last one is drift."""
+    found = drift(checks)
+    return {
+        "checks": [_check_line(check) for check in checks],
+        "drift": None if found is None else {"fall": found[0], "error": found[1]},
+    }
+
+
+def _check_line(check: Check) -> dict[str, Any]:
+    share = check.share(check.sites)
+    return {
+        "period": check.period,
+        "began": datetime.fromtimestamp(check.at, UTC).isoformat(timespec="seconds"),
+        "accuracy": None if share is None else share[0],
+        "error": None if share is None else share[1],
+        "answered": list(check.sites),
+        "withheld": list(check.withheld),
     }
 
 

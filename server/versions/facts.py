@@ -5,10 +5,14 @@ from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from yoriai.config import JobConfig
 from yoriai.errors import CheckpointError
 from yoriai.prepared_job import PreparedJob
+from yoriai.privacy.identity.signed_file import canonical_json
 from yoriai.privacy.identity.version_statement import PrivacyFacts, SumFacts, VersionStatement
 from yoriai.server.round.registry import Checkpoint, Registry
+from yoriai.strategies.adapter import AdapterState
+from yoriai.strategies.rule import rule_of
 
 _PACKAGES = ("yoriai", "cryptography", "flwr", "numpy", "safetensors")
 
@@ -53,6 +57,7 @@ def statement_of(
         rounds=checkpoint.next_round,
         trained_by=job.trained_by,
         base_digest=checkpoint.base_digest,
+        conditioning=conditioning_of(job, checkpoint.adapter),
         roster_digest=last.roster_digest,
         sites=len(sites_of(checkpoint)),
         privacy=PrivacyFacts(
@@ -71,6 +76,19 @@ def statement_of(
         software=_software(),
         ended=stamp(ended),
     )
+
+
+def conditioning_of(job: JobConfig, adapter: AdapterState) -> str:
+    """SHA-256 of what shaped the factors that no round trains: [public], texts by their digests, and those factors.
+
+    The texts that come with Yoriai are told by its release. Empty where nothing is conditioned.
+    """
+    if not job.is_conditioned:
+        return ""
+    moving = rule_of(job).moving
+    fixed = adapter.select(factor for factor in adapter.factors() if factor not in moving)
+    public = job.public.model_dump(mode="json", exclude={"texts"})
+    return sha256(canonical_json({"public": public, "factors": fixed.digest()})).hexdigest()
 
 
 def stamp(when: datetime) -> str:

@@ -1,14 +1,16 @@
 """The gate of a job: what its version must show before it comes into a channel. Pure; an unknown figure fails."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from yoriai.config import GateSection
-from yoriai.privacy.identity.version_statement import PrivacyFacts
-from yoriai.server.versions.metrics import Metrics
+from yoriai.privacy.identity.version_statement import PrivacyFacts, VersionStatement
+from yoriai.server.versions.metrics import Audit, Metrics
+from yoriai.server.versions.verdicts import Verdict, is_found_worse, net_of
 
 _UNKNOWN = "not known"
 _ROUNDING = 1e-9
+_SLACK = 1 + _ROUNDING
 
 
 @dataclass(frozen=True)
@@ -25,23 +27,34 @@ class Line:
 
 
 def gate_lines(
-    gate: GateSection, privacy: PrivacyFacts, metrics: Metrics | None, production: Metrics | None, *, is_first: bool
+    gate: GateSection,
+    version: VersionStatement,
+    metrics: Metrics | None,
+    production: Metrics | None,
+    *,
+    is_first: bool,
+    votes: Sequence[Verdict] | None = None,
 ) -> list[Line]:
     """Every condition that the gate has, and how the version stands to it.
 
     Args:
-        privacy: of the version.
+        version: what is signed about it.
         metrics: of the version; None where none were given.
         production: of the version in production now; None where none were ever given.
         is_first: whether production holds nothing yet, so that there is nothing to compare with.
+        votes: of sites, by their own test records; None where none can be there yet, and none are asked for.
     """
     lines = []
     if gate.epsilon is not None:
-        lines.append(_epsilon(gate.epsilon, privacy))
+        lines.append(_epsilon(gate.epsilon, version.privacy))
+    if gate.audit:
+        lines.append(_audit(version, metrics.audit if metrics else None))
     if gate.accuracy_drop is not None:
         lines.append(_accuracy(gate.accuracy_drop, metrics, production, is_first=is_first))
     if gate.site_drop is not None:
         lines += _sites(gate.site_drop, metrics, production)
+    if gate.votes is not None and votes is not None:
+        lines.append(_votes(gate.votes, votes))
     return lines
 
 
@@ -49,6 +62,34 @@ def _epsilon(most: float, privacy: PrivacyFacts) -> Line:
     found = privacy.epsilon
     holds = found is not None and found <= most
     return Line("epsilon", holds, "no guarantee" if found is None else f"{found:g}", f"at most {most:g}")
+
+
+def _audit(version: VersionStatement, audit: Audit | None) -> Line:
+    """An audit of the job's own settings, whose bound its epsilon bears. It proves no privacy; it can refute it."""
+    privacy = version.privacy
+    if audit is None or privacy.epsilon is None:
+        found = _UNKNOWN if audit is None else "no guarantee that it could refute"
+        return Line("audit", False, found, "an audit of the job's settings")
+    theirs, ours = (audit.trained_by, audit.noise, audit.delta), (version.trained_by, privacy.noise, privacy.delta)
+    if theirs != ours:
+        return Line("audit", False, f"one of {_settings(*theirs)}", f"one of {_settings(*ours)}")
+    if not audit.control_holds:
+        return Line("audit", False, "a control that fails", "an audit that would have seen a fault")
+    shown = f"epsilon at least {audit.epsilon_lower:.3g}{', and the claim refuted' if audit.refuted else ''}"
+    holds = not audit.refuted and max(audit.epsilon_lower, audit.epsilon_claimed) <= privacy.epsilon * _SLACK
+    expected = f"no bound above {privacy.epsilon:g}, for a training that claims no more (it claims "
+    return Line("audit", holds, shown, f"{expected}{audit.epsilon_claimed:.3g})")
+
+
+def _votes(least: int, votes: Sequence[Verdict]) -> Line:
+    net, deviation = net_of(votes)
+    found = f"{len(votes)} sites, {net:+d} records with noise of {deviation:.1f}"
+    holds = len(votes) >= least and not is_found_worse(votes)
+    return Line("votes", holds, found, f"at least {least} sites, and no loss beyond what the noise explains")
+
+
+def _settings(trained_by: str, noise: str, delta: float | None) -> str:
+    return f"{trained_by} with {noise} noise at delta {delta:g}" if delta is not None else f"{trained_by} without noise"
 
 
 def _accuracy(drop: float, metrics: Metrics | None, production: Metrics | None, *, is_first: bool) -> Line:

@@ -7,6 +7,11 @@
     finished              the run ended with a version
     delivered             the site confirmed the last adapter
     exported              what a channel holds was written to a file for sites
+    received              a site's daemon has verified and kept what a channel holds
+    pulled                the site's operator has taken it into use
+    voted, checked        what a site's test records say of a candidate, or of the version in use: noised, signed by it
+    withheld              that a site says nothing of the kind, and why
+    checking, drifted     the sites are asked for another check; the version in production has come to answer worse
     promoted, rolled_back a channel came to hold another version; `forced` has the gate's failing lines and the reason
 
 A row's hash is over the hash before it, its number and its body; the coordinator's key signs the hash under a domain of
@@ -68,6 +73,20 @@ def append_once(
     )
     if db.execute(query, (run, event, site)).fetchone() is None:
         append(db, key, event, run=run, site=site, **fields)
+
+
+def events_of(db: sqlite3.Connection, event: str, *, run: str, **like: object) -> Iterator[dict[str, Any]]:
+    """The bodies of the rows with such an event of a run, oldest first; `like` names fields that must be equal."""
+    query = "SELECT body FROM log WHERE json_extract(body, '$.run') = ? AND json_extract(body, '$.event') = ?"
+    for (body,) in db.execute(f"{query} ORDER BY number", (run, event)):
+        fields = json.loads(body)
+        if all(fields.get(name) == value for name, value in like.items()):
+            yield fields
+
+
+def sites_with(db: sqlite3.Connection, event: str, *, run: str, **like: object) -> set[str]:
+    """The sites of which there is such an event; as `events_of`."""
+    return {fields["site"] for fields in events_of(db, event, run=run, **like)}
 
 
 def rows(db: sqlite3.Connection) -> Iterator[LogRow]:

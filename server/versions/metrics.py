@@ -32,6 +32,27 @@ class SiteScore(_Stored):
     after: _Share
 
 
+class Audit(_Stored):
+    """What an audit of a job's settings found: `yoriai audit --json`, as far as a gate looks at it.
+
+    Attributes:
+        epsilon_claimed: by the ledger of the audited training.
+        epsilon_lower: the highest lower bound on epsilon that was proved, each at `confidence`.
+        trained_by, noise, delta: the settings that must be those of the version's job.
+        refuted: whether a bound, or the noise, contradicts the claim.
+        control_holds: whether the audit would have seen a fault.
+    """
+
+    epsilon_claimed: Annotated[float, Field(ge=0)]
+    epsilon_lower: Annotated[float, Field(ge=0)]
+    confidence: Annotated[float, Field(gt=0, lt=1)]
+    trained_by: Annotated[str, Field(max_length=128)]
+    noise: Annotated[str, Field(max_length=32)]
+    delta: Annotated[float, Field(gt=0, lt=1)]
+    refuted: bool
+    control_holds: bool
+
+
 class Metrics(_Stored):
     """What was measured of one version."""
 
@@ -39,6 +60,7 @@ class Metrics(_Stored):
     adapter_digest: str = Field(pattern=r"^[0-9a-f]{64}$")
     accuracy: _Share | None = None
     sites: dict[str, SiteScore] = Field(default_factory=dict)
+    audit: Audit | None = Field(default=None, exclude_if=lambda audit: audit is None)
 
 
 def read_metrics(path: Path) -> Metrics:
@@ -57,6 +79,32 @@ def read_metrics(path: Path) -> Metrics:
             f"{path} holds no metrics of a version",
             expected='{"schema": 1, "adapter_digest": ..., "accuracy": 0 to 1, "sites": ...}, or a report.json',
             remedy="see docs/operate/versions.md",
+        ) from None
+
+
+def read_audit(path: Path) -> Audit:
+    """What `yoriai audit --json` has written to a file.
+
+    Raises:
+        ConfigError: it is no audit.
+        StorageError: it cannot be read.
+    """
+    try:
+        found = json.loads(read_carried(path, "the file of an audit", at_most_mib=64))
+        settings, both = found["settings"], (found["epsilon_lower_white_box"], found["epsilon_lower_black_box"] or 0.0)
+        return Audit(
+            epsilon_claimed=found["epsilon_ledger"],
+            epsilon_lower=max(both),
+            confidence=found["confidence"],
+            trained_by=settings["rule"],
+            noise=settings["noise"],
+            delta=settings["delta"],
+            refuted=found["refuted"],
+            control_holds=found["control_holds"],
+        )
+    except (ValidationError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise ConfigError(
+            f"{path} holds no audit", expected="the output of yoriai audit --json", remedy="run it on the version's job"
         ) from None
 
 

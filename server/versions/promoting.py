@@ -12,7 +12,7 @@ from hashlib import sha256
 from yoriai.config import GateSection
 from yoriai.errors import ConfigError, PolicyError
 from yoriai.privacy.identity.signing_key import SigningKey
-from yoriai.privacy.identity.version_statement import PromotionStatement, sign_promotion
+from yoriai.privacy.identity.version_statement import PRODUCTION, PromotionStatement, sign_promotion
 from yoriai.server.versions import catalogue
 from yoriai.server.versions.catalogue import Standing, Version
 from yoriai.server.versions.database import step, writing
@@ -20,8 +20,7 @@ from yoriai.server.versions.facts import stamp
 from yoriai.server.versions.gate import Line, gate_lines
 from yoriai.server.versions.log import append
 from yoriai.server.versions.metrics import Metrics
-
-PRODUCTION = "production"
+from yoriai.server.versions.verdicts import votes_on
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ def promote(
                 expected=version.digest[:16],
                 remedy="measure this version",
             )
-        lines = _lines(db, version, gate, metrics)
+        lines = _lines(db, version, gate, metrics, channel)
         failed = [str(line) for line in lines if not line.holds]
         if failed and not force_why:
             raise PolicyError(
@@ -134,15 +133,18 @@ def roll_back(db: sqlite3.Connection, channel: str, *, why: str, signer: Signer)
     return Promoted(row, version, ())
 
 
-def _lines(db: sqlite3.Connection, version: Version, gate: GateSection, metrics: Metrics | None) -> list[Line]:
+def _lines(
+    db: sqlite3.Connection, version: Version, gate: GateSection, metrics: Metrics | None, channel: str
+) -> list[Line]:
     held = catalogue.standing(db, PRODUCTION)
     production = catalogue.version(db, held.version) if held else None
     return gate_lines(
         gate,
-        version.statement.privacy,
+        version.statement,
         metrics or _metrics(version),
         _metrics(production) if production else None,
         is_first=production is None,
+        votes=votes_on(db, version.run) if channel == PRODUCTION else None,
     )
 
 

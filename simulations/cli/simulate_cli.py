@@ -22,7 +22,7 @@ from yoriai.simulations.cli.evaluate_cli import evaluate
 from yoriai.simulations.cli.options import of_deployment, overrides
 from yoriai.simulations.cli.poc_cli import poc
 from yoriai.simulations.cli.try_cli import try_federation
-from yoriai.terminal import say_while
+from yoriai.terminal import say, say_while
 
 _console = Console()
 
@@ -212,17 +212,28 @@ def fetch(
 
 
 def report(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or its report.json.")],
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Folder of a run, its report.json, or a `server show --json`.")
+    ],
     out: Annotated[Path | None, typer.Option("--out", help="Where to write; default: the run's folder.")] = None,
     samples: Samples = True,
     language: Annotated[
         str, typer.Option("--language", help="Of the page's part for the manager: en, ja or es.")
     ] = "en",
 ) -> None:
-    """Show the report of a run again, and write its page and figures again."""
+    """Show the report of a run again, and write its page and figures again.
+
+    Of what `yoriai server show VERSION --json` wrote: the chain of versions, with a page of its curve.
+    """
+    from yoriai.simulations.report.chain import PAGE_FILE, chain_page, chain_table, read_chain
     from yoriai.simulations.report.file import load_report, write_report
     from yoriai.simulations.report.table import print_report
+    from yoriai.system.run_files import write_run_file
 
+    if run.is_file() and (links := read_chain(run)) is not None:
+        _console.print(chain_table(links))
+        say(f"wrote {write_run_file((out or run.parent) / PAGE_FILE, chain_page(links))}")
+        return
     loaded, place = load_report(run), run if run.is_dir() else run.parent
     if not samples:
         loaded = loaded.model_copy(update={"samples": ()})

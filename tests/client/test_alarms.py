@@ -52,6 +52,16 @@ def test_a_job_that_waits_runs_the_command_once_a_day_with_the_run_alone(
     assert [line.split()[1] for line in log.getvalue().splitlines()] == ["alarm", "alarm"]
 
 
+def test_a_version_that_drifts_is_an_alarm_of_its_own_beside_a_job_of_the_same_run(tmp_path: Path) -> None:
+    command, said = hook(tmp_path)
+    alarms = Alarms("north", [command], EventLog(io.StringIO()), clock=lambda: 0.0)
+    for _ in range(2):
+        alarms.job_waits("run-1")
+        alarms.drifts("run-1")
+    wait_for(lambda: len(lines(said)) >= 2)
+    assert sorted(lines(said)) == ["drift north run-1 none 0", "job_waits north run-1 none 0"]
+
+
 @pytest.mark.parametrize(("command", "why"), [("/no/such/command", "FileNotFoundError"), ("exit 3", "3")])
 def test_a_command_that_fails_is_a_line_in_the_log_and_no_more(tmp_path: Path, command: str, why: str) -> None:
     line = command if command.startswith("/") else hook(tmp_path, command)[0]

@@ -397,10 +397,10 @@ def test_a_disk_that_the_adapter_would_fill_is_spared(
     job = make_job()
     adapter = home.took_part(job)
     free, usage = 4 * len(adapter.to_bytes()), shutil.disk_usage(home.adapters)
-    monkeypatch.setattr("yoriai.client.site.deliveries.shutil.disk_usage", lambda _: usage._replace(free=free - 1))
+    monkeypatch.setattr("yoriai.client.site.adapter_place.shutil.disk_usage", lambda _: usage._replace(free=free - 1))
     refused(home.deliver(job, adapter), "its disk has too little room for the adapter")
     assert home.stored() == []
-    monkeypatch.setattr("yoriai.client.site.deliveries.shutil.disk_usage", lambda _: usage._replace(free=free))
+    monkeypatch.setattr("yoriai.client.site.adapter_place.shutil.disk_usage", lambda _: usage._replace(free=free))
     received(home.deliver(job, adapter), adapter)
 
 
@@ -459,7 +459,7 @@ def test_a_delivery_that_a_kill_cut_short_is_stored_the_next_time(
     job = make_job()
     adapter = home.took_part(job)
     monkeypatch.setattr(Path, "rename", kill)
-    monkeypatch.setattr("yoriai.client.site.deliveries.shutil.rmtree", lambda *_, **__: None)
+    monkeypatch.setattr("yoriai.client.site.adapter_place.shutil.rmtree", lambda *_, **__: None)
     with pytest.raises(Killed):
         home.deliver(job, adapter)
     monkeypatch.undo()

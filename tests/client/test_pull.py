@@ -1,96 +1,32 @@
 """A version comes to a site: whose word it takes, what it goes back to, which base it fits, and the step into use."""
 
-import hashlib
 import json
 import os
 import shutil
-from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.client.conftest import JobMaker
-from tests.client.last_adapters import last_adapter
+from tests.client.exports import KNOWN, NOW, Export, trust
 from tests.coordinators import Known
 from tests.crashes import survives
 from yoriai import wire
 from yoriai.client.session.model_session import ModelSession
+from yoriai.client.site.channel_inbox import ChannelInbox
 from yoriai.client.site.channel_place import ChannelPlace
 from yoriai.client.site.pulling import pull
-from yoriai.client.site.version_bundle import Bundle, read_bundle
-from yoriai.config import JobConfig, job_digest
+from yoriai.client.site.version_bundle import read_bundle
 from yoriai.errors import AdapterError, ConfigError, IdentityError, PolicyError, YoriaiError
-from yoriai.privacy.identity.certificates import Trust
 from yoriai.privacy.identity.signing_key import SigningKey
 from yoriai.privacy.identity.version_statement import (
-    PrivacyFacts,
-    PromotionStatement,
-    SumFacts,
     VersionStatement,
-    sign_promotion,
-    sign_version,
 )
 from yoriai.strategies.adapter import AdapterState
-
-KNOWN = Known()
-NOW = datetime.now(UTC)
-STAMP = "2026-11-29T12:00:00+00:00"
-
-
-def trust(now: datetime = NOW) -> Trust:
-    return Trust(KNOWN.authority.certificate.public_bytes(Encoding.DER), None, now=now)
-
-
-class Export:
-    """What a coordinator's server would export of a job, with whatever a test changes."""
-
-    def __init__(self, session: ModelSession, job: JobConfig, *, seed: int = 0) -> None:
-        self.job, self.base = job, session.base.digest
-        self.adapter = last_adapter(session, job, seed)
-
-    def version(self, **changes: Any) -> VersionStatement:
-        made = VersionStatement(
-            federation="miyagi",
-            adapter_digest=self.adapter.digest(),
-            file_digest=hashlib.sha256(self.adapter.to_bytes()).hexdigest(),
-            parent="",
-            job=self.job.name,
-            job_digest=job_digest(self.job, self.base),
-            run_id="run-1",
-            rounds=3,
-            trained_by=self.job.trained_by,
-            base_digest=self.base,
-            roster_digest="",
-            sites=2,
-            privacy=PrivacyFacts("local", "record", 8.0, 1e-5, 1.0, None),
-            secure_sum=SumFacts(False, None, 2),
-            software={"yoriai": "0"},
-            ended=STAMP,
-        )
-        return replace(made, **changes)
-
-    def promotion(self, **changes: Any) -> PromotionStatement:
-        made = PromotionStatement("miyagi", "production", 1, "run-1", self.adapter.digest(), False, STAMP)
-        return replace(made, **changes)
-
-    def file(self, version: VersionStatement | None = None, **changes: Any) -> bytes:
-        key = changes.pop("key", KNOWN.key)
-        fields: dict[str, Any] = {
-            "run_id": "run-1",
-            "certificate": KNOWN.certificate().decode(),
-            "promotion": sign_promotion(key, changes.pop("promotion", self.promotion())).decode(),
-            "statement": sign_version(key, version or self.version()).decode(),
-            "lineage": [sign_version(key, parent).decode() for parent in changes.pop("lineage", ())],
-            "job": self.job.model_dump(mode="json", by_alias=True),
-            "payload": self.adapter.to_bytes(),
-        }
-        return wire.encode(wire.VersionFile(**(fields | changes)))
-
-    def bundle(self, number: int = 1) -> Bundle:
-        return read_bundle(self.file(promotion=self.promotion(number=number)), trust(), "production")
 
 
 @pytest.fixture
@@ -306,3 +242,144 @@ def test_a_crash_at_any_write_leaves_the_old_version_in_use_or_the_new_one_whole
             break
         steps += 1
     assert seen == {(False, 1), (False, 2), (True, 2)}
+
+
+# What the server sends.
+
+
+@dataclass
+class Sent:
+    """A site that takes what the server's channels hold, and the coordinator's side of it."""
+
+    export: Export
+    inbox: ChannelInbox
+    place: ChannelPlace
+
+    def send(self, number: int = 1, **changes: Any) -> wire.ChannelState:
+        data = self.export.file(**{"promotion": self.export.promotion(number=number), **changes})
+        message = wire.decode(data)
+        assert isinstance(message, wire.VersionFile)
+        return self.inbox.receive(message)
+
+    def kept(self) -> list[str]:
+        folder = self.place.link.parent
+        return sorted(path.name for path in folder.iterdir() if path.name[0] != ".") if folder.is_dir() else []
+
+
+@pytest.fixture
+def sent(export: Export, place: ChannelPlace, session: ModelSession) -> Sent:
+    inbox = ChannelInbox("north", place.link.parent, base_digest=session.base.digest, trust=trust)
+    return Sent(export, inbox, place)
+
+
+def test_what_is_sent_waits_and_comes_into_use_only_by_a_pull(sent: Sent, session: ModelSession) -> None:
+    state = sent.send(4)
+    assert (state.delivered, state.in_use, sent.kept()) == (4, 0, ["production.4.version"])
+    data = sent.place.delivered_file(4).read_bytes()
+    assert pull(read_bundle(data, trust(), "production"), sent.place, session)
+    asked = sent.inbox.answer(wire.ChannelQuestion(run_id="run-1", channel="production"))
+    assert (asked.delivered, asked.in_use) == (4, 4)
+
+
+def test_only_the_newest_that_was_sent_is_kept(sent: Sent) -> None:
+    for number in (1, 3):
+        sent.send(number)
+    assert sent.kept() == ["production.3.version"]
+
+
+def test_the_same_sent_again_changes_nothing_even_under_a_renewed_certificate(sent: Sent) -> None:
+    sent.send(2)
+    before = sent.place.delivered_file(2).read_bytes()
+    assert sent.send(2, certificate=KNOWN.certificate().decode()).delivered == 2
+    assert sent.place.delivered_file(2).read_bytes() == before
+
+
+def test_older_than_what_was_sent_or_taken_is_refused(sent: Sent, session: ModelSession) -> None:
+    sent.send(5)
+    with pytest.raises(PolicyError, match="delivered a later version already"):
+        sent.send(4)
+    pull(sent.export.bundle(9), sent.place, session)
+    with pytest.raises(PolicyError, match="a later version of production already"):
+        sent.send(7)
+    assert sent.kept() == ["production", "production.5.version", "production.9"]
+
+
+def test_a_number_has_one_version(sent: Sent) -> None:
+    sent.send(2)
+    with pytest.raises(PolicyError, match="another version under number 2"):
+        sent.send(promotion=sent.export.promotion(number=2, forced=True))
+
+
+HOSTILE: dict[str, tuple[dict[str, Any], type[YoriaiError]]] = {
+    "another key": ({"key": SigningKey.generate()}, IdentityError),
+    "another payload": ({"payload": b"YORI" * 9}, YoriaiError),
+    "no job": ({"job": {"name": "x"}}, YoriaiError),
+    "no statement": ({"statement": ""}, IdentityError),
+    "no certificate": ({"certificate": ""}, IdentityError),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_of_what_does_not_hold_nothing_is_kept(what: str, sent: Sent) -> None:
+    changes, kind = HOSTILE[what]
+    with pytest.raises(kind):
+        sent.send(**changes)
+    assert sent.kept() == []
+
+
+def test_a_version_of_another_federation_or_base_is_not_kept(sent: Sent) -> None:
+    with pytest.raises(IdentityError, match="another federation"):
+        sent.send(promotion=sent.export.promotion(federation="akita"))
+    with pytest.raises(IdentityError, match="another federation"):
+        sent.send(version=sent.export.version(federation="akita"))
+    sent.export.base = "0" * 64
+    with pytest.raises(PolicyError, match="another base model"):
+        sent.send()
+    assert sent.kept() == []
+
+
+def test_a_disk_without_room_keeps_nothing(sent: Sent, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
+    with pytest.raises(PolicyError, match="too little room"):
+        sent.send()
+    assert sent.kept() == []
+
+
+def test_a_crash_at_any_write_of_what_is_sent_leaves_the_old_one_or_the_new_one_whole(
+    sent: Sent, tmp_path: Path, session: ModelSession
+) -> None:
+    sent.send(1)
+    steps, seen = 0, set()
+    while True:
+        shutil.copytree(sent.place.link.parent, tmp_path / str(steps))
+        place = ChannelPlace(tmp_path / str(steps), "production")
+        inbox = ChannelInbox("north", tmp_path / str(steps), base_digest=session.base.digest, trust=trust)
+        message = wire.decode(sent.export.file(promotion=sent.export.promotion(number=2)))
+        assert isinstance(message, wire.VersionFile)
+        is_done = survives(steps, inbox.receive, message)
+        number = place.delivered()
+        assert number is not None
+        assert read_bundle(place.delivered_file(number).read_bytes(), trust()).promotion.number == number
+        seen.add((is_done, number))
+        inbox.receive(message)
+        assert place.delivered() == 2
+        if is_done:
+            break
+        steps += 1
+    assert seen == {(False, 1), (False, 2), (True, 2)}
+
+
+def test_a_question_about_no_channel_is_refused(sent: Sent) -> None:
+    with pytest.raises(PolicyError, match="no such channel"):
+        sent.inbox.answer(wire.ChannelQuestion(run_id="run-1", channel="../adapters"))
+
+
+def test_an_older_version_comes_into_use_at_the_operators_word_and_the_later_one_is_forgotten(
+    sent: Sent, session: ModelSession
+) -> None:
+    for number in (3, 8):
+        pull(sent.export.bundle(number), sent.place, session)
+    sent.send(9)
+    pull(sent.export.bundle(5), sent.place, session, may_be_older=True)
+    assert (sent.place.current(), sent.kept()) == (5, ["production", "production.5"])
+    assert sent.send(6).delivered == 6

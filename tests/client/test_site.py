@@ -690,6 +690,7 @@ def test_a_rule_of_another_package_is_not_even_imported_unless_the_policy_names_
 
 
 def test_a_run_cannot_take_the_name_of_a_personal_training(office: Office, make_job: JobMaker) -> None:
-    office.run = "run-1/personal"
-    refused(office.offer(make_job()), "a run's id holds /personal, which is kept for the site's own runs")
+    for mark in ("/personal", "/counts"):
+        office.run = f"run-1{mark}"
+        refused(office.offer(make_job()), f"a run's id holds {mark}, which is kept for the site's own charges")
     assert not office.ledger.outstanding("run-1/personal")

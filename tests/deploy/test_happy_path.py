@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.deploy.processes import free_port
+from tests.deploy.processes import free_port, wait_until
 from tests.deploy.world import LABELS, Deployment, events_of, final_adapter, tapped
 from yoriai import wire
 from yoriai.client.base.base_model import choose_device, load_base
@@ -22,6 +22,7 @@ from yoriai.privacy.identity.signing_key import read_key
 from yoriai.server.round.registry import Registry
 from yoriai.server.service.job_store import StoredJob
 from yoriai.simulations.run.simulated_federation import Federation, run_federation
+from yoriai.strategies.adapter import AdapterState
 
 pytestmark = pytest.mark.deploy
 
@@ -87,6 +88,23 @@ def test_the_adapter_is_the_in_process_engine_s_bit_for_bit(
     assert [r.adapter_digest for r in found.rounds] == [r.adapter_digest for r in expected.rounds]
     assert len({r.adapter_digest for r in found.rounds}) == ROUNDS
     assert found.adapter == expected.adapter
+
+
+def test_a_promoted_version_comes_to_every_site_by_itself_and_is_pulled_without_a_file(done: Done) -> None:
+    world = done.world
+    promoted = world.command("server", "promote", world.server.path, done.job.run_id, "--channel", "production")
+    assert promoted.returncode == 0, promoted.stderr
+
+    def received() -> set[str]:
+        rows = map(json.loads, world.command("server", "log", world.server.path, "--json").stdout.splitlines())
+        return {row["site"] for row in rows if row["event"] == "received"}
+
+    wait_until(lambda: received() == set(world.sites), 120.0, world.keeper.said)
+    north = world.sites["north"].folder
+    pulled = world.command("site", "pull", north)
+    assert pulled.returncode == 0, pulled.stderr
+    found = AdapterState.from_bytes((north / "channels" / "production" / "version.safetensors").read_bytes())
+    assert found == final_adapter(done.job)
 
 
 def test_every_site_took_part_in_every_round_and_was_charged_for_just_these(done: Done) -> None:

@@ -31,6 +31,8 @@ class Keeper(FakeSite):
             if not self.approved and self.asked <= self.patience:
                 reason = "waits for its operator"
                 return wire.encode(wire.Refusal(run_id=message.run_id, site=self.name, reason=reason, waiting=True))
+        if isinstance(message, wire.VersionFile):
+            return wire.encode(wire.Refusal(run_id=message.run_id, site=self.name, reason="takes no versions"))
         if isinstance(message, wire.Delivery):
             if not self.offers and not message.payload:
                 return wire.encode(wire.Refusal(run_id=message.run_id, site=self.name, reason="has not taken part"))

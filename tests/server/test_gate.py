@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.server.versions_made import statement
 from yoriai.config import GateSection, job_digest, parse_job
 from yoriai.errors import ConfigError
 from yoriai.privacy.identity.version_statement import PrivacyFacts
 from yoriai.server.versions.gate import Line, gate_lines
-from yoriai.server.versions.metrics import Metrics, SiteScore, read_metrics
+from yoriai.server.versions.metrics import Audit, Metrics, SiteScore, read_audit, read_metrics
+from yoriai.server.versions.verdicts import Check, Verdict, drift
 
 DIGEST = "ab" * 32
 NOISED = PrivacyFacts("local", "record", 8.0, 1e-5, 1.0, None)
@@ -29,8 +31,9 @@ def lines(
     *,
     privacy: PrivacyFacts = NOISED,
     is_first: bool = False,
+    votes: list[Verdict] | None = None,
 ) -> list[Line]:
-    return gate_lines(gate, privacy, metrics, production, is_first=is_first)
+    return gate_lines(gate, statement("v", privacy=privacy), metrics, production, is_first=is_first, votes=votes)
 
 
 def test_a_gate_that_asks_nothing_has_no_line() -> None:
@@ -122,3 +125,118 @@ def test_a_runs_report_gives_the_accuracy_of_its_federated_adapter(tmp_path: Pat
     path = tmp_path / "report.json"
     path.write_text(json.dumps(report))
     assert read_metrics(path) == measured(0.7, north=(0.5, 0.75))
+
+
+# The audit.
+
+AUDIT = Audit(
+    epsilon_claimed=7.9,
+    epsilon_lower=1.2,
+    confidence=0.95,
+    trained_by="core",
+    noise="local",
+    delta=1e-5,
+    refuted=False,
+    control_holds=True,
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "holds"),
+    [
+        ({}, True),
+        ({"epsilon_lower": 8.1}, False),
+        ({"epsilon_claimed": 12.0}, False),
+        ({"refuted": True}, False),
+        ({"control_holds": False}, False),
+        ({"trained_by": "head"}, False),
+        ({"noise": "distributed"}, False),
+        ({"delta": 1e-6}, False),
+    ],
+)
+def test_an_audits_bound_may_not_be_above_the_jobs_epsilon_and_must_be_of_its_settings(
+    changes: dict[str, object], holds: bool
+) -> None:
+    (line,) = lines(
+        GateSection(audit=True), measured(0.8).model_copy(update={"audit": AUDIT.model_copy(update=changes)})
+    )
+    assert line.holds is holds, str(line)
+
+
+def test_a_gate_that_asks_for_an_audit_fails_without_one_and_without_noise() -> None:
+    (line,) = lines(GateSection(audit=True), measured(0.8))
+    assert (line.holds, line.found) == (False, "not known")
+    known = measured(0.8).model_copy(update={"audit": AUDIT})
+    assert not lines(GateSection(audit=True), known, privacy=BARE)[0].holds
+
+
+def test_an_audit_is_read_from_what_the_command_writes(tmp_path: Path) -> None:
+    settings = {"rule": "core", "noise": "local", "delta": 1e-5, "rounds": 3}
+    found = {"epsilon_ledger": 7.9, "epsilon_lower_white_box": 0.4, "epsilon_lower_black_box": 1.2, "confidence": 0.95}
+    path = tmp_path / "audit.json"
+    path.write_text(json.dumps({**found, "refuted": False, "control_holds": True, "settings": settings}))
+    assert read_audit(path) == AUDIT
+    path.write_text(json.dumps({**found, "settings": settings}))
+    with pytest.raises(ConfigError, match="holds no audit"):
+        read_audit(path)
+
+
+# Votes.
+
+
+def votes(*pairs: tuple[int, int], deviation: float = 2.0) -> list[Verdict]:
+    return [Verdict(f"site-{n}", gained, lost, deviation) for n, (gained, lost) in enumerate(pairs)]
+
+
+@pytest.mark.parametrize(
+    ("given", "holds"),
+    [
+        (votes((5, 1), (3, 2)), True),
+        (votes((5, 1)), False),  # Too few sites.
+        (votes((0, 3), (1, 3)), True),  # 5 lost, with noise of 4: within what chance explains.
+        (votes((0, 5), (1, 4)), False),  # 8 lost.
+        ([], False),
+    ],
+)
+def test_sites_must_have_voted_and_not_have_found_it_worse_than_their_noise_explains(
+    given: list[Verdict], holds: bool
+) -> None:
+    (line,) = lines(GateSection(votes=2), votes=given)
+    assert line.holds is holds, str(line)
+
+
+def test_where_no_vote_can_be_there_yet_none_is_asked_for() -> None:
+    assert lines(GateSection(votes=2), votes=None) == []
+
+
+# Drift.
+
+
+def checked(period: int, *pairs: tuple[int, int], deviation: float = 2.0) -> Check:
+    return Check(period, 0.0, tuple(votes(*pairs, deviation=deviation)), ())
+
+
+def test_a_check_that_fell_by_more_than_chance_and_noise_is_drift() -> None:
+    first = checked(1, (90, 10), (80, 20))
+    found = drift([first, checked(2, (88, 12), (80, 20)), checked(3, (70, 30), (60, 40))])
+    assert found is not None
+    assert (round(found[0], 2), 0 < found[1] < 0.1) == (0.2, True)
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        checked(2, (88, 12), (75, 25)),
+        checked(2, (70, 30), (60, 40), deviation=60.0),  # The noise could be all of it.
+        checked(2),
+        checked(2, (-5, 2), (1, -3)),
+    ],
+)
+def test_what_chance_or_noise_explains_or_nobody_has_said_is_no_drift(last: Check) -> None:
+    assert drift([checked(1, (90, 10), (80, 20)), last]) is None
+    assert drift([last]) is None
+
+
+def test_drift_is_seen_over_the_sites_that_answered_both_times() -> None:
+    """The second site is worse, and was not there at first."""
+    assert drift([checked(1, (90, 10)), checked(2, (90, 10), (10, 90))]) is None

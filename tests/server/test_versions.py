@@ -5,12 +5,14 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.commands import found, server, site, yoriai
 from tests.server.enrolling import NAMES, enrolled
 from tests.server.faulty import BASE_DIGEST
 from tests.server.versions_made import KEY, finished, queued, statement, written
+from yoriai.config import JobConfig, override
 from yoriai.errors import EXIT_BAD_INPUT, ConfigError, IdentityError, StorageError
 from yoriai.privacy.identity.signing_key import SigningKey, read_key
 from yoriai.privacy.identity.version_statement import read_version, sign_version
@@ -20,6 +22,8 @@ from yoriai.server.service.recording import records_of, take_in, take_in_all
 from yoriai.server.service.version_views import versions_view
 from yoriai.server.versions import catalogue
 from yoriai.server.versions.database import opened, writing
+from yoriai.server.versions.facts import conditioning_of
+from yoriai.strategies.adapter import AdapterState
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +55,18 @@ def test_a_finished_job_becomes_a_version_by_itself_with_all_that_made_it(folder
     assert made["secure_sum"] == {"enabled": False, "bits": None, "fewest_sites": 2}
     assert made["software"]["numpy"]
     assert shown["sites"] == list(NAMES)
+
+
+def test_conditioning_is_named_by_its_texts_and_by_what_they_led_to_and_not_by_what_trains() -> None:
+    def named(*, seed: int = 0, mean: float = 1.0, trained: float = 1.0, head: str = "trained") -> str:
+        settings = {"task.kind": "classify", "task.labels": ("cabin", "pump"), "task.head": head, "public.seed": seed}
+        fixed = {"last:M": np.full((1, 4), mean, "f4"), "last:D": np.ones((2, 4), "f4")}
+        adapter = AdapterState({**fixed, "head:H": np.full((2, 2), trained, "f4")})
+        return conditioning_of(override(JobConfig(name="a"), settings), adapter)
+
+    assert named() == named(trained=5.0) != ""
+    assert len({named(), named(seed=1), named(mean=2.0)}) == 3
+    assert named(head="labels") == ""
 
 
 def test_the_statement_counts_sites_and_names_none(folder: ServerFolder) -> None:
@@ -175,6 +191,11 @@ def test_ten_thousand_versions_are_listed_with_as_many_statements_as_one(tmp_pat
         (
             "SELECT 1 FROM log WHERE json_extract(body, '$.run') = 'r' AND json_extract(body, '$.event') = 'joined'"
             " AND json_extract(body, '$.site') IS 'north'",
+            "log_by_event",
+        ),
+        (
+            "SELECT body FROM log WHERE json_extract(body, '$.run') = 'r' AND json_extract(body, '$.event') = 'voted'"
+            " ORDER BY number",
             "log_by_event",
         ),
     ],

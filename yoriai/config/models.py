@@ -270,6 +270,19 @@ class GateSection(Table):
         description="Largest epsilon of the job (no unit); without noise it fails. Left out, it is not asked.",
         examples=[8.0],
     )
+    audit: bool = Field(
+        default=False,
+        exclude_if=lambda audit: not audit,
+        description="Whether an audit of these settings (`yoriai audit --json`) must be there, with a bound that is "
+        "not above the job's epsilon, nothing that refutes it, and a control that holds.",
+    )
+    votes: Count | None = Field(
+        default=None,
+        exclude_if=lambda votes: votes is None,
+        description="Fewest sites that must have voted on it, from staging, before it comes into production; together "
+        "they must not find it worse than their noise explains. Left out, it is not asked.",
+        examples=[3],
+    )
 
 
 class JobConfig(Table):

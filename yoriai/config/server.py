@@ -82,6 +82,13 @@ class ServerConfig(Table):
         description="Most requests at once from one IP address. A site has up to four under way; sites behind one "
         "proxy share an address. nginx's own worker_connections must be at least twice as many.",
     )
+    check_days: int = Field(
+        default=30,
+        ge=0,
+        le=3650,
+        description="Days between two checks of the version in production: each site evaluates it on its newest test "
+        "records, and tells what its policy allows. 0: none are asked for.",
+    )
     metrics_port: MetricsPort = Field(
         default=0,
         description="The port of Prometheus' metrics, on 127.0.0.1 only. 0: none.",

@@ -177,6 +177,17 @@ class PolicySection(Table):
         description="The public key (Ed25519, 64 hexadecimal digits) of a second person, who has to sign every raise "
         "of the budget: `yoriai site approver KEY` makes it. Empty: one person raises it.",
     )
+    count_epsilon: float = Field(
+        default=0.0,
+        ge=0,
+        le=10,
+        description="Privacy loss that one answer about a version may cost one record, or owner, of the test records: "
+        "two counts with noise, by which the server learns whether a candidate is better here, or a version in use has "
+        "come to answer worse. 0: nothing of the kind leaves; the site judges for itself.",
+    )
+    count_answers: Count = Field(
+        default=12, description="Most such answers in all; each is charged on the ledger of the records."
+    )
     planned_jobs: Count = Field(
         default=3,
         description="Jobs that the budget is meant for, in all. A job that leaves room for fewer such jobs than are "
@@ -185,12 +196,13 @@ class PolicySection(Table):
 
 
 class AlarmsSection(Table):
-    """Whom the site tells that a job waits for its operator."""
+    """Whom the site tells that a job waits for its operator, or that a version in use has drifted."""
 
     command: Texts = Field(
         default=(),
         description="Program and arguments that the daemon runs, without a shell and as its own user, when a job "
-        "begins to wait for an answer and each day that it still does; YORIAI_ALARM, YORIAI_SITE and YORIAI_RUN in its "
+        "begins to wait for an answer and each day that it still does, and when a version in use has come to answer "
+        "worse (drift); YORIAI_ALARM, YORIAI_SITE and YORIAI_RUN in its "
         "environment say what, where and which run. Empty: the log and the metrics alone say it.",
     )
 
