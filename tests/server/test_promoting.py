@@ -319,3 +319,21 @@ def test_a_version_whose_job_holds_another_adapter_is_not_promoted(folder: Serve
     shutil.copy(other.folder / "checkpoint.json", job.folder / "checkpoint.json")
     done = ordered(folder, "promote", job.run_id)
     assert (done.code, "not the one of its version" in done.screen) == (EXIT_BAD_INPUT, True)
+
+
+def test_an_audit_is_kept_with_the_version_and_counts_at_its_next_promotion(
+    folder: ServerFolder, tmp_path: Path
+) -> None:
+    job, file = finished(folder, 31, gate__audit=True), tmp_path / "audit.json"
+    settings = {"rule": "fedavg", "noise": "local", "delta": job.prepared().job.privacy.delta}
+    bounds = {
+        "epsilon_ledger": 7.9,
+        "epsilon_lower_white_box": 0.4,
+        "epsilon_lower_black_box": None,
+        "confidence": 0.95,
+    }
+    file.write_text(json.dumps({**bounds, "refuted": False, "control_holds": True, "settings": settings}))
+    without = yoriai("server", "promote", folder.path, job.run_id)
+    assert (without.code, "gate.audit: found not known" in without.screen) == (EXIT_REFUSED, True)
+    assert yoriai("server", "promote", folder.path, job.run_id, "--audit", file).code == 0
+    assert yoriai("server", "promote", folder.path, job.run_id, "--channel", "production").code == 0
