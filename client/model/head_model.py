@@ -140,6 +140,7 @@ class HeadModel(FactorModel):
         self._states = FrozenStates(base, shape.places)
         self.state_width = self._states.width + shape.words
         self.states_key = ("head", shape.places, shape.words)
+        self._probe: Tensor | None = None
         self._conditioning = _Conditioning(shape).to(base.device)
         self._module = HeadTail(shape).to(base.device)
         self.tail = grad_sampled(self._module)
@@ -177,8 +178,9 @@ class HeadModel(FactorModel):
     @torch.no_grad()
     def check_output(self) -> None:
         """Raise TrainingError if, with the factors as loaded, a public text gives logits that are not finite."""
-        probe = self.read(self.enter([Example(np.arange(1, 5, dtype=np.int32), np.zeros(4, bool))], 4))
-        if not bool(torch.isfinite(self._module(probe)).all()):
+        if self._probe is None:  # Of the frozen base alone, so that a round need not run it again.
+            self._probe = self.enter([Example(np.arange(1, 5, dtype=np.int32), np.zeros(4, bool))], 4)
+        if not bool(torch.isfinite(self._module(self.read(self._probe))).all()):
             raise TrainingError(
                 "with this round's head the model computes values that are not finite",
                 expected="finite logits for a few fixed tokens, before any record is looked at",

@@ -150,7 +150,7 @@ class _Runs:
             data=source,
             settings=both,
             out=place,
-            options=Options(alone=alone, samples=False),
+            options=Options(alone=alone, samples=False, files=False),
             observer=self._observer,
             session=self._session,
         )

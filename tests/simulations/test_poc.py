@@ -10,11 +10,11 @@ import pytest
 
 from tests.commands import yoriai
 from tests.world import save_tiny_base, write_sites
+from yoriai.client.evaluation.language import guess
 from yoriai.client.records.records import Record
 from yoriai.errors import ConfigError
 from yoriai.simulations.poc.answer import answer, beats
 from yoriai.simulations.poc.curve import NEAR, fit
-from yoriai.simulations.poc.language import guess
 from yoriai.simulations.poc.personal_data import kinds_in
 from yoriai.simulations.poc.proof import Proof, document, prove, write
 from yoriai.simulations.poc.sanity import examine
