@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.commands import yoriai
+from tests.simulations.browser import in_browser, opened, sheets
 from tests.world import Notebook, save_tiny_base, write_sites
 from yoriai.client.evaluation.language import guess
 from yoriai.client.records.records import Record
@@ -169,6 +170,15 @@ def test_the_page_fetches_nothing_and_escapes_what_it_shows(proof: Proof, tmp_pa
     text = page.read_text()
     assert "<script" not in text
     assert not re.search(r"(src|href)\s*=|url\(|https?://", text)
+
+
+@in_browser
+def test_the_page_prints_on_one_sheet_and_the_browser_has_nothing_to_complain_of(proof: Proof, tmp_path: Path) -> None:
+    labels = {f"a label of the usual length {number}": 9 for number in range(13)}
+    full = replace(proof.answer, reasons=proof.answer.reasons * 2)
+    page, _ = write(replace(proof, answer=full, sanity=replace(proof.sanity, labels=labels)), tmp_path)
+    _, complaints = opened(page)
+    assert (sheets(page), complaints) == (1, [])
 
 
 def _with(trial: Trial, *, private: bool, plain: bool) -> Trial:
