@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -99,3 +100,32 @@ def test_a_measure_without_a_share_is_claimed_by_the_interval_of_its_change(
     sentence = claims(language_model_report().model_copy(update={"against": {"base": compared}}))[0]
     assert sentence.startswith(f"{opening}: ")
     assert ("which is worse" in sentence) == (low > 0)
+
+
+def test_languages_and_general_texts_are_measured_when_asked_for(run: Run) -> None:
+    plain = json.loads(yoriai("evaluate", run.folder, "--no-latency", "--json").screen)
+    assert (plain["languages"], plain["forgetting"]) == ([], None)
+    done = yoriai("evaluate", run.folder, "--no-latency", "--languages", "--forgetting")
+    assert done.code == 0, done.screen
+    assert "language" in done.screen
+    assert "bits per byte before" in done.screen
+    found = evaluate_run(run.folder, with_latency=False, with_languages=True)
+    assert sum(one.records for one in found.languages) == run.report.overall["base"].records
+    paired = run.report.paired
+    assert paired is not None
+    assert sum(one.against.gained or 0 for one in found.languages) == paired.gained
+
+
+def test_records_that_have_changed_since_are_not_put_beside_old_answers(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run.folder, folder)
+    stored = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(stored | {"records_digest": "0" * 64}))
+    with pytest.raises(CheckpointError, match="not those that the run"):
+        evaluate_run(folder, with_latency=False, with_languages=True)
+
+
+def test_loss_and_macro_f1_stand_with_their_interval_against_the_base(run: Run) -> None:
+    screen = yoriai("evaluate", run.folder, "--no-latency").screen
+    for name in ("macro-F1", "loss"):
+        assert re.search(rf"^{name} +[+-]\d\.\d+ \[[+-]\d\.\d+, [+-]\d\.\d+\].* against the base$", screen, re.M), name
