@@ -13,11 +13,11 @@ from tests.simulations.browser import in_browser, opened, sheets
 from tests.world import Notebook, save_tiny_base, write_sites
 from yoriai.client.evaluation.language import guess
 from yoriai.client.records.records import Record
-from yoriai.errors import ConfigError
+from yoriai.errors import EXIT_BAD_INPUT, ConfigError
 from yoriai.simulations.poc.answer import answer, beats
 from yoriai.simulations.poc.curve import NEAR, fit
 from yoriai.simulations.poc.personal_data import kinds_in
-from yoriai.simulations.poc.proof import Proof, document, prove, write
+from yoriai.simulations.poc.proof import Proof, document, example_site, prove, write
 from yoriai.simulations.poc.sanity import examine
 from yoriai.simulations.poc.trial import Trial
 from yoriai.simulations.report.report import Compared, Paired
@@ -271,3 +271,13 @@ def test_the_command_writes_page_and_file(tmp_path: Path) -> None:
     assert done.code == 0
     assert "nothing to try yet" in done.screen
     assert (tmp_path / "out" / "poc.json").exists()
+
+
+def test_the_example_is_the_machine_with_the_most_work_orders() -> None:
+    site = example_site()
+    assert (site.shown, len(site.train), len(site.test)) == ("D", 731, 187)
+
+
+def test_the_command_takes_records_or_the_example(tmp_path: Path) -> None:
+    assert yoriai("poc").code == EXIT_BAD_INPUT
+    assert yoriai("poc", tmp_path, "--example").code == EXIT_BAD_INPUT
