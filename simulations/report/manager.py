@@ -180,7 +180,7 @@ def _privacy(report: Report, words: Mapping[str, str]) -> str:
     if spent is None:
         return words["open"]
     delta = f"{report.privacy.delta or 0.0:g}"
-    told = words[f"per_{report.privacy.unit}"].format(accountant=accountant_name(report.privacy.accountant))
+    told = words[f"per_{report.privacy.unit}"].format(accountant=accountant_name(report.privacy.accountant or ""))
     unit = words[report.privacy.unit]
     return words["private"].format(unit=unit, epsilon=epsilon_text(spent), delta=delta, terms=told)
 
