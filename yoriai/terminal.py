@@ -2,11 +2,15 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Final
 
+from rich import box
 from rich.console import Console
 
 from yoriai.system.heartbeat import Heartbeat
 
+# Of a table: rules under the heading and above the total, nothing else.
+RULED: Final = box.Box("    \n    \n ── \n    \n ── \n ── \n    \n    \n")
 _LONGEST = 300
 _console = Console()
 

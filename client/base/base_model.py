@@ -48,6 +48,14 @@ class BaseModel:
         return frozenset(int(token) for token in found if token is not None)
 
     @property
+    def start_token(self) -> int:
+        """What a text begins with where nothing stands before it."""
+        for token in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id):
+            if token is not None:
+                return int(token)
+        return 0
+
+    @property
     def width(self) -> int:
         """Entries of one token's hidden state."""
         return int(self.model.get_input_embeddings().weight.shape[1])

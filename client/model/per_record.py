@@ -54,6 +54,10 @@ class PerRecord:
         back = np.argsort(np.array(order, np.int64))
         return PerRecord(*(array[back] for array in self._arrays()))
 
+    def taken(self, rows: Ints) -> "PerRecord":
+        """Some of the records, in this order."""
+        return PerRecord(*(array[rows] for array in self._arrays()))
+
     @property
     def has_labels(self) -> bool:
         """Whether these are answers of a classifier."""

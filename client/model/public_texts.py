@@ -99,7 +99,7 @@ def written_texts(
 
     Equal on one machine for one seed. Where a text is empty, it is left out.
     """
-    ids = base.tokenizer.encode(beginning, add_special_tokens=False) or [_start_token(base)]
+    ids = base.tokenizer.encode(beginning, add_special_tokens=False) or [base.start_token]
     before = torch.tensor([ids], device=base.device)
     texts: list[str] = []
     with torch.random.fork_rng(devices=[base.device] if base.device.type == "cuda" else []):
@@ -122,11 +122,3 @@ def written_texts(
                 lines = base.tokenizer.decode(row, skip_special_tokens=True).strip().splitlines()
                 texts += [lines[0].strip()] if lines and lines[0].strip() else []
     return tuple(texts)
-
-
-def _start_token(base: BaseModel) -> int:
-    """What a text begins with where a template begins with the prompt."""
-    for token in (base.tokenizer.bos_token_id, base.tokenizer.eos_token_id):
-        if token is not None:
-            return int(token)
-    return 0

@@ -69,6 +69,13 @@ class SiteRecords:
         return self.given_name or self.name
 
 
+def text_of(record: Record) -> str:
+    """What a record says before its answer."""
+    if record.messages is not None:
+        return "\n".join(content for _, content in record.messages)
+    return record.prompt if record.prompt is not None else record.text or ""
+
+
 def fingerprint(records: Iterable[Record]) -> str:
     """SHA-256 (hex) over the records in canonical form, whatever their order and the file they came from.
 

@@ -12,8 +12,10 @@ site's own user's alone, and what reads it for tables and JSON (`adapter_place.r
 import json
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from yoriai.client.evaluation.side_by_side import changed_answers
 from yoriai.client.model.lora import AdaptedModel
 from yoriai.client.model.measure import Tally
 from yoriai.client.model.prepared import PreparedRecords
@@ -88,63 +90,78 @@ def evaluate_stored(
     place = stored.folder / EVALUATION
     if not records or place.exists():
         return
-    state = AdapterState.from_bytes((stored.folder / VERSION).read_bytes())
     with session.lock:
-        model, head = session.model(stored.job), session.head(stored.job)
-        prepared = session.prepare(records, stored.job, for_training=False, progress=progress)
-
-        rows = session.speed.physical_batch_size
-
-        def measured(adapter: AdapterState) -> Tally:
-            return evaluate(
-                model,
-                adapter,
-                prepared,
-                head,
-                physical_batch_size=rows,
-                exact_match=stored.job.task.kind == "instruct",
-                progress=progress,
-            )
-
-        # With every factor zero the product is zero, under any rule: this is the base without an adapter. A head of
-        # zeros would always answer the first label; before it the base has the words of its labels.
-        bare = zeros_like(state)
-        if stored.job.trains_head:
-            before = base_tally(model, stored.job.task, prepared, physical_batch_size=rows, progress=progress)
-        else:
-            before = measured(bare)
-        after = measured(state)
-        answers = (
-            _samples(session.adapted(stored.job), prepared, bare, state)
-            if samples and stored.job.task.kind == "instruct"
-            else []
-        )
+        found = measure_own(stored, records, session, progress)
+        answers = _samples(session.adapted(stored.job), found) if samples and stored.job.task.kind == "instruct" else []
+    before, after = found.before, found.after
     document = {"schema": EVALUATION_SCHEMA, "run_id": stored.run_id, "adapter_digest": stored.adapter_digest}
-    document |= {"task": stored.job.task.kind, "before": _counts(before), "after": _counts(after)}
+    document |= {"task": stored.job.task.kind, "before": counts_of(before), "after": counts_of(after)}
     document |= {"paired": _paired(before, after), "samples": answers}
     write_atomically(place, json.dumps(document, indent=1, allow_nan=False).encode(), mode=PRIVATE)
 
 
-def _samples(
-    model: AdaptedModel, records: PreparedRecords, before: AdapterState, after: AdapterState
-) -> list[dict[str, str]]:
+@dataclass(frozen=True)
+class OwnTallies:
+    """The base and a stored adapter on the site's own test records.
+
+    Attributes:
+        bare: factors that leave the base as it is.
+        state: the adapter's.
+    """
+
+    before: Tally
+    after: Tally
+    prepared: PreparedRecords
+    bare: AdapterState
+    state: AdapterState
+
+
+def measure_own(
+    stored: StoredAdapter,
+    records: Sequence[Record],
+    session: ModelSession,
+    progress: Callable[[int, int], None] | None = None,
+) -> OwnTallies:
+    """Measure both; whoever calls holds the session's lock.
+
+    Raises:
+        YoriaiError: the records do not fit the task.
+    """
+    state, job = AdapterState.from_bytes((stored.folder / VERSION).read_bytes()), stored.job
+    model, head = session.model(job), session.head(job)
+    prepared = session.prepare(records, job, for_training=False, progress=progress)
+    rows = session.speed.physical_batch_size
+
+    def measured(adapter: AdapterState) -> Tally:
+        exact = job.task.kind == "instruct"
+        return evaluate(model, adapter, prepared, head, physical_batch_size=rows, exact_match=exact, progress=progress)
+
+    # With every factor zero the product is zero, under any rule: this is the base without an adapter. A head of zeros
+    # would always answer the first label; before it the base has the words of its labels.
+    bare = zeros_like(state)
+    if job.trains_head:
+        before = base_tally(model, job.task, prepared, physical_batch_size=rows, progress=progress)
+    else:
+        before = measured(bare)
+    return OwnTallies(before, measured(state), prepared, bare, state)
+
+
+def _samples(model: AdaptedModel, found: OwnTallies) -> list[dict[str, str]]:
     """The first records that have a target, and what is answered without the adapter and with it."""
-    chosen = [example for example in records.examples if example.loss_mask.any()][:SAMPLES]
+    chosen = [example for example in found.prepared.examples if example.loss_mask.any()][:SAMPLES]
     return [
         {"prompt": old.prompt, "expected": old.expected, "base": old.shown, "adapted": new.shown}
-        for old, new in both_answer(model, chosen, before, after)
+        for old, new in both_answer(model, chosen, found.bare, found.state)
     ]
 
 
 def _paired(before: Tally, after: Tally) -> dict[str, int] | None:
     """Answers that became right, and wrong; None where it is not known which was which."""
-    old, new = before.hits, after.hits
-    if old is None or new is None or len(old) != len(new):
-        return None
-    return {"gained": int((new & ~old).sum()), "lost": int((old & ~new).sum())}
+    counts = changed_answers([before], [after])
+    return None if counts is None else {"gained": counts[0], "lost": counts[1]}
 
 
-def _counts(tally: Tally) -> dict[str, Any]:
+def counts_of(tally: Tally) -> dict[str, Any]:
     """The counts and the scores that they give; None where there is none."""
     return {
         **tally.counts(),

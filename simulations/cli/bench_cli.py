@@ -170,6 +170,36 @@ def splits(
         typer.echo(f"yoriai simulate {folder / 'job.toml'} --data {folder / split} --noise distributed")
 
 
+@bench.command()
+def tuning(
+    base: Annotated[str, typer.Option("--base", help="Base model to measure with.")] = "smollm2-135m-instruct",
+    records: Annotated[int, typer.Option(min=1, help="Work orders of one step.")] = 32,
+    repeats: Annotated[int, typer.Option(min=1, help="Steps that are timed, after one that is not.")] = 3,
+    method: Annotated[
+        list[str] | None,
+        typer.Option("--method", help="full, full_clipped, lora, core or head; may be given several times."),
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads that PyTorch computes with.")] = 2,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """One step of full fine-tuning beside LoRA, a core and a head: memory, seconds, parameters. Takes 4 GB."""
+    from yoriai.simulations.bench.tuning import METHODS, bench_tuning
+
+    with say_while("measuring a step") as now:
+        found = bench_tuning(base, records, method or METHODS, repeats=repeats, threads=threads, say=now)
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+        return
+    table = Table("one step", box=None, pad_edge=False)
+    for heading in ("trained", "prepared once", "a step", "of processor", "peak memory"):
+        table.add_column(heading, justify="right")
+    for one in found["methods"]:
+        seconds = (f"{one[key]:.2f} s" for key in ("prepare_s", "step_s", "step_cpu_s"))
+        name = one["method"].replace("_", ", ")
+        table.add_row(name, f"{one['trained']:,}", *seconds, f"{one['peak_memory_mb']:,.0f} MB")
+    Console().print(table)
+
+
 def _goes(rule: str, shared: bool) -> bool:
     """Whether a rule can do with the sum that distributed noise leaves."""
     from yoriai.strategies.rule import get_rule

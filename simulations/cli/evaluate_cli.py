@@ -17,6 +17,10 @@ def evaluate(
     latency: Annotated[
         bool, typer.Option("--latency/--no-latency", help="Whether to load the base and time some answers.")
     ] = True,
+    languages: Annotated[bool, typer.Option("--languages", help="Also in each language of the test records.")] = False,
+    forgetting: Annotated[
+        bool, typer.Option("--forgetting", help="Also what it costs on general texts in ten languages; a minute.")
+    ] = False,
 ) -> None:
     """Compare a run's models on the same test records: intervals, exact tests, calibration, labels, latency, size."""
     with say_while("loading libraries"):
@@ -26,7 +30,7 @@ def evaluate(
         from yoriai.simulations.evaluation.table import print_evaluation
 
     with quiet_libraries():
-        found = evaluate_run(run, with_latency=latency)
+        found = evaluate_run(run, with_latency=latency, with_languages=languages, with_forgetting=forgetting)
     if as_json:
         import json
 

@@ -3,10 +3,7 @@
 from dataclasses import asdict
 from typing import Any, Final
 
-from scipy import stats
-
-from yoriai.client.model.paired import FEWEST_RECORDS, RESAMPLES
-from yoriai.simulations.evaluation.calibration import BINS
+from yoriai.client.evaluation.side_by_side import METHOD, p_value
 from yoriai.simulations.evaluation.evaluation import Evaluation
 from yoriai.simulations.report.report import Compared, Paired
 
@@ -28,6 +25,7 @@ def document(found: Evaluation) -> dict[str, Any]:
         },
         "federated_against": {name: _compared(one) for name, one in report.against.items()},
         "labels": [asdict(one) for one in found.labels],
+        "languages": [one.as_json() for one in found.languages],
         "sites": [
             {
                 "name": site.name,
@@ -40,22 +38,11 @@ def document(found: Evaluation) -> dict[str, Any]:
             for site in report.sites
         ],
         "latency": None if found.latency is None else asdict(found.latency),
+        "forgetting": None if found.forgetting is None else asdict(found.forgetting),
         "peak_memory_mb": report.peak_memory_mb,
         "adapter_bytes": found.adapter_bytes,
-        "method": {
-            "interval": "95 %, paired bootstrap over records within sites, percentiles",
-            "resamples": RESAMPLES,
-            "fewest_records": FEWEST_RECORDS,
-            "test": "exact two-sided sign test on the records whose answer changed (McNemar)",
-            "calibration_bins": BINS,
-        },
+        "method": METHOD,
     }
-
-
-def p_value(paired: Paired) -> float:
-    """Two-sided exact p of the sign test; 1 where no answer changed."""
-    changed = paired.gained + paired.lost
-    return float(stats.binomtest(paired.gained, changed).pvalue) if changed else 1.0
 
 
 def _compared(one: Compared) -> dict[str, Any]:
@@ -64,4 +51,4 @@ def _compared(one: Compared) -> dict[str, Any]:
 
 
 def _paired(paired: Paired | None) -> dict[str, Any] | None:
-    return None if paired is None else {**paired.model_dump(), "p": p_value(paired)}
+    return None if paired is None else {**paired.model_dump(), "p": p_value(paired.gained, paired.lost)}

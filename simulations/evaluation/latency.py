@@ -1,10 +1,10 @@
 """How long one answer takes on this machine, one text at a time, as a user would ask."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 
@@ -22,6 +22,8 @@ class Latency:
 
     Attributes:
         p50_ms, p95_ms: of so many `answers`, to texts of the test records.
+        tokens_per_s: over all of these answers: tokens of the texts read where a label is chosen, of the answers
+            written where text is; `tokens_are` says which.
         load_s: seconds until the first could be asked.
         peak_memory_mb: of this process, so far.
     """
@@ -29,6 +31,8 @@ class Latency:
     answers: int
     p50_ms: float
     p95_ms: float
+    tokens_per_s: float
+    tokens_are: Literal["read", "written"]
     load_s: float
     peak_memory_mb: float
 
@@ -51,18 +55,28 @@ def measure(folder: Path, kind: str, texts: Sequence[str]) -> Latency | None:
     began = time.perf_counter()
     trained = load(folder)
     ready = time.perf_counter()
-    answer = _answering(trained)
     wanted = [texts[i % len(texts)] for i in range(ANSWERS[kind] + _WARM_UP)]
-    millis = [_timed(answer, text) for text in wanted][_WARM_UP:]
+    timed = [_timed(trained, text) for text in wanted][_WARM_UP:]
+    millis = [millis for millis, _ in timed]
     p50, p95 = np.percentile(millis, [50, 95])
-    return Latency(len(millis), float(p50), float(p95), ready - began, peak_memory_mb())
+    return Latency(
+        answers=len(millis),
+        p50_ms=float(p50),
+        p95_ms=float(p95),
+        tokens_per_s=1000 * sum(tokens for _, tokens in timed) / sum(millis),
+        tokens_are="read" if trained.labels else "written",
+        load_s=ready - began,
+        peak_memory_mb=peak_memory_mb(),
+    )
 
 
-def _answering(trained: Trained) -> Callable[[str], object]:
-    return (lambda text: trained.predict([text])) if trained.labels else trained.generate
-
-
-def _timed(answer: Callable[[str], object], text: str) -> float:
+def _timed(trained: Trained, text: str) -> tuple[float, int]:
+    """Milliseconds of one answer, and the tokens that count."""
     began = time.perf_counter()
-    answer(text)
-    return 1000 * (time.perf_counter() - began)
+    if trained.labels:
+        trained.predict([text])
+        counted = text
+    else:
+        counted = trained.generate(text)
+    millis = 1000 * (time.perf_counter() - began)
+    return millis, len(trained.base.tokenizer.encode(counted, add_special_tokens=False))

@@ -1,20 +1,25 @@
 """An evaluation for the terminal: every model on the same test records, then labels, calibration and cost."""
 
-from collections.abc import Iterator, Sequence
-from typing import Final
+from collections.abc import Iterator
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from yoriai.simulations.evaluation.document import p_value
+from yoriai.client.evaluation.tables import (
+    HOW,
+    MEASURES,
+    calibration_lines,
+    change_text,
+    changed_cells,
+    labels_table,
+    languages_table,
+    ruled,
+)
 from yoriai.simulations.evaluation.evaluation import Evaluation
 from yoriai.simulations.report.claims import LABELS, Metric, known_metrics, main_metric
 from yoriai.simulations.report.html import score_text, size_text
-from yoriai.simulations.report.report import TRAININGS, Change, Compared, Report
-from yoriai.simulations.report.table import RULED
-
-_SHOWN_LABELS: Final = 5
+from yoriai.simulations.report.report import TRAININGS, Compared, Report
 
 
 def print_evaluation(found: Evaluation, console: Console) -> None:
@@ -23,15 +28,13 @@ def print_evaluation(found: Evaluation, console: Console) -> None:
     if found.report.against:
         console.print()
         console.print(changes_table(found.report))
-        console.print(
-            "federated minus that model on the same test records: 95 % paired bootstrap, ? = it holds\n"
-            "zero; p: exact sign test on the records whose answer changed",
-            style="dim",
-            highlight=False,
-        )
+        console.print(f"federated minus that model: {HOW}", style="dim", highlight=False)
     if found.labels:
         console.print()
-        console.print(labels_table(found))
+        console.print(labels_table(found.labels))
+    if found.languages:
+        console.print()
+        console.print(languages_table(found.languages))
     console.print()
     for line in lines(found):
         console.print(line, highlight=False, markup=False)
@@ -40,7 +43,7 @@ def print_evaluation(found: Evaluation, console: Console) -> None:
 def models_table(found: Evaluation) -> Table:
     """The scores of every model that was measured."""
     report, metrics = found.report, _metrics(found.report)
-    table = _table("model", (*(metric.label for metric in metrics), *(("ECE",) if found.calibration else ())))
+    table = ruled("model", (*(metric.label for metric in metrics), *(("ECE",) if found.calibration else ())))
     for name in TRAININGS:
         if (score := report.overall.get(name)) is not None:
             calibrated = found.calibration.get(name)
@@ -53,51 +56,32 @@ def models_table(found: Evaluation) -> Table:
 def changes_table(report: Report) -> Table:
     """The federated adapter against every other model, by the measure that the report leads with."""
     main = main_metric(report)
-    table = _table("federated against", (f"change in {main.label}", "gained", "lost", "p"))
+    table = ruled("federated against", (f"change in {main.label}", "gained", "lost", "p"))
     for name in TRAININGS:
         if (compared := report.against.get(name)) is not None:
             table.add_row(escape(LABELS[name]), *_against(compared, main))
     return table
 
 
-def labels_table(found: Evaluation) -> Table:
-    """The labels that gained and lost most, each with its counts."""
-    table = _table("label", ("records", "right before", "after", "gained", "lost", ""))
-    words = {"gain": "shown", "loss": "shown, worse", "open": "?", "unmeasured": ""}
-    chosen = found.labels
-    if len(chosen) > 2 * _SHOWN_LABELS:
-        chosen = chosen[:_SHOWN_LABELS] + chosen[-_SHOWN_LABELS:]
-    for one in chosen:
-        counts = (one.records, one.right_before, one.right_after, one.gained, one.lost)
-        table.add_row(escape(one.label), *map(str, counts), words[one.verdict])
-    return table
-
-
 def lines(found: Evaluation) -> Iterator[str]:
     """What a table has no place for."""
+    if (compared := found.report.against.get("base")) is not None:
+        main = main_metric(found.report).key
+        for name in MEASURES:
+            if name != main and (change := compared.changes.get(name)) is not None:
+                yield f"{MEASURES[name]:<14} {change_text(change)} against the base"
     if (latency := found.latency) is not None:
         yield (
-            f"one answer     {latency.p50_ms:.0f} ms (p50), {latency.p95_ms:.0f} ms (p95) of {latency.answers}; "
-            f"loading takes {latency.load_s:.0f} s; {latency.peak_memory_mb:,.0f} MB at most"
+            f"one answer     {latency.p50_ms:.0f} ms (p50), {latency.p95_ms:.0f} ms (p95) of {latency.answers}, "
+            f"{latency.tokens_per_s:,.0f} tokens {latency.tokens_are} a second;"
         )
+        yield f"               loading takes {latency.load_s:.0f} s; {latency.peak_memory_mb:,.0f} MB at most"
     yield f"training       {found.report.peak_memory_mb:,.0f} MB at most"
     yield f"adapter        {size_text(found.adapter_bytes)} on disk"
+    if (forgotten := found.forgetting) is not None:
+        yield f"general texts  {forgotten.told()}"
     if (calibrated := found.calibration.get("federated")) is not None:
-        filled = [one for one in calibrated.bins if one.records]
-        yield f"calibration    ECE {calibrated.error:.3f} over {len(calibrated.bins)} bins of equal width; confidence:"
-        for one in filled:
-            yield (
-                f"  {one.low:.1f} to {one.high:.1f}: {one.records} answers, "
-                f"sure {one.confidence or 0:.2f}, right {one.accuracy or 0:.2f}"
-            )
-
-
-def _table(first: str, headings: Sequence[str]) -> Table:
-    table = Table(box=RULED, padding=(0, 0, 0, 1), pad_edge=False, show_edge=False)
-    table.add_column(first, overflow="fold", vertical="bottom")
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True, vertical="bottom")
-    return table
+        yield from calibration_lines(calibrated)
 
 
 def _metrics(report: Report) -> list[Metric]:
@@ -108,15 +92,5 @@ def _metrics(report: Report) -> list[Metric]:
 
 
 def _against(compared: Compared, main: Metric) -> tuple[str, ...]:
-    change = compared.changes.get(main.key)
-    if compared.paired is None:
-        return (_change_text(change), "", "", "")
-    paired = compared.paired
-    return (_change_text(change), f"{paired.gained}", f"{paired.lost}", f"{p_value(paired):.2g}")
-
-
-def _change_text(change: Change | None) -> str:
-    if change is None:
-        return "–"
-    open_mark = " ?" if change.low <= 0 <= change.high else ""
-    return escape(f"{change.change:+.3f} [{change.low:+.3f}, {change.high:+.3f}]{open_mark}")
+    change, paired = compared.changes.get(main.key), compared.paired
+    return changed_cells(change, None if paired is None else (paired.gained, paired.lost))

@@ -7,6 +7,9 @@ The rule, in this order, with "shown" as in every report (exact sign test at 5 %
     join others              it is, without privacy, but alone with privacy it is not
     yes                      alone with privacy it is shown to beat both
 
+Where training is not shown to beat naive Bayes with as much privacy, the answer says so in its first line: then a model
+brings nothing yet, whatever it was compared with above.
+
 What joining adds is measured, not supposed: a quarter of the records alone against four quarters together, at the same
 epsilon.
 """
@@ -27,7 +30,10 @@ DECISIONS: Final[dict[Decision, str]] = {
     "mend": "Mend the records first; then ask again.",
     "more": "There is nothing to try yet.",
 }
+_COUNTED: Final = "So far, counting words does as well with no model at all."
 _TO_BEAT: Final = ("base", "majority")
+# Times the records that were tried: as far beyond them a learning curve is believed.
+_AS_FAR: Final = 10
 
 
 @dataclass(frozen=True)
@@ -38,11 +44,13 @@ class Answer:
     reasons: tuple[str, ...]
     joining: str
     missing: str
+    counted: bool = False
 
     @property
     def headline(self) -> str:
-        """The decision in words."""
-        return DECISIONS[self.decision]
+        """The decision in words, and whether counting words comes as far as training (`counted`)."""
+        good = self.decision in ("yes", "join") and self.counted
+        return f"{DECISIONS[self.decision]} {_COUNTED}" if good else DECISIONS[self.decision]
 
 
 def no_trial(sanity: Sanity, why: str) -> Answer:
@@ -61,12 +69,14 @@ def answer(sanity: Sanity, trial: Trial) -> Answer:
         decision = "no"
     else:
         decision = "yes" if with_privacy else "join"
+    counting = _counting(trial)
     reasons = (
         f"Alone at epsilon {trial.epsilon:g}: {_scores(trial.alone)}; {_word(with_privacy)}.",
         f"Alone without privacy: {_scores(trial.alone_open)}; {_word(without)}.",
+        *counting,
         *sanity.warnings(),
     )
-    return Answer(decision, reasons, _joining(trial), _missing(trial))
+    return Answer(decision, reasons, _joining(trial), _missing(trial, sanity.train), counted=bool(counting))
 
 
 def beats(report: Report) -> bool:
@@ -92,6 +102,23 @@ def _word(shown: bool) -> str:
     return "shown to be better than both" if shown else "not shown to be better than both"
 
 
+def _counting(trial: Trial) -> tuple[str, ...]:
+    """What needs no model, beside the trained one with as much privacy; a sentence where the model adds nothing."""
+    found = []
+    for report, name, privacy in (
+        (trial.alone, "naive_bayes_private", f"at epsilon {trial.epsilon:g}"),
+        (trial.alone_open, "naive_bayes_own", "without privacy"),
+    ):
+        compared = report.against.get(name)
+        if compared is None or compared.paired is None:
+            continue
+        outcome = sign_test(compared.paired.gained, compared.paired.lost)
+        if outcome != "gain":
+            what = "is shown to be worse" if outcome == "loss" else "is not shown to beat that"
+            found.append(f"Counting words {privacy}, with no model at all: {_accuracy(report, name)}; training {what}.")
+    return tuple(found)
+
+
 def _joining(trial: Trial) -> str:
     """One part alone against all parts together."""
     compared = trial.together.against.get("local")
@@ -114,15 +141,23 @@ def _interval(change: Change) -> str:
     return f"{100 * change.change:+.0f} points [{100 * change.low:+.0f}, {100 * change.high:+.0f}]"
 
 
-def _missing(trial: Trial) -> str:
-    """How many records the private curve lacks."""
+def _missing(trial: Trial, have: int) -> str:
+    """How many records the private curve lacks, where it does not reach too far beyond what was tried.
+
+    Args:
+        have: training records that there are, of which the trial may have used a part.
+    """
     curve = trial.curve
     if curve.needed is None:
         return "The learning curve is not shown to rise with more records, so none are called missing."
-    low, high = (_rounded(one) for one in curve.needed[1:])
-    missing = curve.missing(trial.train)
-    span = f"within 3 points of what such records can give takes {_rounded(curve.needed[0])} [{low}, {high}]"
-    if not missing:
+    needed, low, high = curve.needed
+    if needed > _AS_FAR * trial.train:
+        return (
+            f"With privacy alone, more records are shown to help, here or at partners. How many are missing a curve "
+            f"over {trial.train} cannot say: it would be more than {_rounded(min(low, _AS_FAR * trial.train))}."
+        )
+    span = f"within 3 points of what such records can give takes {_rounded(needed)} [{_rounded(low)}, {_rounded(high)}]"
+    if not (missing := curve.missing(have)):
         return f"With privacy alone, {span}: there are enough."
     return f"With privacy alone, {span}: about {_rounded(missing)} are missing, here or at partners."
 

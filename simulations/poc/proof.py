@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from yoriai.client.records.columns import Reading
-from yoriai.client.records.records import Record, is_site, read_records, read_site
+from yoriai.client.records.records import Record, SiteRecords, is_site, read_records, read_site
 from yoriai.errors import ConfigError
 from yoriai.simulations.poc.answer import Answer, answer, no_trial
 from yoriai.simulations.poc.sanity import Sanity, examine
 from yoriai.simulations.poc.trial import FEWEST_TRAIN, MOST_TEST, MOST_TRAIN, Trial, run_trial
 from yoriai.simulations.report.report import Report
 from yoriai.simulations.run.observers import Observer
+from yoriai.simulations.scenarios import DEFAULT, get_scenario
 from yoriai.simulations.scenarios.partition import infer_task_kind, split
 from yoriai.system.run_files import write_run_file
 
@@ -54,19 +55,34 @@ def prove(
     Raises:
         YoriaiError: the records cannot be read, or a trial fails.
     """
-    began = time.monotonic()
     observer.advance("reading the records", 0, 0)
     train, test = _read(path, reading or Reading())
-    kind, _ = infer_task_kind(train)
+    return prove_site(SiteRecords(path.resolve().stem, train, test), observer, epsilon=epsilon, settings=settings)
+
+
+def example_site() -> SiteRecords:
+    """The work orders of one machine, which come with Yoriai: what to look at before records of one's own.
+
+    Raises:
+        AssetError: they cannot be fetched.
+    """
+    sites = get_scenario(DEFAULT).sites()
+    return max(sites, key=lambda site: len(site.train))
+
+
+def prove_site(
+    site: SiteRecords, observer: Observer, *, epsilon: float = 8.0, settings: dict[str, object] | None = None
+) -> Proof:
+    """As `prove`, of records that are read already."""
+    began = time.monotonic()
+    kind, _ = infer_task_kind(site.train)
     labelled = kind == "classify"
-    sanity = examine(train, test, labelled=labelled)
-    name = path.resolve().stem
-    if why := _no_trial(train, test, labelled=labelled):
-        return Proof(name, sanity, None, no_trial(sanity, why), time.monotonic() - began)
-    trial = run_trial(
-        _some(train, MOST_TRAIN), _some(test, MOST_TEST), epsilon=epsilon, observer=observer, settings=settings
-    )
-    return Proof(name, sanity, trial, answer(sanity, trial), time.monotonic() - began)
+    sanity = examine(site.train, site.test, labelled=labelled)
+    if why := _no_trial(site.train, site.test, labelled=labelled):
+        return Proof(site.shown, sanity, None, no_trial(sanity, why), time.monotonic() - began)
+    train, test = _some(site.train, MOST_TRAIN), _some(site.test, MOST_TEST)
+    trial = run_trial(train, test, epsilon=epsilon, observer=observer, settings=settings)
+    return Proof(site.shown, sanity, trial, answer(sanity, trial), time.monotonic() - began)
 
 
 def write(proof: Proof, folder: Path) -> tuple[Path, Path]:

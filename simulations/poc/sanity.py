@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from yoriai.client.evaluation.language import guess
 from yoriai.client.records.likeness import alike
-from yoriai.client.records.records import Record
-from yoriai.simulations.poc.language import guess
+from yoriai.client.records.records import Record, text_of
 from yoriai.simulations.poc.personal_data import found_in
 
 FEWEST_OF_A_LABEL = 5
@@ -69,13 +69,6 @@ class Sanity:
             listed = ", ".join(f"{kind} {count}" for kind, count in self.personal.items())
             found.append(f"Likely personal data (records): {listed}. Look, and take out what the task does not need.")
         return tuple(found)
-
-
-def text_of(record: Record) -> str:
-    """What a record says before its answer."""
-    if record.messages is not None:
-        return "\n".join(content for _, content in record.messages)
-    return record.prompt if record.prompt is not None else record.text or ""
 
 
 def examine(train: Sequence[Record], test: Sequence[Record], *, labelled: bool) -> Sanity:

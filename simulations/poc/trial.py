@@ -140,6 +140,9 @@ class _Runs:
         alone: bool,
     ) -> tuple[Report, Path]:
         self._count += 1
+        records = sum(len(train) for train, _ in sites.values())
+        noise = f"epsilon {self._epsilon:g}" if settings["privacy.noise"] != "none" else "no privacy"
+        self._observer.say(f"{_parts(sites)}, {records} training records, {noise}")
         data, place = self._folder / f"records-{self._count}", self._folder / f"run-{self._count}"
         for name, (train, test) in sites.items():
             _write(data / name / "train.jsonl", train)
@@ -150,8 +153,8 @@ class _Runs:
             data=source,
             settings=both,
             out=place,
-            options=Options(alone=alone, samples=False),
-            observer=self._observer,
+            options=Options(alone=alone, samples=False, files=False),
+            observer=_OneLine(self._observer),
             session=self._session,
         )
         return report, place
@@ -161,6 +164,24 @@ class _Runs:
         self._observer.advance("loading the base model", 0, 0)
         base = load_base(job.base.model, device=choose_device(job.speed.device), expected_digest=job.base.digest)
         return ModelSession(base, job.speed)
+
+
+class _OneLine:
+    """Passes on what advances; what a run says of its folder, which is thrown away, is of no use to anybody."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+
+    def advance(self, what: str, done: int, total: int) -> None:
+        """Passed on."""
+        self._observer.advance(what, done, total)
+
+    def say(self, text: str) -> None:
+        """Ignored."""
+
+
+def _parts(sites: Mapping[str, object]) -> str:
+    return "alone" if len(sites) == 1 else f"{len(sites)} parts together"
 
 
 def _write(path: Path, records: Sequence[Record]) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from yoriai.privacy.dp.wording import epsilon_text, terms
+from yoriai.privacy.dp.wording import accountant_name, epsilon_text
 from yoriai.simulations.report.claims import (
     Metric,
     against_verdict,
@@ -23,12 +23,14 @@ from yoriai.simulations.report.claims import (
     overall_verdict,
     site_verdict,
 )
-from yoriai.simulations.report.money import Figure, Money, money_of
+from yoriai.simulations.report.money import Figure, Formula, Money, money_of
 from yoriai.simulations.report.phrases import phrases
 from yoriai.simulations.report.report import Report
 
 _FEW_TESTS: Final = 30
 _WEAK_EPSILON: Final = 8.0
+_A_DAY: Final = 1 / 31  # In months.
+_THIN: Final = "\u202f"  # Between thousands: a comma is a decimal point in Spanish.
 
 
 @dataclass(frozen=True)
@@ -96,9 +98,19 @@ def _figure(report: Report, metric: Metric, words: Mapping[str, str]) -> tuple[s
     before, after = metric.of(report.overall["base"]), metric.of(report.overall.get("federated"))
     if before is None or after is None:
         return "–", ""
-    if _is_share(metric):
-        return f"{100 * after:.0f}", words["figure_share"].format(before=f"{100 * before:.0f}")
-    return f"{after:.2f}", words["figure_bits"].format(measure=metric.label, before=f"{before:.2f}")
+    scale, digits = (100, 0) if _is_share(metric) else (1, 2)
+    before_text, after_text = f"{scale * before:.{digits}f}", f"{scale * after:.{digits}f}"
+    key = "figure_share" if _is_share(metric) else "figure_bits"
+    return after_text, words[key].format(measure=metric.label, range=_range(report, metric, words), before=before_text)
+
+
+def _range(report: Report, metric: Metric, words: Mapping[str, str]) -> str:
+    """Of the one figure; empty for a measure that has none by itself."""
+    score = report.overall.get("federated")
+    if score is None or score.interval is None or not _is_share(metric):
+        return ""
+    low, high = (f"{100 * end:.0f}" for end in score.interval)
+    return words["range"].format(low=low, high=high)
 
 
 def _interval(report: Report, metric: Metric, words: Mapping[str, str]) -> str:
@@ -125,8 +137,8 @@ def _money(found: tuple[Money, ...], words: Mapping[str, str]) -> tuple[str, ...
             words[key].format(
                 other=words[one.against],
                 currency=one.currency,
-                errors=_amount(one.errors.value),
-                hours=_amount(one.hours.value),
+                errors=_span(one.errors),
+                hours=_span(one.hours),
                 **_ends(one.money),
             )
         )
@@ -136,6 +148,8 @@ def _money(found: tuple[Money, ...], words: Mapping[str, str]) -> tuple[str, ...
         back = first.payback_months
         if back is None:
             lines.append(words["training_only"].format(**cost))
+        elif back.high < _A_DAY:
+            lines.append(words["training_soon"].format(**cost))
         else:
             ends = _ends(back)
             lines.append(words["training"].format(months=ends.pop("value"), **ends, **cost))
@@ -143,15 +157,22 @@ def _money(found: tuple[Money, ...], words: Mapping[str, str]) -> tuple[str, ...
 
 
 def _formulas(found: tuple[Money, ...], words: Mapping[str, str]) -> tuple[str, ...]:
+    """A line a figure; training and its return are of the first comparison alone."""
     lines = []
     for one in found:
-        for name, figure in (("errors", one.errors), ("hours", one.hours), ("money", one.money)):
-            lines.append(f"{words[one.against]}: {name} = {figure.formula} = {_span(figure)}")
+        for figure in (one.errors, one.hours, one.money):
+            formula = _formula(figure.formula, words)
+            lines.append(words["formula_of"].format(other=words[one.against], formula=formula, result=_span(figure)))
+    for one in found[:1]:
         if one.training_cost is not None:
-            lines.append(f"training = {one.training_formula} = {_amount(one.training_cost)}")
+            lines.append(_formula(one.training_formula, words, result=_amount(one.training_cost)))
         if one.payback_months is not None:
-            lines.append(f"months = {one.payback_months.formula} = {_span(one.payback_months)}")
-    return tuple(dict.fromkeys(lines))
+            lines.append(_formula(one.payback_months.formula, words, result=_span(one.payback_months)))
+    return tuple(lines)
+
+
+def _formula(formula: Formula, words: Mapping[str, str], **more: str) -> str:
+    return words[formula.key].format(**formula.given, **more)
 
 
 def _privacy(report: Report, words: Mapping[str, str]) -> str:
@@ -159,7 +180,7 @@ def _privacy(report: Report, words: Mapping[str, str]) -> str:
     if spent is None:
         return words["open"]
     delta = f"{report.privacy.delta or 0.0:g}"
-    told = terms(report.privacy.unit, report.privacy.accountant)
+    told = words[f"per_{report.privacy.unit}"].format(accountant=accountant_name(report.privacy.accountant or ""))
     unit = words[report.privacy.unit]
     return words["private"].format(unit=unit, epsilon=epsilon_text(spent), delta=delta, terms=told)
 
@@ -197,7 +218,7 @@ def _amount(value: float) -> str:
     if 0 < abs(value) < 0.01:
         return "<0.01" if value > 0 else ">−0.01"
     text = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2g}"
-    return text.replace("-", "−")
+    return text.replace("-", "−").replace(",", _THIN)
 
 
 def _signed(value: float, digits: int) -> str:

@@ -11,6 +11,7 @@ holds zero nothing is claimed.
     months to pay back       C / M
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,13 +28,21 @@ BASELINES: Final = ("base", "local")
 
 
 @dataclass(frozen=True)
+class Formula:
+    """How a figure was reckoned: a sentence of `phrases.py`, and the given figures that it holds."""
+
+    key: str
+    given: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Figure:
     """A figure a month with its 95 % interval, and how it was reckoned."""
 
     value: float
     low: float
     high: float
-    formula: str
+    formula: Formula
 
 
 @dataclass(frozen=True)
@@ -56,7 +65,7 @@ class Money:
     hours: Figure
     money: Figure
     training_cost: float | None
-    training_formula: str
+    training_formula: Formula
     payback_months: Figure | None
 
 
@@ -100,10 +109,12 @@ def _is_share(metric: Metric) -> bool:
 def _money(name: str, change: Change, kpi: KpiSection, seconds: float) -> Money:
     """Every figure of one comparison."""
     per_month, hours_each = kpi.tasks_per_month, kpi.task_seconds / 3600
-    worth = kpi.error_cost + hours_each * kpi.wage
-    money = _scaled(
-        change, per_month * worth, f"errors avoided × {kpi.error_cost:g} + hours saved × {kpi.wage:g} {kpi.currency}"
-    )
+    points = f"{100 * change.change:.1f} %".replace("-", "−")
+    errors = Formula("formula_errors", {"tasks": f"{per_month:g}", "points": points})
+    hours = Formula("formula_hours", {"seconds": f"{kpi.task_seconds:g}"})
+    given = {"cost": f"{kpi.error_cost:g}", "wage": f"{kpi.wage:g}", "currency": kpi.currency}
+    price = {"seconds": f"{seconds:.0f}", "price": f"{kpi.machine_hour_price or 0:g}", "currency": kpi.currency}
+    money = _scaled(change, per_month * (kpi.error_cost + hours_each * kpi.wage), Formula("formula_money", given))
     cost = seconds / 3600 * kpi.machine_hour_price if kpi.machine_hour_price else None
     shown = not change.low <= 0 <= change.high
     return Money(
@@ -111,24 +122,20 @@ def _money(name: str, change: Change, kpi: KpiSection, seconds: float) -> Money:
         shown=shown,
         currency=kpi.currency,
         change=change,
-        errors=_scaled(change, per_month, f"{per_month:g} tasks a month × {_points(change)} more right answers"),
-        hours=_scaled(change, per_month * hours_each, f"errors avoided × {kpi.task_seconds:g} s by hand / 3600"),
+        errors=_scaled(change, per_month, errors),
+        hours=_scaled(change, per_month * hours_each, hours),
         money=money,
         training_cost=cost,
-        training_formula=f"{seconds:.0f} s measured / 3600 × {kpi.machine_hour_price:g} {kpi.currency} an hour",
+        training_formula=Formula("formula_training", price),
         payback_months=_payback(cost, money) if shown and change.low > 0 else None,
     )
 
 
-def _scaled(change: Change, factor: float, formula: str) -> Figure:
+def _scaled(change: Change, factor: float, formula: Formula) -> Figure:
     return Figure(change.change * factor, change.low * factor, change.high * factor, formula)
 
 
 def _payback(cost: float | None, money: Figure) -> Figure | None:
     if cost is None or money.low <= 0:
         return None
-    return Figure(cost / money.value, cost / money.high, cost / money.low, "cost of training / money a month")
-
-
-def _points(change: Change) -> str:
-    return f"{100 * change.change:.1f} %"
+    return Figure(cost / money.value, cost / money.high, cost / money.low, Formula("formula_months", {}))

@@ -4,24 +4,23 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from rich import box
 from rich.table import Table
 
 from yoriai.privacy.dp.wording import epsilon_text
 from yoriai.simulations.report.claims import LABELS
 from yoriai.simulations.report.figures import new_figure, page_style
 from yoriai.simulations.report.report import Score
+from yoriai.terminal import RULED
 
 Scores = Mapping[str, Sequence[Score | None]]
 
 # Okabe and Ito (2008), and a form each, so that no eye needs the colour.
 _LINES: Final = (("#8d97a5", "o"), ("#c65102", "s"), ("#56b4e9", "^"), ("#0072b2", "D"))
-_RULED: Final = box.Box("    \n    \n ── \n    \n ── \n ── \n    \n    \n")
 
 
 def sweep_table(epsilons: Sequence[float], rows: Scores, yardsticks: Mapping[str, Score]) -> Table:
     """A row each, the last one in bold, with 95 % intervals; what needs no privacy below it. Fits 80 columns."""
-    table = Table(box=_RULED, padding=(0, 0, 0, 1), pad_edge=False, show_edge=False)
+    table = Table(box=RULED, padding=(0, 0, 0, 1), pad_edge=False, show_edge=False)
     table.add_column("accuracy over all sites", overflow="fold")
     for epsilon in epsilons:
         table.add_column(f"epsilon {epsilon_text(epsilon)}", justify="right", no_wrap=True)

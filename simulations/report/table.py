@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
@@ -23,6 +22,7 @@ from yoriai.simulations.report.html import (
 )
 from yoriai.simulations.report.report import PERSONAL, TRAININGS, Report, Score, SiteReport
 from yoriai.simulations.report.scores import score_rows, shown_metrics
+from yoriai.terminal import RULED
 
 _SCORES_LEGEND: Final = "base → federated; of loss and bits per byte less is better, of the others more"
 # Below this width the columns stand closer and their headings are cut short.
@@ -31,8 +31,6 @@ _CHANGE_STYLE: Final[dict[Verdict, str]] = {"gain": "green", "loss": "red", "ope
 # The verdict is a sign as well as a colour, for terminals and eyes without colour.
 _CHANGE_SIGN: Final[dict[Verdict, str]] = {"gain": " ", "loss": "!", "open": "?", "unmeasured": " "}
 _CLAIM_STYLE: Final = {"Shown": "bold green", "Not shown": "bold yellow"}
-# Rules under the heading and above the total, nothing else.
-RULED: Final = box.Box("    \n    \n ── \n    \n ── \n ── \n    \n    \n")
 
 
 def print_report(report: Report, console: Console, files: Sequence[Path] = ()) -> None:

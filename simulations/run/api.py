@@ -53,6 +53,7 @@ class Options:
         compare: also train each site alone, without privacy, and at one place.
         alone: train each site alone even without `compare`, where a head trains; it costs seconds.
         samples: show some test records with the answers before and after in the report of an instruct task.
+        files: write the report's files; a trial whose folder is thrown away needs none, and drawing takes seconds.
         noise_seed: tests only; repeatable noise voids every guarantee.
     """
 
@@ -60,6 +61,7 @@ class Options:
     compare: bool = False
     alone: bool = True
     samples: bool = True
+    files: bool = True
     noise_seed: bytes | None = None
 
 
@@ -323,8 +325,9 @@ def _report(running: _Running, outcome: Outcome, measured: Measured) -> Report:
     now = datetime.datetime.now(datetime.UTC)
     running.observer.advance("writing the report", 0, 0)
     report = build_report(running.experiment, running.session, outcome, measured, created=now)
-    with _after_training(running, "its report cannot be written"):
-        write_report(report, running.folder)
+    if running.options.files:
+        with _after_training(running, "its report cannot be written"):
+            write_report(report, running.folder)
     return report
 
 

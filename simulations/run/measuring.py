@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from yoriai.client.evaluation.naive_bayes import baselines
 from yoriai.client.model.measure import Tally, majority_tally
 from yoriai.client.model.per_record import PerRecord
 from yoriai.client.model.prepared import PreparedRecords
@@ -21,7 +22,6 @@ from yoriai.config import JobConfig
 from yoriai.errors import CheckpointError
 from yoriai.simulations.report.report import Paired, Sample, Score
 from yoriai.simulations.run.observers import Observer
-from yoriai.simulations.scenarios.naive_bayes import baselines
 from yoriai.simulations.scenarios.private_counts import private_baseline
 from yoriai.strategies.adapter import AdapterState
 from yoriai.system.run_files import write_run_file

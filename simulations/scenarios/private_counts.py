@@ -23,6 +23,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from yoriai.client.evaluation.naive_bayes import label_numbers, tally_of
 from yoriai.client.model.measure import Tally
 from yoriai.client.records.records import Record, SiteRecords
 from yoriai.client.records.units import owner_units
@@ -30,7 +31,6 @@ from yoriai.client.records.words import word_hashes
 from yoriai.config import JobConfig, PrivacySection
 from yoriai.privacy.dp.accounting import calibrate
 from yoriai.privacy.job_terms.noise import honest_shares
-from yoriai.simulations.scenarios.naive_bayes import label_numbers, tally_of
 
 BUCKETS: Final = 2048
 _WORD_NORM: Final = 0.9

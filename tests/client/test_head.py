@@ -24,7 +24,7 @@ from yoriai.client.site.job import training_plan
 from yoriai.client.training.gradients import RoundGradients
 from yoriai.client.training.train import train_round
 from yoriai.config import JobConfig
-from yoriai.errors import AdapterError, BaseModelError, ConfigError, RecordError
+from yoriai.errors import AdapterError, BaseModelError, ConfigError, RecordError, TrainingError
 from yoriai.privacy.dp.randomness import SeededSource
 from yoriai.privacy.job_terms.noise import LocalNoise, NoNoise
 from yoriai.strategies.adapter import AdapterState
@@ -254,6 +254,28 @@ def test_the_base_runs_once_a_record_however_many_rounds(
         model.check_output()
         train_round(model, state, prepared, session.head(job), plan_of(job), source=SeededSource(bytes([round_index])))
     assert passes == []
+
+
+def test_rounds_are_checked_with_one_pass_of_the_base_and_still_checked(
+    session: ModelSession, job: JobConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes: list[int] = []
+    read = FrozenStates.__call__
+
+    def counted(self: FrozenStates, token_ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        passes.append(len(lengths))
+        return read(self, token_ids, lengths)
+
+    model = session.model(job)
+    model.load(started(session, job))
+    monkeypatch.setattr(FrozenStates, "__call__", counted)
+    model.check_output()
+    model.check_output()
+    assert len(passes) == 1
+    with torch.no_grad():
+        model.factor_parameters()["head:H"].fill_(1e38)
+    with pytest.raises(TrainingError, match="before any record is looked at"):
+        model.check_output()
 
 
 def test_training_without_noise_learns_its_records(session: ModelSession, make_head_job: JobMaker) -> None:

@@ -4,17 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from tests.client.books import terms
 from tests.commands import yoriai
 from yoriai.client.cli.measured import sentence, verdict
 from yoriai.client.folder.site_folder import make_site
-from yoriai.client.model.measure import Tally
 from yoriai.client.offer.job_book import JobBook
 from yoriai.client.site.adapter_place import EVALUATION, folder_of, read_evaluation
-from yoriai.client.site.own_evaluation import _paired
 from yoriai.config import SiteConfig
 
 
@@ -50,15 +47,6 @@ def test_a_difference_is_claimed_only_where_the_records_show_it(evaluation: dict
     assert verdict(evaluation) == wanted
     assert ("shown" in sentence(evaluation)) == (wanted != "unmeasured")
     assert ("not shown" in sentence(evaluation)) == (wanted == "open")
-
-
-def test_what_changed_is_counted_record_by_record() -> None:
-    def tally(hits: list[bool] | None) -> Tally:
-        return Tally(4, 1.0, 4, hits=None if hits is None else np.array(hits))
-
-    before, after = tally([True, True, False, False]), tally([True, False, True, True])
-    assert _paired(before, after) == {"gained": 2, "lost": 1}
-    assert _paired(tally(None), after) is None
 
 
 def test_the_list_of_jobs_says_so_and_an_evaluation_of_an_earlier_version_is_read(tmp_path: Path) -> None:

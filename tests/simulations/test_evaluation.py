@@ -1,7 +1,8 @@
-"""What a finished run is worth: models side by side, calibration, labels, latency."""
+"""What a finished run is worth: models side by side, in tables and JSON, with latency and forgetting."""
 
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -13,59 +14,12 @@ from sklearn.metrics import accuracy_score
 from tests.commands import yoriai
 from tests.simulations.conftest import Run
 from tests.simulations.report_fixture import language_model_report
-from yoriai.client.model.per_record import PerRecord
 from yoriai.errors import CheckpointError, ConfigError
-from yoriai.simulations.evaluation.by_label import label_changes
-from yoriai.simulations.evaluation.calibration import BINS, calibration
-from yoriai.simulations.evaluation.document import document, p_value
+from yoriai.simulations.evaluation.document import document
 from yoriai.simulations.evaluation.evaluation import evaluate_run
 from yoriai.simulations.evaluation.table import print_evaluation
 from yoriai.simulations.report.claims import claims
-from yoriai.simulations.report.report import Change, Compared, Paired
-
-
-def _answers(expected: list[int], given: list[int], confidence: list[float] | None = None) -> PerRecord:
-    sure = [0.5] * len(expected) if confidence is None else confidence
-    return PerRecord.classified(np.ones(len(expected)), expected, given, sure)
-
-
-def test_the_calibration_error_is_computed_by_hand() -> None:
-    """Bins (0.5, 0.6]: half right at 0.55; (0.9, 1]: all right at 0.95. 2/4 · 0.05 + 2/4 · 0.05."""
-    found = calibration(_answers([0, 0, 1, 1], [0, 1, 1, 1], [0.55, 0.55, 0.95, 0.95]))
-    assert found is not None
-    assert found.error == pytest.approx(0.05)
-    assert [one.records for one in found.bins if one.records] == [2, 2]
-
-
-def test_the_bins_cover_every_confidence_once() -> None:
-    edges = [0.0, *(number / BINS for number in range(1, BINS + 1))]
-    found = calibration(_answers([0] * len(edges), [0] * len(edges), edges))
-    assert found is not None
-    assert [one.records for one in found.bins] == [2] + [1] * (BINS - 1)
-
-
-def test_a_confident_model_that_is_wrong_is_not_calibrated() -> None:
-    found = calibration(_answers([0] * 10, [1] * 10, [1.0] * 10))
-    assert found is not None
-    assert found.error == 1.0
-
-
-def test_texts_have_no_calibration() -> None:
-    assert calibration(PerRecord.predicted([1.0], [3], [9])) is None
-
-
-def test_labels_are_counted_by_what_became_right_and_wrong() -> None:
-    truth = [0] * 8 + [1] * 3 + [2]
-    before, after = _answers(truth, [1] * 8 + [1] * 3 + [2]), _answers(truth, [0] * 8 + [0] * 3 + [2])
-    found = label_changes(before, after, ("gains", "loses", "stays", "absent"))
-    assert [(one.label, one.gained, one.lost) for one in found] == [("gains", 8, 0), ("stays", 0, 0), ("loses", 0, 3)]
-    assert [one.verdict for one in found] == ["gain", "open", "open"]  # Three of three is no proof.
-    assert (found[0].answered_before, found[0].answered_after) == (0, 11)
-
-
-def test_p_is_the_exact_two_sided_one() -> None:
-    assert p_value(Paired(gained=6, lost=0)) == pytest.approx(2 / 2**6)
-    assert p_value(Paired(gained=0, lost=0)) == 1.0
+from yoriai.simulations.report.report import Change, Compared
 
 
 def test_a_run_is_evaluated_from_its_folder(run: Run) -> None:
@@ -113,7 +67,7 @@ def test_the_command_prints_tables_and_json(run: Run) -> None:
     assert "ECE" in shown.screen
     found = json.loads(yoriai("evaluate", run.folder, "--no-latency", "--json").screen)
     assert found["federated_against"]["base"]["paired"]["p"] <= 1
-    assert found["method"]["calibration_bins"] == BINS
+    assert found["method"]["calibration_bins"] == 10
     assert found["latency"] is None
 
 
@@ -146,3 +100,32 @@ def test_a_measure_without_a_share_is_claimed_by_the_interval_of_its_change(
     sentence = claims(language_model_report().model_copy(update={"against": {"base": compared}}))[0]
     assert sentence.startswith(f"{opening}: ")
     assert ("which is worse" in sentence) == (low > 0)
+
+
+def test_languages_and_general_texts_are_measured_when_asked_for(run: Run) -> None:
+    plain = json.loads(yoriai("evaluate", run.folder, "--no-latency", "--json").screen)
+    assert (plain["languages"], plain["forgetting"]) == ([], None)
+    done = yoriai("evaluate", run.folder, "--no-latency", "--languages", "--forgetting")
+    assert done.code == 0, done.screen
+    assert "language" in done.screen
+    assert "bits per byte before" in done.screen
+    found = evaluate_run(run.folder, with_latency=False, with_languages=True)
+    assert sum(one.records for one in found.languages) == run.report.overall["base"].records
+    paired = run.report.paired
+    assert paired is not None
+    assert sum(one.against.gained or 0 for one in found.languages) == paired.gained
+
+
+def test_records_that_have_changed_since_are_not_put_beside_old_answers(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run.folder, folder)
+    stored = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(stored | {"records_digest": "0" * 64}))
+    with pytest.raises(CheckpointError, match="not those that the run"):
+        evaluate_run(folder, with_latency=False, with_languages=True)
+
+
+def test_loss_and_macro_f1_stand_with_their_interval_against_the_base(run: Run) -> None:
+    screen = yoriai("evaluate", run.folder, "--no-latency").screen
+    for name in ("macro-F1", "loss"):
+        assert re.search(rf"^{name} +[+-]\d\.\d+ \[[+-]\d\.\d+, [+-]\d\.\d+\].* against the base$", screen, re.M), name

@@ -5,7 +5,8 @@ import pytest
 from tests.simulations.report_fixture import example_report, language_model_report
 from yoriai.config import KpiSection, job_digest, job_template, job_to_toml, override, parse_job
 from yoriai.errors import ConfigError
-from yoriai.simulations.report.money import kpi_of, money_of, training_seconds
+from yoriai.simulations.report.money import Formula, kpi_of, money_of, training_seconds
+from yoriai.simulations.report.phrases import LANGUAGES, phrases
 from yoriai.simulations.report.report import Change, Compared, Report
 
 KPI = KpiSection(tasks_per_month=1000, task_seconds=90, error_cost=12, wage=40, machine_hour_price=3.6, currency="JPY")
@@ -54,13 +55,20 @@ def test_without_figures_an_interval_or_a_share_there_is_no_money() -> None:
     assert money_of(_report(0.1, 0.3), KpiSection(tasks_per_month=1000)) == ()
 
 
-def test_every_formula_names_the_figures_that_it_uses() -> None:
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_formula_names_the_figures_that_it_uses(language: str) -> None:
     (found,) = money_of(_report(0.1, 0.3), KPI)
-    assert "1000 tasks" in found.errors.formula
-    assert "90 s" in found.hours.formula
-    assert "12" in found.money.formula
-    assert "40 JPY" in found.money.formula
-    assert "3.6 JPY" in found.training_formula
+    words = phrases(language)
+
+    def said(formula: Formula) -> str:
+        return words[formula.key].format(**formula.given, result="")
+
+    assert "1000" in said(found.errors.formula)
+    assert "20.0 %" in said(found.errors.formula)
+    assert "90" in said(found.hours.formula)
+    assert "12" in said(found.money.formula)
+    assert "40 JPY" in said(found.money.formula)
+    assert "3.6 JPY" in said(found.training_formula)
 
 
 def test_the_jobs_own_figures_are_taken() -> None:

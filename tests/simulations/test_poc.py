@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 
 from tests.commands import yoriai
-from tests.world import save_tiny_base, write_sites
+from tests.simulations.browser import in_browser, opened, sheets
+from tests.world import Notebook, save_tiny_base, write_sites
+from yoriai.client.evaluation.language import guess
 from yoriai.client.records.records import Record
-from yoriai.errors import ConfigError
+from yoriai.errors import EXIT_BAD_INPUT, ConfigError
 from yoriai.simulations.poc.answer import answer, beats
 from yoriai.simulations.poc.curve import NEAR, fit
-from yoriai.simulations.poc.language import guess
 from yoriai.simulations.poc.personal_data import kinds_in
-from yoriai.simulations.poc.proof import Proof, document, prove, write
+from yoriai.simulations.poc.proof import Proof, document, example_site, prove, write
 from yoriai.simulations.poc.sanity import examine
 from yoriai.simulations.poc.trial import Trial
 from yoriai.simulations.report.report import Compared, Paired
@@ -171,6 +172,15 @@ def test_the_page_fetches_nothing_and_escapes_what_it_shows(proof: Proof, tmp_pa
     assert not re.search(r"(src|href)\s*=|url\(|https?://", text)
 
 
+@in_browser
+def test_the_page_prints_on_one_sheet_and_the_browser_has_nothing_to_complain_of(proof: Proof, tmp_path: Path) -> None:
+    labels = {f"a label of the usual length {number}": 9 for number in range(13)}
+    full = replace(proof.answer, reasons=proof.answer.reasons * 2)
+    page, _ = write(replace(proof, answer=full, sanity=replace(proof.sanity, labels=labels)), tmp_path)
+    _, complaints = opened(page)
+    assert (sheets(page), complaints) == (1, [])
+
+
 def _with(trial: Trial, *, private: bool, plain: bool) -> Trial:
     def judged(shown: bool) -> dict[str, Compared]:
         return {
@@ -204,6 +214,43 @@ def test_joining_is_claimed_only_where_its_interval_leaves_out_zero(proof: Proof
     assert beats(trial.alone) in (True, False)
 
 
+@pytest.mark.parametrize(("gained", "lost", "said"), [(2, 1, True), (0, 20, True), (20, 0, False)])
+def test_the_first_line_says_where_counting_words_does_as_well(
+    proof: Proof, trial: Trial, gained: int, lost: int, said: bool
+) -> None:
+    shown = _with(trial, private=True, plain=True)
+    pair = Compared(paired=Paired(gained=gained, lost=lost), changes={})
+    alone = shown.alone.model_copy(update={"against": shown.alone.against | {"naive_bayes_private": pair}})
+    found = answer(replace(proof.sanity, leaks=0), replace(shown, alone=alone))
+    assert (found.decision, "counting words does as well" in found.headline) == ("yes", said)
+    assert any("with no model at all" in reason for reason in found.reasons) == said
+
+
+def test_a_curve_is_not_believed_far_beyond_what_was_tried(proof: Proof, trial: Trial) -> None:
+    near, far = ((trial.train * times, trial.train * times / 2, trial.train * times * 2.0) for times in (4.0, 40.0))
+    said = [
+        answer(proof.sanity, replace(trial, curve=replace(trial.curve, rises=True, needed=needed))).missing
+        for needed in (near, far)
+    ]
+    assert "takes 240 [120, 480]: about 180 are missing" in said[0]
+    assert "cannot say: it would be more than 600" in said[1]
+
+
+def test_records_that_were_not_tried_are_not_missing(proof: Proof, trial: Trial) -> None:
+    curve = replace(trial.curve, rises=True, needed=(240.0, 120.0, 480.0))
+    assert "about 40 are missing" in answer(replace(proof.sanity, train=200), replace(trial, curve=curve)).missing
+
+
+def test_a_trial_tells_each_training_in_a_line_and_nothing_of_its_folders(
+    site: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    base, notebook = save_tiny_base(tmp_path_factory.mktemp("base") / "base"), Notebook()
+    prove(site, notebook, settings={"base.model": str(base), **SMALL})
+    assert notebook.said[0] == "alone, 15 training records, epsilon 8"
+    assert notebook.said[-1] == "4 parts together, 60 training records, no privacy"
+    assert len(notebook.said) == 8
+
+
 def test_what_cannot_be_tried_is_looked_at_all_the_same(tmp_path: Path) -> None:
     file = tmp_path / "few.jsonl"
     file.write_text("".join(json.dumps({"prompt": f"pump {i}", "response": "ab"[i % 2]}) + "\n" for i in range(12)))
@@ -224,3 +271,13 @@ def test_the_command_writes_page_and_file(tmp_path: Path) -> None:
     assert done.code == 0
     assert "nothing to try yet" in done.screen
     assert (tmp_path / "out" / "poc.json").exists()
+
+
+def test_the_example_is_the_machine_with_the_most_work_orders() -> None:
+    site = example_site()
+    assert (site.shown, len(site.train), len(site.test)) == ("D", 731, 187)
+
+
+def test_the_command_takes_records_or_the_example(tmp_path: Path) -> None:
+    assert yoriai("poc").code == EXIT_BAD_INPUT
+    assert yoriai("poc", tmp_path, "--example").code == EXIT_BAD_INPUT

@@ -7,6 +7,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Final
 
+from yoriai.client.evaluation.naive_bayes import baselines
 from yoriai.client.model.measure import majority_tally
 from yoriai.client.records.records import SiteRecords
 from yoriai.simulations.bench.rules import plan
@@ -15,7 +16,6 @@ from yoriai.simulations.bench.rules.store import Measured, Store
 from yoriai.simulations.bench.rules.training import base_accuracy, measure
 from yoriai.simulations.run.measuring import together
 from yoriai.simulations.scenarios import get_scenario
-from yoriai.simulations.scenarios.naive_bayes import baselines
 
 # What stands beside the rules, with the settings that were found for this one.
 REFERENCE: Final = "core"

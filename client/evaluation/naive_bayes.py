@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from yoriai.client.model.measure import Tally
 from yoriai.client.model.per_record import PerRecord
+from yoriai.client.records.records import Record, SiteRecords
 from yoriai.client.records.words import words
 from yoriai.errors import RecordError
-from yoriai.simulations.scenarios.partition import Record, SiteRecords
 
 
 def baselines(sites: Sequence[SiteRecords], labels: Sequence[str]) -> dict[str, dict[str, Tally]]:

@@ -7,9 +7,9 @@ import pytest
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.naive_bayes import MultinomialNB
 
+from yoriai.client.evaluation.naive_bayes import baselines, naive_bayes_tally
+from yoriai.client.records.records import Record, SiteRecords
 from yoriai.errors import RecordError
-from yoriai.simulations.scenarios.naive_bayes import baselines, naive_bayes_tally
-from yoriai.simulations.scenarios.partition import Record, SiteRecords
 
 LABELS = ("engine", "hose", "pump")
 WORDS = [f"word{number}" for number in range(40)]
