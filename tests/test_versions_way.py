@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 
 from tests.commands import Office, found, server, site, yoriai
 from tests.server.enrolling import NAMES, enrolled
@@ -79,6 +80,7 @@ def test_a_version_goes_from_a_jobs_end_to_a_sites_use_and_back(world: Path, bas
         assert (pulled.code, pulled.screen and json.loads(pulled.screen)["run"]) == (0, job.run_id), pulled.screen
     link = north / "channels" / "production"
     assert json.loads((link / "task.json").read_text())["job"] == "second"
+    assert ModelCard.load(link / "README.md").text.lstrip().startswith("# second")
     assert yoriai("site", "pull", north, files[0]).code == EXIT_REFUSED
     assert yoriai("site", "rollback", north).code == 0
     assert json.loads((link / "task.json").read_text())["job"] == "first"

@@ -7,6 +7,7 @@
     finished              the run ended with a version
     delivered             the site confirmed the last adapter
     exported              what a channel holds was written to a file for sites
+    certified             the privacy certificate of a version was issued; `page` is the hash of its page
     promoted, rolled_back a channel came to hold another version; `forced` has the gate's failing lines and the reason
 
 A row's hash is over the hash before it, its number and its body; the coordinator's key signs the hash under a domain of

@@ -6,9 +6,9 @@ RUN/
   ledgers/                    one a site
   measurements.json  seconds.json      what the test records said so far, and how long it took
   compare/                    the comparisons' own checkpoints and ledgers
-  adapter/                    the adapter, or head, and task.json (client/session/export.py)
+  adapter/                    the adapter, or head, task.json (client/session/export.py) and its model card, README.md
   personal/SITE/              the same of each site's own adapter, where the job asks for them (personal.py)
-  report.json  report.html  figures/
+  report.json  report.html  figures/  privacy.html (the certificate's page, unsigned)
 """
 
 import contextlib
@@ -28,6 +28,7 @@ from yoriai.server.round.registry import Checkpoint, Registry
 from yoriai.simulations.report.file import REPORT_FILE, load_report, write_report
 from yoriai.simulations.report.report import Report, Sample
 from yoriai.simulations.run import compare, run_folder
+from yoriai.simulations.run.adapter_pages import write_pages
 from yoriai.simulations.run.experiment import DataSource, Experiment, noise_multiplier, resolve
 from yoriai.simulations.run.fitted import Fitted, fit
 from yoriai.simulations.run.measuring import Measurements, TestBench
@@ -324,6 +325,7 @@ def _report(running: _Running, outcome: Outcome, measured: Measured) -> Report:
     running.observer.advance("writing the report", 0, 0)
     report = build_report(running.experiment, running.session, outcome, measured, created=now)
     with _after_training(running, "its report cannot be written"):
+        write_pages(report, running.job, running.run_id, running.folder)
         write_report(report, running.folder)
     return report
 

@@ -11,6 +11,7 @@ from typing import Any
 import jsonschema
 import pytest
 import torch
+from huggingface_hub import ModelCard
 
 from tests.commands import yoriai
 from tests.simulations.conftest import Run
@@ -18,6 +19,7 @@ from tests.world import Notebook, Stop, job_settings, write_records
 from yoriai.client.session.loading import load
 from yoriai.config import load_job
 from yoriai.errors import EXIT_PARTIAL, BudgetError, CheckpointError, ConfigError, RecordError, YoriaiError
+from yoriai.privacy.dp.wording import epsilon_text
 from yoriai.privacy.ledger.ledger import Charge, Ledger
 from yoriai.server.round.registry import Checkpoint, Registry
 from yoriai.simulations.report.file import load_report, report_schema
@@ -65,6 +67,21 @@ def test_spent_epsilon_is_below_the_target_and_above_zero(run: Run) -> None:
 def test_page_and_figures_are_written(run: Run) -> None:
     assert (run.folder / "report.html").stat().st_size > 1000
     assert {path.name for path in (run.folder / "figures").iterdir()} >= {"accuracy.png", "loss.png", "epsilon.png"}
+
+
+def test_the_adapter_has_a_card_with_the_runs_figures_and_the_run_a_page_about_privacy_that_nobody_signed(
+    run: Run,
+) -> None:
+    card, score = ModelCard.load(run.folder / "adapter" / "README.md"), run.report.overall["federated"]
+    assert score.accuracy is not None
+    assert score.interval is not None
+    low, high = score.interval
+    assert f"| {score.accuracy:.3f} | {low:.3f} to {high:.3f} | 36 |" in card.text
+    told = f"epsilon = {epsilon_text(run.report.epsilon_spent)} at delta = 1e-5, per record (add or remove one record)"
+    page = (run.folder / "privacy.html").read_text()
+    assert told in card.text
+    assert told in page
+    assert "not signed" in page
 
 
 def test_peft_loads_the_adapter_on_the_base_and_generates(run: Run, base: Path) -> None:
