@@ -21,6 +21,7 @@ from yoriai.simulations.cli.demo_cli import demo
 from yoriai.simulations.cli.evaluate_cli import evaluate
 from yoriai.simulations.cli.options import of_deployment, overrides
 from yoriai.simulations.cli.poc_cli import poc
+from yoriai.simulations.cli.suggest_cli import suggest
 from yoriai.simulations.cli.try_cli import try_federation
 from yoriai.terminal import say_while
 
@@ -110,6 +111,7 @@ def mount(app: typer.Typer, job: typer.Typer, federation: typer.Typer) -> None:
     job.command("init")(job_init)
     job.command("check")(job_check)
     job.command("schema")(job_schema)
+    job.command("suggest")(suggest)
     app.add_typer(bench, name="bench")
 
 
