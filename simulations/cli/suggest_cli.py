@@ -33,7 +33,9 @@ def suggest(
         str | None, typer.Option("--epsilon", help="Of the whole job, for one record or owner added or removed.")
     ] = None,
     noise: Annotated[str | None, typer.Option("--noise", help="local or distributed.")] = None,
-    minutes: Annotated[float, typer.Option("--minutes", min=0, help="After which no further trial begins.")] = 5.0,
+    minutes: Annotated[
+        float, typer.Option("--minutes", min=0, help="After the first trial, until none begins any more.")
+    ] = 5.0,
 ) -> None:
     """Propose rank, layers, rounds, rate and how to split epsilon, each with the trials that speak for it.
 

@@ -9,7 +9,7 @@ import tomli_w
 from yoriai.config.by_task import BY_TASK
 from yoriai.privacy.dp.wording import epsilon_text, terms
 from yoriai.simulations.report.report import Change
-from yoriai.simulations.suggest.trials import Proposal, Split, Suggestion
+from yoriai.simulations.suggest.trials import OWN_ROUNDS, Proposal, Split, Suggestion
 
 _COLUMNS: Final = 90
 _RATES: Final = ("federation.server_learning_rate", "federation.server_learning_rate_without_noise")
@@ -52,7 +52,7 @@ def _settled(found: Suggestion) -> dict[str, Any]:
     if found.split is not None:
         named["privacy.epsilon"] = found.split.shared
         if found.split.own:
-            named |= {"personal.epsilon": found.split.own, "personal.rounds": 4}
+            named |= {"personal.epsilon": found.split.own, "personal.rounds": OWN_ROUNDS}
     tried = {proposal.key for proposal in found.proposals}
     return {key: value for key, value in named.items() if key not in tried}
 

@@ -32,8 +32,8 @@ from yoriai.simulations.run.observers import Observer
 from yoriai.simulations.run.pairing import changed
 from yoriai.simulations.scenarios.partition import split
 
-MOST_TRAIN: Final = 1500
-MOST_VALIDATION: Final = 400
+MOST_TRAIN: Final = 800
+MOST_VALIDATION: Final = 250
 _VALIDATION: Final = 0.2
 _SEED: Final = 0
 _RATE: Final = "federation.server_learning_rate"
@@ -51,7 +51,8 @@ _ADAPTER: Final[Mapping[str, tuple[Any, ...]]] = {
     _RATE: (0.5, 2.0),
     "federation.rounds": (8, 24),
 }
-_OWN_SHARE, _OWN_ROUNDS = 0.25, 4  # Of epsilon, for an adapter of each site's own, and its rounds.
+OWN_SHARE: Final = 0.25  # Of epsilon, for an adapter of each site's own.
+OWN_ROUNDS: Final = 4
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,8 @@ def suggest(
         source: a scenario, or records that are declared public.
         job: whose named settings stay; None leaves all to the task.
         settings: overrides by dotted key, which stay as well.
-        minutes: after which no further trial begins; the first one is made at any rate.
+        minutes: after which no further trial begins. They count from the end of the first one, which is made at any
+            rate, and in which the base reads all records.
 
     Raises:
         ConfigError: the records are not declared public, or too few to tell anything.
@@ -162,12 +164,13 @@ def suggest(
     experiment = resolve(job, source, settings)
     with tempfile.TemporaryDirectory(prefix="yoriai-suggest-") as name:
         trials = _Trials(Path(name), experiment, job, dict(settings or {}), observer)
-        return replace(_search(trials, until=began + 60 * minutes, clock=clock), seconds=clock() - began)
+        return replace(_search(trials, minutes, clock), seconds=clock() - began)
 
 
-def _search(trials: "_Trials", *, until: float, clock: Callable[[], float]) -> Suggestion:
+def _search(trials: "_Trials", minutes: float, clock: Callable[[], float]) -> Suggestion:
     chosen: dict[str, object] = {}
     best, proposals = trials.run(chosen), []
+    until = clock() + 60 * minutes
     for key, others in trials.plan().items():
         started_from, tried, left_out = trials.value_of(key, best), list[Tried](), list[Any]()
         runs: list[tuple[Change, Any, _Run]] = []
@@ -198,6 +201,20 @@ class _Run:
     report: Report
     shared: SiteTallies
     own: SiteTallies = field(default_factory=dict)
+
+
+class _Quiet:
+    """Passes on how far a trial is, and not what it says of itself: its folder is thrown away."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+
+    def advance(self, what: str, done: int, total: int) -> None:
+        """Pass it on."""
+        self._observer.advance(what, done, total)
+
+    def say(self, text: str) -> None:
+        """Ignored."""
 
 
 class _Trials:
@@ -261,7 +278,7 @@ class _Trials:
             settings={"evaluation.every": 0, **self._named, **settings},
             out=place,
             options=Options(alone=False, samples=False),
-            observer=self._observer,
+            observer=_Quiet(self._observer),
             session=self._session,
         )
         kept = Measurements(place / "measurements.json")
@@ -282,8 +299,8 @@ class _Trials:
         named = any(self._is_named(key) for key in ("personal.rounds", "personal.epsilon"))
         if privacy.noise == "none" or named:
             return None
-        own = round(privacy.epsilon * _OWN_SHARE, 6)
-        settings = {"privacy.epsilon": privacy.epsilon - own, "personal.epsilon": own, "personal.rounds": _OWN_ROUNDS}
+        own = round(privacy.epsilon * OWN_SHARE, 6)
+        settings = {"privacy.epsilon": privacy.epsilon - own, "personal.epsilon": own, "personal.rounds": OWN_ROUNDS}
         run = self.run({**chosen, **settings})
         after = {**run.shared, **run.own}
         change = changed(best.shared, after, sorted(after)).get(self.measure)
