@@ -95,6 +95,20 @@ def test_mlflow_has_every_figure_of_every_round(tmp_path: Path, monkeypatch: pyt
     assert told == {n: 0.5 / n for n in (1, 2, 3)}
 
 
+@needs("mlflow")
+def test_a_file_of_metrics_goes_into_a_tracker_by_one_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mlflow
+
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    mlflow.set_tracking_uri(f"file:{tmp_path / 'mlruns'}")
+    (tmp_path / "metrics.jsonl").write_bytes(encoded({**line, "epsilon_is": "per record"} for line in LINES))
+    done = yoriai("track", tmp_path, "--to", "mlflow", "--project", "pumps")
+    assert done.code == 0, done.screen
+    client = mlflow.MlflowClient()
+    (run,) = client.search_runs([client.get_experiment_by_name("pumps").experiment_id])
+    assert (run.data.metrics["update_norm"], run.data.params) == (0.5 / 3, {"epsilon_is": "per record"})
+
+
 @needs("trackio")
 def test_trackio_has_every_figure_of_every_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path))  # Read when it is imported first, which is here.

@@ -41,12 +41,13 @@ class Measure:
     records: int | None = None
 
 
-def card_text(facts: AdapterFacts, measures: Sequence[Measure], *, licence: str = "") -> str:
+def card_text(facts: AdapterFacts, measures: Sequence[Measure], *, licence: str = "", records: str = "") -> str:
     """The whole card, front matter first.
 
     Args:
         measures: of the adapter; empty where none were given.
         licence: of the base model; empty where it is not known.
+        records: what is known of them, in words: title and licence. Empty where they are the sites' own business.
     """
     from huggingface_hub import ModelCard, ModelCardData
 
@@ -67,6 +68,7 @@ def card_text(facts: AdapterFacts, measures: Sequence[Measure], *, licence: str 
         does=_TASKS.get(job.task.kind, "answer"),
         measures=[_shown(measure) for measure in measures],
         licence=licence,
+        records=records,
         terms=told,
     )
     return str(ModelCard(text))

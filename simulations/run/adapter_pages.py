@@ -25,7 +25,8 @@ def write_pages(report: Report, job: JobConfig, run_id: str, folder: Path) -> No
         CheckpointError: a file cannot be written.
     """
     facts = facts_of_run(report, job, run_id)
-    card = card_text(facts, measures_of(report), licence=report.base.licence)
+    records = f"{report.data.title}; licence: {report.data.licence}"
+    card = card_text(facts, measures_of(report), licence=report.base.licence, records=records)
     write_run_file(folder / report.adapter.path / CARD_FILE, card.encode())
     write_run_file(folder / PRIVACY_PAGE, certificate_page(facts, None, None).encode())
 
