@@ -77,6 +77,11 @@ def test_epsilon_may_stand_beside_no_noise() -> None:
     assert parse_job(HEAD + '[privacy]\nnoise = "none"\nepsilon = 3.0\n').privacy.noise == "none"
 
 
+def test_dense_layers_are_refused_with_the_reason() -> None:
+    with pytest.raises(ConfigError, match="at the same epsilon the noise in it would be some twenty times as large"):
+        parse_job(f'{HEAD}[lora]\nlayers = "dense:1,last:3"\n')
+
+
 @pytest.mark.parametrize("layers", ["all", "last:1", "last:30"])
 def test_layers_are_read(layers: str) -> None:
     assert parse_job(f'{HEAD}[lora]\nlayers = "{layers}"\n').lora.layers == layers

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from huggingface_hub import ModelCard
 
 from tests.commands import yoriai
 from tests.real_versions import consortium, finished_on
@@ -49,6 +50,7 @@ def test_a_version_goes_from_a_jobs_end_to_a_sites_use_and_back(world: Path, bas
         assert (pulled.code, pulled.screen and json.loads(pulled.screen)["run"]) == (0, job.run_id), pulled.screen
     link = north / "channels" / "production"
     assert json.loads((link / "task.json").read_text())["job"] == "second"
+    assert ModelCard.load(link / "README.md").text.lstrip().startswith("# second")
     assert yoriai("site", "pull", north, files[0]).code == EXIT_REFUSED
     assert yoriai("site", "rollback", north).code == 0
     assert json.loads((link / "task.json").read_text())["job"] == "first"

@@ -1,4 +1,7 @@
-"""Commands of the consortium: `federation init`, `sign`, `roster`, `revoke`. Its machine needs no network."""
+"""Commands of the consortium: `federation init`, `sign`, `roster`, `revoke`. Its machine needs no network.
+
+`federation verify` is for anybody who has the federation's CA certificate.
+"""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -36,6 +39,7 @@ def mount(federation: typer.Typer) -> None:
     federation.command("sign")(sign)
     federation.command("roster")(roster)
     federation.command("revoke")(revoke)
+    federation.command("verify")(verify)
 
 
 def init(
@@ -152,6 +156,39 @@ def revoke(
         say("sites take nothing from it once they have installed that list: yoriai site enrol DIR --revocations FILE")
         return
     say(f"the last roster still names {name}; next: yoriai federation roster --folder {folder}")
+
+
+def verify(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="RUN.privacy, which comes with a privacy certificate.")],
+    authority: Annotated[Path, typer.Option("--authority", help="authority.der, the federation's CA certificate.")],
+    page: Annotated[Path | None, typer.Option("--page", help="The page; default: next to FILE.")] = None,
+    revocations: Annotated[
+        Path | None, typer.Option("--revocations", help="The newest revocation list; else a revoked key is not seen.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the statement, in in-toto's shape.")] = False,
+) -> None:
+    """Verify a privacy certificate: who signed it, and that its page is the one that was signed. Needs no network."""
+    import json
+
+    from yoriai.privacy.documents.certificate import PAGE_END
+    from yoriai.privacy.documents.signed_page import verified
+    from yoriai.privacy.dp.wording import epsilon_text, terms
+    from yoriai.privacy.identity.certificates import Trust
+    from yoriai.system.files import read_carried
+
+    listed = read_carried(revocations, "the revocation list") if revocations else None
+    trust = Trust(read_carried(authority, "the CA's certificate"), listed, now=_now())
+    shown = page or file.with_name(f"{file.stem}{PAGE_END}")
+    statement = verified(read_carried(file, "the certificate"), read_carried(shown, "the certificate's page"), trust)
+    if as_json:
+        typer.echo(json.dumps(statement.document, indent=1))
+        return
+    privacy = statement.privacy
+    told = f"epsilon {epsilon_text(privacy.epsilon)} {terms(privacy.unit, statement.accountant)}"
+    say(f"{shown.name} is as the coordinator of {statement.federation} signed it on {statement.issued[:10]}")
+    say(f"run {statement.run_id}: {told if privacy.epsilon is not None else 'no noise, no guarantee'}")
+    if listed is None:
+        say("note: without --revocations a key that was revoked since is not seen")
 
 
 def _sign_site(

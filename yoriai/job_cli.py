@@ -27,6 +27,7 @@ Run = Annotated[str, typer.Argument(metavar="[RUN]", help="The job's run, or how
 def mount(job: typer.Typer) -> None:
     """Add the commands to the group `job`."""
     job.command("prepare")(prepare)
+    job.command("assessment")(assessment)
     job.command("submit")(submit)
     job.command("status")(status)
     job.command("list")(list_jobs)
@@ -53,6 +54,25 @@ def prepare(
     if prepared.job.privacy.noise == "distributed":
         say(f"noise is shared, and sized for what `job init --sites N --records R` writes: {_sized_for(prepared.job)}")
     say(f"next, at the server: yoriai job submit {path.name} --server DIR")
+
+
+def assessment(
+    job: Annotated[Path, typer.Argument(metavar="JOB.toml", help="Job file.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Where to write it; default: JOB.assessment.md beside the job file.")
+    ] = None,
+) -> None:
+    """Write the form of an impact assessment (GDPR, article 35): what the job says, and blanks for each site."""
+    from yoriai.config import load_job
+    from yoriai.privacy.documents.impact_assessment import assessment as form
+    from yoriai.system.files import write_new
+
+    path = out or job.with_suffix(".assessment.md")
+    try:
+        write_new(path, form(load_job(job)).encode())
+    except FileExistsError:
+        raise ConfigError(f"{path} exists", remedy="name another file: what was answered there would be lost") from None
+    say(f"wrote {path}; what stands there as […] is for each site to answer")
 
 
 def submit(

@@ -5,6 +5,8 @@ from yoriai.client.session.model_session import ModelSession
 from yoriai.client.site.adapter_place import CERTIFICATE, STATEMENT, VERSION
 from yoriai.client.site.channel_place import ChannelPlace
 from yoriai.client.site.version_bundle import Bundle
+from yoriai.privacy.documents.adapter_facts import facts_of_version
+from yoriai.privacy.documents.model_card import CARD_FILE, card_text
 
 PROMOTION, LINEAGE = "promotion", "lineage"
 JOB = "job.json"
@@ -41,8 +43,14 @@ def pull(bundle: Bundle, place: ChannelPlace, session: ModelSession, *, may_be_o
 
 
 def _texts(bundle: Bundle) -> dict[str, str]:
-    """The job, and what shows later whose word the version is, and what it goes back to: the oldest last."""
+    """Job and model card, and what shows later whose word the version is, and what it goes back to: the oldest last."""
     file = bundle.file
     older = {f"{LINEAGE}.{number}": signed for number, signed in enumerate(file.lineage, start=1)}
-    job = bundle.job.model_dump_json(by_alias=True)
-    return {JOB: job, STATEMENT: file.statement, PROMOTION: file.promotion, CERTIFICATE: file.certificate, **older}
+    return {
+        JOB: bundle.job.model_dump_json(by_alias=True),
+        CARD_FILE: card_text(facts_of_version(bundle.version, bundle.job), ()),
+        STATEMENT: file.statement,
+        PROMOTION: file.promotion,
+        CERTIFICATE: file.certificate,
+        **older,
+    }

@@ -2,8 +2,6 @@
 
 from typing import Final
 
-from yoriai.privacy.dp.accounting import Accountant
-
 _ACCOUNTANTS: Final[dict[str, str]] = {"pld": "PLD", "prv": "PRV", "rdp": "RDP"}
 
 
@@ -17,7 +15,7 @@ def per_unit(unit: str) -> str:
     return f"per {unit} ({adjacency(unit)})"
 
 
-def accountant_name(accountant: Accountant | str) -> str:
+def accountant_name(accountant: str) -> str:
     """The accountant's name for readers, in capitals."""
     return _ACCOUNTANTS.get(accountant, accountant)
 
@@ -37,6 +35,6 @@ def epsilon_text(epsilon: float | None, places: int = 2) -> str:
     return f"{epsilon:.{places}f}"
 
 
-def terms(unit: str, accountant: Accountant | str | None) -> str:
+def terms(unit: str, accountant: str | None) -> str:
     """Both: `per record (add or remove one record), by PLD`."""
     return f"{per_unit(unit)}, by {accountant_name(accountant)}" if accountant else per_unit(unit)

@@ -33,7 +33,7 @@ _VERSION = SignedFormat(
 _PROMOTION = SignedFormat(
     "the coordinator's statement about a channel", "promotion", 1, remedy="have the coordinator export it again"
 )
-_STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 _PREDICATE_TYPE = "urn:yoriai:version:1"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _BASE_DIGEST = re.compile(PATTERN)
@@ -135,7 +135,7 @@ class VersionStatement:
         absent = () if self.conditioning else ("conditioning",)
         predicate = {key: fields[key] for key in fields if key not in ("adapter_digest", "file_digest", *absent)}
         return {
-            "_type": _STATEMENT_TYPE,
+            "_type": STATEMENT_TYPE,
             "subject": [{"name": VERSION_FILE, "digest": subject}],
             "predicateType": _PREDICATE_TYPE,
             "predicate": predicate,

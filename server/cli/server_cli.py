@@ -2,7 +2,7 @@
 
 import typer
 
-from yoriai.server.cli import run_cli, server_setup_cli, versions_cli
+from yoriai.server.cli import pages_cli, run_cli, server_setup_cli, versions_cli
 
 
 def mount(app: typer.Typer) -> None:
@@ -11,4 +11,5 @@ def mount(app: typer.Typer) -> None:
     server_setup_cli.mount(server)
     run_cli.mount(server)
     versions_cli.mount(server)
+    pages_cli.mount(server)
     app.add_typer(server, name="server")

@@ -1,8 +1,6 @@
 """The commands of a server's versions: `versions | show | diff | promote | rollback | schedule | gc | log` and more."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,11 +8,13 @@ import typer
 from rich.console import Console
 
 from yoriai.asking import agree
-from yoriai.errors import ConfigError
+from yoriai.errors import ConfigError, StorageError
+from yoriai.server.cli.opened_records import opened_records as _records
 from yoriai.terminal import say
 
 if TYPE_CHECKING:
     from yoriai.server.service.recording import Records
+    from yoriai.server.versions.catalogue import Version
     from yoriai.server.versions.promoting import Promoted
 
 _console = Console()
@@ -114,7 +114,10 @@ def promote(
     audited = read_audit(audit) if audit else None
     with _records(folder) as records:
         done = channels.promote(records, name, channel, measured, force_why=reason, audit=audited)
+        fault = _card_fault(records, done.version, records.folder.card(done.version.run))
     _say_standing(done, as_json)
+    if fault:
+        typer.echo(f"note: {fault}", err=True)
 
 
 def rollback(
@@ -140,14 +143,18 @@ def export_version(
     """Write what a channel holds to one signed file, which sites take by `site pull`."""
     from yoriai import wire
     from yoriai.server.service.channels import exported
+    from yoriai.server.service.version_pages import write_card
     from yoriai.system.files import write_atomically
 
     with _records(folder) as records:
         version, file = exported(records, channel)
         path = write_atomically(out or Path(f"{version.run}.{channel}.version"), wire.encode(file))
+        card = write_card(records, version, path.with_suffix(".md"))
     if as_json:
-        typer.echo(json.dumps({"schema": 1, "run": version.run, "adapter": version.digest, "file": str(path)}))
+        found = {"run": version.run, "adapter": version.digest, "file": str(path), "card": str(card)}
+        typer.echo(json.dumps({"schema": 1, **found}))
         return
+    say(f"wrote {card}, its model card")
     say(f"wrote {path}, {path.stat().st_size / 1e6:.2f} MB: {version.run} ({version.digest[:12]})")
     say(f"next, at each site: yoriai site pull DIR {path.name} --channel {channel}")
 
@@ -249,14 +256,12 @@ def _say_standing(done: "Promoted", as_json: bool) -> None:
     say(f"{row.channel} holds {version.run} ({version.digest[:12]}) from now on, as number {row.number}")
 
 
-@contextmanager
-def _records(folder: Path) -> "Iterator[Records]":
-    """The server's records. A file of root's among them would be one that the server cannot write."""
-    from yoriai.server.folder.server_folder import ServerFolder
-    from yoriai.server.service.recording import records_of
+def _card_fault(records: "Records", version: "Version", path: Path) -> str:
+    """Write a version's card; why that failed, for what it tells of has happened all the same."""
+    from yoriai.server.service.version_pages import write_card
 
-    place = ServerFolder(folder.resolve())
-    place.config()
-    place.check_user()
-    with records_of(place) as records:
-        yield records
+    try:
+        write_card(records, version, path)
+    except StorageError as error:
+        return f"{error}; yoriai server export-version writes the card too"
+    return ""

@@ -9,7 +9,7 @@ flower/            Flower's home: config.toml for the flwr command, state.db of 
 bundle/            what Flower carries to the sites for a job: names, no code
 nginx/, systemd/   files to link into the system's own folders
 jobs/, run/, log/  what the running server keeps
-versions/          what became of finished jobs: versions, channels and the signed log, in one database
+versions/          what became of finished jobs: versions, channels and the signed log, in one database; cards/RUN.md
 NAME.request       what the coordinator asks the consortium for
 """
 
@@ -123,6 +123,10 @@ class ServerFolder:
     def versions(self) -> Path:
         """The database of versions, channels and log."""
         return self.path / "versions" / "versions.sqlite"
+
+    def card(self, run: str) -> Path:
+        """The model card of a version that was promoted, by its run."""
+        return self.path / "versions" / "cards" / f"{run}.md"
 
     @property
     def run(self) -> Path:

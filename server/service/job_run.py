@@ -7,16 +7,17 @@ only a person can mend.
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 
-from yoriai.errors import AwayError, IdentityError, RoundError, YoriaiError
+from yoriai.errors import AwayError, IdentityError, RoundError, StorageError, YoriaiError
 from yoriai.privacy.identity.roster import Directory, Roster, read_roster
 from yoriai.privacy.job_terms.plain_roster import plain_roster
 from yoriai.server.folder.server_folder import ServerFolder
 from yoriai.server.round.coordinator import Coordinator
 from yoriai.server.round.manifest import summary_of
 from yoriai.server.round.messenger import Transport
+from yoriai.server.round.metric_lines import encoded, lines_of
 from yoriai.server.round.registry import Checkpoint, Registry
 from yoriai.server.round.rosters import SignedRoster
 from yoriai.server.service.channel_post import ChannelPost
@@ -25,6 +26,7 @@ from yoriai.server.service.progress import WatchedTransport
 from yoriai.server.service.recording import JobRecorder
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.rule import rule_of
+from yoriai.system.files import PRIVATE, write_atomically
 from yoriai.system.log import EventLog, LogFile
 
 # A coordinator that lost its SuperLink needs this long at most to notice.
@@ -114,6 +116,7 @@ def _coordinate(
 
     def on_round(checkpoint: Checkpoint) -> None:
         _log_round(log, checkpoint)
+        _write_metrics(job, checkpoint)
         recorder.round_done(checkpoint.rounds[-1].answered)
         job.change(fruitless=0, error="")
         transport.note_absent(dict(checkpoint.rounds[-1].refused))
@@ -184,6 +187,12 @@ def _log_round(log: EventLog, checkpoint: Checkpoint) -> None:
         void=len(record.voided) or None,
         adapter=record.adapter_digest,
     )
+
+
+def _write_metrics(job: StoredJob, checkpoint: Checkpoint) -> None:
+    """Write the figures of all rounds so far. That it cannot be done stops no job."""
+    with suppress(StorageError):
+        write_atomically(job.metrics_file, encoded(lines_of(job.run_id, checkpoint.rounds)), mode=PRIVATE)
 
 
 def _log_missing(log: EventLog, missing: Mapping[str, str]) -> None:

@@ -5,6 +5,7 @@
     jobs/RUN/state.json        see JobState; every writer changes it under the folder's lock
     jobs/RUN/progress.json     what the coordinator is at, written by it alone
     jobs/RUN/log.jsonl         its events
+    jobs/RUN/metrics.jsonl     a line of figures a finished round, see round/metric_lines.py
     jobs/RUN/checkpoint.json   and adapters/, state/: the registry, see registry.py
     jobs/RUN/coordinator.lock  names the process that coordinates the job; there is never a second one
 
@@ -26,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from yoriai import wire
 from yoriai.errors import CheckpointError, ConfigError, StorageError
 from yoriai.prepared_job import PreparedJob, read_prepared
+from yoriai.server.round.metric_lines import METRICS_FILE
 from yoriai.system.files import PRIVATE, locked_folder, make_private_folder, sync, write_atomically
 from yoriai.system.process_lock import Holder, hold, holder_of, let_go
 
@@ -94,6 +96,11 @@ class StoredJob:
     def log_file(self) -> Path:
         """The coordinator's events, JSON lines."""
         return self.folder / "log.jsonl"
+
+    @property
+    def metrics_file(self) -> Path:
+        """Its figures by round, JSON lines."""
+        return self.folder / METRICS_FILE
 
     def prepared(self) -> PreparedJob:
         """What was submitted."""

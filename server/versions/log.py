@@ -12,6 +12,7 @@
     voted, checked        what a site's test records say of a candidate, or of the version in use: noised, signed by it
     withheld              that a site says nothing of the kind, and why
     checking, drifted     the sites are asked for another check; the version in production has come to answer worse
+    certified             the privacy certificate of a version was issued; `page` is the hash of its page
     promoted, rolled_back a channel came to hold another version; `forced` has the gate's failing lines and the reason
 
 A row's hash is over the hash before it, its number and its body; the coordinator's key signs the hash under a domain of

@@ -2,8 +2,9 @@
 
     {"schema": 1, "adapter_digest": DIGEST, "accuracy": 0.81, "sites": {"north": {"before": 0.60, "after": 0.80}}}
 
-or the `report.json` of a run whose adapter it is. Shares of test records, 0 to 1. Sites may be left out, where each
-keeps what it measures to itself. The server cannot check a figure; who promotes by a file stands for it, and the log
+or the `report.json` of a run whose adapter it is. Shares of test records, 0 to 1; `interval` (95 %), `before` (of the
+base) and `records` (how many) may stand next to them, for the model card. Sites may be left out, where each keeps what
+it measures to itself. The server cannot check a figure; who promotes by a file stands for it, and the log
 keeps the file's hash.
 """
 
@@ -54,11 +55,18 @@ class Audit(_Stored):
 
 
 class Metrics(_Stored):
-    """What was measured of one version."""
+    """What was measured of one version.
+
+    Attributes:
+        accuracy: over all sites' test records; `interval` its 95 %, `before` that of the base, `records` how many.
+    """
 
     schema_: Literal[1] = Field(default=1, alias="schema")
     adapter_digest: str = Field(pattern=r"^[0-9a-f]{64}$")
     accuracy: _Share | None = None
+    interval: tuple[_Share, _Share] | None = None
+    before: _Share | None = None
+    records: int | None = Field(default=None, ge=1)
     sites: dict[str, SiteScore] = Field(default_factory=dict)
     audit: Audit | None = Field(default=None, exclude_if=lambda audit: audit is None)
 
@@ -115,8 +123,10 @@ def _of_report(report: Mapping[str, Any]) -> dict[str, Any]:
         for site in report["sites"]
         if _accuracy(site["federated"]) is not None
     }
-    accuracy = _accuracy(report["overall"]["federated"])
-    return {"adapter_digest": report["adapter"]["digest"], "accuracy": accuracy, "sites": sites}
+    after = report["overall"]["federated"]
+    whole = {"accuracy": _accuracy(after), "before": _accuracy(report["overall"].get("base"))}
+    whole |= {"interval": after.get("interval"), "records": after.get("records") or None}
+    return {"adapter_digest": report["adapter"]["digest"], **whole, "sites": sites}
 
 
 def _accuracy(score: Mapping[str, Any] | None) -> float | None:

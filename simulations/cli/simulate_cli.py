@@ -21,6 +21,8 @@ from yoriai.simulations.cli.demo_cli import demo
 from yoriai.simulations.cli.evaluate_cli import evaluate
 from yoriai.simulations.cli.options import of_deployment, overrides
 from yoriai.simulations.cli.poc_cli import poc
+from yoriai.simulations.cli.suggest_cli import suggest
+from yoriai.simulations.cli.track_cli import track_run
 from yoriai.simulations.cli.try_cli import try_federation
 from yoriai.terminal import say, say_while
 
@@ -94,6 +96,12 @@ Alone = Annotated[
         "--alone/--no-alone", help="Whether each site is also trained alone where a head trains, which costs seconds."
     ),
 ]
+Track = Annotated[
+    str,
+    typer.Option(
+        "--track", show_default=False, help="mlflow or trackio (pip install 'yoriai[track]'): tell it of each round."
+    ),
+]
 Rounds = Annotated[int | None, typer.Option("--rounds", min=1, help="Rounds in the job.")]
 
 
@@ -105,11 +113,13 @@ def mount(app: typer.Typer, job: typer.Typer, federation: typer.Typer) -> None:
     app.command()(report)
     app.command()(evaluate)
     app.command()(poc)
+    app.command("track")(track_run)
     app.command()(audit)
     federation.command("try")(try_federation)
     job.command("init")(job_init)
     job.command("check")(job_check)
     job.command("schema")(job_schema)
+    job.command("suggest")(suggest)
     app.add_typer(bench, name="bench")
 
 
@@ -140,6 +150,7 @@ def simulate(
     ] = False,
     alone: Alone = True,
     samples: Samples = True,
+    track: Track = "",
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder of the run, new or empty; default: a new one under runs/.")
     ] = None,
@@ -174,7 +185,7 @@ def simulate(
                     data=source,
                     settings=overrides(rule=rule, epsilon=epsilon, rounds=rounds, noise=noise),
                     out=folder,
-                    options=api.Options(engine=engine, compare=compare, alone=alone, samples=samples),
+                    options=api.Options(engine=engine, compare=compare, alone=alone, samples=samples, tracker=track),
                     observer=observer,
                 )
         except KeyboardInterrupt:

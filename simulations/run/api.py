@@ -4,11 +4,12 @@ RUN/
   job.toml  run.json  .lock   what runs, and on which data (run_folder.py)
   checkpoint.json  adapters/  state/   the coordinator's (server/round/registry.py)
   ledgers/                    one a site
+  metrics.jsonl               a line of figures a round, for trackers (tracking.py)
   measurements.json  seconds.json      what the test records said so far, and how long it took
   compare/                    the comparisons' own checkpoints and ledgers
-  adapter/                    the adapter, or head, and task.json (client/session/export.py)
+  adapter/                    the adapter, or head, task.json (client/session/export.py) and its model card, README.md
   personal/SITE/              the same of each site's own adapter, where the job asks for them (personal.py)
-  report.json  report.html  figures/
+  report.json  report.html  figures/  privacy.html (the certificate's page, unsigned)
 """
 
 import contextlib
@@ -28,6 +29,7 @@ from yoriai.server.round.registry import Checkpoint, Registry
 from yoriai.simulations.report.file import REPORT_FILE, load_report, write_report
 from yoriai.simulations.report.report import Report, Sample
 from yoriai.simulations.run import compare, run_folder
+from yoriai.simulations.run.adapter_pages import write_pages
 from yoriai.simulations.run.experiment import DataSource, Experiment, noise_multiplier, resolve
 from yoriai.simulations.run.fitted import Fitted, fit
 from yoriai.simulations.run.measuring import Measurements, TestBench
@@ -37,9 +39,11 @@ from yoriai.simulations.run.reporting import Measured, build_report, describe
 from yoriai.simulations.run.run_folder import StoredRun
 from yoriai.simulations.run.simulated_federation import Federation, Outcome, run_federation
 from yoriai.simulations.run.timing import Stopwatch
+from yoriai.simulations.run.tracking import RunMetrics
 from yoriai.strategies.adapter import AdapterState
 from yoriai.system.files import room_for
 from yoriai.system.run_files import run_file_fault
+from yoriai.system.trackers import check_tracker
 
 ENGINES = ("inprocess", "flower")
 
@@ -54,6 +58,7 @@ class Options:
         alone: train each site alone even without `compare`, where a head trains; it costs seconds.
         samples: show some test records with the answers before and after in the report of an instruct task.
         files: write the report's files; a trial whose folder is thrown away needs none, and drawing takes seconds.
+        tracker: `mlflow` or `trackio`, which the extra `track` brings; it is told of the figures in metrics.jsonl.
         noise_seed: tests only; repeatable noise voids every guarantee.
     """
 
@@ -62,6 +67,7 @@ class Options:
     alone: bool = True
     samples: bool = True
     files: bool = True
+    tracker: str = ""
     noise_seed: bytes | None = None
 
 
@@ -114,6 +120,8 @@ def simulate(
     options, observer = options or Options(), observer or Silent()
     if options.engine not in ENGINES:
         raise ConfigError("no such engine", found=options.engine, expected=" or ".join(ENGINES))
+    if options.tracker:
+        check_tracker(options.tracker)
     source = data if isinstance(data, DataSource) else DataSource(path=Path(data) if data is not None else None)
     loaded = job if isinstance(job, JobConfig) or job is None else config.load_job(Path(job))
     folder = Path(out) if out is not None else None
@@ -221,8 +229,9 @@ def _run(running: _Running) -> Report:
         engine=running.options.engine,
         noise_seed=running.options.noise_seed,
         observer=watch,
-        on_round=lambda checkpoint: _after_round(running, checkpoint, bench, kept),
+        on_round=lambda checkpoint: _after_round(running, checkpoint, bench, kept, metrics),
     )
+    metrics = RunMetrics(running.folder, running.job, running.run_id, watch.say, running.options.tracker)
     stored = Registry(running.folder).load()
     try:
         if "base" not in kept:
@@ -252,10 +261,12 @@ def _run(running: _Running) -> Report:
             samples=_samples(running, outcome, bench),
         )
         report = _report(running, outcome, measured)
+        metrics.over(outcome.checkpoint.rounds, report)
         if names := _compared_with(running.job, running.options):
             _compare(running, federation, names, kept, bench)
             report = _report(running, outcome, measured)
     finally:
+        metrics.close()
         with contextlib.suppress(CheckpointError):  # A full disk costs these seconds, and not the error's own words.
             watch.save()
     return report
@@ -269,9 +280,12 @@ def _trained(federation: Federation, running: _Running) -> Outcome:
         raise
 
 
-def _after_round(running: _Running, checkpoint: Checkpoint, bench: TestBench, kept: Measurements) -> None:
+def _after_round(
+    running: _Running, checkpoint: Checkpoint, bench: TestBench, kept: Measurements, metrics: RunMetrics
+) -> None:
     running.watch.lap("train")
     _measure_between(running, checkpoint, bench, kept)
+    metrics.round_done(checkpoint.rounds, kept)
     running.watch.lap("evaluate")
     running.watch.save()
 
@@ -327,6 +341,7 @@ def _report(running: _Running, outcome: Outcome, measured: Measured) -> Report:
     report = build_report(running.experiment, running.session, outcome, measured, created=now)
     if running.options.files:
         with _after_training(running, "its report cannot be written"):
+            write_pages(report, running.job, running.run_id, running.folder)
             write_report(report, running.folder)
     return report
 

@@ -62,6 +62,16 @@ def test_what_no_coordinator_could_run_is_not_submitted(
     assert JobStore(folder.jobs).jobs() == []
 
 
+def test_a_jobs_folder_has_a_line_of_figures_a_round_that_names_no_site(folder: ServerFolder, job: StoredJob) -> None:
+    coordinate(folder, job, FaultyTransport({name: Keeper(name) for name in NAMES}, {}))
+    text = job.metrics_file.read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert [(line["round"], line["sites"], line["run"]) for line in lines] == [
+        (number, len(NAMES), job.run_id) for number in range(1, ROUNDS + 1)
+    ]
+    assert not any(f'"{name}"' in text for name in NAMES)
+
+
 class AtRound(FaultyTransport):
     """Does something while a round is at work: in its training."""
 

@@ -11,6 +11,7 @@ from typing import Any
 import jsonschema
 import pytest
 import torch
+from huggingface_hub import ModelCard
 
 from tests.commands import yoriai
 from tests.simulations.conftest import Run
@@ -18,6 +19,7 @@ from tests.world import Notebook, Stop, job_settings, write_records
 from yoriai.client.session.loading import load
 from yoriai.config import load_job
 from yoriai.errors import EXIT_PARTIAL, BudgetError, CheckpointError, ConfigError, RecordError, YoriaiError
+from yoriai.privacy.dp.wording import epsilon_text
 from yoriai.privacy.ledger.ledger import Charge, Ledger
 from yoriai.server.round.registry import Checkpoint, Registry
 from yoriai.simulations.report.file import load_report, report_schema
@@ -65,6 +67,53 @@ def test_spent_epsilon_is_below_the_target_and_above_zero(run: Run) -> None:
 def test_page_and_figures_are_written(run: Run) -> None:
     assert (run.folder / "report.html").stat().st_size > 1000
     assert {path.name for path in (run.folder / "figures").iterdir()} >= {"accuracy.png", "loss.png", "epsilon.png"}
+
+
+def test_the_adapter_has_a_card_with_the_runs_figures_and_the_run_a_page_about_privacy_that_nobody_signed(
+    run: Run,
+) -> None:
+    card, score = ModelCard.load(run.folder / "adapter" / "README.md"), run.report.overall["federated"]
+    assert score.accuracy is not None
+    assert score.interval is not None
+    low, high = score.interval
+    assert f"| {score.accuracy:.3f} | {low:.3f} to {high:.3f} | 36 |" in card.text
+    told = f"epsilon = {epsilon_text(run.report.epsilon_spent)} at delta = 1e-5, per record (add or remove one record)"
+    page = (run.folder / "privacy.html").read_text()
+    assert told in card.text
+    assert told in page
+    assert "not signed" in page
+
+
+def test_metrics_have_a_line_a_round_with_the_reports_figures_and_say_what_epsilon_is(run: Run) -> None:
+    lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["round"] for line in lines] == [1, 2, 3]
+    for line, told in zip(lines, run.report.rounds, strict=True):
+        assert (line["accuracy"], line["epsilon"], line["update_norm"]) == (
+            told.accuracy,
+            told.epsilon,
+            told.update_norm,
+        )
+        assert line["epsilon_is"] == "per record (add or remove one record), by PLD"
+
+
+def test_a_tracker_that_fails_ends_no_training(
+    base: Path, sites: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken:
+        def log(self, *_: object, **__: object) -> None:
+            raise ConnectionError("https://user:secret@tracker")
+
+        end = log
+
+    monkeypatch.setattr("yoriai.simulations.run.api.check_tracker", lambda name: None)
+    monkeypatch.setattr("yoriai.simulations.run.tracking.opened", lambda name, **_: Broken())
+    notebook = Notebook()
+    options = Options(tracker="mlflow", alone=False)
+    report = simulate(data=sites, settings=job_settings(base), out=tmp_path / "run", options=options, observer=notebook)
+    assert report.status == "done"
+    (said,) = (line for line in notebook.said if line.startswith("the tracker failed"))
+    assert "ConnectionError" in said
+    assert "secret" not in said
 
 
 def test_peft_loads_the_adapter_on_the_base_and_generates(run: Run, base: Path) -> None:
@@ -203,6 +252,8 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(run: Run, base: Path, sites:
     assert [r.accuracy for r in report.rounds] == [r.accuracy for r in run.report.rounds]
     assert [site.epsilon for site in report.sites] == [site.epsilon for site in run.report.sites]
     assert (report.task, report.notes) == (run.report.task, run.report.notes)
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["round"] for line in lines] == [1, 2, 3]
 
 
 def test_a_half_done_round_is_charged_again_only_where_an_update_had_left(

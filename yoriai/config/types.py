@@ -59,6 +59,16 @@ def _proxy(text: str) -> str:
     return text
 
 
+def _low_rank(layers: object) -> object:
+    """Layers that are to train as a whole are refused with the reason; see docs/decisions/0038."""
+    if isinstance(layers, str) and "dense" in layers:
+        raise ValueError(
+            "asks for dense layers: an update would have each entry of a map, hundreds of times what a low-rank one "
+            "has, and at the same epsilon the noise in it would be some twenty times as large"
+        )
+    return layers
+
+
 def is_text_encoding(name: str) -> bool:
     """Whether Python knows an encoding of texts by this name."""
     try:
@@ -93,7 +103,12 @@ Digest = Annotated[
 ]
 AdapterDigest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$"), Expected("64 lower-case hexadecimal digits")]
 Template = Annotated[str, AfterValidator(_one_prompt), Expected(f"a text that holds {_PROMPT} exactly once")]
-Layers = Annotated[str, Field(pattern=r"^(all|last:[1-9][0-9]*)$"), Expected('"all" or "last:K", K at least 1')]
+Layers = Annotated[
+    str,
+    Field(pattern=r"^(all|last:[1-9][0-9]*)$"),
+    BeforeValidator(_low_rank),
+    Expected('"all" or "last:K", K at least 1'),
+]
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda:[0-9]+)$"), Expected('"auto", "cpu" or "cuda:N"')]
 # TOML's whole numbers have 64 bits; Python's would go beyond what a file can hold.
 Whole = Annotated[int, Field(ge=0, lt=2**63), Expected("a whole number of at least 0 and below 2^63")]
