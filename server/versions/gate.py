@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from yoriai.config import GateSection
+from yoriai.privacy.dp.wording import epsilon_text
 from yoriai.privacy.identity.version_statement import PrivacyFacts, VersionStatement
 from yoriai.server.versions.metrics import Audit, Metrics
 from yoriai.server.versions.verdicts import Verdict, is_found_worse, net_of
@@ -75,10 +76,10 @@ def _audit(version: VersionStatement, audit: Audit | None) -> Line:
         return Line("audit", False, f"one of {_settings(*theirs)}", f"one of {_settings(*ours)}")
     if not audit.control_holds:
         return Line("audit", False, "a control that fails", "an audit that would have seen a fault")
-    shown = f"epsilon at least {audit.epsilon_lower:.3g}{', and the claim refuted' if audit.refuted else ''}"
+    shown = f"epsilon at least {epsilon_text(audit.epsilon_lower)}{', and the claim refuted' if audit.refuted else ''}"
     holds = not audit.refuted and max(audit.epsilon_lower, audit.epsilon_claimed) <= privacy.epsilon * _SLACK
     expected = f"no bound above {privacy.epsilon:g}, for a training that claims no more (it claims "
-    return Line("audit", holds, shown, f"{expected}{audit.epsilon_claimed:.3g})")
+    return Line("audit", holds, shown, f"{expected}{epsilon_text(audit.epsilon_claimed)})")
 
 
 def _votes(least: int, votes: Sequence[Verdict]) -> Line:
