@@ -99,7 +99,9 @@ class FederationSection(Table):
         default=1.0, ge=1e-6, le=1, description="Share of the sites that is asked in each round."
     )
     schedule: Literal["constant", "linear", "cosine"] = Field(
-        default="linear", description="How the server's learning rate falls from the first round to the last."
+        default="linear",
+        description="How the server's learning rate falls from the first round to the last. Left out, the task "
+        "decides.",
     )
     aggregation: Literal["mean", "median", "trimmed_mean", "krum"] = Field(
         default="mean",
