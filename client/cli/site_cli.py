@@ -10,6 +10,7 @@ from rich.console import Console
 
 from yoriai.asking import agree
 from yoriai.client.cli import (
+    ask_cli,
     channels_cli,
     check_adapter_cli,
     daemon_cli,
@@ -38,6 +39,7 @@ def mount(app: typer.Typer) -> None:
     daemon_cli.mount(site)
     jobs_cli.mount(site)
     channels_cli.mount(site)
+    ask_cli.mount(site)
     export_cli.mount(app, site)
     check_adapter_cli.mount(app)
     app.add_typer(site, name="site")
