@@ -80,10 +80,10 @@ def test_what_torch_saves_is_refused_whatever_it_is_called(adapter: Path) -> Non
 
 
 def test_a_safetensors_file_whose_length_looks_like_a_pickle_is_taken(adapter: Path) -> None:
-    """Its header of 1152 bytes begins the file with 0x80 0x04, as a pickle of protocol 4 does."""
+    """Its header of 0x10480 bytes begins the file with 0x80 0x04, as a pickle of protocol 4 does."""
     data = (adapter / WEIGHTS).read_bytes()
     length = int.from_bytes(data[:8], "little")
-    header = data[8 : 8 + length].rstrip().ljust(1152)
+    header = data[8 : 8 + length].rstrip().ljust(0x10480)
     (adapter / WEIGHTS).write_bytes(len(header).to_bytes(8, "little") + header + data[8 + length :])
     assert (adapter / WEIGHTS).read_bytes()[:2] == b"\x80\x04"
     assert audit_folder(adapter).faults == []
