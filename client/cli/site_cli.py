@@ -9,7 +9,17 @@ import typer
 from rich.console import Console
 
 from yoriai.asking import agree
-from yoriai.client.cli import channels_cli, daemon_cli, evaluate_cli, fetch_cli, jobs_cli, site_setup_cli
+from yoriai.client.cli import (
+    ask_cli,
+    channels_cli,
+    check_adapter_cli,
+    daemon_cli,
+    evaluate_cli,
+    export_cli,
+    fetch_cli,
+    jobs_cli,
+    site_setup_cli,
+)
 from yoriai.client.cli.check import check_cli
 from yoriai.errors import ConfigError
 from yoriai.terminal import say, say_while
@@ -31,6 +41,9 @@ def mount(app: typer.Typer) -> None:
     jobs_cli.mount(site)
     channels_cli.mount(site)
     evaluate_cli.mount(site)
+    ask_cli.mount(site)
+    export_cli.mount(app, site)
+    check_adapter_cli.mount(app)
     app.add_typer(site, name="site")
 
 
