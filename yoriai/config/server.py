@@ -82,6 +82,14 @@ class ServerConfig(Table):
         description="Most requests at once from one IP address. A site has up to four under way; sites behind one "
         "proxy share an address. nginx's own worker_connections must be at least twice as many.",
     )
+    hold_s: float = Field(
+        default=20.0,
+        ge=0,
+        le=25,
+        description="How long a site's question for a message is kept, in seconds, until there is one. Less than the "
+        "shortest time after which a proxy, or a firewall, cuts a connection on which nothing moves, and than "
+        "the 30 s of a SuperNode. 0: every question is answered at once, and sites ask after a pause of their own.",
+    )
     metrics_port: MetricsPort = Field(
         default=0,
         description="The port of Prometheus' metrics, on 127.0.0.1 only. 0: none.",

@@ -105,7 +105,7 @@ def traffic(folder: Path) -> dict[str, int]:
 def _empty(deployment: Deployment, folder: Path) -> list[float]:
     """Seconds of empty exchanges with all sites, by a run of Flower's that is no job."""
     server = deployment.server
-    FlowerControl(server.flower_home).run(empty.bundle_from(server.bundle, folder / "empty"), "")
+    FlowerControl(server.flower_home).run(empty.bundle_from(server.bundle, folder / "empty"))
     place, deadline = empty.seconds_file(server), time.monotonic() + _LONGEST_EMPTY_S
     while not place.exists():
         if time.monotonic() >= deadline:
