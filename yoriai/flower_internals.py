@@ -11,9 +11,10 @@ Each of the names below belongs to one version of Flower, so another one is refu
 
 import hashlib
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -36,6 +37,7 @@ _ADMISSION_S: Final = 2.0
 _LOCKED_MS: Final = 120_000
 # For the SuperNode on this machine to answer its executor, retries included.
 _RUNTIME_S: Final = 60.0
+_CLEAN_UP_S: Final = 1.0
 _TASK_TYPES: Final = ("flwr-clientapp", "flwr-agentapp")
 _ACQUIRE: Final = "/flwr.proto.Runtime/AcquireTask"
 
@@ -393,6 +395,7 @@ def serve_superlink(listener: Listener, around: Wrap) -> None:
     from flwr.superlink.servicer.runtime import runtime_handlers
     from starlette.middleware import Middleware
 
+    _spare_the_database()
     _tell_of_replies(fleet_handlers, listener)
     _tell_of_messages(runtime_handlers, listener)
     flowers, ends = main._get_middleware, uvicorn.Server.handle_exit
@@ -404,6 +407,36 @@ def serve_superlink(listener: Listener, around: Wrap) -> None:
 
     _replace(uvicorn.Server, "handle_exit", handle_exit)
     flower_superlink()
+
+
+def _spare_the_database() -> None:
+    """Let requests take turns at the database, and have them write what they are about alone.
+
+    SQLite takes one writer at a time, and lets the others sleep for up to 0.1 s before they look again. Flower's
+    requests write on all occasions: traffic that nobody reads, and whether some task has gone silent, which to know
+    once a second is enough.
+    """
+    from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
+    from flwr.supercore.corestate.sql_corestate import SqlCoreState
+    from flwr.supercore.sql_mixin import SqlMixin
+
+    turn, session, clean_up = threading.RLock(), SqlMixin.session, SqlCoreState._cleanup_expired_task_tokens
+    cleaned_at = float("-inf")
+
+    @contextmanager
+    def taking_turns(self: SqlMixin) -> Iterator[Any]:
+        with turn, session(self) as found:
+            yield found
+
+    def now_and_then(self: SqlCoreState) -> None:
+        nonlocal cleaned_at
+        if time.monotonic() - cleaned_at >= _CLEAN_UP_S:
+            cleaned_at = time.monotonic()
+            clean_up(self)
+
+    _replace(SqlMixin, "session", taking_turns)
+    _replace(SqlCoreState, "_cleanup_expired_task_tokens", now_and_then)
+    _replace(SqlLinkState, "store_traffic", lambda *_, **__: None)
 
 
 def asking_node(scope: Mapping[str, Any]) -> int | None:
