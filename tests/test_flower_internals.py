@@ -4,6 +4,7 @@ import inspect
 import re
 from importlib import metadata
 
+import httpx
 import pytest
 from flwr.proto import control_pb2, fleet_pb2, runtime_pb2
 from flwr.superlink import main as superlink
@@ -12,6 +13,7 @@ from flwr.supernode import fleet_http_connection, start_client_internal
 from flwr.supernode.cli import flower_supernode
 
 from yoriai import flower_internals
+from yoriai.client.node.node_words import word_of
 from yoriai.errors import ConfigError
 from yoriai.flower_internals import VERSION, check_version
 
@@ -55,6 +57,37 @@ def test_the_supernode_is_let_in_and_leaves_by_the_client_that_is_replaced() -> 
     source = inspect.getsource(fleet_http_connection.http_request_response)
     for used in ("with FleetHttpClient.from_server_address(", "client.ActivateNode,", "client.DeactivateNode("):
         assert used in source
+
+
+def answered(status: int) -> httpx.HTTPStatusError:
+    request = httpx.Request("POST", "https://server")
+    return httpx.HTTPStatusError("", request=request, response=httpx.Response(status, text="no such key"))
+
+
+def test_a_key_that_the_server_does_not_know_yet_is_shown_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(flower_internals, "_ADMISSION_S", 0.0)
+    answers: list[object] = [answered(409), answered(409), "in"]
+
+    def activate(_: object) -> object:
+        if isinstance(answer := answers.pop(0), Exception):
+            raise answer
+        return answer
+
+    assert flower_internals._admitted(activate, None) == "in"
+    assert word_of(capsys.readouterr().err.replace("no such key", "Failed to activate SuperNode")).accepted is False
+
+
+@pytest.mark.parametrize("status", [401, 500, 503])
+def test_what_no_waiting_mends_is_asked_once(monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+    monkeypatch.setattr(flower_internals, "_ADMISSION_S", 3600.0)
+
+    def activate(_: object) -> object:
+        raise answered(status)
+
+    with pytest.raises(httpx.HTTPStatusError):
+        flower_internals._admitted(activate, None)
 
 
 def test_the_superlink_calls_its_handlers_by_name_and_verifies_a_node_before_it_is_heard() -> None:

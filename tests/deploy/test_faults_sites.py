@@ -9,6 +9,7 @@ import pytest
 from tests.deploy.processes import wait_until
 from tests.deploy.site import Site
 from tests.deploy.world import Deployment, deployed, events_of
+from yoriai.client.node.node import node_state
 from yoriai.server.service.job_store import StoredJob
 
 pytestmark = pytest.mark.deploy
@@ -77,7 +78,7 @@ def test_a_copy_of_a_site_is_kept_out_and_what_it_would_spend_anew_is_refused(wo
         job = world.submit(federation__rounds=ROUNDS)
         world.wait_for_stage(job, "mask", round_number=2)
         # Two nodes of one key: Flower lets in the one that came first.
-        assert twin.node.said().count('"child_ended"') >= 1
+        wait_until(lambda: node_state(twin.folder)["accepted"] is False, 240, twin.node.said)
         assert '"offered"' not in twin.daemon.said()
         # Now the copy gets in, with a ledger that knows nothing of round 1.
         east.stop()
