@@ -201,6 +201,7 @@ def test_a_small_deployment_carries_every_figure(noise: str, tmp_path: Path) -> 
     for way in ("bytes_up", "bytes_down"):
         assert found["through_nginx"][way] > job[f"{way}_a_site"] > 0
     assert found["empty_exchange"]["floor_seconds"] > 0
+    assert found["idle_a_site_and_hour"]["requests"] < 600  # A question was kept for 20 s, or this is 1,200 and more.
     assert {"SuperLink", "ServerApp", "SuperNode", "executor of a site", "daemon", "nginx"} <= set(
         found["memory"]["kinds"]
     )

@@ -28,6 +28,8 @@ WORDS = {
     "keeper of the server": " server start ",
 }
 _NODE = "keeper of a SuperNode"
+# What runs at a site. Daemons that share a process count as well.
+SITE_KINDS = ("daemon", _NODE, "SuperNode", "executor of a site")
 OTHER = "other"
 
 
