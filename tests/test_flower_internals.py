@@ -7,7 +7,9 @@ from importlib import metadata
 import httpx
 import pytest
 from flwr.proto import control_pb2, fleet_pb2, runtime_pb2
+from flwr.supercore.routers.runtime.tracing import RuntimeTracingMiddleware
 from flwr.superlink import main as superlink
+from flwr.superlink.config_loader import get_license_plugin
 from flwr.superlink.routers.fleet import router as fleet
 from flwr.supernode import fleet_http_connection, start_client_internal
 from flwr.supernode.cli import flower_supernode
@@ -15,6 +17,7 @@ from flwr.supernode.cli import flower_supernode
 from yoriai import flower_internals
 from yoriai.client.node.node_words import word_of
 from yoriai.errors import ConfigError
+from yoriai.flower import ENVIRONMENT
 from yoriai.flower_internals import VERSION, check_version
 
 
@@ -95,7 +98,21 @@ def test_the_superlink_calls_its_handlers_by_name_and_verifies_a_node_before_it_
     for name in ("push_messages", "push_object", "pull_messages", "deactivate_node"):
         assert f"fleet_handlers.{name}(" in source
     assert "middleware=_get_middleware()" in inspect.getsource(superlink.create_app)
-    assert "NodeAuthMiddleware" in [each.cls.__name__ for each in superlink._get_middleware()]  # type: ignore[attr-defined]
+    layers = {each.cls.__name__ for each in superlink._get_middleware()}  # type: ignore[attr-defined]
+    assert layers - flower_internals._UNUSED == {
+        "ControlSensitiveResponseMiddleware",
+        "BaseHTTPMiddleware",
+        "ControlAuthenticationMiddleware",
+        "ProtobufTranslationMiddleware",
+        "NodeAuthMiddleware",
+    }
+    assert layers > flower_internals._UNUSED
+
+
+def test_the_layers_that_are_left_out_do_nothing_without_plugins_and_tracing() -> None:
+    assert get_license_plugin() is None
+    assert 'os.getenv("FLWR_TRACING_ENABLED") != "1"' in inspect.getsource(RuntimeTracingMiddleware)
+    assert not any(name.startswith("FLWR_TRACING") for name in ENVIRONMENT)
 
 
 @pytest.mark.parametrize(
