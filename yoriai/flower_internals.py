@@ -208,16 +208,20 @@ class Task:
 
         self._client.SendTaskHeartbeat(SendTaskHeartbeatRequest())
 
-    def pull(self) -> "tuple[Message, Mapping[str, object]]":
+    def pull(self) -> "tuple[Message, Mapping[str, object]] | None":
         """The message, and the node's own configuration as the site's operator set it.
 
-        The bundle comes along in Flower's answer. It is neither opened nor kept.
+        The bundle comes along in Flower's answer. It is neither opened nor kept. A message that cannot be read is one
+        without content. None where parts of it are not here: the SuperNode has given it up, its run being over, and
+        left the task behind; nobody waits for an answer.
         """
         from flwr.app import Message
+        from flwr.common.serde import message_from_proto
         from flwr.proto.node_pb2 import Node
-        from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PullTaskInputRequest
+        from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PullTaskInputRequest, PushTaskOutputRequest
         from flwr.supercore.inflatable import inflatable_protobuf_utils as over_http
-        from flwr.supercore.inflatable.inflatable_utils import pull_and_inflate_object_from_tree
+        from flwr.supercore.inflatable import inflatable_utils
+        from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
         from flwr.supercore.task_identity import TaskIdentity
 
         found = self._client.PullTaskInput(PullTaskInputRequest())
@@ -225,16 +229,22 @@ class Task:
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = found.task_id, self._run_id, self._node_id
         configuration = {key: value.string for key, value in found.context.node_config.items()}
         del found
-        tree = self._client.PullMessages(PullAppMessagesRequest()).message_object_trees[0]
-        node = Node(node_id=self._node_id)
-        message = pull_and_inflate_object_from_tree(
-            tree,
-            over_http.make_pull_object_fn_protobuf(self._client.PullObject, node, self._run_id),
-            over_http.make_confirm_message_received_fn_protobuf(
-                self._client.ConfirmMessageReceived, node, self._run_id
-            ),
-            return_type=Message,
-        )
+        told = self._client.PullMessages(PullAppMessagesRequest())
+        node, (tree,) = Node(node_id=self._node_id), told.message_object_trees
+        pull = over_http.make_pull_object_fn_protobuf(self._client.PullObject, node, self._run_id)
+        try:
+            parts = [each.object_id for each in iterate_object_tree(tree)]
+            contents = inflatable_utils.pull_objects(list(dict.fromkeys(parts)), pull, max_tries_per_object=1)
+        except inflatable_utils.ObjectPullError:
+            self._client.PushTaskOutput(PushTaskOutputRequest(sub_status="failed"))
+            return None
+        confirm = over_http.make_confirm_message_received_fn_protobuf
+        confirm(self._client.ConfirmMessageReceived, node, self._run_id)(tree.object_id)
+        try:
+            message = inflatable_utils.inflate_object_from_contents(tree.object_id, contents)
+            assert isinstance(message, Message)
+        except Exception:  # Whatever a stranger's bytes lead to.
+            message = message_from_proto(told.messages_list[0])
         message.metadata.__dict__["_message_id"] = tree.object_id
         return message, configuration
 
@@ -387,11 +397,7 @@ def serve_superlink(listener: Listener, around: Wrap) -> None:
     Args:
         around: puts an application of the caller's around Flower's; it finds a node's request authenticated.
     """
-    from flwr.supercore import constant
-
-    # On every connection in this order, so the last one counts. What uses it takes it when it is first imported.
-    _replace(constant, "SQLITE_PRAGMAS", (*constant.SQLITE_PRAGMAS, ("busy_timeout", str(_LOCKED_MS))))
-
+    _be_patient()
     import uvicorn
     from flwr.superlink import main
     from flwr.superlink.cli import flower_superlink
@@ -412,6 +418,14 @@ def serve_superlink(listener: Listener, around: Wrap) -> None:
 
     _replace(uvicorn.Server, "handle_exit", handle_exit)
     flower_superlink()
+
+
+def _be_patient() -> None:
+    """Have SQLite wait for its lock. What uses the setting takes it when it is first imported."""
+    from flwr.supercore import constant
+
+    # On every connection in this order, so the last one counts.
+    _replace(constant, "SQLITE_PRAGMAS", (*constant.SQLITE_PRAGMAS, ("busy_timeout", str(_LOCKED_MS))))
 
 
 def _spare_the_database() -> None:

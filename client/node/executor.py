@@ -9,6 +9,8 @@ is an answer.
 """
 
 import argparse
+import ctypes
+import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +25,7 @@ from yoriai.client.node.client_app import answer
 from yoriai.flower_internals import Runtime, Task, check_version
 
 _BEAT_S: Final = 15.0
+_PR_SET_PDEATHSIG: Final = 1
 _WORD: Final = b"!"
 
 DaemonOf = Callable[[Mapping[str, object]], DaemonClient]
@@ -31,6 +34,7 @@ DaemonOf = Callable[[Mapping[str, object]], DaemonClient]
 def main() -> None:
     """Be the executor until the SuperNode is gone."""
     check_version()
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # Also while it waits for the daemon.
     parser = argparse.ArgumentParser()
     parser.add_argument("--runtime", required=True)
     parser.add_argument("--secret", type=Path, required=True)
@@ -51,8 +55,9 @@ def execute(runtime: Runtime, news: socket.socket) -> None:
 
 
 def _work(task: Task) -> None:
-    message, configuration = task.pull()
-    task.push(reply_to(message, lambda: daemon_client_of_node(configuration)))
+    if (pulled := task.pull()) is not None:
+        message, configuration = pulled
+        task.push(reply_to(message, lambda: daemon_client_of_node(configuration)))
 
 
 def reply_to(message: Message, daemon: Callable[[], DaemonClient]) -> Message:

@@ -40,18 +40,31 @@ class Node:
     store: object
     daemon: Path
 
-    def has(self, message_type: str = "query", payload: bytes = b"message", task: str = "flwr-clientapp") -> None:
-        """A message has come, of a run whose bundle is no bundle at all."""
+    def has(
+        self,
+        message_type: str = "query",
+        payload: bytes = b"message",
+        task: str = "flwr-clientapp",
+        run_id: int = RUN,
+        given_up: bool = False,
+    ) -> None:
+        """A message has come, of a run whose bundle is no bundle at all; it has its parts unless it was given up."""
         state = self.state
         fab = Fab("", b"nothing that could be unpacked", {})
-        run = Run.create_empty(RUN)
+        run = Run.create_empty(run_id)
         run.fab_hash = state.store_fab(fab)  # type: ignore[attr-defined]
         state.store_run(run)  # type: ignore[attr-defined]
         configured = {NODE_CONFIG_KEY: str(self.daemon)}
-        state.set_run_series_context(0, Context(RUN, NODE, configured, RecordDict(), {}))  # type: ignore[attr-defined]
-        state.create_task(task_type=task, run_id=RUN, fab_hash=run.fab_hash)  # type: ignore[attr-defined]
+        state.set_run_series_context(0, Context(run_id, NODE, configured, RecordDict(), {}))  # type: ignore[attr-defined]
+        state.create_task(task_type=task, run_id=run_id, fab_hash=run.fab_hash)  # type: ignore[attr-defined]
+        TaskIdentity.run_id = run_id
         message = Message(pack(payload), dst_node_id=NODE, message_type=message_type)
         start_client_internal._insert_message(message, state, self.store)  # type: ignore[arg-type]
+        if given_up:
+            identity = message.metadata.message_id
+            for part in _parts(self.store.get_object_tree(identity)):  # type: ignore[attr-defined]
+                entry = self.store.store[part]  # type: ignore[attr-defined]
+                entry.content, entry.is_available = b"", False
 
     def answer(self) -> RecordDict:
         """What the SuperNode would send on."""
@@ -166,6 +179,17 @@ def test_a_message_that_is_none_of_yoriais_is_answered_and_reaches_no_daemon(
     news.send(b"?")
     assert label_of(node.answer(), "failure")
     assert daemon() == []
+
+
+def test_what_the_supernode_gave_up_with_its_run_holds_up_no_message_that_comes_later(
+    node: Node, news: socket.socket, daemon: Callable[[], list[bytes]]
+) -> None:
+    node.has(run_id=RUN + 1, given_up=True)
+    node.has()
+    news.send(b"?")
+    assert payload_of(node.answer()) == b"message"
+    states = {task.run_id: task.status.status for task in node.state.get_tasks()}  # type: ignore[attr-defined]
+    assert states[RUN + 1] == "finished"
 
 
 def test_without_a_word_from_the_supernode_nothing_is_asked(node: Node, news: socket.socket) -> None:
