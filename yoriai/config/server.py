@@ -78,9 +78,10 @@ class ServerConfig(Table):
         "SuperLink reads a request before it looks at the key, so strangers could fill its memory with larger ones.",
     )
     connections_per_address: Count = Field(
-        default=64,
-        description="Most requests at once from one IP address. A site has up to four under way; sites behind one "
-        "proxy share an address. nginx's own worker_connections must be at least twice as many.",
+        default=256,
+        description="Most requests at once from one IP address. A site always has one under way, which is kept for "
+        "hold_s, and up to four while messages come; sites behind one proxy share an address. nginx's own "
+        "worker_connections must be at least twice as many.",
     )
     hold_s: float = Field(
         default=20.0,
