@@ -16,8 +16,10 @@ from yoriai import wire
 from yoriai.cli import app
 from yoriai.config import JobConfig
 from yoriai.errors import ConfigError, StorageError
+from yoriai.privacy.dp.accounting import cost
+from yoriai.privacy.dp.events import SampledGaussian
 from yoriai.simulations.bench.deploy import figures
-from yoriai.simulations.bench.deploy.daemons import stage_of
+from yoriai.simulations.bench.deploy.daemons import SharedCosting, stage_of
 from yoriai.simulations.bench.deploy.plan import DeployPlan, job_for, save_base, shape_for
 from yoriai.simulations.bench.deploy.usage import Process, Usage, below, cpu_by_kind, kind_of, parse_stat
 from yoriai.simulations.deployment import processes
@@ -114,6 +116,11 @@ def test_every_message_of_a_site_has_a_stage_of_the_coordinators_log() -> None:
         {"kind": "train_request"}, {"kind": "delivery"},
     ]  # fmt: skip
     assert [stage_of(header) for header in headers] == ["offer", "advertise", "share", "mask", wire.DELIVERY_STAGE]
+
+
+def test_what_sites_of_one_process_add_up_together_is_what_each_would() -> None:
+    asked = [(SampledGaussian(0.5, 2.0), 3), SampledGaussian(0.5, 4.0)]
+    assert SharedCosting()(asked, 1e-5, "rdp") == cost(asked, 1e-5, "rdp")
 
 
 def test_a_process_is_known_by_its_command_line() -> None:
