@@ -175,7 +175,7 @@ class Deployment:
         """A command in a process of its own."""
         line = [str(Path(sys.executable).with_name("yoriai")), *map(str, arguments)]
         settings = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **(environment or {})}
-        return subprocess.run(line, env=settings, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+        return subprocess.run(line, env=settings, cwd=ROOT, capture_output=True, text=True, check=False, timeout=900)
 
     # Jobs
 
