@@ -370,8 +370,8 @@ class Listener(Protocol):
         """A part has come."""
         ...
 
-    def has_nothing_for(self, node_id: int, since: int) -> None:
-        """A node has asked, and there was nothing that had come before `since`, as `now` gave it."""
+    def has_asked(self, node_id: int, since: int, *, in_vain: bool) -> None:
+        """A node has got a message, or there was none of those that had come before `since`, as `now` gave it."""
         ...
 
     def now(self, node_id: int) -> int:
@@ -486,8 +486,7 @@ def _tell_of_replies(handlers: Any, listener: Listener) -> None:
         node_id = int(request.node.node_id)
         since = listener.now(node_id)
         response = pull(request=request, state=state, store=store)
-        if not response.messages_list:
-            listener.has_nothing_for(node_id, since)
+        listener.has_asked(node_id, since, in_vain=not response.messages_list)
         return response
 
     def deactivate_node(request: Any, state: Any) -> Any:

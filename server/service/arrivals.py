@@ -89,14 +89,15 @@ class Arrivals:
         with self._lock:
             return self._for_nodes[node_id]
 
-    def has_nothing_for(self, node_id: int, since: int) -> None:
-        """A node has asked, and there was nothing that had come before `since`, as `now` gave it."""
+    def has_asked(self, node_id: int, since: int, *, in_vain: bool) -> None:
+        """A node has got a message, or there was none of those that had come before `since`, as `now` gave it."""
         with self._lock:
-            self._seen[node_id] = since
+            self._seen[node_id] = since if in_vain else min(self._seen.get(node_id, -1) + 1, since)
 
     def has_left(self, node_id: int) -> None:
-        """A node has signed off."""
+        """A node has signed off; when it is back, it may get again what it had not confirmed."""
         with self._lock:
+            self._seen.pop(node_id, None)
             self._tell(node_id)
 
     def is_over(self) -> None:

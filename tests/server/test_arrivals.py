@@ -39,7 +39,7 @@ async def beside(waiting: Awaitable[Any], act: Callable[[], None]) -> Any:
 
 
 def asked_in_vain(there: Arrivals, node: int = 1) -> None:
-    there.has_nothing_for(node, there.now(node))
+    there.has_asked(node, there.now(node), in_vain=True)
 
 
 def test_a_node_that_never_asked_does_not_wait() -> None:
@@ -79,7 +79,25 @@ def test_a_message_that_came_while_the_node_was_told_that_there_is_none_is_not_l
     there = Arrivals()
     before = there.now(1)
     there.expects("s", "m", 1, set())
-    there.has_nothing_for(1, before)
+    there.has_asked(1, before, in_vain=True)
+    assert timed(there.for_node(1, LONG_S)) < LONG_S / 2
+
+
+def test_after_a_message_a_node_waits_for_the_next_and_not_where_another_is_there_already() -> None:
+    there = Arrivals()
+    asked_in_vain(there)
+    for number in range(2):
+        there.expects("s", f"m{number}", 1, set())
+    there.has_asked(1, there.now(1), in_vain=False)
+    assert timed(there.for_node(1, LONG_S)) < LONG_S / 2
+    there.has_asked(1, there.now(1), in_vain=False)
+    assert timed(there.for_node(1, 0.1)) >= 0.09
+
+
+def test_a_node_that_is_back_does_not_wait_for_what_it_may_have_lost() -> None:
+    there = Arrivals()
+    asked_in_vain(there)
+    there.has_left(1)
     assert timed(there.for_node(1, LONG_S)) < LONG_S / 2
 
 
