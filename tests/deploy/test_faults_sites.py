@@ -59,10 +59,11 @@ def test_a_daemon_killed_in_a_stage_costs_the_job_nothing_but_time(world: Deploy
 
 
 @pytest.mark.deploy_full
-def test_a_supernode_killed_is_started_again_and_its_site_comes_back(world: Deployment) -> None:
+@pytest.mark.parametrize("part", ["supernode.py", "executor.py"])
+def test_a_supernode_killed_is_started_again_and_its_site_comes_back(world: Deployment, part: str) -> None:
     job = world.submit(federation__rounds=6)
     world.wait_for_stage(job, "mask", round_number=2)
-    world.kill(world.sites["east"].supernode())
+    world.kill(world.sites["east"].part_of_node(part))
     world.wait_for(job, seconds=900.0)
     rounds = answered(job)
     assert len(rounds) == 6
