@@ -7,6 +7,8 @@ T ?= tests
 SLOWEST := --durations=30 --durations-min=1
 MUTATE_ARGS ?=
 DEPLOY_ARGS ?= -n 2 --dist loadfile --timeout 1500
+# Where the tests of deployments are: each worker collects for itself, and all of tests takes half a minute of a core.
+DEPLOY_TESTS := tests/deploy tests/simulations/test_bench_deploy.py
 DEPLOY_LOG ?= docs/benchmarks/fault-matrix.log
 SHELL := /bin/bash
 
@@ -51,11 +53,11 @@ test: $(STAMP)
 
 # Each file has a deployment of its own, and most of a deployment's time is waiting: two at once share two cores well.
 test-deploy: $(STAMP)
-	$(PY) -m pytest -q -m "deploy and not deploy_full" $(SLOWEST) $(DEPLOY_ARGS) $(T)
+	$(PY) -m pytest -q -m "deploy and not deploy_full" $(SLOWEST) $(DEPLOY_ARGS) $(if $(filter tests,$(T)),$(DEPLOY_TESTS),$(T))
 
 test-deploy-full: $(STAMP)
 	{ echo "$$(date -u +%F), commit $$(git rev-parse --short HEAD), $$(nproc) cores"; \
-	  $(PY) -m pytest -m deploy -v --no-header --disable-warnings --durations=0 --durations-min=1 $(DEPLOY_ARGS) tests 2>&1; } \
+	  $(PY) -m pytest -m deploy -v --no-header --disable-warnings --durations=0 --durations-min=1 $(DEPLOY_ARGS) $(DEPLOY_TESTS) 2>&1; } \
 	  | sed -u 's|$(CURDIR)|.|g' | tee $(DEPLOY_LOG); exit $${PIPESTATUS[0]}
 
 test-fast: $(STAMP)

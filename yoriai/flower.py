@@ -27,7 +27,7 @@ _PROXIES = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"})
 
 
 def passed_on() -> dict[str, str]:
-    """What one of Flower's processes, and so every app bundle, gets of this process's environment.
+    """What one of Flower's processes, and so every ServerApp, gets of this process's environment.
 
     The rest may be whatever root's session held, such as tokens and the sockets of agents. Proxies are left out even by
     name: what stays on this machine would go through them, and where one is needed a setting names it.

@@ -50,7 +50,7 @@ def start(
         bool,
         typer.Option(
             "--same-user",
-            help="Run the SuperNode as the daemon's user: code that an app bundle brings could read keys and records.",
+            help="Run the SuperNode as the daemon's user: if it were taken over, keys and records could be read.",
         ),
     ] = False,
     allow_user: Annotated[

@@ -1,7 +1,7 @@
 """What may be taken for an answer at a site's sockets, before any of it is shown or acted on.
 
-In `node/` code of an app bundle may listen in the keeper's stead, and root may ask. So an answer has exactly the form
-that is expected, or is none; and no text of it can redraw a terminal.
+In `node/` who took over the SuperNode may listen in the keeper's stead, and root may ask. So an answer has exactly the
+form that is expected, or is none; and no text of it can redraw a terminal.
 """
 
 from collections.abc import Mapping

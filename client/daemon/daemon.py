@@ -1,7 +1,7 @@
 """The long-lived process of a site: holds base, records, keys and ledger, and answers through a Unix socket.
 
-Threat model. Flower's side of the site runs whatever code an app bundle carries, under another user; all that it can
-do here is ask. It is let in by the kernel's word on who it is, gets one message worked off at a time, and hears from
+Threat model. Flower's side of the site is foreign code under another user, and may be taken over; all that it can do
+here is ask. It is let in by the kernel's word on who it is, gets one message worked off at a time, and hears from
 the site what the policy allows. It can keep the daemon busy, which a coordinator could as well.
 
 Not covered: root, and code under the daemon's own user. Memory cannot be dumped or traced by others, but may be swapped
@@ -176,7 +176,7 @@ class Reception:
             line.send_note(FrameKind.ANSWER, {"site": self._config.site.name, **versions})
         elif asked.kind == FrameKind.HEALTH:
             health = asdict(self._worker.health())
-            # Budget and jobs are the operator's to see, not whatever code a bundle brings.
+            # Budget and jobs are the operator's to see, not the SuperNode's.
             shown = health if peer.uid in self._own else {"state": health["state"]}
             line.send_note(FrameKind.ANSWER, shown)
         else:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from typing import Protocol
 
 from yoriai.client.base.base_model import choose_device, load_base
 from yoriai.client.base.quiet import quiet_libraries
@@ -21,16 +22,29 @@ from yoriai.client.site.own_evaluation import Measuring
 from yoriai.client.site.round_trainer import SiteHooks
 from yoriai.client.site.site import Site
 from yoriai.client.site.site_identity import SiteIdentity
+from yoriai.privacy.dp.accounting import Accountant, Cost, Events
 from yoriai.privacy.ledger.book import Head
 from yoriai.privacy.ledger.folder import open_in_folder
 from yoriai.privacy.ledger.ledger import Ledger, Policy
 from yoriai.system.log import EventLog, take_over_libraries
 
 
+class ClosableCosting(Protocol):
+    """Adds up what jobs cost, and may have a process to end."""
+
+    def __call__(self, events: Events, delta: float, accountant: Accountant = "pld") -> Cost:
+        """As `accounting.cost`."""
+        ...
+
+    def close(self) -> None:
+        """Nothing more is asked."""
+        ...
+
+
 class LoadedSite:
     """A site with its base in memory and its ledger open; use `open_site`."""
 
-    def __init__(self, site: Site, ledger: Ledger, measuring: Measuring, costing: CostWorker) -> None:
+    def __init__(self, site: Site, ledger: Ledger, measuring: Measuring, costing: ClosableCosting) -> None:
         self._site, self._ledger, self._measuring, self._costing = site, ledger, measuring, costing
         self._budget: tuple[Head, dict[str, float]] | None = None
 
@@ -60,7 +74,11 @@ class LoadedSite:
 
 
 def open_site(
-    config: DaemonConfig, log: EventLog, checkpoint: Callable[[], None], hooks: SiteHooks | None = None
+    config: DaemonConfig,
+    log: EventLog,
+    checkpoint: Callable[[], None],
+    hooks: SiteHooks | None = None,
+    costing: ClosableCosting | None = None,
 ) -> LoadedSite:
     """Read the records, load the base, open the ledger.
 
@@ -68,6 +86,7 @@ def open_site(
         checkpoint: called at every step of training and of the prefix, and while it is added up what a job costs; may
             raise to give the message up.
         hooks: for tests; a deployed site takes the defaults.
+        costing: for measurements of many sites on one machine; a deployed site has a CostWorker of its own.
 
     Raises:
         YoriaiError: records, base, keys or ledger are not as they should be.
@@ -85,7 +104,8 @@ def open_site(
     site_policy = config.site.policy
     policy = Policy(site_policy.epsilon_budget, site_policy.delta, unit=site_policy.unit)
     with ExitStack() as undone_on_error:
-        costing = undone_on_error.enter_context(closing(CostWorker(config.site.name, checkpoint=checkpoint)))
+        adding = costing or CostWorker(config.site.name, checkpoint=checkpoint)
+        undone_on_error.enter_context(closing(adding))
         ledger = undone_on_error.enter_context(
             open_in_folder(
                 config.ledgers,
@@ -93,7 +113,7 @@ def open_site(
                 fingerprint(records.train),
                 policy,
                 witnesses=config.witnesses,
-                costing=costing,
+                costing=adding,
             )
         )
         session = ModelSession(base, config.speed)
@@ -117,7 +137,7 @@ def open_site(
             channels=_channels(config, session, ledger=ledger, identity=identity, hooks=hooks, alarms=alarms),
         )
         undone_on_error.pop_all()
-    return LoadedSite(site, ledger, measuring, costing)
+    return LoadedSite(site, ledger, measuring, adding)
 
 
 def _deliveries(

@@ -75,7 +75,7 @@ def names_of(user: str | None, node_user: str | None) -> Names:
     names = Names(user or Names.site, node_user or Names.node)
     if names.site == names.node:
         raise ConfigError(
-            "one user for daemon and SuperNode, which runs whatever code an app bundle brings",
+            "one user for daemon and SuperNode, which is foreign code that talks to the server",
             found=names.site,
             remedy="name two",
         )

@@ -1,15 +1,16 @@
 """Flower's side of a site: a thin shell that forwards bytes. It holds no model, no records and no key.
 
-Flower runs whatever code an app bundle carries, in a new process a message, so nothing here is trusted with anything.
+Whoever carries the messages, an executor in a deployment and Flower's simulation in a simulation, is trusted with
+nothing.
 """
 
 from collections.abc import Callable
 from typing import Protocol
 
-from flwr.app import Context, Message
+from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from yoriai.errors import DaemonError
+from yoriai.errors import DaemonError, WireError
 from yoriai.flower_payload import pack, payload_of
 
 
@@ -26,22 +27,30 @@ class Door(Protocol):
         ...
 
 
-def client_app(daemon_for: Callable[[Context], Door]) -> ClientApp:
-    """A ClientApp that hands the payload of every message to the site's daemon.
+def answer(content: RecordDict | None, daemon: Callable[[], Door]) -> RecordDict:
+    """What a site answers to a message's content; None: it has none that could be Yoriai's.
 
     An empty payload asks for the name only. A daemon that cannot be reached, or has no time, is a reply that says so:
-    Flower would send the coordinator a traceback in its place, with the site's paths in it.
+    the coordinator is to hear no traceback, with the site's paths in it.
     """
+    try:
+        payload = payload_of(content) if content is not None else None
+        if payload is None:
+            return pack(b"", failure="the message is none of Yoriai's")
+        door = daemon()
+        return pack(door.handle(payload) if payload else b"", site=door.name)
+    except DaemonError:
+        return pack(b"", failure="the site's daemon cannot be reached, or has no time")
+    except WireError as error:
+        return pack(b"", failure=error.what)
+
+
+def client_app(daemon_for: Callable[[Context], Door]) -> ClientApp:
+    """A ClientApp of Flower's simulation that hands the payload of every message to the site."""
     app = ClientApp()
 
     @app.query()
     def forward(message: Message, context: Context) -> Message:
-        payload = payload_of(message.content)
-        try:
-            daemon = daemon_for(context)
-            reply = pack(daemon.handle(payload) if payload else b"", site=daemon.name)
-        except DaemonError:
-            reply = pack(b"", failure="the site's daemon cannot be reached, or has no time")
-        return Message(reply, reply_to=message)
+        return Message(answer(message.content, lambda: daemon_for(context)), reply_to=message)
 
     return app

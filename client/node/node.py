@@ -1,12 +1,12 @@
 """Flower's SuperNode at a site: how it is started, and the process that keeps it alive.
 
-Threat model. The SuperNode fetches app bundles from the server and runs whatever code they hold. So it belongs to a
-user of its own, who may read `node/` and nothing else of the site, and reaches the daemon by its socket alone. What
-keeps the SuperNode alive runs as the same user and holds nothing that this user may not know.
+Threat model. Nothing of an app bundle is opened or run at a site: an executor of Yoriai's own (`executor.py`) answers
+what the SuperNode's messages ask. The SuperNode itself is foreign code that talks to the server all day, so it belongs
+to a user of its own, who may read `node/` and nothing else of the site, and reaches the daemon by its socket alone.
+What keeps the SuperNode alive, and its executor, run as the same user and hold nothing that this user may not know.
 
-Not covered: the SuperNode's own interface on loopback, by which it hands messages to its apps, asks nobody who they
-are. Other users of this machine could take messages from there, or put in some: the daemon judges every message, and
-what leaves is encrypted for the protocol, so they gain no more than the server has, but they can disturb.
+The SuperNode hands messages to its executor over an interface on loopback, where any user of the machine may connect.
+Who knows the secret in `node/flower` gets a message there, and who got one may answer it; others can keep it busy.
 """
 
 import os
@@ -70,6 +70,7 @@ def node_command(site: SiteFolder, config: SiteConfig) -> list[str]:
         raise ConfigError("the path of the site's folder has a quotation mark or a backslash", remedy="rename it")
     return [
         *(sys.executable, "-P", str(Path(__file__).with_name("supernode.py"))),
+        *(str(config.server.pause_busy_s), str(config.server.pause_idle_s)),
         *("--superlink", config.server.address),
         *("--root-certificates", str(site.server_ca)),
         *("--auth-supernode-private-key", str(site.node_key)),

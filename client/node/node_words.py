@@ -1,7 +1,7 @@
 """What the server last said to a site's SuperNode, by what Flower (1.41) wrote of it. Pure but for reading the file.
 
-Apps of a bundle write into the same file, and might write these very words. That is no loss: who keeps a SuperNode is
-taken at its word for nothing but a line on its own operator's screen.
+Whatever else is written into the same file might be these very words. That is no loss: who keeps a SuperNode is taken
+at its word for nothing but a line on its own operator's screen.
 """
 
 from dataclasses import dataclass

@@ -3,7 +3,7 @@
     yoriai site start DIR                     keeps the two below; holds nothing itself
       yoriai site start DIR --only daemon     the daemon, as the owner of DIR
       yoriai site start DIR --only node       keeps the SuperNode, as the owner of DIR/node
-        supernode.py                          Flower's, and what it starts in turn
+        supernode.py                          Flower's, and its executor
 
 The end of either is no reason for the other's. If the first is killed, the kernel kills the others, each with its
 parent. Under systemd the second and the third are units of their own, and the first does not run.
@@ -76,7 +76,7 @@ def refuse_same(site: SiteFolder, users: Users) -> None:
     """Raise ConfigError where the SuperNode's user could read what is the daemon's."""
     if users.node in (users.daemon, 0):
         raise ConfigError(
-            "the SuperNode, which runs whatever code an app bundle brings, would run as the daemon's user, or as root",
+            "the SuperNode, which is foreign code that talks to the server, would run as the daemon's user, or as root",
             found=f"user {user_name(users.node)}",
             expected="a user of its own",
             remedy=f"{_units(site)}, or --node-user USER as root; --same-user gives up this protection",

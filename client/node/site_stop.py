@@ -1,7 +1,8 @@
 """Which processes are to be told to end for a site to stop, and their end.
 
-A process is known by the lock that it holds, and by nothing that anybody says at a socket: root may ask, and code of an
-app bundle may listen in `node/`. Each lock is believed of one user, and only this user's processes are told to end.
+A process is known by the lock that it holds, and by nothing that anybody says at a socket: root may ask, and who
+took over the SuperNode may listen in `node/`. Each lock is believed of one user, and only this user's processes are
+told to end.
 
     run/start-USER.lock     `site start`, which keeps both; root's, or of the user who owns the site's folder
     run/daemon.sock.lock    the daemon; of that user

@@ -1,25 +1,24 @@
-"""Flower's control interface, on loopback, through its own command line: nodes, runs, and starting the SuperLink.
+"""Flower's control interface, on loopback: nodes, and runs of jobs.
 
-Commands are short-lived processes with a folder of their own for Flower's files, so that no setting of a user's own
-Flower comes in.
+Flower's own command line does the same, with a process of two seconds of a core for each command.
 """
 
-import json
-import subprocess
-import tempfile
+import tomllib
+from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Final, TypeVar
+
+import httpx
 
 from yoriai.errors import RoundError
-from yoriai.flower import environment
-from yoriai.system.files import write_atomically
-from yoriai.system.supervisor import installed
+from yoriai.flower_internals import Control, is_key_in_use
 
 # The SuperLink hands its environment on to every ServerApp; that is how one finds the server's folder.
-SERVER_VARIABLE = "YORIAI_SERVER"
-_CONNECTION = "yoriai"  # As flower/config.toml names it.
-_TIMEOUT_S = 60.0
-_LONGEST_QUOTE = 200
+SERVER_VARIABLE: Final = "YORIAI_SERVER"
+_CONNECTION: Final = "yoriai"  # As flower/config.toml names it.
+
+T = TypeVar("T")
 
 
 class KeyInUse(Exception):
@@ -34,18 +33,26 @@ class FlowerControl:
     """
 
     def __init__(self, home: Path) -> None:
-        self._home, self._environment = home, environment(home)
+        self._home = home
+
+    @cached_property
+    def _control(self) -> Control:
+        named = tomllib.loads((self._home / "config.toml").read_text())["superlink"][_CONNECTION]
+        return Control(named["address"], Path(named["root-certificates"]).read_bytes())
 
     def is_up(self) -> bool:
         """Whether the SuperLink answers."""
         try:
-            self._flwr("list", _CONNECTION)
+            self.online()
         except RoundError:
             return False
         return True
 
-    def run(self, bundle: Path, run_id: str) -> str:
-        """Start a run of the bundle for a job.
+    def run(self, bundle: Path, **settings: str | int) -> str:
+        """Start a run of a bundle.
+
+        Args:
+            settings: of the run, where they differ from the bundle's.
 
         Returns:
             Flower's number of the run.
@@ -53,13 +60,12 @@ class FlowerControl:
         Raises:
             RoundError: Flower cannot be reached, or refuses.
         """
-        answer = self._flwr("run", str(bundle), _CONNECTION, "--run-config", f"job={json.dumps(run_id)}")
-        return str(answer["run-id"])
+        return str(self._done("run", lambda: self._control.start(bundle, settings)))
 
     def stop(self, flower_run: str) -> None:
         """Stop a run; one that has ended is no error."""
         try:
-            self._flwr("stop", flower_run, _CONNECTION)
+            self._done("stop", lambda: self._control.stop(int(flower_run or 0)))
         except RoundError:
             return
 
@@ -73,14 +79,12 @@ class FlowerControl:
             KeyInUse: it is registered already.
             RoundError: Flower cannot be reached, or refuses.
         """
-        with tempfile.TemporaryDirectory(dir=self._home) as folder:
-            path = write_atomically(Path(folder) / "node.pub", f"{key}\n".encode())
-            return int(self._flwr("supernode", "register", str(path), _CONNECTION, "--name", site)["node-id"])
+        return self._done("register", lambda: self._control.register(site, key.encode()))
 
     def unregister(self, node_id: int) -> None:
         """Take a node out; one that is not there is no error."""
         try:
-            self._flwr("supernode", "unregister", str(node_id), _CONNECTION)
+            self._done("unregister", lambda: self._control.unregister(node_id))
         except RoundError:
             if not self.is_up():
                 raise
@@ -91,35 +95,20 @@ class FlowerControl:
         Raises:
             RoundError: Flower cannot be reached.
         """
-        nodes = self._flwr("supernode", "list", _CONNECTION)["nodes"]
-        return {int(node["node-id"]): node["status"] == "online" for node in nodes}
 
-    def _flwr(self, *arguments: str) -> dict[str, Any]:
-        """Flower's answer to a command, as JSON."""
+        def nodes() -> dict[int, bool]:
+            return self._control.nodes()
+
+        return self._done("list", nodes)
+
+    def _done(self, what: str, call: Callable[[], T]) -> T:
         try:
-            done = subprocess.run(
-                [installed("flwr"), *arguments, "--format", "json"],
-                env=self._environment,
-                cwd=self._home,
-                capture_output=True,
-                text=True,
-                timeout=_TIMEOUT_S,
-                check=False,
-            )
-            answer = json.loads(done.stdout)
-            if done.returncode == 0 and answer["success"]:
-                return dict(answer)
-        except (subprocess.TimeoutExpired, ValueError, KeyError, TypeError):
-            raise self._cannot(arguments, "no answer that can be read") from None
-        said = str(answer.get("error-message", ""))
-        if "already in use" in said.lower():
-            raise KeyInUse
-        raise self._cannot(arguments, said)
-
-    def _cannot(self, arguments: tuple[str, ...], said: str) -> RoundError:
-        quoted = "".join(c if c.isprintable() else " " for c in said)[:_LONGEST_QUOTE].strip()
-        return RoundError(
-            f"Flower's SuperLink has not done: flwr {arguments[0]}",
-            found=quoted,
-            remedy=f"look at {self._home.parent / 'log' / 'superlink.log'}",
-        )
+            return call()
+        except (httpx.HTTPError, OSError, ValueError, KeyError) as error:
+            if is_key_in_use(error):
+                raise KeyInUse from None
+            raise RoundError(
+                f"Flower's SuperLink has not done: {what}",
+                found=str(error)[:200] if isinstance(error, httpx.HTTPStatusError) else type(error).__name__,
+                remedy=f"look at {self._home.parent / 'log' / 'superlink.log'}",
+            ) from None

@@ -33,6 +33,8 @@ _NODES_S = 5.0
 _AGAIN_S = 10.0
 # From `flwr run` to the coordinator's lock. Beyond it Flower's executor has died, which the SuperLink does not notice.
 _START_S = 90.0
+# How often Flower's executor looks for a job to start, in seconds.
+_START_POLL_S = "0.5"
 # A coordinator that is cancelled looks up every second, but for one that waits within Flower.
 _CANCEL_S = 15.0
 
@@ -40,7 +42,7 @@ _CANCEL_S = 15.0
 def superlink_command(folder: ServerFolder) -> list[str]:
     """The command line of Flower's SuperLink; it serves nodes and control on one port of loopback."""
     return [
-        *(sys.executable, "-P", str(Path(__file__).with_name("superlink.py"))),
+        *(sys.executable, "-P", str(Path(__file__).with_name("superlink.py")), str(folder.config().hold_s)),
         *("--host", "127.0.0.1", "--port", str(folder.config().control_port)),
         *("--ssl-ca-certfile", str(folder.tls_ca)),
         *("--ssl-certfile", str(folder.tls_certificate), "--ssl-keyfile", str(folder.tls_key)),
@@ -151,7 +153,7 @@ class Keeper:
         if job.change(phase="starting", only_from=("queued",)).phase != "starting":
             return
         try:
-            flower_run = self._flower.run(self._folder.bundle, job.run_id)
+            flower_run = self._flower.run(self._folder.bundle, job=job.run_id)
         except RoundError as error:
             later = time.time() + _AGAIN_S
             job.change(phase="queued", only_from=("starting",), not_before=later, error=str(error))
@@ -165,14 +167,18 @@ class Keeper:
         if self._errands.is_at_work() or not self._errands.is_due(lambda: self._folder.node_keys(datetime.now(UTC))):
             return
         self._errands.begin()
-        self._log.event("errand", flower_run=self._flower.run(self._folder.bundle, ERRAND))
+        self._log.event("errand", flower_run=self._flower.run(self._folder.bundle, job=ERRAND))
 
     def _supervised(self) -> Supervisor:
         folder = self._folder
         return Supervisor(
             "superlink",
             superlink_command(folder),
-            environment={**environment(folder.flower_home), SERVER_VARIABLE: str(folder.path.resolve())},
+            environment={
+                **environment(folder.flower_home),
+                SERVER_VARIABLE: str(folder.path.resolve()),
+                "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": _START_POLL_S,
+            },
             log=self._log,
             output=folder.log / "superlink.log",
             on_restart=self._superlink_restarts,

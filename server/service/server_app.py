@@ -16,6 +16,7 @@ from yoriai.errors import RoundError, WireError
 from yoriai.flower_payload import label_of, pack, payload_of
 from yoriai.server.flower.flower_control import SERVER_VARIABLE
 from yoriai.server.flower.nodes import NodeBook
+from yoriai.server.flower.reply_news import ReplyNews
 from yoriai.server.folder.server_folder import ServerFolder
 from yoriai.server.round.messenger import Transport
 from yoriai.server.service.errands import ERRAND, run_errand
@@ -24,13 +25,18 @@ from yoriai.server.service.job_store import JobStore
 
 _HELLO_TIMEOUT_S = 120.0
 _POLL_S = 0.2
-# Each reply is waited for by a thread that asks for itself, and a question costs the SuperLink about 10 ms of a core.
-# So: ten a second all together, until the wait for a single reply would be felt.
+# Without news, each reply is waited for by a thread that asks for itself, and a question costs the SuperLink about
+# 10 ms of a core. So: ten a second all together, until the wait for a single reply would be felt.
 _POLL_PER_SITE_S = 0.1
 _LONGEST_POLL_S = 2.0
+# Flower takes a node for gone a minute after its last word. Of whom that is true is one question for all sites.
+_LOOK_S = 5.0
 
 Reply = Message | str
 """What came of a message: a reply of Flower's, or why none can be read."""
+
+Wait = Callable[[int, str], bool]
+"""Returns when a reply may have come to the message of that id, or its node has left: whether it has."""
 
 Names = Callable[[], Mapping[int, str]]
 """The sites by the node ids that they were registered under, as of now."""
@@ -45,6 +51,7 @@ class GridTransport:
     Args:
         grid: of the running app.
         names: see Names; None asks the nodes.
+        news: of replies; None asks for each of them again and again.
         expected_nodes: how many nodes to wait for before the first exchange; where nodes are asked.
         hello_timeout_s: how long to wait for them, and then for their names.
         stop: once set, no reply is waited for any longer.
@@ -56,12 +63,13 @@ class GridTransport:
         grid: Grid,
         *,
         names: Names | None = None,
+        news: ReplyNews | None = None,
         expected_nodes: int = 0,
         hello_timeout_s: float = _HELLO_TIMEOUT_S,
         stop: threading.Event | None = None,
         on_failure: Callable[[str, str, str], None] | None = None,
     ) -> None:
-        self._grid, self._names, self._hello_timeout_s = grid, names, hello_timeout_s
+        self._grid, self._names, self._news, self._hello_timeout_s = grid, names, news, hello_timeout_s
         self._stop, self._on_failure = stop or threading.Event(), on_failure
         self._nodes: dict[str, int] = {}
         self._failures: dict[str, str] = {}
@@ -136,29 +144,46 @@ class GridTransport:
             )
             for node, payload in payloads.items()
         ]
+        over = threading.Event()
+        wait = self._waiting(over, len(messages))
         # Flower gives no id for a node that was taken out meanwhile: there is nothing to wait for.
         ids = self._grid.push_messages(messages) if messages else []
         pushed = {node: identity for node, identity in zip(payloads, ids, strict=False) if identity}
         del messages, contents
         inbox: queue.SimpleQueue[tuple[int, Reply]] = queue.SimpleQueue()
-        over = threading.Event()
-        waited = min(max(_POLL_S, _POLL_PER_SITE_S * len(pushed)), _LONGEST_POLL_S)
         for node, identity in pushed.items():
-            fetching = (self._grid, node, identity, inbox, over, waited)
+            fetching = (self._grid, node, identity, inbox, over, wait)
             threading.Thread(target=_fetch, args=fetching, name=f"reply to {stage}", daemon=True).start()
         try:
-            return self._gathered(inbox, len(pushed), time.monotonic() + timeout_s)
+            return self._gathered(inbox, set(pushed), time.monotonic() + timeout_s)
         finally:
             over.set()
+            if self._news is not None:
+                self._news.wake()
 
-    def _gathered(self, inbox: queue.SimpleQueue[tuple[int, Reply]], wanted: int, deadline: float) -> dict[int, Reply]:
-        """So many replies, or those that have come by the deadline."""
+    def _waiting(self, over: threading.Event, messages: int) -> Wait:
+        """How the replies of an exchange that begins now are waited for."""
+        if (news := self._news) is not None:
+            began = news.turn
+            return lambda node, identity: news.wait(identity, node, began)
+        poll_s = min(max(_POLL_S, _POLL_PER_SITE_S * messages), _LONGEST_POLL_S)
+        return lambda node, identity: over.wait(poll_s) and False
+
+    def _gathered(
+        self, inbox: queue.SimpleQueue[tuple[int, Reply]], nodes: set[int], deadline: float
+    ) -> dict[int, Reply]:
+        """The replies of these nodes, or those that have come by the deadline."""
         replies: dict[int, Reply] = {}
-        while len(replies) < wanted and time.monotonic() < deadline:
+        look_at = time.monotonic() + _LOOK_S
+        while len(replies) < len(nodes) and time.monotonic() < deadline:
             self._check_stopped()
             with suppress(queue.Empty):
                 node, reply = inbox.get(timeout=_POLL_S)
                 replies[node] = reply
+            if self._news is not None and time.monotonic() >= look_at:
+                for node in nodes - replies.keys() - set(self._grid.get_node_ids()):
+                    self._news.has_left(node)
+                look_at = time.monotonic() + _LOOK_S
         return replies
 
     def _check_stopped(self) -> None:
@@ -176,14 +201,17 @@ def _fetch(
     identity: str,
     inbox: queue.SimpleQueue[tuple[int, Reply]],
     over: threading.Event,
-    poll_s: float,
+    wait: Wait,
 ) -> None:
     """Wait for one node's reply, in a thread of its own: one that announces a reply and never sends it holds up nobody.
 
     Flower fetches a reply as soon as it is announced, tries for hours, and raises whatever the bytes lead to. It does
     not try again when the SuperLink has an error of its own, such as a database that was locked for five seconds.
     """
-    while not over.wait(poll_s):
+    while not over.is_set():
+        has_left = wait(node, identity)
+        if over.is_set():
+            return
         try:
             found = list(grid.pull_messages([identity]))
         except httpx.HTTPStatusError as error:
@@ -197,6 +225,9 @@ def _fetch(
         for reply in found:
             of_another = not reply.has_error() and reply.metadata.src_node_id != node
             inbox.put((node, "another node has answered" if of_another else reply))
+            return
+        if has_left:
+            inbox.put((node, "its node has left the server"))
             return
 
 
@@ -233,13 +264,14 @@ def deployed_app() -> ServerApp:
     def main(grid: Grid, context: Context) -> None:
         folder, name = ServerFolder(Path(os.environ[SERVER_VARIABLE])), str(context.run_config["job"])
         nodes = NodeBook.of(folder.flower_home)
+        with ReplyNews(folder.config().control_port, folder.tls_ca).listening() as news:
 
-        def connect(stop: threading.Event, on_failure: Callable[[str, str, str], None]) -> Transport:
-            return GridTransport(grid, names=nodes.names, stop=stop, on_failure=on_failure)
+            def connect(stop: threading.Event, on_failure: Callable[[str, str, str], None]) -> Transport:
+                return GridTransport(grid, names=nodes.names, news=news, stop=stop, on_failure=on_failure)
 
-        if name == ERRAND:
-            run_errand(folder, connect)
-        else:
-            run_job(folder, JobStore(folder.jobs).find(name), connect)
+            if name == ERRAND:
+                run_errand(folder, connect)
+            else:
+                run_job(folder, JobStore(folder.jobs).find(name), connect)
 
     return app

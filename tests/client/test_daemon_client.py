@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Array, ArrayRecord, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from yoriai.client.daemon.daemon_client import NODE_CONFIG_KEY, DaemonClient, daemon_client_of_node
 from yoriai.client.daemon.socket_protocol import LARGEST_MESSAGE_BYTES, FrameKind, Line
-from yoriai.client.flower_app import app
+from yoriai.client.node.executor import reply_to
 from yoriai.errors import DaemonError, WireError
 from yoriai.flower_payload import label_of, pack, payload_of
 
@@ -155,39 +155,51 @@ def test_a_node_that_does_not_know_the_socket_is_told_how_to(node_config: dict[s
         daemon_client_of_node(node_config)
 
 
-def test_flowers_app_asks_the_daemon_of_the_node_and_not_one_that_the_run_names(
-    at: Callable[[Script], DaemonClient], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    at(honest)
+def message_with(content: RecordDict, message_type: str = "query") -> Message:
+    return Message(content, dst_node_id=2, message_type=message_type)
+
+
+@pytest.fixture
+def task(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flower's messages want to know what task they are of."""
     for name in ("_run_id", "_node_id", "_task_id"):
         monkeypatch.setattr(TaskIdentity, name, 1)
-    context = Context(
-        run_id=1,
-        node_id=2,
-        node_config={NODE_CONFIG_KEY: str(tmp_path / "sock")},
-        state=RecordDict(),
-        run_config={NODE_CONFIG_KEY: str(tmp_path / "other")},
-    )
-    message = Message(pack(b"message"), dst_node_id=2, message_type="query")
-    reply = app(message, context).content
+
+
+@pytest.mark.usefixtures("task")
+def test_the_executor_hands_the_payload_to_the_daemon_and_its_answer_back(
+    at: Callable[[Script], DaemonClient],
+) -> None:
+    daemon = at(honest)
+    reply = reply_to(message_with(pack(b"message")), lambda: daemon).content
     assert (label_of(reply, "site"), payload_of(reply)) == ("north", b"message")
 
 
-def test_flowers_app_says_that_the_daemon_is_not_there_and_not_where_it_looked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("_run_id", "_node_id", "_task_id"):
-        monkeypatch.setattr(TaskIdentity, name, 1)
-    config = {NODE_CONFIG_KEY: str(tmp_path / "sock")}
-    context = Context(run_id=1, node_id=2, node_config=config, state=RecordDict(), run_config={})
-    reply = app(Message(pack(b"message"), dst_node_id=2, message_type="query"), context).content
+@pytest.mark.usefixtures("task")
+def test_the_executor_says_that_the_daemon_is_not_there_and_not_where_it_looked(tmp_path: Path) -> None:
+    configured = {NODE_CONFIG_KEY: str(tmp_path / "sock")}
+    reply = reply_to(message_with(pack(b"message")), lambda: daemon_client_of_node(configured)).content
     assert payload_of(reply) == b""
     assert "cannot be reached" in label_of(reply, "failure")
     assert str(tmp_path) not in label_of(reply, "failure")
 
 
+@pytest.mark.usefixtures("task")
 @pytest.mark.parametrize(
-    "module", ["yoriai.client.flower_app", "yoriai.client.daemon.daemon", "yoriai.client.cli.daemon_cli"]
+    ("content", "message_type"),
+    [
+        (pack(b"message"), "train"),
+        (RecordDict({"yoriai.payload": ArrayRecord({"payload": Array("float32", (1,), "pickle", b"abcd")})}), "query"),
+    ],
+)
+def test_what_is_no_message_of_yoriais_reaches_no_daemon(content: RecordDict, message_type: str) -> None:
+    reply = reply_to(message_with(content, message_type), lambda: pytest.fail("asked")).content
+    assert payload_of(reply) == b""
+    assert label_of(reply, "failure")
+
+
+@pytest.mark.parametrize(
+    "module", ["yoriai.client.node.executor", "yoriai.client.daemon.daemon", "yoriai.client.cli.daemon_cli"]
 )
 def test_importing_flowers_side_and_the_daemons_frame_loads_no_model_library(module: str) -> None:
     heavy = {"accelerate", "opacus", "peft", "ray", "torch", "transformers"}

@@ -50,8 +50,9 @@ def through(north: SiteFolder, proxy: str) -> SiteConfig:
 
 def test_the_supernode_knows_server_ca_key_and_socket_and_listens_on_loopback_alone(north: SiteFolder) -> None:
     line = node_command(north, north.config())
-    options = dict(zip(line[3::2], line[4::2], strict=True))
+    options = dict(zip(line[5::2], line[6::2], strict=True))
     assert (line[0], Path(line[2]).name) == (sys.executable, "supernode.py")
+    assert line[3:5] == ["0.2", "3.0"]  # Its pauses.
     assert options.pop("--port").isdigit()
     assert options == {
         "--superlink": "example.org:9092",

@@ -39,18 +39,31 @@ def test_it_ends_with_any_of_its_threads(north: SiteFolder, tmp_path: Path, fail
     pytest.fail(f"{fails} was never asked for")
 
 
-def test_it_ends_with_the_process_that_starts_its_apps(north: SiteFolder) -> None:
+def test_it_ends_with_its_executor(north: SiteFolder) -> None:
     with supernode(north, "localhost:1") as process:
-        wait_until(lambda: bool(children_of(process.pid, "flower-superexec")), WAIT_S, "it starts no apps")
+        wait_until(lambda: bool(children_of(process.pid, "executor.py")), WAIT_S, "it has no executor")
         assert process.poll() is None
-        os.kill(children_of(process.pid, "flower-superexec")[0], signal.SIGKILL)
+        os.kill(children_of(process.pid, "executor.py")[0], signal.SIGKILL)
         process.wait(WAIT_S)
-        assert "the process that starts the SuperNode's apps has ended" in process.stdout.read()
+        assert "the SuperNode's executor has ended" in process.stdout.read()
+
+
+def test_its_executor_ends_with_it(north: SiteFolder) -> None:
+    with supernode(north, "localhost:1") as process:
+        wait_until(lambda: bool(children_of(process.pid, "executor.py")), WAIT_S, "it has no executor")
+        (executor,) = children_of(process.pid, "executor.py")
+        process.kill()
+        wait_until(lambda: not Path(f"/proc/{executor}/exe").exists(), WAIT_S, "its executor lives on")
+
+
+def test_flower_starts_no_program_of_its_own_for_a_message(north: SiteFolder) -> None:
+    with supernode(north, "localhost:1") as process:
+        wait_until(lambda: catches(process.pid, signal.SIGTERM), WAIT_S, "it has not started")
+        assert not children_of(process.pid, "flower-superexec")
 
 
 def test_it_ends_well_when_it_is_told_to(north: SiteFolder) -> None:
     with supernode(north, "localhost:1") as process:
-        wait_until(lambda: bool(children_of(process.pid, "flower-superexec")), WAIT_S, "it starts no apps")
         wait_until(lambda: catches(process.pid, signal.SIGTERM), WAIT_S, "it hears no SIGTERM")
         process.terminate()
         assert process.wait(WAIT_S) == 0

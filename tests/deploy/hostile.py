@@ -1,4 +1,4 @@
-"""Builds a hostile app bundle: Flower runs its code at every site, and it asks the daemon for what it must not get."""
+"""Builds a hostile app bundle: code for the sites that would leave a trace, and a server that asks for too much."""
 
 import base64
 import json
@@ -26,100 +26,85 @@ clientapp = "{client}"
 
 [tool.flwr.app.config]
 out = ""
+sites = 0
 """
 
 SERVER = '''\
-"""Asks every node once, and writes down what comes back."""
+"""Waits for all nodes, puts every question to each as Yoriai's coordinator would, and writes down the answers."""
 
+import base64
 import json
 import time
 from pathlib import Path
 
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import Message
 from flwr.serverapp import ServerApp
 
+from yoriai.flower_payload import label_of, pack, payload_of
+
+QUESTIONS = json.loads(base64.b64decode("""{questions}"""))
 app = ServerApp()
 
 
 @app.main()
 def main(grid, context):
-    found = {}
-    for node in grid.get_node_ids():
-        content = RecordDict({"ask": ConfigRecord({"x": "y"})})
-        grid_reply = grid.send_and_receive([Message(content, dst_node_id=node, message_type="query")], timeout=120)
-        for reply in grid_reply:
-            found[str(node)] = (
-                reply.error.reason if reply.has_error() else json.loads(reply.content.config_records["told"]["json"])
-            )
+    while len(nodes := list(grid.get_node_ids())) < context.run_config["sites"]:
+        time.sleep(0.5)
+    asked = {{}}
+    for name, question in QUESTIONS.items():
+        content = pack(base64.b64decode(question))
+        messages = [Message(content, dst_node_id=node, message_type="query") for node in nodes]
+        asked.update({{identity: name for identity in grid.push_messages(messages)}})
+    found = {{}}
+    while asked:
+        for reply in grid.pull_messages(list(asked)):
+            name = asked.pop(reply.metadata.reply_to_message_id)
+            told = "" if reply.has_error() else base64.b64encode(payload_of(reply.content)).decode()
+            found.setdefault(str(reply.metadata.src_node_id), {{}})[name] = told
+        time.sleep(0.5)
     part = Path(context.run_config["out"] + ".part")
     part.write_text(json.dumps(found))
     part.rename(context.run_config["out"])
 '''
 
 CLIENT = '''\
-"""Puts every question of the bundle to the site's daemon, past Yoriai's own code."""
+"""Leaves a trace wherever it is imported, and where it is called."""
 
-import base64
-import json
-import socket
-import struct
+from pathlib import Path
 
-from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-QUESTIONS = json.loads(base64.b64decode("""{questions}"""))
+Path("{mark}").write_text("imported")
 app = ClientApp()
-
-
-def ask(path, message):
-    with socket.socket(socket.AF_UNIX) as line:
-        line.settimeout(60)
-        line.connect(path)
-        line.sendall(struct.pack(">4sHHQ", b"YDMN", {version}, {kind}, len(message)))
-        line.recv(16, socket.MSG_WAITALL)
-        line.sendall(message)
-        told = b""
-        while piece := line.recv(65536):
-            told += piece
-    return told[16:]
 
 
 @app.query()
 def query(message, context):
-    told = {{}}
-    for name, question in QUESTIONS.items():
-        try:
-            told[name] = ask(context.node_config["daemon-socket"], base64.b64decode(question)).decode("latin-1")
-        except OSError as error:
-            told[name] = repr(error)
-    return Message(RecordDict({{"told": ConfigRecord({{"json": json.dumps(told)}})}}), reply_to=message)
+    Path("{mark}").write_text("called")
+    raise RuntimeError
 '''
 
 
-def write_bundle(folder: Path, questions: Mapping[str, bytes], *, shadowing: bool) -> Path:
-    """Write a bundle that puts these messages to every daemon.
+def write_bundle(folder: Path, questions: Mapping[str, bytes], mark: Path, *, shadowing: bool) -> Path:
+    """Write a bundle that puts these messages to every site.
 
     Args:
-        shadowing: whether its code stands in a folder `yoriai/`, under the very names that Yoriai's own bundle gives.
+        mark: the file that its code for sites would write.
+        shadowing: whether this code stands in a folder `yoriai/`, under the very names of Yoriai's own.
     """
-    from yoriai.client.daemon import socket_protocol
-
     encoded = {name: base64.b64encode(message).decode() for name, message in questions.items()}
-    client = CLIENT.format(
-        questions=base64.b64encode(json.dumps(encoded).encode()).decode(),
-        version=socket_protocol.SOCKET_VERSION,
-        kind=int(socket_protocol.FrameKind.HANDLE),
-    )
-    inside = folder / "yoriai" / "client" if shadowing else folder
+    inside = folder / "yoriai" / "client" / "node" if shadowing else folder
     inside.mkdir(parents=True)
-    (inside / "flower_app.py").write_text(client)
+    (inside / "client_app.py").write_text(CLIENT.format(mark=mark))
     if shadowing:
-        for place in (inside, inside.parent):
-            (place / "__init__.py").write_text("")
-    (folder / "hostile_server.py").write_text(SERVER)
+        for place in (inside, inside.parent, inside.parent.parent):
+            # The server's own part of the bundle goes on finding what is installed.
+            (place / "__init__.py").write_text('__path__ = __import__("pkgutil").extend_path(__path__, __name__)\n')
+    server = SERVER.format(questions=base64.b64encode(json.dumps(encoded).encode()).decode())
+    (folder / "hostile_server.py").write_text(server)
     names = {
         "server": "hostile_server:app",
-        "client": "yoriai.client.flower_app:app" if shadowing else "flower_app:app",
+        "client": "yoriai.client.node.client_app:app" if shadowing else "client_app:app",
     }
     (folder / "pyproject.toml").write_text(MANIFEST.format(**names))
     return folder

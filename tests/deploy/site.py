@@ -70,10 +70,10 @@ class Site:
         wait_until(lambda: not self.daemon.is_alive, seconds, f"the daemon of {self.name} lives on")
         self.start_daemon()
 
-    def supernode(self) -> int:
-        """The SuperNode's process."""
-        wait_until(lambda: bool(children_of(self.node.pid, "supernode.py")), 60, "there is no SuperNode")
-        return children_of(self.node.pid, "supernode.py")[0]
+    def part_of_node(self, program: str) -> int:
+        """A process of its SuperNode: supernode.py, or executor.py."""
+        wait_until(lambda: bool(children_of(self.node.pid, program)), 240, f"there is no {program}")
+        return children_of(self.node.pid, program)[0]
 
     def stop(self) -> None:
         """Stop both."""

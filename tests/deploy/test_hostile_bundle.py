@@ -1,7 +1,8 @@
-"""App bundles with other code than Yoriai's: they may ask the daemon, and hear no."""
+"""App bundles with other code than Yoriai's: no site runs it, and what their server asks is refused."""
 
+import base64
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from tests.deploy.hostile import write_bundle
 from tests.deploy.processes import wait_until
+from tests.deploy.site import Site
 from tests.deploy.world import Deployment, deployed
 from yoriai import wire
 from yoriai.client.session.prepare import prepare
@@ -40,13 +42,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
 
 
 def questions(world: Deployment) -> dict[str, bytes]:
-    """What a hostile bundle puts to every daemon: each offer bare, and as the coordinator's instruction to each site.
+    """What a hostile server puts to every site: offers as the coordinator's instructions to one, and one offer bare.
 
-    The server's operator, whose bundle it is, has the coordinator's key.
+    The server's operator, whose bundle it is, has the coordinator's key. Each site is asked everything that is sealed
+    for it, and one thing that is sealed for another.
     """
     sealer, asked = Sealer(world.server.signing(_now()), "hostile"), offers(world)
     signed = {f"{site}/{name}": sealer.sealed(site, message) for site in world.sites for name, message in asked.items()}
-    return {**{f"/{name}": message for name, message in asked.items()}, **signed}
+    return {"/plain updates": asked["plain updates"], **signed}
 
 
 def offers(world: Deployment) -> dict[str, bytes]:
@@ -83,22 +86,32 @@ def offers(world: Deployment) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("shadowing", [False, True], ids=["code of its own", "a folder yoriai of its own"])
-def test_a_hostile_bundle_gets_no_more_than_the_policy_allows(
+def test_of_a_hostile_bundle_nothing_is_unpacked_or_run_and_its_server_gets_no_more_than_the_policy_allows(
     world: Deployment, shadowing: bool, tmp_path: Path
 ) -> None:
-    bundle = write_bundle(tmp_path / "bundle", questions(world), shadowing=shadowing)
+    mark, asked = tmp_path / "mark", questions(world)
+    before = {name: heard(site) for name, site in world.sites.items()}
+    bundle = write_bundle(tmp_path / "bundle", asked, mark, shadowing=shadowing)
     found = run_bundle(world, bundle, tmp_path / "told.json")
+    assert not mark.exists()
     assert len(found) == len(world.sites)
     for told in found.values():
-        assert len(told) == len(REFUSALS) * (1 + len(world.sites)), told
+        assert told.keys() == asked.keys()
         for question, answer in told.items():
-            message = wire.decode(answer.encode("latin-1"))
+            message = wire.decode(base64.b64decode(answer))
             assert isinstance(message, wire.Refusal), question
             site, _, name = question.partition("/")
             reason = REFUSALS[name] if site == message.site else "addressed to another site"
             assert (reason if site else "not signed by the coordinator") in message.reason, question
-    for site in world.sites.values():
+    for name, site in world.sites.items():
+        assert heard(site) - before[name] == len(asked)  # The messages, and nothing else.
+        assert not [path for path in site.places.node.rglob("*") if path.suffix in (".py", ".toml", ".fab")]
         assert not list(site.places.ledgers.rglob("*.sqlite")) or site.charged("hostile") == []
+
+
+def heard(site: Site) -> int:
+    """The messages that a daemon has read."""
+    return sum(site.daemon.said().count(f'"event": "{event}"') for event in ("offered", "asked", "stage", "delivered"))
 
 
 def test_after_that_an_honest_job_runs_as_ever(world: Deployment) -> None:
@@ -109,9 +122,8 @@ def test_after_that_an_honest_job_runs_as_ever(world: Deployment) -> None:
 
 def run_bundle(world: Deployment, bundle: Path, out: Path) -> dict[str, dict[str, str]]:
     """Give a bundle to Flower, past Yoriai's own commands, and wait for what it writes."""
-    flower: Callable[..., Any] = FlowerControl(world.server.flower_home)._flwr
-    flower("run", str(bundle), "yoriai", "--run-config", f"out={json.dumps(str(out))}")
-    wait_until(out.exists, 180, lambda: (world.server.log / "superlink.log").read_text()[-3000:])
+    FlowerControl(world.server.flower_home).run(bundle, out=str(out), sites=len(world.sites))
+    wait_until(out.exists, 600, lambda: (world.server.log / "superlink.log").read_text()[-3000:])
     found: dict[str, dict[str, str]] = json.loads(out.read_text())
     return found
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -158,9 +159,9 @@ class Deployment:
         return str(json.loads(done.screen).get("state", "")) if done.code == 0 else ""
 
     def stop(self) -> None:
-        """Stop everything."""
-        for site in self.sites.values():
-            site.stop()
+        """Stop everything, all sites at once."""
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(Site.stop, self.sites.values()))
         for program in (self._server_program, self._nginx):
             if program is not None:
                 program.stop()
@@ -175,7 +176,7 @@ class Deployment:
         """A command in a process of its own."""
         line = [str(Path(sys.executable).with_name("yoriai")), *map(str, arguments)]
         settings = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **(environment or {})}
-        return subprocess.run(line, env=settings, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+        return subprocess.run(line, env=settings, cwd=ROOT, capture_output=True, text=True, check=False, timeout=900)
 
     # Jobs
 

@@ -1,6 +1,7 @@
 """The transport over Flower's Grid, with a Grid of the test's own: nodes that hang, fail and lie."""
 
 import threading
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -14,6 +15,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from yoriai.errors import RoundError
 from yoriai.flower_payload import pack, payload_of
+from yoriai.server.service import server_app
 from yoriai.server.service.server_app import GridTransport
 
 Node = Callable[[bytes], object]
@@ -243,3 +245,59 @@ def test_a_reply_of_another_node_is_no_reply() -> None:
     sites = GridTransport(grid, names=lambda: {1: "a"})  # type: ignore[arg-type]
     sites.sites()
     assert sites.exchange("mask", {"a": b"1"}, 1.0) == {}
+
+
+class HeardNews:
+    """News of what a test says, in place of a SuperLink's."""
+
+    def __init__(self, left: set[int] | None = None) -> None:
+        self.turn, self.left, self.changed, self.waited = 0, left or set(), threading.Event(), 0
+
+    def wait(self, message_id: str, node_id: int, began: int) -> bool:
+        self.waited += 1
+        if self.waited > 2:  # Both have been asked for once.
+            self.changed.wait(60)
+        return node_id in self.left
+
+    def has_left(self, node_id: int) -> None:
+        self.left.add(node_id)
+        self.changed.set()
+
+    def wake(self) -> None:
+        self.changed.set()
+
+
+def with_news(grid: FakeGrid, news: HeardNews) -> GridTransport:
+    transport = GridTransport(grid, names=lambda: {1: "a", 2: "b"}, news=news)  # type: ignore[arg-type]
+    transport.sites()
+    return transport
+
+
+def test_with_news_each_reply_is_asked_for_once() -> None:
+    grid, news = FakeGrid({1: pack, 2: pack}), HeardNews()
+    found = with_news(grid, news).exchange("mask", {"a": b"x", "b": b"y"}, 60.0)
+    assert found == {"a": b"x", "b": b"y"}
+    assert news.waited == 2
+
+
+def test_a_site_whose_node_has_left_is_not_waited_for() -> None:
+    grid = FakeGrid({1: pack, 2: lambda data: ...})
+    transport = with_news(grid, HeardNews(left={2}))
+    started = time.monotonic()
+    assert transport.exchange("mask", {"a": b"x", "b": b"y"}, 600.0) == {"a": b"x"}
+    assert transport.failures() == {"b": "its node has left the server"}
+    assert time.monotonic() - started < 300.0
+
+
+def test_a_node_that_flower_takes_for_gone_is_noticed_by_one_question_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_app, "_LOOK_S", 0.0)
+    grid = FakeGrid({1: pack, 2: lambda data: ...})
+    transport = with_news(grid, HeardNews())
+    nodes = grid.nodes
+
+    def without_the_second() -> list[int]:
+        return [node for node in nodes if node != 2]
+
+    monkeypatch.setattr(grid, "get_node_ids", without_the_second)
+    assert transport.exchange("mask", {"a": b"x", "b": b"y"}, 600.0) == {"a": b"x"}
+    assert transport.failures() == {"b": "its node has left the server"}

@@ -26,7 +26,7 @@ def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
     folder = server(here / "server", *ports, "--host", "server.example.org")
     settings = (folder / "server.toml").read_text()
     settings = settings.replace("body_limit_mib = 16", f"body_limit_mib = {LIMIT_MIB}")
-    settings = settings.replace("connections_per_address = 64", f"connections_per_address = {CONNECTIONS}")
+    settings = settings.replace("connections_per_address = 256", f"connections_per_address = {CONNECTIONS}")
     (folder / "server.toml").write_text(settings)
     assert yoriai("server", "init", folder, "--renew").code == 0
     with Front(ServerFolder(folder), here, as_root=os.geteuid() == 0) as running:

@@ -311,7 +311,7 @@ def test_flower_builds_the_bundle_and_it_carries_no_code(tmp_path: Path) -> None
         app = tomllib.loads(opened.read("pyproject.toml").decode())["tool"]["flwr"]["app"]
     assert app["components"] == {
         "serverapp": "yoriai.server.flower_app:app",
-        "clientapp": "yoriai.client.flower_app:app",
+        "clientapp": "yoriai.server.flower_app:app",
     }
     assert app["config"] == {"job": ""}
 

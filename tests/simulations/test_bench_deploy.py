@@ -16,8 +16,10 @@ from yoriai import wire
 from yoriai.cli import app
 from yoriai.config import JobConfig
 from yoriai.errors import ConfigError, StorageError
+from yoriai.privacy.dp.accounting import cost
+from yoriai.privacy.dp.events import SampledGaussian
 from yoriai.simulations.bench.deploy import figures
-from yoriai.simulations.bench.deploy.daemons import stage_of
+from yoriai.simulations.bench.deploy.daemons import SharedCosting, stage_of
 from yoriai.simulations.bench.deploy.plan import DeployPlan, job_for, save_base, shape_for
 from yoriai.simulations.bench.deploy.usage import Process, Usage, below, cpu_by_kind, kind_of, parse_stat
 from yoriai.simulations.deployment import processes
@@ -116,9 +118,14 @@ def test_every_message_of_a_site_has_a_stage_of_the_coordinators_log() -> None:
     assert [stage_of(header) for header in headers] == ["offer", "advertise", "share", "mask", wire.DELIVERY_STAGE]
 
 
+def test_what_sites_of_one_process_add_up_together_is_what_each_would() -> None:
+    asked = [(SampledGaussian(0.5, 2.0), 3), SampledGaussian(0.5, 4.0)]
+    assert SharedCosting()(asked, 1e-5, "rdp") == cost(asked, 1e-5, "rdp")
+
+
 def test_a_process_is_known_by_its_command_line() -> None:
     assert kind_of("/v/bin/python /v/bin/flower-superexec --appio-api-address 127.0.0.1:1") == "executor"
-    assert kind_of("/v/bin/python /v/bin/flwr-clientapp --token x") == "ClientApp"
+    assert kind_of("/v/bin/python -P /t/client/node/executor.py --runtime 127.0.0.1:1") == "executor of a site"
     assert kind_of("/v/bin/python /v/bin/yoriai site start /t/s --only node") == "keeper of a SuperNode"
     assert kind_of("nginx: worker process") == "nginx"
     assert kind_of("bash") == "other"
@@ -137,8 +144,8 @@ def test_own_and_ended_children_s_seconds_are_read_from_the_kernel() -> None:
 
 def _tree() -> dict[int, Process]:
     rows = [
-        (2, 1, "keeper of a SuperNode", 1.0, 0.0), (3, 2, "SuperNode", 2.0, 0.0), (4, 3, "executor", 4.0, 8.0),
-        (5, 4, "ClientApp", 16.0, 0.0), (6, 1, "SuperLink", 32.0, 0.0), (7, 6, "executor", 64.0, 128.0),
+        (2, 1, "keeper of a SuperNode", 1.0, 0.0), (3, 2, "SuperNode", 2.0, 0.0), (4, 3, "other", 4.0, 8.0),
+        (5, 4, "executor of a site", 16.0, 0.0), (6, 1, "SuperLink", 32.0, 0.0), (7, 6, "executor", 64.0, 128.0),
         (8, 7, "ServerApp", 256.0, 0.0), (9, 0, "other", 512.0, 0.0),
     ]  # fmt: skip
     return {pid: Process(pid, parent, kind, 0, cpu_s, reaped_s) for pid, parent, kind, cpu_s, reaped_s in rows}
@@ -151,17 +158,16 @@ def test_what_stands_below_a_process_is_found_at_any_depth() -> None:
 def test_an_app_s_seconds_count_once_whether_it_has_ended_or_not() -> None:
     tree = [process for process in _tree().values() if process.pid != 9]
     living = cpu_by_kind(tree, alive={process.pid for process in tree})
-    assert (living["ClientApp"], living["ServerApp"], living["executor"]) == (24.0, 384.0, 68.0)
-    ended = cpu_by_kind(tree, alive={2, 3, 4, 6, 7})
-    assert (ended["ClientApp"], ended["ServerApp"]) == (8.0, 128.0)
+    assert (living["executor of a site"], living["ServerApp"], living["executor"]) == (16.0, 384.0, 64.0)
+    assert cpu_by_kind(tree, alive={2, 3, 4, 6, 7})["ServerApp"] == 128.0
 
 
 def test_usage_sees_a_process_that_was_started_below_this_one() -> None:
     with Usage() as seen:
-        line = [sys.executable, "-c", "held = b'x' * 60_000_000\nimport time; time.sleep(2)", "flwr-clientapp"]
+        line = [sys.executable, "-c", "held = b'x' * 60_000_000\nimport time; time.sleep(2)", "flwr-serverapp"]
         subprocess.run(line, check=True)
-    assert seen.kinds["ClientApp"].most == 1
-    assert seen.kinds["ClientApp"].peak_bytes > 60_000_000
+    assert seen.kinds["ServerApp"].most == 1
+    assert seen.kinds["ServerApp"].peak_bytes > 60_000_000
 
 
 def test_without_nginx_the_command_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -202,5 +208,8 @@ def test_a_small_deployment_carries_every_figure(noise: str, tmp_path: Path) -> 
     for way in ("bytes_up", "bytes_down"):
         assert found["through_nginx"][way] > job[f"{way}_a_site"] > 0
     assert found["empty_exchange"]["floor_seconds"] > 0
-    assert {"SuperLink", "ServerApp", "SuperNode", "ClientApp", "daemon", "nginx"} <= set(found["memory"]["kinds"])
-    assert all(found["cpu"]["seconds"][kind] > 0 for kind in ("SuperLink", "ServerApp", "ClientApp", "daemon"))
+    assert found["idle_a_site_and_hour"]["requests"] < 600  # A question was kept for 20 s, or this is 1,200 and more.
+    assert {"SuperLink", "ServerApp", "SuperNode", "executor of a site", "daemon", "nginx"} <= set(
+        found["memory"]["kinds"]
+    )
+    assert all(found["cpu"]["seconds"][kind] > 0 for kind in ("SuperLink", "ServerApp", "executor of a site", "daemon"))

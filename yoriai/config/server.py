@@ -78,9 +78,18 @@ class ServerConfig(Table):
         "SuperLink reads a request before it looks at the key, so strangers could fill its memory with larger ones.",
     )
     connections_per_address: Count = Field(
-        default=64,
-        description="Most requests at once from one IP address. A site has up to four under way; sites behind one "
-        "proxy share an address. nginx's own worker_connections must be at least twice as many.",
+        default=256,
+        description="Most requests at once from one IP address. A site always has one under way, which is kept for "
+        "hold_s, and up to four while messages come; sites behind one proxy share an address. nginx's own "
+        "worker_connections must be at least twice as many.",
+    )
+    hold_s: float = Field(
+        default=20.0,
+        ge=0,
+        le=25,
+        description="How long a site's question for a message is kept, in seconds, until there is one. Less than the "
+        "shortest time after which a proxy, or a firewall, cuts a connection on which nothing moves, and than "
+        "the 30 s of a SuperNode. 0: every question is answered at once, and sites ask after a pause of their own.",
     )
     check_days: int = Field(
         default=30,

@@ -90,6 +90,20 @@ class ServerSection(Table):
         description="HTTP proxy through which the server is reached, by the method CONNECT. What goes through it is "
         "encrypted for the server. Empty: straight to the server, whatever the environment says.",
     )
+    pause_busy_s: float = Field(
+        default=0.2,
+        ge=0.05,
+        le=60,
+        description="Pause in seconds between two questions for a message, in the minute after a message, or after a "
+        "question that the server kept until its hold_s was over.",
+    )
+    pause_idle_s: float = Field(
+        default=3.0,
+        ge=0.05,
+        le=600,
+        description="The same pause otherwise, which only a server that keeps no questions leads to. It bounds what a "
+        "site without a job sends, and how long the first message of a job waits.",
+    )
 
 
 class PolicySection(Table):

@@ -185,9 +185,7 @@ def check_users(site: SiteFolder) -> Row:
     own, node = site.path.stat(), site.node.stat()
     if node.st_uid in (own.st_uid, 0):
         remedy = f"give {site.node} to a user of its own, as `site init` says"
-        return Row(
-            "users", "warn", "daemon and SuperNode belong to one user; a bundle's code could read records", remedy
-        )
+        return Row("users", "warn", "daemon and SuperNode belong to one user, who could read records", remedy)
     if not own.st_mode & (stat.S_IXGRP | stat.S_IXOTH):
         return Row("users", "fail", "the SuperNode's user cannot pass to the daemon's socket", f"chmod 750 {site.path}")
     strangers = [str(p) for p in (site.identity_key, site.ledgers, site.trusted.path) if _owner(p) != own.st_uid]

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,8 @@ from yoriai.client.training.train import LocalUpdate
 from yoriai.errors import TrainingError
 from yoriai.privacy.distributed.distributed_noise import RoundedSum
 from yoriai.privacy.distributed.rotation import Rotation
+from yoriai.privacy.dp.accounting import Accountant, Cost, Events, cost
+from yoriai.privacy.dp.events import merged
 from yoriai.privacy.dp.randomness import RandomSource
 from yoriai.privacy.job_terms.noise import DistributedNoise, LocalNoise
 from yoriai.privacy.job_terms.round_terms import rotation_seed
@@ -90,9 +93,29 @@ class TimedSite:
         return reply
 
 
-def _opened(config: DaemonConfig, log: EventLog, checkpoint: Callable[[], None]) -> OpenSite:
+class SharedCosting:
+    """Adds up once for all sites of this process, which are asked the same at the same moment.
+
+    Sites of their own machines each have a process for it, with a limit of time that so many on two cores would pass.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._known = threading.Lock(), lru_cache(maxsize=256)(cost)
+
+    def __call__(self, events: Events, delta: float, accountant: Accountant = "pld") -> Cost:
+        """As `accounting.cost`."""
+        with self._lock:
+            return self._known(merged(events), delta, accountant)
+
+    def close(self) -> None:
+        """There is nothing to end."""
+
+
+def _opened(
+    config: DaemonConfig, log: EventLog, checkpoint: Callable[[], None], costing: SharedCosting | None
+) -> OpenSite:
     with _opening:
-        site = open_site(config, log, checkpoint, SiteHooks(train=random_values))
+        site = open_site(config, log, checkpoint, SiteHooks(train=random_values), costing)
     return TimedSite(site, config.site.name, log)
 
 
@@ -104,13 +127,14 @@ def serve(folders: Sequence[Path], log: EventLog) -> None:
     """
     harden()
     configs = [config_in(folder) for folder in folders]
+    costing = SharedCosting() if len(configs) > 1 else None
     with ExitStack() as stack:
         listeners = [stack.enter_context(Listener(config.socket)) for config in configs]
         woken, wake = stack.enter_context(wake_up_call())
         desks, receptions = [], []
         for config, listener in zip(configs, listeners, strict=True):
             desk = MessageWorker(
-                lambda checkpoint, config=config: _opened(config, log, checkpoint),  # type: ignore[misc]
+                lambda checkpoint, config=config: _opened(config, log, checkpoint, costing),  # type: ignore[misc]
                 log,
                 waiting=config.waiting,
                 on_failure=wake,

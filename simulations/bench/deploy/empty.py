@@ -1,7 +1,7 @@
 """A ServerApp that measures Flower's own part of an exchange: messages without payload, which sites answer at once.
 
-A site's side asks its daemon for no more than the site's name. What is left is Flower: sending, polling, and a process
-a message at each site. The seconds go to a file of the server that the SuperLink belongs to.
+A site's side asks its daemon for no more than the site's name. What is left is Flower: sending, and waiting for word.
+The seconds go to a file of the server that the SuperLink belongs to.
 """
 
 import json
@@ -9,10 +9,15 @@ import os
 import time
 from pathlib import Path
 
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
 from yoriai.server.flower.flower_control import SERVER_VARIABLE
+from yoriai.server.flower.nodes import NodeBook
+from yoriai.server.flower.reply_news import ReplyNews
 from yoriai.server.folder.server_folder import ServerFolder
 from yoriai.server.round.messenger import Transport
-from yoriai.server.service.server_app import server_app
+from yoriai.server.service.server_app import GridTransport
 from yoriai.system.files import write_atomically
 
 EXCHANGES = 3
@@ -34,7 +39,6 @@ def bundle_from(bundle: Path, place: Path) -> Path:
 
 def measure(transport: Transport) -> None:
     """Exchange empty messages with every site, and write down the seconds."""
-    # Connecting was the run's first exchange already.
     seconds = []
     for _ in range(EXCHANGES):
         sites = transport.sites()
@@ -44,4 +48,13 @@ def measure(transport: Transport) -> None:
     write_atomically(seconds_file(ServerFolder(Path(os.environ[SERVER_VARIABLE]))), json.dumps(seconds).encode())
 
 
-app = server_app(measure, expected_nodes=1)
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Measure over the transport that a job's coordinator has."""
+    server = ServerFolder(Path(os.environ[SERVER_VARIABLE]))
+    names = NodeBook.of(server.flower_home).names
+    with ReplyNews(server.config().control_port, server.tls_ca).listening() as news:
+        measure(GridTransport(grid, names=names, news=news))

@@ -15,7 +15,7 @@ from yoriai.server.flower.flower_control import FlowerControl
 from yoriai.server.service.submitting import submit
 from yoriai.simulations.bench.deploy import daemons, empty, figures
 from yoriai.simulations.bench.deploy.plan import DeployPlan, job_for, save_base, shape_for, write_records
-from yoriai.simulations.bench.deploy.usage import Totals, Usage
+from yoriai.simulations.bench.deploy.usage import SITE_KINDS, Totals, Usage
 from yoriai.simulations.deployment.folders import Deployment, make_deployment
 from yoriai.simulations.deployment.processes import (
     check_memory,
@@ -30,6 +30,7 @@ from yoriai.simulations.run.machine import machine, versions
 
 _POLL_S = 1.0
 _LONGEST_EMPTY_S = 3600.0
+_IDLE_S = 60.0
 
 Say = Callable[[str], None]
 
@@ -60,6 +61,8 @@ def bench_deploy(asked: DeployPlan, folder: Path, say: Say) -> dict[str, Any]:
     hosted = [[site] for site in deployment.sites] if asked.apart else [deployment.sites]
     commands = [[sys.executable, "-m", daemons.__name__, *(str(site.path) for site in each)] for each in hosted]
     with Usage() as usage, running(folder, deployment, say, daemons=commands):
+        say(f"measuring {_IDLE_S:.0f} s without a job")
+        quiet = _idle(folder, asked.sites)
         config = job_for(asked, base, shape.rank)
         job = submit(deployment.server.path, prepare(config), calibrated_for)
         started, idle, begun = usage.totals(), traffic(folder), time.time()
@@ -82,7 +85,8 @@ def bench_deploy(asked: DeployPlan, folder: Path, say: Say) -> dict[str, Any]:
         "empty_exchange": figures.of_empty(empties, len(figures.exchanges(events))),
         "site_work": figures.of_work([e for log in daemon_logs(folder) for e in events_in(log)]),
         "through_nginx": {key: (carried[key] - idle[key]) / asked.sites for key in carried},
-        "cpu": _cpu(started, ended),
+        "idle_a_site_and_hour": quiet,
+        "cpu": {**_cpu(started, ended), "a_site_and_round": _own(started, ended) / asked.sites / asked.rounds},
         "memory": _memory(usage),
     }  # fmt: skip
 
@@ -96,16 +100,25 @@ def _policy(asked: DeployPlan, base: Path) -> dict[str, object]:
 
 
 def traffic(folder: Path) -> dict[str, int]:
-    """Bytes of all requests through nginx so far, up and down, with headers and without TLS."""
+    """All requests through nginx so far, and their bytes up and down, with headers and without TLS."""
     lines = [line.split() for line in traffic_file(folder).read_text().splitlines()]
     whole = [line for line in lines if len(line) == 2]
-    return {"bytes_up": sum(int(line[0]) for line in whole), "bytes_down": sum(int(line[1]) for line in whole)}
+    up, down = (sum(int(line[way]) for line in whole) for way in (0, 1))
+    return {"requests": len(whole), "bytes_up": up, "bytes_down": down}
+
+
+def _idle(folder: Path, sites: int) -> dict[str, float]:
+    """What a site without a job sends and gets in an hour, by a minute of all of them."""
+    before, began = traffic(folder), time.monotonic()
+    time.sleep(_IDLE_S)
+    share = 3600.0 / (time.monotonic() - began) / sites
+    return {key: (value - before[key]) * share for key, value in traffic(folder).items()}
 
 
 def _empty(deployment: Deployment, folder: Path) -> list[float]:
     """Seconds of empty exchanges with all sites, by a run of Flower's that is no job."""
     server = deployment.server
-    FlowerControl(server.flower_home).run(empty.bundle_from(server.bundle, folder / "empty"), "")
+    FlowerControl(server.flower_home).run(empty.bundle_from(server.bundle, folder / "empty"))
     place, deadline = empty.seconds_file(server), time.monotonic() + _LONGEST_EMPTY_S
     while not place.exists():
         if time.monotonic() >= deadline:
@@ -120,6 +133,11 @@ def _cpu(started: Totals, ended: Totals) -> dict[str, Any]:
     spent = {kind: seconds - started.by_kind.get(kind, 0.0) for kind, seconds in ended.by_kind.items()}
     busy = ended.machine_s - started.machine_s
     return {"seconds": spent, "machine_busy_seconds": busy, "others_seconds": max(0.0, busy - sum(spent.values()))}
+
+
+def _own(started: Totals, ended: Totals) -> float:
+    """Processor seconds of all sites' processes together."""
+    return sum(ended.by_kind.get(kind, 0.0) - started.by_kind.get(kind, 0.0) for kind in SITE_KINDS)
 
 
 def _memory(usage: Usage) -> dict[str, Any]:

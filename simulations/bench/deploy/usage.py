@@ -10,25 +10,26 @@ from typing import Self
 
 _TICK_S = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-# Often enough to catch a ClientApp, which lives for about three seconds.
+# Often enough to catch a ServerApp, and whatever else lives for a few seconds.
 _PERIOD_S = 0.5
 # Adding up what all processes share takes the kernel a while.
 _SHARED_EVERY = 20
 
 # A process is of the first kind whose word its command line has.
 WORDS = {
-    "ClientApp": "flwr-clientapp",
     "ServerApp": "flwr-serverapp",
     "SuperNode": "supernode.py",
     "SuperLink": "superlink.py",
+    "executor of a site": "executor.py",
     "executor": "flower-superexec",
-    "flwr command": "bin/flwr ",
     "nginx": "nginx",
     "daemon": "bench.deploy.daemons",
     "keeper of a SuperNode": " site start ",
     "keeper of the server": " server start ",
 }
 _NODE = "keeper of a SuperNode"
+# What runs at a site. Daemons that share a process count as well.
+SITE_KINDS = ("daemon", _NODE, "SuperNode", "executor of a site")
 OTHER = "other"
 
 
@@ -96,8 +97,8 @@ class Usage:
 
     Attributes:
         kinds: by name.
-        node_bytes: most resident memory of one SuperNode, its keeper, executor and ClientApps together; pages that
-            they share count more than once.
+        node_bytes: most resident memory of one SuperNode, its keeper and executor together; pages that they share
+            count more than once.
         all_bytes: most memory of all processes together, each page counted once (proportional set size).
     """
 
@@ -172,8 +173,8 @@ class Usage:
         return known
 
 
-# Short-lived, and so counted by whoever waited for their end, or as long as they live.
-_SHORT = ("ClientApp", "ServerApp", "flwr command")
+# Short-lived, and so counted by whoever waited for its end, or as long as it lives.
+_SHORT = ("ServerApp",)
 
 
 def cpu_by_kind(processes: Sequence[Process], alive: Collection[int]) -> dict[str, float]:
@@ -184,21 +185,12 @@ def cpu_by_kind(processes: Sequence[Process], alive: Collection[int]) -> dict[st
         alive: the numbers of those that still were.
     """
     seconds: dict[str, float] = {}
-    by_pid = {process.pid: process for process in processes}
     for process in processes:
         if process.kind not in _SHORT or process.pid in alive:
             seconds[process.kind] = seconds.get(process.kind, 0.0) + process.cpu_s
-        ended = "flwr command" if process.kind == "keeper of the server" else _app_of(process, by_pid)
-        if ended is not None:
-            seconds[ended] = seconds.get(ended, 0.0) + process.reaped_s
+        if process.kind == "executor":
+            seconds["ServerApp"] = seconds.get("ServerApp", 0.0) + process.reaped_s
     return seconds
-
-
-def _app_of(process: Process, by_pid: Mapping[int, Process]) -> str | None:
-    """Which kind of app a process of Flower's starts, by what it is itself or stands under; None for others."""
-    while process.kind == "executor" and process.parent in by_pid:
-        process = by_pid[process.parent]
-    return {"SuperNode": "ClientApp", "SuperLink": "ServerApp"}.get(process.kind)
 
 
 def _peak_bytes(process: Process) -> int:
