@@ -115,7 +115,7 @@ def load(folder: Path | str, base: str | None = None, *, device: str = "auto") -
         BaseModelError: the base does not load, or is another one than it was trained on.
     """
     folder = Path(folder)
-    task = _read_task(folder / TASK_FILE)
+    task = read_task(folder / TASK_FILE)
     with quiet_libraries():
         found = load_base(
             base or task["base"]["name"], device=choose_device(device), expected_digest=task["base"]["digest"]
@@ -138,7 +138,7 @@ def _head_model(folder: Path, task: dict[str, Any], base: BaseModel) -> HeadMode
     return model
 
 
-def _read_task(path: Path) -> dict[str, Any]:
+def read_task(path: Path) -> dict[str, Any]:
     """What task.json says, once it is seen to say all that is needed."""
     try:
         task = json.loads(path.read_text(encoding="utf-8"))

@@ -26,7 +26,15 @@ from yoriai.config.models import (
     SpeedSection,
 )
 from yoriai.config.server import ServerConfig
-from yoriai.config.site import LedgerSection, ModelSection, PolicySection, RecordsSection, ServerSection, SiteConfig
+from yoriai.config.site import (
+    LedgerSection,
+    ModelSection,
+    PolicySection,
+    RecordsSection,
+    ServerSection,
+    ServeSection,
+    SiteConfig,
+)
 from yoriai.config.text import file_place, template_of
 from yoriai.config.training import (
     BaseSection,
@@ -57,6 +65,7 @@ __all__ = [
     "PublicSection",
     "RecordsSection",
     "SecureAggregationSection",
+    "ServeSection",
     "ServerConfig",
     "ServerSection",
     "SiteConfig",

@@ -3,7 +3,7 @@
 A simulated site needs the policy alone. Paths that are not absolute are taken from the folder of the site's file.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -184,6 +184,40 @@ class PolicySection(Table):
     )
 
 
+class ServeSection(Table):
+    """What `yoriai site serve` answers with, and to whom."""
+
+    address: NonEmpty = Field(default="127.0.0.1", description="The IP address that it listens on.")
+    allow_network: bool = Field(
+        default=False,
+        description="Whether an address that other machines can reach will do. The endpoint speaks HTTP without TLS.",
+    )
+    key_file: NonEmpty = Field(
+        default="serve.key",
+        description="File of the key that clients show, for its owner alone. The first start makes it.",
+    )
+    log_texts: bool = Field(
+        default=False, description="Whether the log holds what was asked and answered. Sizes and times it always holds."
+    )
+    one_message: Literal["template", "chat"] = Field(
+        default="template",
+        description="What one message of a user becomes. template: the task's template, as it was learnt from prompts "
+        "with responses. chat: the base's chat template, as it was learnt from conversations.",
+    )
+    context_tokens: Annotated[int, Field(ge=16, le=1_000_000)] = Field(
+        default=1024, description="Longest request, answer included, in tokens; it takes memory `parallel` times."
+    )
+    answer_tokens: Count = Field(
+        default=256, description="Longest answer where a request does not say, in tokens; at most half of the request."
+    )
+    parallel: Annotated[int, Field(ge=1, le=64)] = Field(
+        default=4, description="Requests that are answered at once; others wait."
+    )
+    threads: Annotated[int, Field(ge=0, le=1024)] = Field(
+        default=0, description="Threads of computing. 0: as many as there are cores."
+    )
+
+
 class AlarmsSection(Table):
     """Whom the site tells that a job waits for its operator."""
 
@@ -216,6 +250,7 @@ class SiteConfig(Table):
     server: ServerSection = Field(default_factory=ServerSection)
     policy: PolicySection = Field(default_factory=PolicySection)
     alarms: AlarmsSection = Field(default_factory=AlarmsSection)
+    serve: ServeSection = Field(default_factory=ServeSection)
 
     @field_validator("node_metrics_port")
     @classmethod
