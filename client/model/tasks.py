@@ -175,7 +175,8 @@ class LanguageHead:
         return losses.where(batch.targets > 0, 0.0)
 
 
-def _label_tokens(encoder: TextEncoder, label: str) -> list[int]:
+def label_tokens(encoder: TextEncoder, label: str) -> list[int]:
+    """A label as a text would go on with it: in lower case, after a space."""
     return encoder.encode_text(" " + label.lower())
 
 
@@ -183,7 +184,7 @@ def _label_tokens(encoder: TextEncoder, label: str) -> list[int]:
 def label_vectors(output_embedding: Tensor, tokenizer: Tokenizer, labels: Sequence[str]) -> Tensor:
     """Mean output embedding of each label's tokens, lower case and with a leading space. (L, H)."""
     encoder = TextEncoder(tokenizer)
-    means = [output_embedding[torch.tensor(_label_tokens(encoder, label))].mean(0) for label in labels]
+    means = [output_embedding[torch.tensor(label_tokens(encoder, label))].mean(0) for label in labels]
     return torch.stack(means).float()
 
 
@@ -196,7 +197,7 @@ def check_labels(tokenizer: Tokenizer, labels: Sequence[str]) -> None:
     places: dict[frozenset[tuple[int, int]], int] = {}
     encoder = TextEncoder(tokenizer)
     for place, label in enumerate(labels, start=1):
-        counts = Counter(_label_tokens(encoder, label))
+        counts = Counter(label_tokens(encoder, label))
         common = math.gcd(*counts.values())
         shares = frozenset((token, count // common) for token, count in counts.items())
         if (first := places.setdefault(shares, place)) != place:

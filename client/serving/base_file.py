@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from yoriai.base_digest import difference
-from yoriai.client.base import assets
-from yoriai.client.base.base_model import choose_device, load_base
+from yoriai.client.base.base_model import choose_device, gguf_file, load_base
 from yoriai.client.base.quiet import quiet_libraries
 from yoriai.errors import AdapterError, ConfigError
 
@@ -55,8 +54,7 @@ def base_file(name: str) -> BaseFile:
 
 
 def _gguf_of(name: str) -> Path:
-    path = assets.fetch(name) if name in assets.ASSETS else Path(name).expanduser()
-    if path.suffix != ".gguf":
+    if (path := gguf_file(name)) is None:
         raise ConfigError(
             "llama.cpp reads a base from a .gguf file",
             found=name,

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import importlib.util
 import json
 import secrets
 import subprocess
@@ -12,12 +11,12 @@ from dataclasses import dataclass
 
 import httpx
 
+from yoriai.client.edge.llama_server import require_llama
 from yoriai.client.serving.engine import Engine
-from yoriai.errors import ConfigError, ServerError
+from yoriai.errors import ServerError
 
 _TO_START_S = 300.0  # A large file on a slow disk; it answers, or its process ends.
 _TO_END_S = 10.0
-EDGE = "pip install 'yoriai[edge]'"
 
 
 @dataclass(frozen=True)
@@ -42,12 +41,6 @@ class EngineProcess:
         await asyncio.to_thread(_end, self._process)
 
 
-def check_installed() -> None:
-    """Raise ConfigError where llama.cpp is not installed."""
-    if importlib.util.find_spec("xllamacpp") is None:
-        raise ConfigError("what writes is answered by llama.cpp, which is not installed", remedy=EDGE)
-
-
 def start_engine(
     *, gguf: str, adapter: str, name: str, context_tokens: int, parallel: int, threads: int
 ) -> EngineProcess:
@@ -57,7 +50,7 @@ def start_engine(
         ConfigError: llama.cpp is not installed.
         ServerError: it does not load base or adapter, or ended before it answered.
     """
-    check_installed()
+    require_llama()
     key = secrets.token_urlsafe(32)
     engine = Engine(gguf, adapter, name, key, context_tokens, parallel, threads)
     process = subprocess.Popen(

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from yoriai.client.edge.llama_server import require_llama
 from yoriai.client.serving.base_file import BaseFile, base_file
-from yoriai.client.serving.engine_process import check_installed
 from yoriai.client.serving.writing import Writer, open_writer
 from yoriai.client.session.export import TASK_FILE
 from yoriai.client.session.loading import Trained, load, read_task
@@ -68,7 +68,7 @@ class Opener:
         task = read_task(folder / TASK_FILE)
         if task["kind"] == "classify":
             return Version(folder.name, task, None, load(folder, self._base_name, device="cpu"))
-        check_installed()
+        require_llama()
         if self._base is None:
             self._base = base_file(self._base_name)
         return Version(

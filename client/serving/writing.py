@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from yoriai.client.records.encoding import question_tokens
-from yoriai.client.serving.adapter_gguf import write_adapter_gguf
+from yoriai.client.serving.adapter_gguf import adapter_gguf
 from yoriai.client.serving.asked import ChatAsked, CompletionAsked
 from yoriai.client.serving.base_file import BaseFile
 from yoriai.client.serving.engine_process import EngineProcess, start_engine
@@ -91,13 +91,13 @@ def open_writer(
         ConfigError: llama.cpp is not installed.
     """
     base.check(task["base"]["digest"])
-    adapter = write_adapter_gguf(folder, base.gguf, cache)
+    adapter = adapter_gguf(folder, base.gguf, cache)
     engine = start_engine(
         gguf=str(base.gguf),
         adapter=str(adapter),
         name=name,
         context_tokens=min(settings.context_tokens, base.context_tokens),
         parallel=settings.parallel,
-        threads=settings.threads or len(os.sched_getaffinity(0)),
+        threads=settings.threads or max(1, len(os.sched_getaffinity(0)) // 2),
     )
     return Writer(engine, base, task, settings)

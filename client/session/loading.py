@@ -1,7 +1,8 @@
 """`yoriai.load`: a trained folder, answering. What simulations write and sites are delivered loads alike."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 from yoriai.client.base.base_model import BaseModel, choose_device, load_base
 from yoriai.client.base.quiet import quiet_libraries
 from yoriai.client.base.states import places
+from yoriai.client.model.adapter_audit import audit_folder
 from yoriai.client.model.head_model import HeadModel, HeadShape
 from yoriai.client.records.encoding import Example, encode, question_tokens
 from yoriai.client.records.records import Record
@@ -93,6 +95,18 @@ class Trained:
         found: str = self.base.tokenizer.decode(answer[0, ids.shape[1] :], skip_special_tokens=True)
         return found
 
+    @contextmanager
+    def untouched(self) -> Iterator[None]:
+        """The bare base, for as long as the context lasts: it generates, and chooses by the labels' own words."""
+        layers = [module for module in self.base.model.modules() if hasattr(module, "enable_adapters")]
+        for layer in layers:
+            layer.enable_adapters(False)
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.enable_adapters(True)
+
     def _logits(self, examples: Sequence[Example]) -> Tensor:
         if isinstance(self._model, HeadModel):
             entering = self._model.enter(examples, max(len(example.token_ids) for example in examples))
@@ -116,6 +130,7 @@ def load(folder: Path | str, base: str | None = None, *, device: str = "auto") -
     """
     folder = Path(folder)
     task = read_task(folder / TASK_FILE)
+    audit_folder(folder).refuse()
     with quiet_libraries():
         found = load_base(
             base or task["base"]["name"], device=choose_device(device), expected_digest=task["base"]["digest"]

@@ -241,7 +241,7 @@ def test_without_llama_cpp_what_writes_is_refused_with_what_to_install(
     writes: ServedSite, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "xllamacpp", None)
-    with pytest.raises(ConfigError, match=r"not installed; pip install 'yoriai\[edge\]'"):
+    with pytest.raises(ConfigError, match=r"not installed here.*pip install \"yoriai\[edge\]\""):
         opener(writes, home)(writes.place.link.resolve())
 
 

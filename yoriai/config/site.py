@@ -214,7 +214,9 @@ class ServeSection(Table):
         default=4, description="Requests that are answered at once; others wait."
     )
     threads: Annotated[int, Field(ge=0, le=1024)] = Field(
-        default=0, description="Threads of computing. 0: as many as there are cores."
+        default=0,
+        description="Threads of computing. They wait for each other in busy loops, so that as many as there are cores "
+        "are for a machine that does nothing else. 0: half of the cores.",
     )
 
 
