@@ -45,11 +45,13 @@ def serve(
     place = _place(site, channel, adapter)
     take_own_cache(site)
     from yoriai.client.base.assets import cache_dir
+    from yoriai.client.routing.opening import Routes
     from yoriai.client.serving.api_key import api_key
     from yoriai.client.serving.running import listening, run
     from yoriai.client.serving.version import Opener
 
-    settings = config.serve
+    settings, route = config.serve, config.route
+    routes = None if route.mode == "never" else Routes(route, site.path)  # What it lacks is said before anything runs.
     opened = listening(settings.address, port, allow_network=settings.allow_network)
     key, is_new = api_key(site.place(settings.key_file))
     if is_new:
@@ -65,6 +67,7 @@ def serve(
         key=key,
         settings=settings,
         log=log,
+        routes=routes,
     )
 
 

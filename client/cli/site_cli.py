@@ -9,7 +9,16 @@ import typer
 from rich.console import Console
 
 from yoriai.asking import agree
-from yoriai.client.cli import channels_cli, daemon_cli, export_cli, fetch_cli, jobs_cli, serve_cli, site_setup_cli
+from yoriai.client.cli import (
+    channels_cli,
+    daemon_cli,
+    export_cli,
+    fetch_cli,
+    jobs_cli,
+    route_cli,
+    serve_cli,
+    site_setup_cli,
+)
 from yoriai.client.cli.check import check_cli
 from yoriai.errors import ConfigError
 from yoriai.terminal import say, say_while
@@ -32,6 +41,7 @@ def mount(app: typer.Typer) -> None:
     channels_cli.mount(site)
     export_cli.mount(app, site)
     serve_cli.mount(site)
+    route_cli.mount(site)
     app.add_typer(site, name="site")
 
 

@@ -94,6 +94,25 @@ class Message(BaseModel):
         return ("system" if self.role == "developer" else self.role), text
 
 
+class _Text(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    type: Literal["text"]
+
+
+class _Named(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    schema_: dict[str, Any] = Field(alias="schema")
+
+
+class _Schema(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    type: Literal["json_schema"]
+    json_schema: _Named
+
+
 class ChatAsked(_Writing):
     """`/v1/chat/completions`."""
 
@@ -102,7 +121,13 @@ class ChatAsked(_Writing):
     logprobs: bool = False
     top_logprobs: int = Field(default=0, ge=0, le=20)
     tools: Annotated[list[Any], Field(max_length=0)] | None = None
-    response_format: dict[Literal["type"], Literal["text"]] | None = None
+    response_format: _Text | _Schema | None = Field(default=None, discriminator="type")
+
+    def to_engine(self, ids: list[int], most_tokens: int, *, adapted: bool) -> dict[str, Any]:
+        """With the schema that the answer is to keep to, if one was asked for."""
+        found = super().to_engine(ids, most_tokens, adapted=adapted)
+        form = self.response_format
+        return found | {"json_schema": form.json_schema.schema_} if isinstance(form, _Schema) else found
 
     @property
     def most_tokens(self) -> int | None:
@@ -128,8 +153,13 @@ class CompletionAsked(_Writing):
 
 
 class ClassifyAsked(_Asked):
-    """`/v1/classify`: the label of each text."""
+    """`/v1/classify`: the label of each text.
 
+    `route` is what the client says to a text that is not sure here: yes, it may leave where route.mode is ask; no, it
+    may not, whatever the mode. Without it the mode decides, and ask means that nothing leaves.
+    """
+
+    route: Literal["yes", "no"] | None = None
     input: str | Annotated[list[str], Field(min_length=1, max_length=_MOST_TEXTS)]
 
     @property

@@ -21,6 +21,7 @@ import httpx
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
+from yoriai.client.routing.opening import Routes
 from yoriai.client.serving.api_key import ApiKey
 from yoriai.client.serving.asked import (
     DONE,
@@ -34,6 +35,7 @@ from yoriai.client.serving.asked import (
     event,
     read_asked,
 )
+from yoriai.client.serving.routed import route_rows
 from yoriai.client.serving.version import BASE, Version
 from yoriai.client.serving.versions import Versions
 from yoriai.client.serving.writing import Writer
@@ -51,10 +53,21 @@ class Front:
         model: what clients call the version in use.
         key: without it nothing is answered.
         log: gets one line a request, with its length and time.
+        routes: to a large model, for labels that are not sure; None where nothing leaves.
     """
 
-    def __init__(self, versions: Versions, *, model: str, key: ApiKey, settings: ServeSection, log: EventLog) -> None:
+    def __init__(
+        self,
+        versions: Versions,
+        *,
+        model: str,
+        key: ApiKey,
+        settings: ServeSection,
+        log: EventLog,
+        routes: Routes | None = None,
+    ) -> None:
         self._versions, self._model, self._key, self._settings, self._log = versions, model, key, settings, log
+        self._routes = routes
         self._choosing = asyncio.Lock()  # torch uses all of its threads for one batch.
 
     def app(self) -> FastAPI:
@@ -131,17 +144,19 @@ class Front:
                 raise _wrong_kind(version, "writes, and chooses no label", "/v1/chat/completions")
             async with self._choosing:
                 rows = await asyncio.to_thread(chooser.probabilities, asked.texts)
-        data = [
-            {
-                "index": index,
-                "label": chooser.labels[int(row.argmax())],
-                "probabilities": dict(zip(chooser.labels, row.tolist(), strict=True)),
-            }
-            for index, row in enumerate(rows)
-        ]
-        self._told(
-            "classify", version, began, texts=len(data), said=json.dumps([asked.texts, [d["label"] for d in data]])
-        )
+            data = [
+                {
+                    "index": index,
+                    "label": chooser.labels[int(row.argmax())],
+                    "probabilities": dict(zip(chooser.labels, row.tolist(), strict=True)),
+                }
+                for index, row in enumerate(rows)
+            ]
+            if self._routes is not None and asked.route != "no":
+                routed = await asyncio.to_thread(route_rows, self._routes, version, asked, rows.double().numpy())
+                data = [one | told for one, told in zip(data, routed, strict=True)]
+        said = json.dumps([asked.texts, [one["label"] for one in data]])
+        self._told("classify", version, began, texts=len(data), said=said)
         return JSONResponse({"object": "list", "model": asked.model, "version": version.name, "data": data})
 
     @asynccontextmanager

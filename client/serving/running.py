@@ -8,6 +8,7 @@ from pathlib import Path
 
 import uvicorn
 
+from yoriai.client.routing.opening import Routes
 from yoriai.client.serving.api_key import ApiKey
 from yoriai.client.serving.front import Front
 from yoriai.client.serving.version import Opener
@@ -68,12 +69,14 @@ def run(
     key: ApiKey,
     settings: ServeSection,
     log: EventLog,
+    routes: Routes | None,
 ) -> None:
     """Serve until SIGTERM or SIGINT; requests that are being answered then have half a minute.
 
     Args:
         place: a channel's link, or one version's folder.
         opened: as `listening` has it; closed at the end.
+        routes: to a large model; None where nothing leaves.
 
     Raises:
         What opening the first version raises.
@@ -82,7 +85,7 @@ def run(
     async def serve() -> None:
         versions = Versions(place, opener.open, log)
         await versions.begin()
-        front = Front(versions, model=model, key=key, settings=settings, log=log)
+        front = Front(versions, model=model, key=key, settings=settings, log=log, routes=routes)
         options = uvicorn.Config(
             front.app(),
             access_log=False,

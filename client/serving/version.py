@@ -19,15 +19,20 @@ class Version:
     """A version in memory.
 
     Attributes:
-        name: of its folder, such as production.7: answers name it, so that a change shows.
+        folder: that it was read from; its name, such as production.7, stands in answers, so that a change shows.
         writer: of a version that writes; None for one that chooses labels.
         chooser: of a version that chooses labels; None for one that writes.
     """
 
-    name: str
+    folder: Path
     task: dict[str, Any]
     writer: Writer | None
     chooser: Trained | None
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return self.folder.name
 
     @property
     def is_alive(self) -> bool:
@@ -67,10 +72,9 @@ class Opener:
         """
         task = read_task(folder / TASK_FILE)
         if task["kind"] == "classify":
-            return Version(folder.name, task, None, load(folder, self._base_name, device="cpu"))
+            return Version(folder, task, None, load(folder, self._base_name, device="cpu"))
         require_llama()
         if self._base is None:
             self._base = base_file(self._base_name)
-        return Version(
-            folder.name, task, open_writer(folder, task, self._base, self._model, self._settings, self._cache), None
-        )
+        writer = open_writer(folder, task, self._base, self._model, self._settings, self._cache)
+        return Version(folder, task, writer, None)

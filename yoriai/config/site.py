@@ -12,14 +12,19 @@ from yoriai.config.types import (
     Count,
     Digests,
     Encoding,
+    EndpointUrl,
     Kinds,
+    Languages,
     MetricsPort,
     Name,
     NonEmpty,
+    Patterns,
     Proxy,
+    Seconds,
     Table,
     Texts,
     Version,
+    Whole,
 )
 
 
@@ -220,6 +225,53 @@ class ServeSection(Table):
     )
 
 
+class RouteSection(Table):
+    """Which texts go on from this site's classifier to a large model, and what is taken out of them before."""
+
+    mode: Literal["never", "ask", "auto"] = Field(
+        default="never",
+        description="never: no text leaves. ask: an unsure one leaves when whoever asks says yes to what would leave. "
+        "auto: every unsure one leaves, up to the day's cap.",
+    )
+    url: EndpointUrl = Field(
+        default="", description="The large model's endpoint, in OpenAI's protocol. Beyond this machine by https alone."
+    )
+    model: str = Field(default="", validate_default=True, description="The large model's name there.")
+    key_file: str = Field(default="", description="File of the endpoint's key, for its owner alone. Empty: no key.")
+    share: float = Field(
+        default=0.95, gt=0, lt=1, description="Of the answers that are kept here, the share that is to be right."
+    )
+    delta: float = Field(
+        default=0.1,
+        gt=0,
+        lt=1,
+        description="Largest probability, over the records that it is calibrated with, that fewer are right.",
+    )
+    redact: Literal["presidio", "patterns"] = Field(
+        default="presidio",
+        description="patterns: addresses, numbers, keys and own patterns are taken out. presidio: names, places and "
+        "dates as well, by the optional extra redact, without which no text leaves.",
+    )
+    languages: Languages = Field(default=("en",), description="Languages whose names Presidio looks for.")
+    patterns: Patterns = Field(
+        default=(), description="Regular expressions of what else is taken out, such as the codename of a customer."
+    )
+    daily_cap: Whole = Field(default=100, description="Texts that may leave in a day (UTC).")
+    timeout_s: Seconds = Field(default=20.0, description="Longest wait for the large model, in seconds.")
+    structured: bool = Field(
+        default=False, description="Whether the endpoint takes a JSON schema for its answer, as OpenAI's does."
+    )
+    price_prompt: float = Field(default=0.0, ge=0, description="Of a million tokens of prompt, in any currency.")
+    price_answer: float = Field(default=0.0, ge=0, description="Of a million tokens of answer.")
+
+    @field_validator("model")
+    @classmethod
+    def _named(cls, model: str, info: ValidationInfo) -> str:
+        if info.data.get("mode") != "never" and not (model and info.data.get("url")):
+            raise ValueError("and url are needed unless mode is never")
+        return model
+
+
 class AlarmsSection(Table):
     """Whom the site tells that a job waits for its operator."""
 
@@ -253,6 +305,7 @@ class SiteConfig(Table):
     policy: PolicySection = Field(default_factory=PolicySection)
     alarms: AlarmsSection = Field(default_factory=AlarmsSection)
     serve: ServeSection = Field(default_factory=ServeSection)
+    route: RouteSection = Field(default_factory=RouteSection)
 
     @field_validator("node_metrics_port")
     @classmethod
