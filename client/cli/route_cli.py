@@ -41,12 +41,12 @@ def calibrate(folder: _Folder, adapter: _Adapter = None, as_json: _Json = False)
     from yoriai.client.routing.threshold import calibrate as find
     from yoriai.client.routing.threshold import fewest_records, margins_of
 
-    site, place = _version(folder, adapter)
+    site, place = version_of(folder, adapter)
     settings = site.config().route
     with say_while("answering the test records"):
         import numpy as np
 
-        trained = _loaded(site, place)
+        trained = loaded(site, place)
         texts, truths = _held_out(site, trained)
         margins = margins_of(trained.probabilities(texts).double().numpy())
         right = np.array([label == truth for label, truth in zip(trained.predict(texts), truths, strict=True)])
@@ -86,13 +86,13 @@ def route(
 
     if curve and dry_run:
         raise ConfigError("--curve asks the large model, and --dry-run sends nothing", remedy="leave one of them out")
-    site, place = _version(folder, adapter)
+    site, place = version_of(folder, adapter)
     routes = Routes(site.config().route, site.path, dry_run=dry_run)
     with say_while("answering here"):
-        trained = _loaded(site, place)
-        texts, truths = _texts_of(file, trained)
-        locals_ = _answers(trained, texts)
-    allow = _allowing(routes.settings.mode, yes=yes or dry_run)
+        trained = loaded(site, place)
+        texts, truths = texts_of(file, trained)
+        locals_ = answers_of(trained, texts)
+    allow = allowing(routes.settings.mode, yes=yes or dry_run)
     router = routes.router(place, trained.labels)
     routed = [router.route(text, local, allow=allow) for text, local in zip(texts, locals_, strict=True)]
     report = _report(routes, place, trained.labels, texts, truths, locals_, routed, curve=curve, allow=allow)
@@ -107,7 +107,7 @@ def route(
         _show(report, routed, dry_run=dry_run)
 
 
-def _version(folder: Path, adapter: str | None) -> tuple["SiteFolder", Path]:
+def version_of(folder: Path, adapter: str | None) -> tuple["SiteFolder", Path]:
     """The site, and the folder of the version that is meant."""
     from yoriai.client.cli.own_ledger import check_writer
     from yoriai.client.folder.daemon_environment import take_own_cache
@@ -121,7 +121,8 @@ def _version(folder: Path, adapter: str | None) -> tuple["SiteFolder", Path]:
     return site, chosen_adapter(site.channels, site.adapters, adapter)
 
 
-def _loaded(site: "SiteFolder", place: Path) -> "Trained":
+def loaded(site: "SiteFolder", place: Path) -> "Trained":
+    """The version in memory. Raises ConfigError for one that writes."""
     from yoriai.client.session.loading import load
 
     trained = load(place, site.config().base.model, device="cpu")
@@ -145,7 +146,7 @@ def _held_out(site: "SiteFolder", trained: "Trained") -> tuple[list[str], list[s
     return [str(text) for text, _ in fitting], [str(label) for _, label in fitting]
 
 
-def _texts_of(file: Path, trained: "Trained") -> tuple[list[str], list[str] | None]:
+def texts_of(file: Path, trained: "Trained") -> tuple[list[str], list[str] | None]:
     """The texts of a file, and their labels where each has one."""
     from yoriai.client.records.records import read_records
 
@@ -158,7 +159,8 @@ def _texts_of(file: Path, trained: "Trained") -> tuple[list[str], list[str] | No
     return [str(text) for text in texts], [str(truth) for truth in truths] if known else None
 
 
-def _answers(trained: "Trained", texts: list[str]) -> list["Local"]:
+def answers_of(trained: "Trained", texts: list[str]) -> list["Local"]:
+    """The small model's own answers, with their margins."""
     from yoriai.client.routing.router import Local
     from yoriai.client.routing.threshold import margins_of
 
@@ -167,7 +169,7 @@ def _answers(trained: "Trained", texts: list[str]) -> list["Local"]:
     return [Local(label, float(margin)) for label, margin in zip(labels, margins_of(rows), strict=True)]
 
 
-def _allowing(mode: str, *, yes: bool) -> Callable[[str], bool]:
+def allowing(mode: str, *, yes: bool) -> Callable[[str], bool]:
     """Who says that a message may leave."""
     if mode == "auto" or yes:
         return lambda _message: True

@@ -12,6 +12,7 @@ from yoriai.asking import agree
 from yoriai.client.cli import (
     channels_cli,
     daemon_cli,
+    distil_cli,
     export_cli,
     fetch_cli,
     jobs_cli,
@@ -42,6 +43,7 @@ def mount(app: typer.Typer) -> None:
     export_cli.mount(app, site)
     serve_cli.mount(site)
     route_cli.mount(site)
+    distil_cli.mount(site)
     app.add_typer(site, name="site")
 
 

@@ -83,12 +83,10 @@ class Routes:
         """
         if not labels:
             raise ConfigError("only answers that are labels are routed", found="a version that writes")
-        threshold = read_calibration(
-            self._folder, version_digest(folder), share=self.settings.share, delta=self.settings.delta
-        )
+        margin = NOTHING if everything else self._margin(folder)
         log = LeavingLog(self._folder, self.settings.daily_cap, time.time)
         return Router(
-            NOTHING if everything else threshold.margin,
+            margin,
             labels,
             self._finders,
             endpoint=self._endpoint,
@@ -96,6 +94,10 @@ class Routes:
             version=folder.name,
             client=self._client,
         )
+
+    def _margin(self, folder: Path) -> float:
+        share, delta = self.settings.share, self.settings.delta
+        return read_calibration(self._folder, version_digest(folder), share=share, delta=delta).margin
 
     def close(self) -> None:
         """Give back the connection."""
