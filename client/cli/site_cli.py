@@ -10,7 +10,9 @@ from rich.console import Console
 
 from yoriai.asking import agree
 from yoriai.client.cli import (
+    ask_cli,
     channels_cli,
+    check_adapter_cli,
     daemon_cli,
     distil_cli,
     export_cli,
@@ -40,10 +42,12 @@ def mount(app: typer.Typer) -> None:
     daemon_cli.mount(site)
     jobs_cli.mount(site)
     channels_cli.mount(site)
+    ask_cli.mount(site)
     export_cli.mount(app, site)
     serve_cli.mount(site)
     route_cli.mount(site)
     distil_cli.mount(site)
+    check_adapter_cli.mount(app)
     app.add_typer(site, name="site")
 
 

@@ -87,6 +87,18 @@ class LlamaServer:
         normalised: NDArray[np.float64] = logs - np.log(np.exp(logs).sum())
         return normalised
 
+    def surprises(self, token_ids: Sequence[int], *, bare: bool = False) -> list[float]:
+        """−log p of each token but the first, in nats, given those before it. Args as above."""
+        return [self._surprise(token_ids[:place], token_ids[place], bare=bare) for place in range(1, len(token_ids))]
+
+    def _surprise(self, before: Sequence[int], token: int, *, bare: bool) -> float:
+        """Of one token: drawn by force, its raw probability is told, unless its bytes are no whole letter."""
+        found = self._complete(list(before), 1, 1, bare=bare, forced=token, keep=True)
+        told = found.get("completion_probabilities")
+        if told and told[0]["id"] == token and told[0]["logprob"] is not None:
+            return -float(told[0]["logprob"])
+        return -float(self.next_log_probabilities(before, bare=bare)[token])
+
     def answer(self, token_ids: Sequence[int], max_new_tokens: int, *, bare: bool = False) -> Answer:
         """The likeliest answer, timed by llama.cpp itself. Args as above."""
         found = self._complete(list(token_ids), max_new_tokens, 0, bare=bare)
@@ -111,14 +123,21 @@ class LlamaServer:
         return self.tokens_of("a")[-1]
 
     def _complete(
-        self, token_ids: list[int], tokens: int, probabilities: int, *, bare: bool, forced: int | None = None
+        self,
+        token_ids: list[int],
+        tokens: int,
+        probabilities: int,
+        *,
+        bare: bool,
+        forced: int | None = None,
+        keep: bool = False,
     ) -> Any:
         asked: dict[str, Any] = {
             "prompt": token_ids,
             "n_predict": tokens,
             "n_probs": probabilities,
             "temperature": 0,
-            "cache_prompt": False,
+            "cache_prompt": keep,
         }
         if forced is not None:
             asked["logit_bias"] = [[forced, _CERTAIN]]

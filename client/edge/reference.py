@@ -57,15 +57,14 @@ def measure_reference(base: BaseModel, folder: Path, task: Mapping[str, Any]) ->
     from peft import PeftModel
 
     texts = public_sample()
-    prompts = tuple(_prompt(base, text, task) for text in texts)
+    prompts = tuple(prompt_tokens(base.tokenizer, text, task, base.context_tokens) for text in texts)
     bare = log_probabilities(base.model, prompts, base.device)
     adapted_model: Any = PeftModel.from_pretrained(base.model, str(folder)).eval()
     try:
         adapted = log_probabilities(adapted_model, prompts, base.device)
     finally:
         adapted_model.unload()
-    encoder = TextEncoder(base.tokenizer)
-    labels = {label: label_tokens(encoder, label) for label in task.get("labels", ())}
+    labels = label_tokens_of(task, base.tokenizer)
     template = task["template"] or "{prompt}"
     filled = tuple(template.replace("{prompt}", text) for text in texts)
     return Reference(base, filled, prompts, adapted, bare, labels, tuple(task.get("prior", ())))
@@ -88,8 +87,19 @@ def public_sample() -> tuple[str, ...]:
     return every[:: max(1, len(every) // POSITIONS)][:POSITIONS]
 
 
-def _prompt(base: BaseModel, text: str, task: Mapping[str, Any]) -> tuple[int, ...]:
-    limit = min(int(task["max_tokens"]), base.context_tokens)
-    kind = task["kind"]
-    section = TaskSection(kind=kind, template=task["template"], labels=task.get("labels", ()), max_tokens=limit)
-    return tuple(question_tokens(text, base.tokenizer, section, limit=limit))
+def prompt_tokens(tokenizer: Any, text: str, task: Mapping[str, Any], context_tokens: int) -> tuple[int, ...]:
+    """A text in the task's template, as training makes tokens of it.
+
+    Args:
+        task: as task.json has it.
+        context_tokens: that the base reads.
+    """
+    limit = min(int(task["max_tokens"]), context_tokens)
+    section = TaskSection(kind=task["kind"], template=task["template"], labels=task.get("labels", ()), max_tokens=limit)
+    return tuple(question_tokens(text, tokenizer, section, limit=limit))
+
+
+def label_tokens_of(task: Mapping[str, Any], tokenizer: Any) -> dict[str, list[int]]:
+    """Each label's tokens; none for a task that chooses no label."""
+    encoder = TextEncoder(tokenizer)
+    return {label: label_tokens(encoder, label) for label in task.get("labels", ())}

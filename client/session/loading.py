@@ -44,6 +44,11 @@ class Trained:
         """The labels that it chooses from."""
         return tuple(self.task.get("labels", ()))
 
+    @property
+    def has_head(self) -> bool:
+        """Whether a head was trained, and the base left as it is."""
+        return isinstance(self._model, HeadModel)
+
     def predict(self, texts: Sequence[str]) -> list[str]:
         """The likeliest label of each text. Raises ConfigError if it is no classifier."""
         return [self.labels[int(row)] for row in self.probabilities(texts).argmax(1)]
@@ -98,7 +103,9 @@ class Trained:
     @contextmanager
     def untouched(self) -> Iterator[None]:
         """The bare base, for as long as the context lasts: it generates, and chooses by the labels' own words."""
-        layers = [module for module in self.base.model.modules() if hasattr(module, "enable_adapters")]
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        layers = [module for module in self.base.model.modules() if isinstance(module, BaseTunerLayer)]
         for layer in layers:
             layer.enable_adapters(False)
         try:

@@ -171,6 +171,57 @@ def splits(
         typer.echo(f"yoriai simulate {folder / 'job.toml'} --data {folder / split} --noise distributed")
 
 
+@bench.command()
+def edge(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run, or of an adapter.")],
+    data: Annotated[
+        str, typer.Option("--data", help="Scenario whose test records are asked, a language a site.")
+    ] = "commands",
+    records: Annotated[int, typer.Option(min=0, help="Test records of each language, at most.")] = 20,
+    texts: Annotated[int, typer.Option(min=1, help="Texts of each language whose bits are counted.")] = 6,
+    answers: Annotated[int, typer.Option(min=1, help="Timed answers of each language.")] = 5,
+    quantisation: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--quantisation", help="own (the base's file as it came), f16 or q8_0; several times; default: all."
+        ),
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Of llama.cpp; more only on a machine without other work.")] = 1,
+    base: Annotated[str | None, typer.Option("--base", help="Where the base is, if not where it was trained.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there.")] = None,
+) -> None:
+    """An adapter beside its base in llama.cpp on this machine: scores and bits by language, time, memory, energy.
+
+    It needs the extra edge: pip install "yoriai[edge]".
+    """
+    from yoriai.client.edge.adapter_folder import find_folder
+    from yoriai.simulations.bench.edge import table as tables
+    from yoriai.simulations.bench.edge.run import QUANTISATIONS, EdgePlan, bench_edge, languages_of
+    from yoriai.system.run_files import write_run_file
+
+    asked = EdgePlan(
+        adapter=find_folder(run),
+        languages=languages_of(data, records, texts),
+        quantisations=tuple(quantisation or QUANTISATIONS),
+        threads=threads,
+        answers=answers,
+        base=base,
+        say=lambda line: typer.echo(line, err=True),
+    )
+    with say_while("measuring with llama.cpp"):
+        found = bench_edge(asked)
+    document = {"command": " ".join(["yoriai", *sys.argv[1:]]), **found}
+    if json_file is not None:
+        write_run_file(json_file, json.dumps(document, indent=1).encode())
+    console = Console()
+    for rows in (tables.machine_rows(document), tables.language_rows(document)):
+        printed = Table(*rows[0], box=None, pad_edge=False, padding=(0, 1, 0, 0))
+        for row in rows[1:]:
+            printed.add_row(*row)
+        console.print(printed)
+    console.print(tables.NOT_COVERED, highlight=False)
+
+
 def _goes(rule: str, shared: bool) -> bool:
     """Whether a rule can do with the sum that distributed noise leaves."""
     from yoriai.strategies.rule import get_rule

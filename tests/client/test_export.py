@@ -253,7 +253,7 @@ def test_a_file_that_llama_cpp_cannot_load_is_told_and_ends_no_process_of_ours(
 ) -> None:
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(bases["llama"].read_bytes()[:-4096])
-    with pytest.raises(AdapterError, match="does not load cut.gguf"), serving(cut, vocabulary=260):
+    with pytest.raises(AdapterError, match=r"does not load cut\.gguf"), serving(cut, vocabulary=260):
         pytest.fail("it was loaded")
 
 
