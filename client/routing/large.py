@@ -15,7 +15,8 @@ from typing import Any, Final
 
 import httpx
 
-_MOST_ANSWER_TOKENS: Final = 64
+# Around a label: JSON, or a word or two. A label has no more tokens than bytes.
+_AROUND_LABEL_TOKENS: Final = 16
 _LARGEST_ANSWER_BYTES: Final = 256 * 1024
 # What an endpoint may put around a message, in tokens: its template and a system prompt of its own.
 _AROUND_TOKENS: Final = 512
@@ -78,7 +79,7 @@ def ask(client: httpx.Client, endpoint: Endpoint, message: str, labels: Sequence
         "model": endpoint.model,
         "messages": [{"role": "user", "content": message}],
         "temperature": 0,
-        "max_tokens": _MOST_ANSWER_TOKENS,
+        "max_tokens": _most_tokens(labels),
     }
     if endpoint.structured:
         asked["response_format"] = _format(labels)
@@ -121,10 +122,14 @@ def _read(body: bytes, message: str, labels: Sequence[str]) -> Answer | Fault:
     prompt, answer = counted
     if type(prompt) is not int or type(answer) is not int:
         return Fault("the answer does not say its tokens")
-    if not (0 < prompt <= len(message.encode()) + _AROUND_TOKENS and 0 <= answer <= _MOST_ANSWER_TOKENS):
+    if not (0 < prompt <= len(message.encode()) + _AROUND_TOKENS and 0 <= answer <= _most_tokens(labels)):
         return Fault("the tokens that it counts cannot be")
     label = label_in(said, labels)
     return Fault("the answer is none of the labels") if label is None else Answer(label, prompt, answer)
+
+
+def _most_tokens(labels: Sequence[str]) -> int:
+    return _AROUND_LABEL_TOKENS + max(len(label.encode()) for label in labels)
 
 
 def label_in(said: str, labels: Sequence[str]) -> str | None:
