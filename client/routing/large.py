@@ -83,6 +83,8 @@ def ask(client: httpx.Client, endpoint: Endpoint, message: str, labels: Sequence
     }
     if endpoint.structured:
         asked["response_format"] = _format(labels)
+    else:
+        asked["stop"] = ["\n"]  # A label is a line; what is said after it would only cost.
     try:
         body = _body(client, endpoint, asked)
     except httpx.TimeoutException:
