@@ -83,11 +83,15 @@ def read_folder(path: Path) -> AdapterFolder:
         AdapterError: it does not say what it answers.
     """
     task = read_task(path / TASK_FILE)
-    return AdapterFolder(path, task, None if (path / HEAD_FILE).exists() else _factors(path))
+    return AdapterFolder(path, task, None if (path / HEAD_FILE).exists() else read_factors(path))
 
 
-def _factors(path: Path) -> Factors:
-    """What PEFT would make of its two files: B takes up whatever scale a map has of its own."""
+def read_factors(path: Path) -> Factors:
+    """What PEFT would make of its two files: B takes up whatever scale a map has of its own.
+
+    Args:
+        path: a folder in PEFT's format that was looked at.
+    """
     config = json.loads((path / "adapter_config.json").read_bytes())
     tensors = load_file(path / "adapter_model.safetensors")
     maps = sorted(name.removeprefix(_PREFIX).removesuffix(".lora_A.weight") for name in tensors if ".lora_A." in name)

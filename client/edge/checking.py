@@ -6,7 +6,7 @@ folder, a GGUF adapter, a GGUF model.
 
 import json
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from safetensors.numpy import load_file
@@ -16,7 +16,7 @@ from yoriai.base_digest import difference
 from yoriai.client.base.base_model import choose_device, gguf_file, load_base
 from yoriai.client.base.layers import linear_maps
 from yoriai.client.base.quiet import quiet_libraries
-from yoriai.client.edge.adapter_folder import read_folder
+from yoriai.client.edge.adapter_folder import read_factors, read_folder
 from yoriai.client.edge.gguf_audit import audit_gguf
 from yoriai.client.model.adapter_audit import HEAD, WEIGHTS, Audit, audit_folder, file_digest
 from yoriai.client.model.magnitude import LARGEST_SHARE, weight_norms
@@ -92,14 +92,13 @@ def _look_at_task(path: Path, base: str | None, found: Audit) -> None:
         _look_at_maps(path, loaded.model, found)
 
 
-def _look_at_maps(path: Path, model: object, found: Audit) -> None:
+def _look_at_maps(path: Path, model: Any, found: Audit) -> None:
     """Each map is one of the base, of its shape, and gets added no more than a training could."""
-    factors, linear = read_folder(path).factors, linear_maps(model)  # type: ignore[arg-type]
-    assert factors is not None
+    factors, linear = read_factors(path), linear_maps(model)
     if foreign := [one for one, (a, b) in factors.pairs.items() if linear.get(one) != (len(b), a.shape[1])]:
         found.faults.append(f"{len(foreign)} maps that the base does not have in that shape, first {foreign[0][:120]}")
         return
-    largest = max(weight_norms(model, factors.pairs).values())  # type: ignore[arg-type]
+    largest = max(weight_norms(model, factors.pairs).values())
     added = {one: float(np.linalg.norm(factors.delta(one))) for one in factors.pairs}
     worst = max(added, key=added.__getitem__)
     found.facts["adds at most"] = f"{added[worst] / largest:.3g} of the base's largest adapted weight, in {worst}"

@@ -113,7 +113,12 @@ def _foreign_files(folder: Path, files: list[Path]) -> Iterator[str]:
 
 
 def _is_pickle(path: Path) -> bool:
-    """By its first bytes: pickle from protocol 2 on, or the archive that torch.save makes."""
+    """By its first bytes: pickle from protocol 2 on, or the archive that torch.save makes.
+
+    A safetensors file begins with a length, which may be such bytes; it is read by the library of its name alone.
+    """
+    if path.suffix == ".safetensors":
+        return False
     with path.open("rb") as file:
         start = file.read(4)
     return (start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05") or start == b"PK\x03\x04"

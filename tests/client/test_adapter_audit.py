@@ -16,8 +16,8 @@ from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
 from tests.client.conftest import JobMaker
+from tests.client.exports import Export, trust
 from tests.client.last_adapters import last_adapter
-from tests.client.test_pull import Export, trust
 from tests.client.tiny_gguf import write_tiny_gguf
 from tests.tiny import tiny_llama, tiny_tokenizer
 from yoriai.cli import app
@@ -77,6 +77,16 @@ def test_a_pickle_is_refused_by_its_first_bytes_whatever_it_is_called(protocol: 
 def test_what_torch_saves_is_refused_whatever_it_is_called(adapter: Path) -> None:
     torch.save({"a": torch.zeros(1)}, adapter / "notes.txt")
     assert "notes.txt is a pickle" in audit_folder(adapter).faults[0]
+
+
+def test_a_safetensors_file_whose_length_looks_like_a_pickle_is_taken(adapter: Path) -> None:
+    """Its header of 0x10480 bytes begins the file with 0x80 0x04, as a pickle of protocol 4 does."""
+    data = (adapter / WEIGHTS).read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = data[8 : 8 + length].rstrip().ljust(0x10480)
+    (adapter / WEIGHTS).write_bytes(len(header).to_bytes(8, "little") + header + data[8 + length :])
+    assert (adapter / WEIGHTS).read_bytes()[:2] == b"\x80\x04"
+    assert audit_folder(adapter).faults == []
 
 
 def test_code_and_links_out_of_the_folder_are_refused(adapter: Path, tmp_path: Path) -> None:
@@ -177,6 +187,14 @@ def test_an_adapter_that_dwarfs_its_base_is_found(adapter: Path, base_folder: Pa
 
     change(adapter, blow_up)
     assert "out of all proportion to the base" in check(adapter, base=str(base_folder)).faults[0]
+
+
+def test_anybodys_peft_folder_is_looked_at_on_the_base(adapter: Path, base_folder: Path) -> None:
+    (adapter / "task.json").unlink()
+    found = check(adapter, base=str(base_folder))
+    assert found.faults == []
+    assert found.warnings == ["there is no task.json: which base it belongs to is not said"]
+    assert "of the base's largest adapted weight" in found.facts["adds at most"]
 
 
 def test_maps_that_the_base_does_not_have_are_found(adapter: Path, base_folder: Path) -> None:

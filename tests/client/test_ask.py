@@ -8,8 +8,8 @@ import torch
 from typer.testing import CliRunner
 
 from tests.client.conftest import LABELS, JobMaker
+from tests.client.exports import Export
 from tests.client.last_adapters import last_adapter
-from tests.client.test_pull import Export
 from yoriai.cli import app
 from yoriai.client.base.base_model import load_base
 from yoriai.client.folder.site_folder import SiteFolder, make_site
