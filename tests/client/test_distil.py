@@ -71,7 +71,7 @@ def test_the_head_learns_the_large_models_labels_and_both_are_measured(
     test = write_records(tmp_path / "test.jsonl", records)
     done = distilled(site, tmp_path, "--public", "--test", test)
     assert done.code == 0, done.screen
-    report = json.loads(done.screen)
+    report = done.document
     assert (report["asked"], report["taught"], report["tested"]) == (24, 24, 24)
     assert report["accuracy"]["large alone"] == 1.0
     assert report["accuracy"]["small before"] < 0.8

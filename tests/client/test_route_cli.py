@@ -74,14 +74,14 @@ def routing(site: ServedSite, large: Large | None, **settings: object) -> None:
 def calibrated(site: ServedSite) -> dict[str, Any]:
     done = yoriai("site", "calibrate", site.folder, "--json")
     assert done.code == 0, done.screen
-    found: dict[str, Any] = json.loads(done.screen)
+    found: dict[str, Any] = done.document
     return found
 
 
 def routed(site: ServedSite, *options: object) -> dict[str, Any]:
     done = yoriai("site", "route", site.folder, site.folder / "data" / "test.jsonl", *options, "--json")
     assert done.code == 0, done.screen
-    found: dict[str, Any] = json.loads(done.screen)
+    found: dict[str, Any] = done.document
     return found
 
 
