@@ -15,8 +15,8 @@ from typing import Any, Final
 
 import httpx
 
-# Around a label: JSON, or a word or two. A label has no more tokens than bytes.
-_AROUND_LABEL_TOKENS: Final = 16
+# Around a label: JSON with its blanks, or a word or two. A label has no more tokens than bytes.
+_AROUND_LABEL_TOKENS: Final = 64
 _LARGEST_ANSWER_BYTES: Final = 256 * 1024
 # What an endpoint may put around a message, in tokens: its template and a system prompt of its own.
 _AROUND_TOKENS: Final = 512
