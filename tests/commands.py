@@ -1,8 +1,10 @@
 """The real command line in this process, as an operator with an 80-column terminal sees it."""
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 import typer
@@ -20,6 +22,11 @@ class Outcome:
 
     code: int
     screen: str
+
+    @property
+    def document(self) -> Any:
+        """What `--json` printed; before it a slow machine is told that it is at work."""
+        return json.loads(self.screen[self.screen.index("{") :])
 
 
 def yoriai(*arguments: object, answers: str = "") -> Outcome:

@@ -14,10 +14,13 @@ from yoriai.client.cli import (
     channels_cli,
     check_adapter_cli,
     daemon_cli,
+    distil_cli,
     evaluate_cli,
     export_cli,
     fetch_cli,
     jobs_cli,
+    route_cli,
+    serve_cli,
     site_setup_cli,
 )
 from yoriai.client.cli.check import check_cli
@@ -43,6 +46,9 @@ def mount(app: typer.Typer) -> None:
     evaluate_cli.mount(site)
     ask_cli.mount(site)
     export_cli.mount(app, site)
+    serve_cli.mount(site)
+    route_cli.mount(site)
+    distil_cli.mount(site)
     check_adapter_cli.mount(app)
     app.add_typer(site, name="site")
 

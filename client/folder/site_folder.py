@@ -14,6 +14,8 @@ ledgers/           0700: the privacy budget of each data set
 adapters/          0700: what the site has received and trained
 channels/          0700: the versions that the site has pulled: a link a channel to the one in use, and the one before
 jobs/              0700: the jobs that were offered, and what the operator decided about each
+route/             0700: which answers are kept, and what has left for a large model
+serve.key          0600: what clients of the endpoint show
 cache/             0700: the base, fetched and unpacked, and what else can be had again
 witness/           0700: the end of each ledger a second time, unless site.toml names another disk
 NAME.request       what the site asks the consortium for

@@ -89,7 +89,7 @@ def personal_event(job: JobConfig) -> SampledGaussian | None:
 def train_personal(
     training: PersonalTraining,
     session: ModelSession,
-    ledger: Ledger,
+    ledger: Ledger | None,
     *,
     source: RandomSource,
     progress: Callable[[int], None] | None = None,
@@ -98,7 +98,7 @@ def train_personal(
 
     Args:
         session: its model must be the one that the records were prepared for; its lock is held meanwhile.
-        ledger: of the records; not touched by a job without privacy.
+        ledger: of the records; not touched by a job without privacy, and None where the records are public.
         source: of sampling and noise.
         progress: told the number of finished rounds.
 
@@ -108,24 +108,26 @@ def train_personal(
     Raises:
         ConfigError: the job asks for no personal adapter.
         BudgetError: the budget does not cover it, or it was released already. No gradient was computed.
-        PolicyError: the run was charged for a personal training with other privacy settings.
+        PolicyError: the run was charged for a personal training with other privacy settings, or there is no ledger.
         TrainingError: training diverged. It is paid for all the same.
     """
     if not training.job.personal.rounds:
         raise ConfigError("the job trains no personal adapter", expected="personal.rounds of at least 1")
     run_id, event = personal_run_id(training.run_id), personal_event(training.job)
-    if event is not None:
-        _charge(ledger, run_id, event)
+    if event is None:
+        with session.lock:
+            return _trained(training, session, None, source=source, progress=progress)
+    if ledger is None:
+        raise PolicyError(f"run {run_id[:80]} trains with privacy, and there is no ledger to charge")
+    _charge(ledger, run_id, event)
     try:
         with session.lock:
             own = _trained(training, session, event, source=source, progress=progress)
     except Exception:
         # That it failed is seen, and may tell something of the records. Who is stopped or killed tells nothing.
-        if event is not None:
-            _release(ledger, run_id)
-        raise
-    if event is not None:
         _release(ledger, run_id)
+        raise
+    _release(ledger, run_id)
     return own
 
 

@@ -11,7 +11,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from yoriai.terminal import say_while
+from yoriai.errors import ServerError
+from yoriai.terminal import say, say_while
 
 bench = typer.Typer(help="Measure Yoriai on this machine.", no_args_is_help=True)
 
@@ -256,3 +257,37 @@ def _goes(rule: str, shared: bool) -> bool:
     from yoriai.strategies.rule import get_rule
 
     return not shared or get_rule(rule).sum_suffices
+
+
+@bench.command()
+def serve(
+    url: Annotated[str, typer.Argument(help="The endpoint, such as http://127.0.0.1:8011/v1.")],
+    key_file: Annotated[Path, typer.Option("--key-file", help="Its key: serve.key of the site.")],
+    model: Annotated[str, typer.Option("--model", help="What is asked.")] = "production",
+    clients: Annotated[int, typer.Option(min=1, max=256, help="Clients that ask at once.")] = 8,
+    seconds: Annotated[float, typer.Option(min=0.0, help="How long they begin requests.")] = 60.0,
+    answer_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 32,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """An endpoint of `yoriai site serve` under load: what is lost, and the times to the first piece and to the end.
+
+    Ends with an error if a request was lost.
+    """
+    from yoriai.simulations.bench.serve import Load, bench_serve
+    from yoriai.system.key_file import read_private
+
+    key = read_private(key_file).decode().strip()
+    with say_while(f"{clients} clients ask"):
+        found = bench_serve(Load(url.rstrip("/"), key, model, clients, seconds, answer_tokens))
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+    else:
+        table = Table("seconds", "p50", "p95", "longest", box=None, pad_edge=False)
+        for key_, name in (("first_s", "to the first piece"), ("whole_s", "to the end")):
+            table.add_row(name, *(f"{found[key_].get(q, float('nan')):.2f}" for q in ("p50", "p95", "max")))
+        Console().print(table)
+        say(f"{found['answered']} answered, {found['lost']} lost, {found['tokens_per_s']} tokens/s in all")
+    if found["lost"] or not found["answered"]:
+        raise ServerError(
+            "requests were lost", found=", ".join(found["why"]) or "no answer", remedy="see the site's log"
+        )

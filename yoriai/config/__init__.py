@@ -26,7 +26,16 @@ from yoriai.config.models import (
     SpeedSection,
 )
 from yoriai.config.server import ServerConfig
-from yoriai.config.site import LedgerSection, ModelSection, PolicySection, RecordsSection, ServerSection, SiteConfig
+from yoriai.config.site import (
+    LedgerSection,
+    ModelSection,
+    PolicySection,
+    RecordsSection,
+    RouteSection,
+    ServerSection,
+    ServeSection,
+    SiteConfig,
+)
 from yoriai.config.text import file_place, template_of
 from yoriai.config.training import (
     BaseSection,
@@ -56,7 +65,9 @@ __all__ = [
     "PrivacySection",
     "PublicSection",
     "RecordsSection",
+    "RouteSection",
     "SecureAggregationSection",
+    "ServeSection",
     "ServerConfig",
     "ServerSection",
     "SiteConfig",

@@ -3,7 +3,7 @@
 A simulated site needs the policy alone. Paths that are not absolute are taken from the folder of the site's file.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -12,14 +12,19 @@ from yoriai.config.types import (
     Count,
     Digests,
     Encoding,
+    EndpointUrl,
     Kinds,
+    Languages,
     MetricsPort,
     Name,
     NonEmpty,
+    Patterns,
     Proxy,
+    Seconds,
     Table,
     Texts,
     Version,
+    Whole,
 )
 
 
@@ -209,6 +214,89 @@ class PolicySection(Table):
     )
 
 
+class ServeSection(Table):
+    """What `yoriai site serve` answers with, and to whom."""
+
+    address: NonEmpty = Field(default="127.0.0.1", description="The IP address that it listens on.")
+    allow_network: bool = Field(
+        default=False,
+        description="Whether an address that other machines can reach will do. The endpoint speaks HTTP without TLS.",
+    )
+    key_file: NonEmpty = Field(
+        default="serve.key",
+        description="File of the key that clients show, for its owner alone. The first start makes it.",
+    )
+    log_texts: bool = Field(
+        default=False, description="Whether the log holds what was asked and answered. Sizes and times it always holds."
+    )
+    one_message: Literal["template", "chat"] = Field(
+        default="template",
+        description="What one message of a user becomes. template: the task's template, as it was learnt from prompts "
+        "with responses. chat: the base's chat template, as it was learnt from conversations.",
+    )
+    context_tokens: Annotated[int, Field(ge=16, le=1_000_000)] = Field(
+        default=1024, description="Longest request, answer included, in tokens; it takes memory `parallel` times."
+    )
+    answer_tokens: Count = Field(
+        default=256, description="Longest answer where a request does not say, in tokens; at most half of the request."
+    )
+    parallel: Annotated[int, Field(ge=1, le=64)] = Field(
+        default=4, description="Requests that are answered at once; others wait."
+    )
+    threads: Annotated[int, Field(ge=0, le=1024)] = Field(
+        default=0,
+        description="Threads of computing. They wait for each other in busy loops, so that as many as there are cores "
+        "are for a machine that does nothing else. 0: half of the cores.",
+    )
+
+
+class RouteSection(Table):
+    """Which texts go on from this site's classifier to a large model, and what is taken out of them before."""
+
+    mode: Literal["never", "ask", "auto"] = Field(
+        default="never",
+        description="never: no text leaves. ask: an unsure one leaves when whoever asks says yes to what would leave. "
+        "auto: every unsure one leaves, up to the day's cap.",
+    )
+    url: EndpointUrl = Field(
+        default="", description="The large model's endpoint, in OpenAI's protocol. Beyond this machine by https alone."
+    )
+    model: str = Field(default="", validate_default=True, description="The large model's name there.")
+    key_file: str = Field(default="", description="File of the endpoint's key, for its owner alone. Empty: no key.")
+    share: float = Field(
+        default=0.95, gt=0, lt=1, description="Of the answers that are kept here, the share that is to be right."
+    )
+    delta: float = Field(
+        default=0.1,
+        gt=0,
+        lt=1,
+        description="Largest probability, over the records that it is calibrated with, that fewer are right.",
+    )
+    redact: Literal["presidio", "patterns"] = Field(
+        default="presidio",
+        description="patterns: addresses, numbers, keys and own patterns are taken out. presidio: names, places and "
+        "dates as well, by the optional extra redact, without which no text leaves.",
+    )
+    languages: Languages = Field(default=("en",), description="Languages whose names Presidio looks for.")
+    patterns: Patterns = Field(
+        default=(), description="Regular expressions of what else is taken out, such as the codename of a customer."
+    )
+    daily_cap: Whole = Field(default=100, description="Texts that may leave in a day (UTC).")
+    timeout_s: Seconds = Field(default=20.0, description="Longest wait for the large model, in seconds.")
+    structured: bool = Field(
+        default=False, description="Whether the endpoint takes a JSON schema for its answer, as OpenAI's does."
+    )
+    price_prompt: float = Field(default=0.0, ge=0, description="Of a million tokens of prompt, in any currency.")
+    price_answer: float = Field(default=0.0, ge=0, description="Of a million tokens of answer.")
+
+    @field_validator("model")
+    @classmethod
+    def _named(cls, model: str, info: ValidationInfo) -> str:
+        if info.data.get("mode") != "never" and not (model and info.data.get("url")):
+            raise ValueError("and url are needed unless mode is never")
+        return model
+
+
 class AlarmsSection(Table):
     """Whom the site tells that a job waits for its operator, or that a version in use has drifted."""
 
@@ -242,6 +330,8 @@ class SiteConfig(Table):
     server: ServerSection = Field(default_factory=ServerSection)
     policy: PolicySection = Field(default_factory=PolicySection)
     alarms: AlarmsSection = Field(default_factory=AlarmsSection)
+    serve: ServeSection = Field(default_factory=ServeSection)
+    route: RouteSection = Field(default_factory=RouteSection)
 
     @field_validator("node_metrics_port")
     @classmethod

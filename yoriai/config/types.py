@@ -2,6 +2,7 @@
 
 import re
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -69,6 +70,27 @@ def _low_rank(layers: object) -> object:
     return layers
 
 
+def _endpoint(url: str) -> str:
+    """Who reads along on the way is another party: beyond loopback only TLS will do."""
+    if url:
+        parts = urlsplit(url)
+        is_here = parts.hostname in ("127.0.0.1", "::1", "localhost")
+        if parts.scheme != "https" and not (parts.scheme == "http" and is_here):
+            raise ValueError("is neither https:// nor http:// of this machine")
+        if not parts.hostname or parts.username or parts.query or parts.fragment:
+            raise ValueError("is no plain address")
+    return url
+
+
+def _regular(patterns: tuple[str, ...]) -> tuple[str, ...]:
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error:
+            raise ValueError("is no regular expression") from None
+    return patterns
+
+
 def is_text_encoding(name: str) -> bool:
     """Whether Python knows an encoding of texts by this name."""
     try:
@@ -118,6 +140,9 @@ MetricsPort = Annotated[int, Field(ge=0, le=65535)]
 NonEmpty = Annotated[str, Field(min_length=1), Expected("a text that is not empty")]
 Address = Annotated[str, AfterValidator(_server_address), Expected("HOST:PORT, or an empty text")]
 Proxy = Annotated[str, AfterValidator(_proxy), Expected("http://HOST:PORT without a password, or an empty text")]
+EndpointUrl = Annotated[
+    str, AfterValidator(_endpoint), Expected("https://HOST/v1, http://127.0.0.1:PORT/v1, or an empty text")
+]
 Encoding = Annotated[str, AfterValidator(_encoding), Expected("a text encoding such as cp932, or an empty text")]
 Version = Annotated[Literal[1], BeforeValidator(_whole)]
 _LISTED = (BeforeValidator(tuple_from_list), AfterValidator(distinct), Field(json_schema_extra={"uniqueItems": True}))
@@ -136,6 +161,15 @@ Kinds = Annotated[
     tuple[Literal["lm", "instruct", "classify"], ...],
     *_LISTED,
     Expected('a list of "lm", "instruct", "classify", none twice'),
+]
+Patterns = Annotated[
+    tuple[NonEmpty, ...], *_LISTED, AfterValidator(_regular), Expected("a list of regular expressions, none twice")
+]
+Languages = Annotated[
+    tuple[Literal["en", "es", "ja"], ...],
+    *_LISTED,
+    Field(min_length=1),
+    Expected('a list of one or more of "en", "es", "ja", none twice'),
 ]
 Digests = Annotated[tuple[Digest, ...], *_LISTED, Expected("a list of digests in hexadecimal, none twice")]
 
