@@ -20,6 +20,7 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
+from yoriai.client.edge.engine import Engine
 from yoriai.errors import AdapterError, ConfigError
 
 _TIMEOUT_S: Final = 300.0
@@ -174,16 +175,15 @@ def serving(
     """
     require_llama()
     key = secrets.token_hex(16)
-    asked = {"model": str(model), "adapter": str(adapter) if adapter else "", "key": key}
-    asked |= {"threads": threads, "context_tokens": context_tokens}  # type: ignore[dict-item]
+    engine = Engine(str(model), str(adapter or ""), model.stem, key, context_tokens, parallel=1, threads=threads)
     with tempfile.TemporaryFile() as complaints, _child(complaints) as child:
         assert child.stdin is not None
         assert child.stdout is not None
-        child.stdin.write(json.dumps(asked) + "\n")
+        child.stdin.write(engine.to_line())
         child.stdin.flush()
         try:
             address = json.loads(child.stdout.readline())["address"]
-        except ValueError:
+        except (ValueError, KeyError):
             raise _unloadable(adapter or model, complaints) from None
         headers = {"Authorization": f"Bearer {key}"}
         with httpx.Client(base_url=address, headers=headers, timeout=_TIMEOUT_S, trust_env=False) as client:
@@ -191,11 +191,9 @@ def serving(
 
 
 @contextmanager
-def _child(complaints: Any) -> Iterator["subprocess.Popen[str]"]:
-    command = [sys.executable, "-m", "yoriai.client.edge.llama_child"]
-    child = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints, text=True, encoding="utf-8"
-    )
+def _child(complaints: Any) -> Iterator["subprocess.Popen[bytes]"]:
+    command = [sys.executable, "-m", "yoriai.client.edge.engine"]
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints)
     try:
         yield child
     finally:

@@ -16,7 +16,7 @@ from typing import Any, Final
 from yoriai.client.model.public_texts import text_digest
 from yoriai.client.records.records import Record
 from yoriai.client.routing.router import Local, Routed, Router
-from yoriai.client.session.export import HEAD_FILE, TASK_FILE
+from yoriai.client.session.export import HEAD_FILE
 from yoriai.client.session.loading import read_task
 from yoriai.client.session.model_session import ModelSession
 from yoriai.client.site.personal import PersonalTraining, train_personal
@@ -52,7 +52,7 @@ def read_head(folder: Path, base_name: str) -> tuple[JobConfig, AdapterState]:
         ConfigError: it is no head.
         AdapterError: the folder says nothing of what it answers.
     """
-    task = read_task(folder / TASK_FILE)
+    task = read_task(folder)
     if task.get("head") != "trained":
         raise ConfigError("only a head that trains learns from labels", found=folder.name, expected=HEAD_FILE)
     return head_job(task, base_name), AdapterState.from_bytes((folder / HEAD_FILE).read_bytes())

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import httpx
 
+from yoriai.client.edge.engine import Engine
 from yoriai.client.edge.llama_server import require_llama
-from yoriai.client.serving.engine import Engine
 from yoriai.errors import ServerError
 
 _TO_START_S = 300.0  # A large file on a slow disk; it answers, or its process ends.
@@ -54,7 +54,7 @@ def start_engine(
     key = secrets.token_urlsafe(32)
     engine = Engine(gguf, adapter, name, key, context_tokens, parallel, threads)
     process = subprocess.Popen(
-        [sys.executable, "-m", "yoriai.client.serving.engine"],
+        [sys.executable, "-m", "yoriai.client.edge.engine"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

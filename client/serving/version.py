@@ -7,7 +7,6 @@ from typing import Any, Final
 from yoriai.client.edge.llama_server import require_llama
 from yoriai.client.serving.base_file import BaseFile, base_file
 from yoriai.client.serving.writing import Writer, open_writer
-from yoriai.client.session.export import TASK_FILE
 from yoriai.client.session.loading import Trained, load, read_task
 from yoriai.config import ServeSection
 
@@ -70,7 +69,7 @@ class Opener:
             ConfigError: llama.cpp is not installed, or the base is not a file that it reads.
             ServerError: llama.cpp does not load base or adapter.
         """
-        task = read_task(folder / TASK_FILE)
+        task = read_task(folder)
         if task["kind"] == "classify":
             return Version(folder, task, None, load(folder, self._base_name, device="cpu"))
         require_llama()

@@ -120,7 +120,7 @@ class Endpoint:
             text=True,
             check=False,
         ).stdout
-        return [int(line.split()[0]) for line in listed.splitlines() if "serving.engine" in line]
+        return [int(line.split()[0]) for line in listed.splitlines() if "edge.engine" in line]
 
     def stop(self) -> int:
         """SIGTERM; its exit code."""

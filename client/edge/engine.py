@@ -1,4 +1,4 @@
-"""llama.cpp's own server, in a process of its own: `python -m yoriai.client.serving.engine`.
+"""llama.cpp's own server, in a process of its own: `python -m yoriai.client.edge.engine`.
 
     standard input     one line of JSON, an `Engine`; then it stays open for as long as the parent lives
     standard output    one line of JSON: {"address": URL} once it answers, or {"fault": TEXT}
