@@ -3,10 +3,11 @@
 A simulated site needs the policy alone. Paths that are not absolute are taken from the folder of the site's file.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from yoriai.config.alarms import AlarmWays
 from yoriai.config.types import (
     Address,
     Count,
@@ -184,7 +185,7 @@ class PolicySection(Table):
     )
 
 
-class AlarmsSection(Table):
+class AlarmsSection(AlarmWays):
     """Whom the site tells that a job waits for its operator."""
 
     command: Texts = Field(
@@ -192,6 +193,9 @@ class AlarmsSection(Table):
         description="Program and arguments that the daemon runs, without a shell and as its own user, when a job "
         "begins to wait for an answer and each day that it still does; YORIAI_ALARM, YORIAI_SITE and YORIAI_RUN in its "
         "environment say what, where and which run. Empty: the log and the metrics alone say it.",
+    )
+    epsilon_left: Annotated[float, Field(ge=0, le=1e6)] = Field(
+        default=0.0, description="Epsilon of the budget that is left, below which it is told. 0: never."
     )
 
 
