@@ -10,13 +10,14 @@ import pytest
 from yoriai.console.words import LANGUAGES, language_of, sentences, translator
 
 ROOT = Path(__file__).parents[2]
-TEMPLATES = sorted(ROOT.glob("*/console/templates/*.j2"))
+TEMPLATES = [*sorted(ROOT.glob("*/console/templates/*.j2")), ROOT / "simulations" / "templates" / "live.html.j2"]
 # Where a sentence that a template says is made in Python: as a keyword or as a plain string.
 FOLDERS = ("client", "server", "simulations", "yoriai")
 MODULES = [
     *(path for folder in FOLDERS for path in sorted((ROOT / folder).glob("console/*.py"))),
     *(path for folder in FOLDERS for path in sorted((ROOT / folder).glob("*/*_alarms.py"))),
     ROOT / "yoriai" / "alarms" / "alarm.py",
+    ROOT / "simulations" / "cli" / "live.py",
 ]
 
 
