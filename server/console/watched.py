@@ -5,6 +5,7 @@ Nothing here talks to a site.
 """
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Mapping
@@ -31,6 +32,7 @@ _FLOWER_S: Final = 60.0
 _MEMBERS_S: Final = 30.0
 _LOOK_S: Final = 2.0
 _LOG_ROWS: Final = 200
+_DIGEST: Final = re.compile(r"[0-9a-f]{64,}")
 # By the beginning of a member's state, as `server status` has it.
 KINDS: Final[Mapping[str, str]] = {
     "online": "good",
@@ -116,7 +118,7 @@ class WatchedServer:
         with records_of(self.folder) as records:
             found = catalogue.find(records.db, asked.path["run"])
             facts = facts_of(records.db, found)
-        return {"run": found.run, "digest": found.digest, "facts": facts, "all_channels": CHANNELS}
+        return {"run": found.run, "adapter": found.digest, "facts": facts, "all_channels": CHANNELS}
 
     def log(self, asked: Asked) -> dict[str, Any]:
         """The newest rows of the signed log that fit the filter."""
@@ -209,4 +211,6 @@ def _log_line(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _told(name: str, value: Any) -> str:
-    return f"{name} {', '.join(map(str, value)) if isinstance(value, list) else value}"
+    """A field of a row in words; of a digest as much as tells it apart, for the export has all of it."""
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return f"{name} {text[:12]}…" if _DIGEST.fullmatch(text) else f"{name} {text}"

@@ -53,12 +53,12 @@ class Drawer:
         live = self.live_part(page, values, viewer)
         shown = {"live": live, "digest": digest_of(live), "address": address if page.every_s else ""}
         template = self._templates.get_template(page.template)
-        return template.render(self._everything(page, viewer) | dict(values) | shown)
+        return template.render(self._everything(page, viewer, values) | shown)
 
     def live_part(self, page: Page, values: Mapping[str, Any], viewer: Viewer) -> str:
         """The part of a page that changes by itself."""
         template = self._templates.get_template(page.template)
-        context = template.new_context(self._everything(page, viewer) | dict(values))
+        context = template.new_context(self._everything(page, viewer, values))
         return "".join(template.blocks["live"](context)).strip()
 
     def fault(self, viewer: Viewer, text: str) -> str:
@@ -71,21 +71,29 @@ class Drawer:
         values = {"lines": lines, "back": back, "is_fault": is_fault}
         return self.page(page, values, viewer, "")
 
-    def _everything(self, page: Page, viewer: Viewer) -> dict[str, Any]:
+    def _everything(self, page: Page, viewer: Viewer, values: Mapping[str, Any]) -> dict[str, Any]:
+        """What a page's template knows: the page's own values, and what every page has.
+
+        Raises:
+            KeyError: a value of the page has the name of what every page has, and would stand in its place.
+        """
         say = translator(viewer.language)
-        return {
+        common = {
             "t": say,
             "page": page,
             "title": say(page.title),
             "console": self._console,
             "viewer": viewer,
             "languages": LANGUAGES,
-            "version": yoriai.__version__,
+            "release": yoriai.__version__,
             "now": time.time(),
             "live": "",
             "digest": "",
             "address": "",
         }
+        if taken := common.keys() & values.keys():
+            raise KeyError(f"{page.path}: {', '.join(sorted(taken))}")
+        return {**common, **values}
 
 
 def digest_of(html: str) -> str:
