@@ -69,6 +69,7 @@ class WatchedServer:
         return {
             "status": status,
             "job": status["job"],
+            "job_sites": _sites_in(status["job"]),
             "alarms": self.alarms(),
             "counts": _counts(members),
             "channels": {channel: held.get(channel) for channel in CHANNELS},
@@ -102,10 +103,9 @@ class WatchedServer:
         """One job. Raises ConfigError where there is none."""
         stored = JobStore(self.folder.jobs).find(asked.path["run"])
         view, settings = job_view(stored), stored.prepared().job
-        sites = sorted({site for one in view["took_part"] for site in (*one["sites"], *one["without"])})
         with records_of(self.folder) as records:
             version = _version_of(records.db, stored.run_id)
-        return {"job": view, "settings": settings, "sites": sites, "version": version}
+        return {"job": view, "settings": settings, "sites": _sites_in(view), "version": version}
 
     def versions(self, _asked: Asked) -> dict[str, Any]:
         """Versions and channels, the newest first."""
@@ -196,6 +196,11 @@ def _site(name: str, member: Member, absent: str, has_taken_part: bool) -> dict[
         "protocol": has_taken_part,
         "days": None if member.expires is None else int((member.expires - time.time()) // 86_400),
     }
+
+
+def _sites_in(job: Mapping[str, Any] | None) -> list[str]:
+    """The sites that were in a round of a job, or were missing in one."""
+    return sorted({site for one in (job["took_part"] if job else []) for site in (*one["sites"], *one["without"])})
 
 
 def _version_of(db: Any, run: str) -> dict[str, Any] | None:

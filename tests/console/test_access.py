@@ -1,9 +1,9 @@
 """Who gets into a console: whoever has its link, from this machine, and acts only from a page of its own."""
 
+import os
 import re
 import signal
-import subprocess
-import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from tests.commands import server
+from tests.console.processes import console_process
 from tests.console.stored import Visitor, opened
 from yoriai.console.access import Access, is_own_host
 from yoriai.console.front import HEADERS
@@ -209,15 +210,36 @@ def test_a_page_is_in_the_language_of_the_browser_or_in_the_one_that_was_chosen(
 
 
 def test_the_command_listens_on_loopback_alone_prints_its_link_once_and_ends_by_a_signal(tmp_path: Path) -> None:
-    command = [sys.executable, "-P", "-m", "yoriai.cli", "server", "console", str(server(tmp_path / "s")), "--port=0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        link = process.stdout.readline().partition("console: ")[2].strip()
+    with console_process("server", "console", server(tmp_path / "s")) as (process, link):
         port = int(link.split(":")[2].partition("/")[0])
-        listening = [line.split() for line in Path(f"/proc/{process.pid}/net/tcp").read_text().splitlines()[1:]]
-        ours = [row[1] for row in listening if row[3] == "0A" and row[1].endswith(f":{port:04X}")]
-        assert ours == [f"0100007F:{port:04X}"]
+        assert [row[1] for row in _sockets(process.pid)] == [f"0100007F:{port:04X}"]
         assert link not in Path(f"/proc/{process.pid}/cmdline").read_text()
         assert httpx.get(link, timeout=60).status_code == 200
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) in (0, -signal.SIGTERM)
+        assert process.stdout is not None
+        assert "token=" not in process.stdout.read()
+
+
+@pytest.mark.slow
+def test_an_idle_console_takes_less_than_a_hundredth_of_a_core_and_has_no_connection(tmp_path: Path) -> None:
+    with console_process("server", "console", server(tmp_path / "s")) as (process, link):
+        with httpx.Client(timeout=60) as client:
+            assert client.get(link).status_code == 200
+            assert client.get(link.partition("/enter")[0]).status_code == 200
+        before, began = _cpu_s(process.pid), time.monotonic()
+        time.sleep(20)
+        assert (_cpu_s(process.pid) - before) / (time.monotonic() - began) < 0.01
+        assert [row[3] for row in _sockets(process.pid)] == ["0A"]  # It listens, and no more.
+
+
+def _sockets(pid: int) -> list[list[str]]:
+    """The TCP sockets of a process, as the kernel lists them."""
+    own = {os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()}
+    rows = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
+    return [row for row in rows if f"socket:[{row[9]}]" in own]
+
+
+def _cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

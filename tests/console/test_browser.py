@@ -1,8 +1,6 @@
 """The consoles in a real browser: live, by keyboard, small, printed, without a script, and with hostile neighbours."""
 
 import re
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +11,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.browsers import WIDTHS, browser, visit
 from tests.client.books import terms
+from tests.console.processes import console_process
 from tests.console.stored import EVENT, HOSTILE, opened, stored_server, stored_site
 from yoriai.client.console.console import console_of as site_console
 from yoriai.client.folder.site_folder import SiteFolder
@@ -169,16 +168,12 @@ def test_a_change_appears_without_a_reload_and_the_focus_stays(
 
 
 def test_a_console_that_has_ended_is_told_and_what_is_shown_stays(made: Browser, folder: ServerFolder) -> None:
-    command = [sys.executable, "-P", "-m", "yoriai.cli", "server", "console", str(folder.path), "--port=0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        link = process.stdout.readline().partition("console: ")[2].strip()
-        with visit(made, link) as page:
-            expect(page.get_by_role("status")).to_have_text("Changes appear by themselves")
-            process.terminate()
-            process.wait(60)
-            expect(page.get_by_role("status")).to_contain_text("No connection to the console")
-            assert page.get_by_text("Free disk").is_visible()
+    with console_process("server", "console", folder.path) as (process, link), visit(made, link) as page:
+        expect(page.get_by_role("status")).to_have_text("Changes appear by themselves")
+        process.terminate()
+        process.wait(60)
+        expect(page.get_by_role("status")).to_contain_text("No connection to the console")
+        assert page.get_by_text("Free disk").is_visible()
 
 
 def test_a_job_is_approved_in_the_browser_by_keyboard_alone(made: Browser, of_site: Access, place: SiteFolder) -> None:
