@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import socketserver
 import threading
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import server
+from tests.console.stored import stored_server
 from tests.proxies import wait_for
 from yoriai.alarms.alarm import Alarm, disk_alarms, expiry_alarms
 from yoriai.alarms.sending import Sender, Watch
@@ -20,6 +22,7 @@ from yoriai.config import parse_server, parse_site
 from yoriai.config.alarms import AlarmWays, ServerAlarms
 from yoriai.errors import ConfigError
 from yoriai.server.folder.server_folder import ServerFolder
+from yoriai.server.service.job_store import JobStore
 from yoriai.server.service.server_alarms import papers_of, server_alarms
 from yoriai.server.service.status import Member
 from yoriai.system.log import EventLog
@@ -173,6 +176,19 @@ def test_a_member_that_was_silent_for_long_is_told_of_and_one_that_is_connected_
     assert ("not_running", "server") in {
         (alarm.kind, alarm.subject) for alarm in server_alarms(folder, {}, is_kept=False)
     }
+
+
+def test_a_round_that_was_void_and_a_job_that_failed_are_told_of(tmp_path: Path) -> None:
+    folder = stored_server(tmp_path)
+    at_work = next(job for job, state in JobStore(folder.jobs).states().items() if state.phase == "finished")
+    at_work.change(phase="running")
+    path = at_work.folder / "checkpoint.json"
+    stored = json.loads(path.read_text())
+    stored["rounds"][1]["voided"] = ["too few survivors", "wrong shares"]
+    path.write_text(json.dumps(stored))
+    told = {alarm.kind: alarm.sentence for alarm in server_alarms(folder, {}, is_kept=True)}
+    assert told["round_void"] == f"Round 2 of {at_work.run_id} was void 2 times before it counted."
+    assert re.fullmatch(r"Job small-\S+ has failed\.", told["job_failed"])
 
 
 def test_a_servers_own_papers_are_read_as_far_as_they_are_there(tmp_path: Path) -> None:
