@@ -13,7 +13,7 @@ def console_of(site: SiteFolder, *, allow_actions: bool) -> Console:
     pages = (
         Page("/", "Overview", "overview.html.j2", watched.overview),
         Page("/jobs", "Jobs", "jobs.html.j2", watched.jobs),
-        Page("/jobs/{run}", "Job", "job.html.j2", watched.job, every_s=0, in_menu=False),
+        Page("/jobs/{run:path}", "Job", "job.html.j2", watched.job, every_s=0, in_menu=False),
         Page("/budget", "Budget", "budget.html.j2", watched.budget),
         Page("/adapters", "Adapters", "adapters.html.j2", watched.adapters),
         Page("/officer", "For the officer", "officer.html.j2", watched.officer, every_s=0),

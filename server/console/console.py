@@ -15,9 +15,9 @@ def console_of(folder: ServerFolder, *, allow_actions: bool) -> Console:
         Page("/", "Overview", "overview.html.j2", watched.overview),
         Page("/sites", "Sites", "sites.html.j2", watched.sites),
         Page("/jobs", "Jobs", "jobs.html.j2", watched.jobs),
-        Page("/jobs/{run}", "Job", "job.html.j2", watched.job, in_menu=False),
+        Page("/jobs/{run:path}", "Job", "job.html.j2", watched.job, in_menu=False),
         Page("/versions", "Versions", "versions.html.j2", watched.versions),
-        Page("/versions/{run}", "Version", "version.html.j2", watched.version, in_menu=False),
+        Page("/versions/{run:path}", "Version", "version.html.j2", watched.version, in_menu=False),
         Page("/log", "Log", "log.html.j2", watched.log, every_s=0),
         Page("/officer", "For the officer", "officer.html.j2", watched.officer, every_s=0),
     )

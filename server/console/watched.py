@@ -1,7 +1,7 @@
 """What a console of a server shows: values of the functions behind the commands.
 
-Who is connected takes a process of Flower's, so it is asked once a minute at most, and only while somebody looks.
-Nothing here talks to a site.
+Who is connected takes a process of Flower's, and a thousand certificates half a second: both are looked at once a
+minute at most, and only while somebody looks. Nothing here talks to a site.
 """
 
 import json
@@ -28,8 +28,7 @@ from yoriai.server.service.version_views import facts_of, versions_view
 from yoriai.server.versions import catalogue
 from yoriai.server.versions.log import newest_rows, rows, verified_head
 
-_FLOWER_S: Final = 60.0
-_MEMBERS_S: Final = 30.0
+_MEMBERS_S: Final = 60.0
 _LOOK_S: Final = 2.0
 _LOG_ROWS: Final = 200
 _DIGEST: Final = re.compile(r"[0-9a-f]{64,}")
@@ -52,8 +51,7 @@ class WatchedServer:
 
     def __init__(self, folder: ServerFolder) -> None:
         self.folder = folder
-        self._seen = Recent(self._ask_flower, _FLOWER_S)
-        self._members = Recent(lambda: members_of(folder, self._seen()), _MEMBERS_S)
+        self._members = Recent(lambda: members_of(folder, self._ask_flower()), _MEMBERS_S)
         self._status = Recent(self._read_status, _LOOK_S)
 
     def changed(self) -> None:

@@ -63,6 +63,13 @@ def test_a_jobs_page_has_rounds_participation_and_what_it_promised(folder: Serve
     assert "epsilon 8 at delta" in page
 
 
+def test_a_jobs_page_has_events_as_well(folder: ServerFolder, access: Access) -> None:
+    run = next(iter(jobs(folder)))
+    with Visitor(access).client.stream("GET", "/events", params={"page": f"/jobs/{run}"}) as answer:
+        assert answer.status_code == 200
+        assert run in next(line for line in answer.iter_lines() if line.startswith("data: "))
+
+
 def test_a_job_that_is_not_there_is_told_so(access: Access) -> None:
     answer = Visitor(access).client.get("/jobs/none-such")
     assert answer.status_code == 404

@@ -11,6 +11,7 @@ What is read runs in a thread, so that a slow disk holds nobody else up. A page 
 """
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from importlib import resources
 from typing import Any, Final
@@ -18,8 +19,6 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, StreamingResponse
-from starlette.datastructures import MutableHeaders
-from starlette.routing import Match, Route, Router
 
 from yoriai.console.access import Access, is_own_host, is_own_origin
 from yoriai.console.drawing import Drawer, Viewer
@@ -42,6 +41,7 @@ HEADERS: Final = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+_SHIELD: Final = {name.lower().encode(): value.encode() for name, value in HEADERS.items()}
 _Asgi = Callable[..., Awaitable[None]]
 
 
@@ -68,7 +68,8 @@ class Gate:
 
         async def sent(message: Any) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(HEADERS)
+                own = [(name, value) for name, value in message["headers"] if name.lower() not in _SHIELD]
+                message = {**message, "headers": [*own, *_SHIELD.items()]}
             await send(message)
 
         refusal = self._refusal(Request(scope))
@@ -95,9 +96,7 @@ class _Front:
     def __init__(self, console: Console, access: Access) -> None:
         self._console, self._access = console, access
         self._drawer, self._streams = Drawer(console), Streams(console)
-        routes = [Route(page.path, self._nowhere) for page in console.pages]
-        self._pages = dict(zip(map(id, routes), console.pages, strict=True))
-        self._router = Router(routes)
+        self._patterns = [(_pattern(page.path), page) for page in console.pages]
 
     def mount(self, app: FastAPI) -> None:
         routes: list[tuple[str, str, Callable[[Request], Awaitable[Response]]]] = [
@@ -200,16 +199,10 @@ class _Front:
         parts = urlsplit(address)
         if parts.netloc:
             return None, Asked()
-        scope = {"type": "http", "method": "GET", "path": unquote(parts.path), "root_path": ""}
-        for route in self._router.routes:
-            match, found = route.matches(scope)
-            if match == Match.FULL:
-                return self._pages[id(route)], _asked(found["path_params"], parts.query)
+        for pattern, page in self._patterns:
+            if found := pattern.fullmatch(unquote(parts.path)):
+                return page, _asked(found.groupdict(), parts.query)
         return None, Asked()
-
-    @staticmethod
-    async def _nowhere(_request: Request) -> Response:  # Routes that only find pages are never run.
-        raise NotImplementedError
 
     def _cookie(self, request: Request) -> str:
         return request.cookies.get(self._access.cookie_name, "")
@@ -218,6 +211,11 @@ class _Front:
         cookie = self._cookie(request)
         role = self._access.role_of(cookie)
         return Viewer(_language(request), role, self._access.form_key(cookie) if role == "act" else "")
+
+
+def _pattern(path: str) -> re.Pattern[str]:
+    """What the paths of a page look like; a place in it takes slashes too, for a run's name may have them."""
+    return re.compile(re.sub(r"\{(\w+):path\}", r"(?P<\1>.+)", path))
 
 
 def _stranger(request: Request) -> Viewer:

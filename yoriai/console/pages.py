@@ -25,7 +25,7 @@ class Page:
     """One page.
 
     Attributes:
-        path: with places in braces, such as "/jobs/{run}".
+        path: with places in braces, such as "/jobs/{run:path}".
         title: in English; a key of the words.
         template: file in one of the console's packages.
         values: what the template shows; raises YoriaiError, of which ConfigError means that there is no such thing.
