@@ -194,6 +194,28 @@ def test_without_the_flag_there_is_no_second_link_and_no_action() -> None:
         assert act(visitor).status_code == 404
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/?" + "&".join(f"a{number}=1" for number in range(100)),
+        "/?language=%FF%FE",
+        "/events?page=http://[",
+        "/events?page=%00",
+        "/events?page=" + "x" * 5000,
+        "/jobs/%2E%2E%2F%2E%2E%2Fetc%2Fpasswd",
+        "/static/..%2Faccess.py",
+        "/static/%2e%2e/access.py",
+        "/do/act",
+        "//evil.example/",
+    ],
+)
+def test_an_odd_request_is_answered_without_a_fault_and_with_nothing_of_the_disk(access: Access, path: str) -> None:
+    answer = Visitor(access, "act").client.get(path)
+    assert answer.status_code in (200, 404)
+    assert "root:" not in answer.text
+    assert "class Access" not in answer.text
+
+
 def test_what_cannot_be_read_is_said_and_the_other_pages_stay(access: Access) -> None:
     answer = Visitor(access).client.get("/broken")
     assert answer.status_code == 503

@@ -13,6 +13,7 @@ What is read runs in a thread, so that a slow disk holds nobody else up. A page 
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from importlib import resources
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -196,7 +197,10 @@ class _Front:
 
     def _page_at(self, address: str) -> tuple[Page | None, Asked]:
         """The page at an address of this console, and what is asked of it."""
-        parts = urlsplit(address)
+        try:
+            parts = urlsplit(address)
+        except ValueError:
+            return None, Asked()
         if parts.netloc:
             return None, Asked()
         for pattern, page in self._patterns:
@@ -232,7 +236,11 @@ def _address(request: Request) -> str:
 
 
 def _asked(path: Mapping[str, Any], query: str) -> Asked:
-    return Asked({name: str(value) for name, value in path.items()}, dict(parse_qsl(query, max_num_fields=32)))
+    """What is asked of a page; nothing of a query that is too long."""
+    values: dict[str, str] = {}
+    with suppress(ValueError):
+        values = dict(parse_qsl(query, max_num_fields=32))
+    return Asked({name: str(value) for name, value in path.items()}, values)
 
 
 async def _form(request: Request) -> dict[str, str]:
