@@ -111,7 +111,7 @@ class FlowerControl:
                 raise
 
     def seen(self) -> dict[int, Seen]:
-        """Registered nodes by number. It takes a process of Flower's, so about two seconds of a core.
+        """Registered nodes by number. It takes a process of Flower's, so about one second of a core.
 
         Raises:
             RoundError: Flower cannot be reached.
