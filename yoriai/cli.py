@@ -10,8 +10,10 @@ from rich.text import Text
 
 from yoriai import federation_cli, job_cli
 from yoriai.client.cli import site_cli as site
+from yoriai.client.console import console_cli as site_console
 from yoriai.errors import EXIT_INTERRUPTED, YoriaiError
 from yoriai.server.cli import server_cli as server
+from yoriai.server.console import console_cli as server_console
 from yoriai.simulations.cli import simulate_cli as simulations
 from yoriai.system.files import cannot_write, is_unwritable
 
@@ -29,8 +31,8 @@ _federation = typer.Typer(help="Run a consortium's CA, off the network.", no_arg
 app.add_typer(_federation, name="federation")
 simulations.mount(app, _job, _federation)
 job_cli.mount(_job)
-site.mount(app)
-server.mount(app)
+site_console.mount(site.mount(app))
+server_console.mount(server.mount(app))
 federation_cli.mount(_federation)
 
 

@@ -342,12 +342,20 @@ class Control:
 
         self._client.UnregisterNode(UnregisterNodeRequest(node_id=node_id))
 
-    def nodes(self) -> dict[int, bool]:
-        """Registered nodes by number, and whether each is connected."""
+    def nodes(self) -> dict[int, tuple[bool, str]]:
+        """Registered nodes by number: whether each is connected, and since when it is or is not, as ISO 8601 writes it.
+
+        One that was never connected has no time.
+        """
         from flwr.proto.control_pb2 import ListNodesRequest
 
         found = self._client.ListNodes(ListNodesRequest()).nodes_info
-        return {int(node.node_id): node.status == "online" for node in found}
+        return {
+            int(node.node_id): (True, node.last_activated_at)
+            if node.status == "online"
+            else (False, node.last_deactivated_at)
+            for node in found
+        }
 
 
 def is_key_in_use(error: Exception) -> bool:

@@ -16,7 +16,7 @@ from yoriai.terminal import say, say_while
 if TYPE_CHECKING:
     from yoriai.config import JobConfig
     from yoriai.prepared_job import PreparedJob
-    from yoriai.server.service.job_store import JobStore, Phase
+    from yoriai.server.service.job_store import JobStore
 
 _console = Console()
 
@@ -133,43 +133,23 @@ def list_jobs(
 
 def resume(server: Server, run: Run = "") -> None:
     """Have a job that failed or was cancelled go on from its last stored round; one that ended delivers the rest."""
-    stored = _store(server, to_write=True).find(run)
-    before = stored.state().phase
-    ended: tuple[Phase, ...] = ("failed", "cancelled", "finished", "ended")
-    stored.change(only_from=ended, phase="queued", fruitless=0, not_before=0.0, error="")
-    if before not in ended:
-        raise ConfigError(
-            f"job {stored.run_id} is {before}",
-            expected="failed, cancelled, finished or ended",
-            remedy=f"the server begins a job again by itself; look at: yoriai job status --server {server}",
-        )
-    say(f"{stored.run_id} goes on when its turn comes")
+    from yoriai.server.service import job_orders
+
+    say(job_orders.resume(_store(server, to_write=True).find(run), server))
 
 
 def end(server: Server, run: Run = "") -> None:
     """End a job early, for good: after the round at work, its sites get the adapter of the last stored round."""
-    stored = _store(server, to_write=True).find(run)
-    stored.change(only_from=("starting", "running"), ending=True)
-    at_rest: tuple[Phase, ...] = ("queued", "failed", "cancelled")
-    stored.change(only_from=at_rest, phase="queued", ending=True, fruitless=0, not_before=0.0, error="")
-    after = stored.state()
-    if not after.ending:
-        cancelled = after.phase == "cancelling"
-        remedy = "wait until it is, and end it then" if cancelled else "what is missing, `yoriai job resume` delivers"
-        raise ConfigError(f"job {stored.run_id} is {after.phase}", remedy=remedy)
-    say(f"{stored.run_id} ends {'after the round at work' if after.phase == 'running' else 'when its turn comes'}")
+    from yoriai.server.service import job_orders
+
+    say(job_orders.end(_store(server, to_write=True).find(run)))
 
 
 def cancel(server: Server, run: Run = "") -> None:
     """Stop a job at once. Its stored rounds stay, the sites hold its budget, and `job resume` goes on from there."""
-    stored = _store(server, to_write=True).find(run)
-    stored.change(only_from=("queued", "starting", "running"), phase="cancelling", ending=False)
-    after = stored.state().phase
-    if after not in ("cancelling", "cancelled"):
-        raise ConfigError(f"job {stored.run_id} is {after} already")
-    if after == "cancelling" and stored.coordinator() is None:
-        after = stored.change(only_from=("cancelling",), phase="cancelled").phase
-    say(f"{stored.run_id} is {'cancelled' if after == 'cancelled' else 'being cancelled'}")
+    from yoriai.server.service import job_orders
+
+    say(job_orders.cancel(_store(server, to_write=True).find(run)))
 
 
 def _prepared(path: Path, start: Path | None = None) -> "PreparedJob":

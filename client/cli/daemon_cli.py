@@ -6,7 +6,6 @@ import os
 import pwd
 import sys
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -120,26 +119,17 @@ def status(folder: _Folder, as_json: Annotated[bool, typer.Option("--json", help
 
     Exit code 4: the daemon is not to be reached.
     """
-    from yoriai.client.cli.membership import membership_of
-    from yoriai.client.daemon.daemon_client import DaemonClient
-    from yoriai.client.daemon.daemon_config import socket_in
-    from yoriai.client.folder.site_folder import SiteFolder
-    from yoriai.client.node.node import node_state
+    from yoriai.client.cli.site_status import site_status
 
-    client, node = DaemonClient(socket_in(folder)), node_state(folder)
-    both = {"membership": membership_of(SiteFolder(folder.resolve()), datetime.now(UTC)), "node": node}
-    try:
-        found = {"reachable": True, **client.hello(), **client.health(), **both}
-    except DaemonError as error:
-        if not as_json:
-            _print_status(both)
-            raise
-        typer.echo(json.dumps({"schema": 1, "reachable": False, "reason": str(error), **both}, indent=1))
-        raise typer.Exit(error.exit_code) from None
+    found = site_status(folder)
     if as_json:
         typer.echo(json.dumps({"schema": 1, **found}, indent=1))
     else:
         _print_status(found)
+    if not found["reachable"]:
+        if not as_json:
+            raise DaemonError(found["reason"])
+        raise typer.Exit(DaemonError.exit_code)
 
 
 def _print_status(found: Mapping[str, Any]) -> None:

@@ -94,36 +94,24 @@ def approve(
     reason: _Reason = "",
 ) -> None:
     """Let a job begin that waits for you, after a look at its terms. Other terms, of the same run too, wait anew."""
-    from yoriai.client.offer.decision_log import checked_reason
-    from yoriai.client.offer.joining import joining
-    from yoriai.system.users import operator_name
+    from yoriai.client.cli import deciding
 
     site, book = _opened(folder)
     entry = book.find(run)
     _show(site, entry)
-    if entry.state in ("approved", "accepted"):
-        say(f"run {entry.run_id} was approved before; nothing was changed")
-        return
-    was_refused = entry.state == "refused"
-    agree("Shall this site take part on these terms?", yes=yes, otherwise="nothing was changed; the job waits")
-    book.decide(entry, "approved", by=operator_name(), reason=checked_reason(reason))
-    say(f"approved run {entry.run_id}; the site answers so when the coordinator offers it again")
-    if was_refused:
-        say("a coordinator that was told no meanwhile asks again only once the job is resumed there")
-    else:
-        say(joining(entry, time.time()).text)
+    if entry.state not in ("approved", "accepted"):
+        agree("Shall this site take part on these terms?", yes=yes, otherwise="nothing was changed; the job waits")
+    for line in deciding.approve(book, entry, reason):
+        say(line)
 
 
 def refuse(folder: _Folder, run: _Run, reason: _Reason = "") -> None:
     """Refuse a job, and free its unused rounds; one at work ends here with its next message. Charges stay spent."""
-    from yoriai.client.cli.own_ledger import free
-    from yoriai.client.offer.decision_log import checked_reason
-    from yoriai.system.users import operator_name
+    from yoriai.client.cli import deciding
 
     site, book = _opened(folder)
-    entry = book.decide(book.find(run), "refused", by=operator_name(), reason=checked_reason(reason))
-    say(f"refused run {entry.run_id}; `yoriai site approve {folder} {entry.run_id}` takes it back")
-    _say_freed(*free(site, entry.run_id))
+    for line in deciding.refuse(site, book, book.find(run), reason):
+        say(line)
 
 
 def release(
@@ -133,6 +121,7 @@ def release(
     reason: _Reason = "",
 ) -> None:
     """Give up a run whose coordinator never came back, for good: free its unused rounds. Charges stay spent."""
+    from yoriai.client.cli.deciding import freed
     from yoriai.client.cli.own_ledger import check_writer, free, held, opened
     from yoriai.client.offer.decision_log import checked_reason
     from yoriai.client.offer.job_entry import OVER
@@ -151,7 +140,8 @@ def release(
         agree("Shall it be given up?", yes=yes, otherwise="nothing was changed; the rounds are held")
     if entry is not None:
         book.release(run_id, by=operator_name(), reason=checked_reason(reason))
-    _say_freed(*free(site, run_id))
+    for line in freed(*free(site, run_id)):
+        say(line)
 
 
 def _show(site: "SiteFolder", entry: "Entry") -> None:
@@ -160,11 +150,6 @@ def _show(site: "SiteFolder", entry: "Entry") -> None:
 
     room = room_for(site, entry.terms) if entry.state in ("waiting", "refused") else None
     print_terms(entry, budget_of(site), records_here(site, entry.terms.config()), _console, room)
-
-
-def _say_freed(rounds: int, epsilon: float) -> None:
-    if rounds:
-        say(f"freed {rounds} unused rounds, epsilon {epsilon_text(epsilon)}; what was charged stays spent")
 
 
 def _opened(folder: Path) -> "tuple[SiteFolder, JobBook]":

@@ -30,8 +30,8 @@ from yoriai.terminal import say, say_while
 _console = Console()
 
 
-def mount(app: typer.Typer) -> None:
-    """Add the commands to the application."""
+def mount(app: typer.Typer) -> typer.Typer:
+    """Add the commands to the application; returns their group."""
     site = typer.Typer(help="Look after a site.", no_args_is_help=True)
     site_setup_cli.mount(site)
     fetch_cli.mount(site)
@@ -51,6 +51,7 @@ def mount(app: typer.Typer) -> None:
     distil_cli.mount(site)
     check_adapter_cli.mount(app)
     app.add_typer(site, name="site")
+    return site
 
 
 def budget(

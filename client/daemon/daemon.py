@@ -25,10 +25,12 @@ from dataclasses import asdict
 
 import yoriai
 from yoriai import wire
+from yoriai.alarms.sending import Sender, Watch
 from yoriai.client.daemon.alarms import Alarms
 from yoriai.client.daemon.daemon_config import DaemonConfig
 from yoriai.client.daemon.listener import Listener, Peer, peer_of
 from yoriai.client.daemon.message_worker import MessageWorker, OpenSite, refuse
+from yoriai.client.daemon.site_alarms import LOOK_EVERY_S, site_alarms
 from yoriai.client.daemon.site_metrics import daemon_readings
 from yoriai.client.daemon.socket_protocol import LARGEST_MESSAGE_BYTES, SOCKET_VERSION, Busy, FrameKind, Line, too_long
 from yoriai.errors import EXIT_PARTIAL, DaemonError, WireError, YoriaiError
@@ -67,7 +69,9 @@ def run(config: DaemonConfig, log: EventLog, open_site: Opener) -> None:
             on_failure=wake,
             on_job_waits=Alarms(config.site.name, config.site.alarms.command, log).job_waits,
         )
-        with served(config.site.metrics_port, lambda: daemon_readings(config, worker.health())):
+        sender = Sender(config.site.alarms, config.site.name, log)
+        watch = Watch(lambda: site_alarms(config, worker.health().budget), sender, every_s=LOOK_EVERY_S)
+        with served(config.site.metrics_port, lambda: daemon_readings(config, worker.health())), watch:
             worker.start()
             Reception(config, worker, log).receive(listener, woken)
         listener.stop()

@@ -26,9 +26,11 @@ def start(
     folder: _Folder, log_json: Annotated[bool, typer.Option("--log-json", help="Log JSON lines.")] = False
 ) -> None:
     """Keep the server in the foreground until it is stopped: SuperLink, nodes and jobs. It logs to standard error."""
+    from yoriai.alarms.sending import Sender, Watch
     from yoriai.server.folder.server_folder import ServerFolder
     from yoriai.server.service.keeper import Keeper
     from yoriai.server.service.keeper_lock import kept
+    from yoriai.server.service.server_alarms import LOOK_EVERY_S, look
     from yoriai.server.service.server_metrics import readings
     from yoriai.system.log import EventLog
     from yoriai.system.metrics import served
@@ -41,7 +43,8 @@ def start(
     with wake_up_call() as (woken, _), kept(place.run):
         log = EventLog(sys.stderr, as_json=log_json)
         log.event("started", pid=os.getpid(), server=str(place.path))
-        with served(config.metrics_port, lambda: readings(place)):
+        watch = Watch(lambda: look(place), Sender(config.alarms, config.name, log), every_s=LOOK_EVERY_S)
+        with served(config.metrics_port, lambda: readings(place)), watch:
             Keeper(place, log).run(woken)
         log.event("stopped")
 

@@ -5,6 +5,9 @@ Flower's own command line does the same, with a process of two seconds of a core
 
 import tomllib
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Final, TypeVar
@@ -23,6 +26,26 @@ T = TypeVar("T")
 
 class KeyInUse(Exception):
     """Flower has registered this key already, for a node whose number is not known here."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """When Flower has seen a node.
+
+    Attributes:
+        online: whether it is connected now.
+        since: since when it is, or is not, in seconds since the epoch; None where it was never connected.
+    """
+
+    online: bool
+    since: float | None
+
+
+def _seen(online: bool, at: str) -> Seen:
+    since = None
+    with suppress(ValueError):  # Empty for never.
+        since = datetime.fromisoformat(at).timestamp()
+    return Seen(online, since)
 
 
 class FlowerControl:
@@ -95,11 +118,15 @@ class FlowerControl:
         Raises:
             RoundError: Flower cannot be reached.
         """
+        return {number: node.online for number, node in self.seen().items()}
 
-        def nodes() -> dict[int, bool]:
-            return self._control.nodes()
+    def seen(self) -> dict[int, Seen]:
+        """Registered nodes by number.
 
-        return self._done("list", nodes)
+        Raises:
+            RoundError: Flower cannot be reached.
+        """
+        return self._done("list", lambda: {number: _seen(*node) for number, node in self._control.nodes().items()})
 
     def _done(self, what: str, call: Callable[[], T]) -> T:
         try:

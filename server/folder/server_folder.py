@@ -187,7 +187,7 @@ class ServerFolder:
         Raises:
             IdentityError: as `signed_roster`.
         """
-        return {name: found.node_key for name, found in self._members(now) if isinstance(found, Enrolment)}
+        return {name: found.node_key for name, found in self.standing(now).items() if isinstance(found, Enrolment)}
 
     def identities(self, now: datetime) -> dict[str, bytes]:
         """The key with which each member signs for itself (Ed25519, 32 bytes), by name; as `node_keys`."""
@@ -199,10 +199,17 @@ class ServerFolder:
         Raises:
             IdentityError: as `signed_roster`.
         """
-        return {name: found for name, found in self._members(now) if isinstance(found, str)}
+        return {name: found for name, found in self.standing(now).items() if isinstance(found, str)}
+
+    def standing(self, now: datetime) -> dict[str, Enrolment | str]:
+        """Each member of the roster by name: its certificate file's content, or why there is none that holds.
+
+        Raises:
+            IdentityError: as `signed_roster`.
+        """
+        return dict(self._members(now))
 
     def _members(self, now: datetime) -> Iterator[tuple[str, Enrolment | str]]:
-        """Each member of the roster: its certificate file's content, or why there is none that holds."""
         directory, trust = self.signed_roster(now).directory, self.trusted.trust(now)
         for position, entry in enumerate(directory.roster.sites):
             if not self.member(entry.name).is_file():

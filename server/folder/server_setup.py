@@ -11,10 +11,17 @@ from yoriai.privacy.identity.signing_key import SigningKey, write_key
 from yoriai.server.folder.server_files import rendered
 from yoriai.server.folder.server_folder import ServerFolder
 from yoriai.server.folder.tls import KeyPair, check_brought, issue, make_authority
-from yoriai.system.files import PRIVATE, folder_made_whole, is_unused, read_carried, write_atomically
+from yoriai.system.files import (
+    PRIVATE,
+    folder_made_whole,
+    is_unused,
+    make_private_folder,
+    read_carried,
+    write_atomically,
+)
 from yoriai.system.key_file import read_private
 
-_FOLDERS = ("keys", "tls", "trust", "members", "flower", "bundle", "nginx", "systemd", "jobs", "run", "log")
+_FOLDERS = ("keys", "tls", "trust", "members", "flower", "bundle", "nginx", "systemd", "jobs", "versions", "run", "log")
 _READABLE = 0o644  # The folder itself is nobody else's to enter; a copy of such a file keeps the mode.
 
 
@@ -75,6 +82,8 @@ def renew(folder: ServerFolder, public: PublicSide | None, *, now: datetime) -> 
         StorageError: a file cannot be written.
     """
     config = folder.config()
+    for name in _FOLDERS:  # An earlier version made fewer.
+        make_private_folder(folder.path / name)
     issued = _write_tls(folder, config, public, now)
     _write_files(folder, _absolute(folder.path), config)
     return issued

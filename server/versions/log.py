@@ -96,6 +96,20 @@ def rows(db: sqlite3.Connection) -> Iterator[LogRow]:
         yield LogRow(*row)
 
 
+def newest_rows(db: sqlite3.Connection, *, event: str = "", run: str = "", site: str = "") -> Iterator[LogRow]:
+    """The rows of an event, a run (or how it begins) and a site, the newest first; an empty one is any."""
+    wanted = {"$.event": event, "$.site": site}
+    conditions = [f"json_extract(body, '{path}') = ?" for path, value in wanted.items() if value]
+    values: list[object] = [value for value in wanted.values() if value]
+    if run:
+        conditions.append("substr(json_extract(body, '$.run'), 1, ?) = ?")
+        values += [len(run), run]
+    where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+    query = f"SELECT number, body, hash, signature FROM log{where} ORDER BY number DESC"
+    for row in db.execute(query, values):
+        yield LogRow(*row)
+
+
 def verified_head(all_rows: Iterator[LogRow], keys: Collection[bytes]) -> tuple[int, str]:
     """The last row's number and hash, once every row was seen to be whole and signed by one of these keys.
 

@@ -1,7 +1,8 @@
 """Commands of the simulation: `simulate`, `fetch`, `report`, `audit`, `job check`, `job init`."""
 
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -25,6 +26,9 @@ from yoriai.simulations.cli.suggest_cli import suggest
 from yoriai.simulations.cli.track_cli import track_run
 from yoriai.simulations.cli.try_cli import try_federation
 from yoriai.terminal import say, say_while
+
+if TYPE_CHECKING:
+    from yoriai.simulations.run.observers import Observer
 
 _console = Console()
 
@@ -155,8 +159,11 @@ def simulate(
         Path | None, typer.Option("--out", help="Folder of the run, new or empty; default: a new one under runs/.")
     ] = None,
     resume: Annotated[
-        Path | None, typer.Option("--resume", help="Carry on the run in this folder; goes with --compare only.")
+        Path | None, typer.Option("--resume", help="Carry on the run in this folder; goes with --compare, --live only.")
     ] = None,
+    live: Annotated[
+        bool, typer.Option("--live", help="Show rounds and sites on a page of this machine, until the command ends.")
+    ] = False,
 ) -> None:
     """Train a shared adapter over many sites on this machine.
 
@@ -166,6 +173,7 @@ def simulate(
         _refuse_beside_resume(ctx)
     with say_while("loading libraries"):
         from yoriai.client.base.quiet import quiet_libraries
+        from yoriai.simulations.cli.live import live_page
         from yoriai.simulations.report.table import print_report
         from yoriai.simulations.run import api
         from yoriai.simulations.run.experiment import DataSource
@@ -175,7 +183,11 @@ def simulate(
     source = DataSource(data, sites, partition, prompt_field, response_field, seed, ready, encoding, test_fraction)
     name = job.stem if job else data.stem if data else ready
     folder = resume or out or api.new_folder(name)
-    with quiet_libraries(), screen(_console) as observer:
+    with ExitStack() as stack:
+        stack.enter_context(quiet_libraries())
+        observer: Observer = stack.enter_context(screen(_console))
+        if live:
+            observer = stack.enter_context(live_page(folder, observer))
         try:
             if resume is not None:
                 done = api.resume(resume, compare=compare, observer=observer)
@@ -350,7 +362,8 @@ def _refuse_beside_resume(ctx: typer.Context) -> None:
     given = [
         name
         for name in ctx.params
-        if name not in ("resume", "compare") and getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE"
+        if name not in ("resume", "compare", "live")
+        and getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE"
     ]
     if given:
         listed = ", ".join("JOB.toml" if name == "job" else f"--{name.replace('_', '-')}" for name in given)

@@ -273,7 +273,7 @@ def test_the_unit_starts_this_yoriai_as_the_servers_user_and_writes_nowhere_else
         assert line in unit
     (written,) = [line for line in unit if line.startswith("ReadWritePaths=")]
     assert written.removeprefix("ReadWritePaths=").split() == [
-        f"/srv/yoriai/{n}" for n in ("flower", "jobs", "run", "log")
+        f"/srv/yoriai/{n}" for n in ("flower", "jobs", "versions", "run", "log")
     ]
 
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
+from yoriai.config.alarms import ServerAlarms
 from yoriai.config.faults import Expected
 from yoriai.config.types import Count, MetricsPort, Name, Table, Version, distinct, tuple_from_list
 
@@ -102,6 +103,7 @@ class ServerConfig(Table):
         default=0,
         description="The port of Prometheus' metrics, on 127.0.0.1 only. 0: none.",
     )
+    alarms: ServerAlarms = Field(default_factory=ServerAlarms)
 
     @field_validator("control_port", "metrics_port")
     @classmethod

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from yoriai.config.alarms import AlarmWays
 from yoriai.config.types import (
     Address,
     Count,
@@ -297,7 +298,7 @@ class RouteSection(Table):
         return model
 
 
-class AlarmsSection(Table):
+class AlarmsSection(AlarmWays):
     """Whom the site tells that a job waits for its operator, or that a version in use has drifted."""
 
     command: Texts = Field(
@@ -306,6 +307,9 @@ class AlarmsSection(Table):
         "begins to wait for an answer and each day that it still does, and when a version in use has come to answer "
         "worse (drift); YORIAI_ALARM, YORIAI_SITE and YORIAI_RUN in its "
         "environment say what, where and which run. Empty: the log and the metrics alone say it.",
+    )
+    epsilon_left: Annotated[float, Field(ge=0, le=1e6)] = Field(
+        default=0.0, description="Epsilon of the budget that is left, below which it is told. 0: never."
     )
 
 

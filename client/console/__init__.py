@@ -1,0 +1,1 @@
+"""A site's console: what its operator and an officer see of it, and what they may do."""

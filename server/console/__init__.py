@@ -1,0 +1,1 @@
+"""A server's console: what the coordinator's operator and an officer see of it, and what they may do."""
