@@ -27,6 +27,7 @@ from yoriai.client.node.left_behind import LeftBehind
 from yoriai.client.node.pacing import Pacing
 from yoriai.flower_internals import check_version, serve_node
 from yoriai.system.files import PRIVATE, write_atomically
+from yoriai.system.signals import ignoring
 
 _FAILED = 1
 # For telling the server that the node leaves; one that does not must wait a minute to come back.
@@ -67,9 +68,8 @@ def start_executor(home: Path) -> tuple[int, socket.socket]:
         program = [sys.executable, "-P", str(Path(__file__).with_name("executor.py"))]
         options = ["--runtime", f"{host}:{port}", "--secret", str(secret), "--news", str(theirs.fileno())]
         # The SuperNode's whole group is told to end. An executor that ended first would seem to have failed.
-        before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        pid = subprocess.Popen([*program, *options], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL).pid
-        signal.signal(signal.SIGTERM, before)
+        with ignoring(signal.SIGTERM):
+            pid = subprocess.Popen([*program, *options], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL).pid
     return pid, ours
 
 

@@ -39,5 +39,15 @@ def wake_up_call() -> Iterator[tuple[socket.socket, Callable[[], None]]]:
             signal.set_wakeup_fd(told_before)
 
 
+@contextmanager
+def ignoring(number: signal.Signals) -> Iterator[None]:
+    """A signal does nothing meanwhile; what is started within ignores it for good. For the main thread alone."""
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
 def _heard(*_: object) -> None:
     """There has to be a handler for the socket to be written; it need do nothing."""
