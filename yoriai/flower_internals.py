@@ -411,7 +411,7 @@ def serve_superlink(listener: Listener, around: Wrap) -> None:
     from flwr.superlink.cli import flower_superlink
     from flwr.superlink.servicer.fleet import fleet_handlers
     from flwr.superlink.servicer.runtime import runtime_handlers
-    from starlette.middleware import Middleware
+    from fastapi.middleware import Middleware
 
     _spare_the_database()
     _tell_of_replies(fleet_handlers, listener)
