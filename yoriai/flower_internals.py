@@ -407,11 +407,11 @@ def serve_superlink(listener: Listener, around: Wrap) -> None:
     """
     _be_patient()
     import uvicorn
+    from fastapi.middleware import Middleware
     from flwr.superlink import main
     from flwr.superlink.cli import flower_superlink
     from flwr.superlink.servicer.fleet import fleet_handlers
     from flwr.superlink.servicer.runtime import runtime_handlers
-    from fastapi.middleware import Middleware
 
     _spare_the_database()
     _tell_of_replies(fleet_handlers, listener)

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from yoriai.client.cli.adapter.measured import sentence
 from yoriai.client.cli.jobs_terms import Budget, early_end, printable
-from yoriai.client.cli.measured import sentence
 from yoriai.client.cli.room import Room
 from yoriai.client.offer.job_entry import Entry, Terms
 from yoriai.client.offer.usual import unusual

@@ -9,19 +9,16 @@ import typer
 from rich.console import Console
 
 from yoriai.asking import agree
-from yoriai.client.cli import (
+from yoriai.client.cli import daemon_cli, fetch_cli, jobs_cli, site_setup_cli
+from yoriai.client.cli.adapter import (
     ask_cli,
     channels_cli,
     check_adapter_cli,
-    daemon_cli,
     distil_cli,
     evaluate_cli,
     export_cli,
-    fetch_cli,
-    jobs_cli,
     route_cli,
     serve_cli,
-    site_setup_cli,
 )
 from yoriai.client.cli.check import check_cli
 from yoriai.errors import ConfigError

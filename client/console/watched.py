@@ -11,10 +11,10 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from yoriai.alarms.alarm import Alarm
+from yoriai.client.cli.adapter.measured import sentence, verdict
 from yoriai.client.cli.budget import BudgetView, view_of
 from yoriai.client.cli.jobs_table import JobView, job_views
 from yoriai.client.cli.jobs_terms import budget_of, records_here, terms_rows
-from yoriai.client.cli.measured import sentence, verdict
 from yoriai.client.cli.own_ledger import opened, places_of
 from yoriai.client.cli.room import Room, room_for
 from yoriai.client.cli.site_status import site_status

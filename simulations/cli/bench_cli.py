@@ -222,7 +222,7 @@ def edge(
 ) -> None:
     """An adapter beside its base in llama.cpp on this machine: scores and bits by language, time, memory, energy.
 
-    It needs the extra edge: pip install "yoriai[edge]".
+    It needs Yoriai's extra `edge`.
     """
     from yoriai.client.edge.adapter_folder import find_folder
     from yoriai.simulations.bench.edge import table as tables

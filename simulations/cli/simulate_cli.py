@@ -102,9 +102,7 @@ Alone = Annotated[
 ]
 Track = Annotated[
     str,
-    typer.Option(
-        "--track", show_default=False, help="mlflow or trackio (pip install 'yoriai[track]'): tell it of each round."
-    ),
+    typer.Option("--track", show_default=False, help="mlflow or trackio, of the extra `track`: tell it of each round."),
 ]
 Rounds = Annotated[int | None, typer.Option("--rounds", min=1, help="Rounds in the job.")]
 

@@ -12,7 +12,7 @@ def track_run(
     metrics: Annotated[
         Path, typer.Argument(metavar="RUN|FILE", help="Folder of a run or of a server's job, or its metrics.jsonl.")
     ],
-    to: Annotated[str, typer.Option("--to", help="mlflow or trackio: pip install 'yoriai[track]'.")],
+    to: Annotated[str, typer.Option("--to", help="mlflow or trackio, of the extra `track`.")],
     project: Annotated[str, typer.Option("--project", help="What the tracker groups runs by.")] = "yoriai",
 ) -> None:
     """Tell a tracker of all rounds in a file of metrics, as one run. Where it keeps them is its own setting."""

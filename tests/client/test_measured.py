@@ -8,7 +8,7 @@ import pytest
 
 from tests.client.books import terms
 from tests.commands import yoriai
-from yoriai.client.cli.measured import sentence, verdict
+from yoriai.client.cli.adapter.measured import sentence, verdict
 from yoriai.client.folder.site_folder import make_site
 from yoriai.client.offer.job_book import JobBook
 from yoriai.client.site.adapter_place import EVALUATION, folder_of, read_evaluation

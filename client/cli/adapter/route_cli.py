@@ -77,7 +77,7 @@ def route(
     yes: Annotated[bool, typer.Option("--yes", help="With route.mode = ask: every unsure text may leave.")] = False,
     as_json: _Json = False,
 ) -> None:
-    """Answer each text of a file: here where the answer is sure, else by the large model that [route] names.
+    """Answer each text of a file: here where the answer is sure, else by the large model that site.toml names.
 
     What leaves is redacted, written down in route/left.jsonl before, and counted against the day's cap. Where the file
     has the labels, the report says how often small, large and both are right.

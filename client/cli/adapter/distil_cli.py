@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from yoriai.client.cli.route_cli import allowing, answers_of, loaded, texts_of, version_of
+from yoriai.client.cli.adapter.route_cli import allowing, answers_of, loaded, texts_of, version_of
 from yoriai.errors import ConfigError, PolicyError
 from yoriai.terminal import say, say_while
 
@@ -41,7 +41,7 @@ def distil(
     yes: Annotated[bool, typer.Option("--yes", help="With route.mode = ask: every prompt may leave.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Have the large model of [route] label public prompts, and train the site's head on its labels.
+    """Have the large model that site.toml names label public prompts, and train the site's head on its labels.
 
     No record of the site leaves, and no ledger is charged. The prompts leave redacted, within the day's cap, and are
     written down. What was learnt is a folder of its own, for `site serve --adapter`; no version changes.
