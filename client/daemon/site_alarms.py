@@ -8,6 +8,7 @@ from yoriai.alarms.alarm import Alarm, disk_alarms, expiry_alarms
 from yoriai.client.daemon.daemon_config import DaemonConfig
 from yoriai.client.offer.job_book import JobBook
 from yoriai.client.offer.job_entry import is_current
+from yoriai.client.site.judging import has_drifted
 from yoriai.errors import StorageError
 
 LOOK_EVERY_S = 300.0
@@ -31,6 +32,7 @@ def site_alarms(config: DaemonConfig, budget: Mapping[str, float] | None) -> lis
         *expiry_alarms(papers, settings, now),
         *disk_alarms(shutil.disk_usage(config.ledgers).free, settings),
         *_budget(settings.epsilon_left, budget),
+        *_drift(config),
     ]
 
 
@@ -49,3 +51,8 @@ def _budget(least: float, budget: Mapping[str, float] | None) -> Iterator[Alarm]
     if budget is not None and budget["left"] < least:
         values = {"left": f"{budget['left']:.2f}", "whole": f"{budget['epsilon_budget']:g}"}
         yield Alarm("budget", "budget", "Epsilon {left} of {whole} is left.", values)
+
+
+def _drift(config: DaemonConfig) -> Iterator[Alarm]:
+    if config.channels is not None and has_drifted(config.channels):
+        yield Alarm("drift", "production", "The version in use has come to answer worse on this site's test records.")

@@ -217,10 +217,7 @@ class Judge:
     # For the site's own eyes
 
     def _own(self) -> list[list[int]]:
-        try:
-            return [list(map(int, entry)) for entry in json.loads((self._folder / "counts" / _OWN).read_bytes())]
-        except (OSError, ValueError, TypeError):
-            return []
+        return _own_checks(self._folder)
 
     def _note_own(self, question: Question, counts: np.ndarray) -> None:
         """Keep (number, period, right, wrong), and tell of a version that has come to answer worse."""
@@ -230,11 +227,30 @@ class Judge:
         make_private_folder(self._folder / "counts")
         kept = ([first] if first is not None and first not in entries[-_MOST_KEPT:] else []) + entries[-_MOST_KEPT:]
         write_atomically(self._folder / "counts" / _OWN, json.dumps([*kept, new]).encode(), mode=PRIVATE)
-        if first is not None and is_worse((first[2], first[3]), (new[2], new[3])):
+        if first is not None and is_worse(first[2:], new[2:]):
             self._on_drift(question.run_id)
 
 
-def is_worse(before: tuple[int, int], now: tuple[int, int]) -> bool:
+def has_drifted(folder: Path) -> bool:
+    """Whether the version in use answered worse at its last check at this site than at its first.
+
+    Args:
+        folder: of all channels.
+    """
+    in_use = ChannelPlace(folder, PRODUCTION).current()
+    checks = [entry[2:] for entry in _own_checks(folder) if entry[0] == in_use]
+    return bool(checks) and is_worse(checks[0], checks[-1])
+
+
+def _own_checks(folder: Path) -> list[list[int]]:
+    """(number, period, right, wrong) of each check, the oldest first; none where the file cannot be read."""
+    try:
+        return [list(map(int, entry)) for entry in json.loads((folder / "counts" / _OWN).read_bytes())]
+    except (OSError, ValueError, TypeError):
+        return []
+
+
+def is_worse(before: Sequence[int], now: Sequence[int]) -> bool:
     """Whether (right, wrong) has fallen by more than two standard errors of the difference of the shares."""
     n, m = sum(before), sum(now)
     if n <= 0 or m <= 0:
