@@ -14,6 +14,7 @@ from tests.world import write_sites
 
 pytestmark = [
     pytest.mark.deploy,
+    pytest.mark.deploy_full,
     pytest.mark.skipif(not can_be_made(), reason="only root can make machines, and users on them"),
 ]
 PARTY = ROOT / "docs" / "operate" / "containers" / "party.sh"

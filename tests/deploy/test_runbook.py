@@ -24,6 +24,7 @@ from tests.world import write_job, write_sites
 
 pytestmark = [
     pytest.mark.deploy,
+    pytest.mark.deploy_full,
     pytest.mark.skipif(not can_be_made(), reason="only root can make machines, and users on them"),
 ]
 

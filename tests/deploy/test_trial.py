@@ -9,7 +9,7 @@ import yoriai
 from tests.commands import yoriai as command
 from tests.world import save_tiny_base
 
-pytestmark = pytest.mark.deploy
+pytestmark = [pytest.mark.deploy, pytest.mark.deploy_full]
 
 
 def at_work(folder: Path) -> list[str]:
