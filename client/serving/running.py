@@ -1,7 +1,6 @@
 """The endpoint as a process: its port, its versions, and its end."""
 
 import asyncio
-import errno
 import ipaddress
 import socket
 from pathlib import Path
@@ -15,6 +14,7 @@ from yoriai.client.serving.version import Opener
 from yoriai.client.serving.versions import Versions
 from yoriai.config import ServeSection
 from yoriai.errors import ConfigError, PolicyError
+from yoriai.system.listening import listening_socket
 from yoriai.system.log import EventLog
 from yoriai.system.signals import wake_up_call
 
@@ -44,20 +44,7 @@ def listening(address: str, port: int, *, allow_network: bool) -> socket.socket:
             expected="127.0.0.1 or ::1",
             remedy="set serve.allow_network = true in site.toml, and put TLS before it",
         )
-    opened = socket.socket(socket.AF_INET6 if found.version == 6 else socket.AF_INET)
-    opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        opened.bind((address, port))
-        opened.listen(_MOST_AT_ONCE)
-    except OSError as error:
-        opened.close()
-        what = {errno.EADDRINUSE: "is taken", errno.EACCES: "is not for this user"}.get(error.errno or 0)
-        raise ConfigError(
-            f"port {port} of {address} {what or 'cannot be opened'}",
-            found="" if what else error.strerror or "",
-            remedy="name another one with --port, or end the program that has it",
-        ) from None
-    return opened
+    return listening_socket(str(found), port, at_once=_MOST_AT_ONCE)
 
 
 def run(

@@ -1,7 +1,6 @@
 """A console as a process: its port on loopback, the links that are printed once, and its end by a signal."""
 
 import asyncio
-import errno
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ import uvicorn
 from yoriai.console.access import Access
 from yoriai.console.front import front
 from yoriai.console.pages import Console
-from yoriai.errors import ConfigError
+from yoriai.system.listening import listening_socket
 from yoriai.system.signals import wake_up_call
 from yoriai.terminal import say
 
@@ -27,17 +26,7 @@ def listening(port: int) -> socket.socket:
     Raises:
         ConfigError: the port is taken, or not for this user.
     """
-    opened = socket.socket(socket.AF_INET)
-    opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        opened.bind((_ADDRESS, port))
-        opened.listen(_MOST_AT_ONCE)
-    except OSError as error:
-        opened.close()
-        what = {errno.EADDRINUSE: "is taken", errno.EACCES: "is not for this user"}.get(error.errno or 0)
-        remedy = "name another one with --port, or end the program that has it"
-        raise ConfigError(f"port {port} of {_ADDRESS} {what or 'cannot be opened'}", remedy=remedy) from None
-    return opened
+    return listening_socket(_ADDRESS, port, at_once=_MOST_AT_ONCE)
 
 
 def run(console: Console, port: int) -> None:
