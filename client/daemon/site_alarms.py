@@ -8,7 +8,7 @@ from yoriai.alarms.alarm import Alarm, disk_alarms, expiry_alarms
 from yoriai.client.daemon.daemon_config import DaemonConfig
 from yoriai.client.offer.job_book import JobBook
 from yoriai.client.offer.job_entry import is_current
-from yoriai.client.site.judging import has_drifted
+from yoriai.client.site.own_checks import OwnChecks
 from yoriai.errors import StorageError
 
 LOOK_EVERY_S = 300.0
@@ -54,5 +54,5 @@ def _budget(least: float, budget: Mapping[str, float] | None) -> Iterator[Alarm]
 
 
 def _drift(config: DaemonConfig) -> Iterator[Alarm]:
-    if config.channels is not None and has_drifted(config.channels):
+    if config.channels is not None and OwnChecks(config.channels).has_drifted():
         yield Alarm("drift", "production", "The version in use has come to answer worse on this site's test records.")

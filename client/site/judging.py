@@ -8,12 +8,10 @@ a version and period and kept; asked again, the site gives the same file. By def
 nothing leaves but that it is withheld, and why; no reason depends on a record. The records are looked at after the
 reply is out, when no job is at hand, and read anew from the site's folder.
 
-A check also stays at the site exactly, in `channels/counts/own.json`: where a version has come to answer fewer records
-right than at its first check, by more than chance explains, the site's own alarm says `drift`.
+A check also stays at the site exactly (`own_checks.py`), where it tells the operator of a version that came to answer
+worse.
 """
 
-import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +23,7 @@ from yoriai.client.session.model_session import ModelSession
 from yoriai.client.site.adapter_place import VERSION
 from yoriai.client.site.channel_place import ChannelPlace
 from yoriai.client.site.counting import Judged, check_counts, counts_event, measure, noised, vote_counts
+from yoriai.client.site.own_checks import OwnChecks
 from yoriai.client.site.pulling import JOB
 from yoriai.client.site.site_identity import SiteIdentity
 from yoriai.client.site.version_bundle import read_bundle
@@ -40,9 +39,7 @@ from yoriai.system.files import PRIVATE, make_private_folder, write_atomically
 
 # No job's run may hold it in its id, as with a personal adapter's: its charges would pass for counts.
 COUNTS_MARK = "/counts"
-_OWN = "own.json"
 _MOST_KEPT, _LONGEST_REASON = 100, 300
-_DOUBT = 2.0  # Standard errors beyond which a lower accuracy is no chance.
 
 
 @dataclass(frozen=True)
@@ -102,6 +99,7 @@ class Judge:
         self._session, self._ledger, self._identity = session, ledger, identity
         self._records, self._on_fault, self._on_drift = records, on_fault, on_drift
         self._progress, self._source = progress, source
+        self._own_checks = OwnChecks(folder)
         self._waiting: dict[str, Question] = {}
         self._withheld: dict[str, str] = {}
 
@@ -115,7 +113,7 @@ class Judge:
         if question.name in self._withheld:
             return "", self._withheld[question.name]
         if self._policy.count_epsilon == 0:
-            if question.period and not any(entry[:2] == [question.number, question.period] for entry in self._own()):
+            if question.period and not self._own_checks.has(question.number, question.period):
                 self._waiting[question.name] = question
             return "", "policy.count_epsilon is 0: what this site's test records say stays there"
         self._waiting[question.name] = question
@@ -138,8 +136,8 @@ class Judge:
         versions = self._in_use(question) if question.period else self._candidate_and_used(question)
         event = self._charged(question) if self._policy.count_epsilon else None
         counts = self._counted(versions)
-        if question.period:
-            self._note_own(question, counts)
+        if question.period and self._own_checks.note(question.number, question.period, counts):
+            self._on_drift(question.run_id)
         if event is None:
             return
         first, second = noised(counts, event, self._source())
@@ -213,50 +211,6 @@ class Judge:
 
     def _place(self, question: Question) -> Path:
         return self._folder / "counts" / f"{question.name}.counts"
-
-    # For the site's own eyes
-
-    def _own(self) -> list[list[int]]:
-        return _own_checks(self._folder)
-
-    def _note_own(self, question: Question, counts: np.ndarray) -> None:
-        """Keep (number, period, right, wrong), and tell of a version that has come to answer worse."""
-        entries = self._own()
-        first = next((entry for entry in entries if entry[0] == question.number), None)
-        new = [question.number, question.period, *(round(count) for count in counts)]
-        make_private_folder(self._folder / "counts")
-        kept = ([first] if first is not None and first not in entries[-_MOST_KEPT:] else []) + entries[-_MOST_KEPT:]
-        write_atomically(self._folder / "counts" / _OWN, json.dumps([*kept, new]).encode(), mode=PRIVATE)
-        if first is not None and is_worse(first[2:], new[2:]):
-            self._on_drift(question.run_id)
-
-
-def has_drifted(folder: Path) -> bool:
-    """Whether the version in use answered worse at its last check at this site than at its first.
-
-    Args:
-        folder: of all channels.
-    """
-    in_use = ChannelPlace(folder, PRODUCTION).current()
-    checks = [entry[2:] for entry in _own_checks(folder) if entry[0] == in_use]
-    return bool(checks) and is_worse(checks[0], checks[-1])
-
-
-def _own_checks(folder: Path) -> list[list[int]]:
-    """(number, period, right, wrong) of each check, the oldest first; none where the file cannot be read."""
-    try:
-        return [list(map(int, entry)) for entry in json.loads((folder / "counts" / _OWN).read_bytes())]
-    except (OSError, ValueError, TypeError):
-        return []
-
-
-def is_worse(before: Sequence[int], now: Sequence[int]) -> bool:
-    """Whether (right, wrong) has fallen by more than two standard errors of the difference of the shares."""
-    n, m = sum(before), sum(now)
-    if n <= 0 or m <= 0:
-        return False
-    pooled = (before[0] + now[0]) / (n + m)
-    return before[0] / n - now[0] / m > _DOUBT * math.sqrt(pooled * (1 - pooled) * (1 / n + 1 / m))
 
 
 def _used(folder: Path) -> Judged:

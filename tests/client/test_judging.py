@@ -17,7 +17,8 @@ from yoriai.client.session.model_session import ModelSession
 from yoriai.client.site.channel_inbox import ChannelInbox
 from yoriai.client.site.channel_place import ChannelPlace
 from yoriai.client.site.counting import Judged, Measured, check_counts, clipped_sum, measure, noised, vote_counts
-from yoriai.client.site.judging import Judge, has_drifted, is_worse
+from yoriai.client.site.judging import Judge
+from yoriai.client.site.own_checks import OwnChecks, is_worse
 from yoriai.client.site.pulling import pull
 from yoriai.client.site.site import Site
 from yoriai.config import PolicySection, SiteConfig
@@ -246,14 +247,14 @@ def test_a_site_that_withholds_its_check_makes_it_for_itself_and_its_own_alarm_s
         for record, label in zip(TESTS, given.given, strict=True)
     ]
     for period, home.records in ((1, right), (2, right), (3, wrong)):
-        assert not has_drifted(home.channels)
+        assert not OwnChecks(home.channels).has_drifted()
         assert home.asked("production", period).counts == ""
-    assert home.judge._own() == [[1, 1, 8, 0], [1, 2, 8, 0], [1, 3, 0, 8]]
+    assert OwnChecks(home.channels).entries() == [[1, 1, 8, 0], [1, 2, 8, 0], [1, 3, 0, 8]]
     assert home.drifted == ["run-1"]
-    assert has_drifted(home.channels)
+    assert OwnChecks(home.channels).has_drifted()
     assert home.charges() == []
     home.asked("production", 3)
-    assert len(home.judge._own()) == 3
+    assert len(OwnChecks(home.channels).entries()) == 3
 
 
 @pytest.mark.parametrize(
