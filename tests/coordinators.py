@@ -15,14 +15,14 @@ from yoriai.privacy.identity.coordinator_identity import (
     make_coordinator_request,
     read_coordinator_request,
 )
-from yoriai.privacy.identity.instruction import SequenceMemory
 from yoriai.privacy.identity.roster import Directory, Roster, RosterEntry, RosterMemory, read_roster, sign_roster
 from yoriai.privacy.identity.signing_key import SigningKey, read_key, write_key
+from yoriai.privacy.statements.instruction import SequenceMemory
 from yoriai.server.round.rosters import SignedRoster
 from yoriai.server.round.sealing import Sealer
 
 if TYPE_CHECKING:
-    from yoriai.client.site.site_identity import SiteIdentity
+    from yoriai.client.site_identity import SiteIdentity
 
 DAY = timedelta(days=1)
 
@@ -42,7 +42,7 @@ def save_identity(identity: "SiteIdentity", known: "Known", folder: Path) -> Non
 
 def saved_identity(folder: Path) -> "SiteIdentity":
     """The member that was written there, in another process."""
-    from yoriai.client.site.site_identity import SiteIdentity
+    from yoriai.client.site_identity import SiteIdentity
 
     def trust() -> Trust:
         return Trust((folder / "authority.der").read_bytes(), None, now=datetime.now(UTC))
@@ -84,7 +84,7 @@ class Known:
 
     def identity(self, name: str, folder: Path) -> "SiteIdentity":
         """A member's identity."""
-        from yoriai.client.site.site_identity import SiteIdentity
+        from yoriai.client.site_identity import SiteIdentity
 
         key = SigningKey.generate()
         certificate = self.authority.sign_request(make_request(name, key), now=datetime.now(UTC), valid_for=DAY)

@@ -57,12 +57,12 @@ TESTS: dict[str, tuple[str, ...]] = {
         "privacy/test_ledger_witness.py",
     ),
     "client/base/pieces.py": ("client/test_pieces.py", "client/test_units.py"),
-    "client/site/deliveries.py": ("client/test_delivery.py", "simulations/test_approvals.py"),
-    "client/site/channel_inbox.py": ("client/test_pull.py", "client/test_judging.py"),
-    "client/site/counting.py": ("client/test_judging.py",),
-    "client/site/judging.py": ("client/test_judging.py",),
+    "client/versions/deliveries.py": ("client/test_delivery.py", "simulations/test_approvals.py"),
+    "client/versions/channel_inbox.py": ("client/test_pull.py", "client/test_judging.py"),
+    "client/versions/counting.py": ("client/test_judging.py",),
+    "client/versions/judging.py": ("client/test_judging.py",),
     "client/site/instructions.py": ("client/test_instructions.py",),
-    "privacy/identity/instruction.py": ("privacy/test_instruction.py", "client/test_instructions.py"),
+    "privacy/statements/instruction.py": ("privacy/test_instruction.py", "client/test_instructions.py"),
     **{f"privacy/secagg/{path.name}": _SECAGG for path in sorted((ROOT / "privacy" / "secagg").glob("[a-z]*.py"))},
 }
 """The tests of each module, below tests/."""

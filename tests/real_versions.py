@@ -15,7 +15,7 @@ from yoriai.client.session.model_session import ModelSession
 from yoriai.config import JobConfig, SpeedSection, override
 from yoriai.prepared_job import PreparedJob
 from yoriai.server.folder.server_folder import ServerFolder
-from yoriai.server.service.job_store import JobStore, StoredJob
+from yoriai.server.jobs.job_store import JobStore, StoredJob
 
 
 def consortium(home: Path, base: Path) -> Path:

@@ -22,7 +22,7 @@ from yoriai.config import parse_server, parse_site
 from yoriai.config.alarms import AlarmWays, ServerAlarms
 from yoriai.errors import ConfigError
 from yoriai.server.folder.server_folder import ServerFolder
-from yoriai.server.service.job_store import JobStore
+from yoriai.server.jobs.job_store import JobStore
 from yoriai.server.service.server_alarms import papers_of, server_alarms
 from yoriai.server.service.status import Member
 from yoriai.system.log import EventLog

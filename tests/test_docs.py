@@ -117,7 +117,7 @@ def logged() -> set[str]:
                 first = node.args[0]
                 if node.func.attr in ("event", "_fault", "heartbeat") and isinstance(first, ast.Constant):
                     names.add(str(first.value))
-    return names | {"connected", "disconnected"}  # By a variable, in server/service/progress.py.
+    return names | {"connected", "disconnected"}  # By a variable, in server/jobs/progress.py.
 
 
 def explained() -> set[str]:

@@ -11,7 +11,7 @@ from yoriai.config import JobConfig
 from yoriai.errors import EXIT_BAD_INPUT
 from yoriai.prepared_job import PreparedJob
 from yoriai.server.folder.server_folder import ServerFolder
-from yoriai.server.service.job_store import JobStore, Phase, StoredJob
+from yoriai.server.jobs.job_store import JobStore, Phase, StoredJob
 
 ROOT = os.geteuid() == 0
 

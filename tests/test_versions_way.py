@@ -19,8 +19,8 @@ from yoriai.config import JobConfig, load_job, override
 from yoriai.errors import EXIT_BAD_INPUT, EXIT_REFUSED, ConfigError
 from yoriai.prepared_job import PreparedJob, read_prepared
 from yoriai.server.folder.server_folder import ServerFolder
-from yoriai.server.service.job_store import StoredJob
-from yoriai.server.service.submitting import submit
+from yoriai.server.jobs.job_store import StoredJob
+from yoriai.server.jobs.submitting import submit
 from yoriai.strategies.adapter import AdapterState
 
 pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook")

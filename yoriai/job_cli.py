@@ -16,7 +16,7 @@ from yoriai.terminal import say, say_while
 if TYPE_CHECKING:
     from yoriai.config import JobConfig
     from yoriai.prepared_job import PreparedJob
-    from yoriai.server.service.job_store import JobStore
+    from yoriai.server.jobs.job_store import JobStore
 
 _console = Console()
 
@@ -82,7 +82,7 @@ def submit(
 ) -> None:
     """Put a job into a server's queue. The sites see it once the server runs, and its turn has come."""
     from yoriai.client.site.calibration import calibrated_for
-    from yoriai.server.service.submitting import submit as put
+    from yoriai.server.jobs.submitting import submit as put
 
     _store(server, to_write=True)
     stored = put(server, _prepared(job), calibrated_for)
@@ -133,21 +133,21 @@ def list_jobs(
 
 def resume(server: Server, run: Run = "") -> None:
     """Have a job that failed or was cancelled go on from its last stored round; one that ended delivers the rest."""
-    from yoriai.server.service import job_orders
+    from yoriai.server.jobs import job_orders
 
     say(job_orders.resume(_store(server, to_write=True).find(run), server))
 
 
 def end(server: Server, run: Run = "") -> None:
     """End a job early, for good: after the round at work, its sites get the adapter of the last stored round."""
-    from yoriai.server.service import job_orders
+    from yoriai.server.jobs import job_orders
 
     say(job_orders.end(_store(server, to_write=True).find(run)))
 
 
 def cancel(server: Server, run: Run = "") -> None:
     """Stop a job at once. Its stored rounds stay, the sites hold its budget, and `job resume` goes on from there."""
-    from yoriai.server.service import job_orders
+    from yoriai.server.jobs import job_orders
 
     say(job_orders.cancel(_store(server, to_write=True).find(run)))
 
@@ -184,7 +184,7 @@ def _sized_for(job: "JobConfig") -> str:
 def _store(server: Path, *, to_write: bool = False) -> "JobStore":
     """The server's jobs. A file of root's among them would be one that the server cannot read."""
     from yoriai.server.folder.server_folder import ServerFolder
-    from yoriai.server.service.job_store import JobStore
+    from yoriai.server.jobs.job_store import JobStore
 
     folder = ServerFolder(server)
     folder.config()

@@ -76,7 +76,7 @@ class Instruction(_Laden):
     """Coordinator to site: another message, encoded, as the payload, and the coordinator's signature of it.
 
     `certificate` is the coordinator's, as the consortium signed it; `statement` is what the coordinator signs about the
-    payload (`yoriai.privacy.identity.instruction`). Both are texts of a few lines.
+    payload (`yoriai.privacy.statements.instruction`). Both are texts of a few lines.
     """
 
     kind: ClassVar[str] = "instruction"
@@ -114,7 +114,7 @@ class PreparedJobFile(_Laden):
 class VersionFile(_Laden):
     """Coordinator to site, or a file that goes any other way: what stands in a channel. Payload: a complete adapter.
 
-    `promotion`, `statement` and `lineage` are what the coordinator signs (`yoriai.privacy.identity.version_statement`):
+    `promotion`, `statement` and `lineage` are what the coordinator signs (`privacy/statements/version_statement.py`):
     of the channel, of the version, and of those that it goes back to, its parent first.
     """
 
@@ -143,7 +143,7 @@ class ChannelState(Message):
     """Site to coordinator: the numbers of a channel's versions that were delivered there last, and are in use; 0: none.
 
     What is in use is for the site's operator to say; neither number depends on a record. `counts` is what the site
-    signs about its test records (`yoriai.privacy.identity.counts_statement`), with noise; or `withheld` says why not.
+    signs about its test records (`yoriai.privacy.statements.counts_statement`), with noise; or `withheld` says why not.
     Both are empty until it has counted.
     """
 
@@ -251,7 +251,7 @@ class Delivery(_Laden):
     """Coordinator to site: the job has ended. Payload: its last adapter, complete; empty for who gets none.
 
     `certificate` is the coordinator's, as the consortium signed it; `statement` is what the coordinator signs about
-    end and adapter (`yoriai.privacy.identity.delivery`). Both are texts of a few lines.
+    end and adapter (`yoriai.privacy.statements.delivery`). Both are texts of a few lines.
     """
 
     kind: ClassVar[str] = "delivery"

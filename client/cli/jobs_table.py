@@ -14,7 +14,7 @@ from yoriai.client.cli.jobs_terms import Budget, early_end, printable
 from yoriai.client.cli.room import Room
 from yoriai.client.offer.job_entry import Entry, Terms
 from yoriai.client.offer.usual import unusual
-from yoriai.client.site.adapter_place import folder_of, read_evaluation
+from yoriai.client.versions.adapter_place import folder_of, read_evaluation
 from yoriai.config import JobConfig
 from yoriai.errors import ConfigError
 from yoriai.privacy.dp.wording import epsilon_text

@@ -9,10 +9,10 @@ from yoriai.client.cli import deciding
 from yoriai.client.cli.own_ledger import check_writer
 from yoriai.client.console.watched import WatchedSite
 from yoriai.client.offer.job_entry import Entry
-from yoriai.client.site.channel_place import ChannelPlace
+from yoriai.client.versions.channel_place import ChannelPlace
 from yoriai.console.pages import Action
 from yoriai.errors import ConfigError
-from yoriai.privacy.identity.version_statement import CHANNELS
+from yoriai.privacy.statements.version_statement import CHANNELS
 
 _PULL_S = 900.0
 _LONGEST_FAULT = 1000

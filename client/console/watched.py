@@ -26,12 +26,12 @@ from yoriai.client.offer.decision_log import DecisionLog
 from yoriai.client.offer.job_book import JobBook
 from yoriai.client.offer.job_entry import Entry, is_current
 from yoriai.client.offer.usual import unusual
-from yoriai.client.site.adapter_place import CERTIFICATE, STATEMENT
-from yoriai.client.site.channel_place import ChannelPlace
+from yoriai.client.versions.adapter_place import CERTIFICATE, STATEMENT
+from yoriai.client.versions.channel_place import ChannelPlace
 from yoriai.console.pages import Asked
 from yoriai.console.recent import Recent, Unchanged, marks_of
 from yoriai.errors import ConfigError, YoriaiError
-from yoriai.privacy.identity.version_statement import CHANNELS, unverified_version
+from yoriai.privacy.statements.version_statement import CHANNELS, unverified_version
 
 _LOOK_S: Final = 2.0
 _SHOWN_CHARGES: Final = 100

@@ -1,5 +1,5 @@
 """Alarms of a site: a job that waits for its operator's answer is told once, and again each day that it still waits;
-so is a version in use that has come to answer worse (`client/site/own_checks.py`).
+so is a version in use that has come to answer worse (`client/versions/own_checks.py`).
 
 An alarm is a line in the log and, where site.toml names one in [alarms], a command: run without a shell, as the
 daemon's user and within its unit's limits (no network but this machine's own), with what happened in its environment.

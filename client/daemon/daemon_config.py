@@ -11,7 +11,7 @@ from yoriai.config import SiteConfig, SpeedSection
 from yoriai.errors import ConfigError, DaemonError
 
 if TYPE_CHECKING:
-    from yoriai.client.site.site_identity import SiteIdentity
+    from yoriai.client.site_identity import SiteIdentity
 
 SOCKET_NAME = "daemon.sock"
 

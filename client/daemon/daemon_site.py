@@ -15,13 +15,13 @@ from yoriai.client.records.columns import Reading
 from yoriai.client.records.records import fingerprint, read_site
 from yoriai.client.records.units import policy_units
 from yoriai.client.session.model_session import ModelSession
-from yoriai.client.site.channel_inbox import ChannelInbox
-from yoriai.client.site.deliveries import Deliveries
-from yoriai.client.site.judging import Judge
-from yoriai.client.site.own_evaluation import Measuring
 from yoriai.client.site.round_trainer import SiteHooks
 from yoriai.client.site.site import Site
-from yoriai.client.site.site_identity import SiteIdentity
+from yoriai.client.site_identity import SiteIdentity
+from yoriai.client.versions.channel_inbox import ChannelInbox
+from yoriai.client.versions.deliveries import Deliveries
+from yoriai.client.versions.judging import Judge
+from yoriai.client.versions.own_evaluation import Measuring
 from yoriai.privacy.dp.accounting import Accountant, Cost, Events
 from yoriai.privacy.ledger.book import Head
 from yoriai.privacy.ledger.folder import open_in_folder

@@ -8,7 +8,7 @@ from yoriai.alarms.alarm import Alarm, disk_alarms, expiry_alarms
 from yoriai.client.daemon.daemon_config import DaemonConfig
 from yoriai.client.offer.job_book import JobBook
 from yoriai.client.offer.job_entry import is_current
-from yoriai.client.site.own_checks import OwnChecks
+from yoriai.client.versions.own_checks import OwnChecks
 from yoriai.errors import StorageError
 
 LOOK_EVERY_S = 300.0

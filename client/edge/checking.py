@@ -24,8 +24,8 @@ from yoriai.client.session.export import TASK_FILE
 from yoriai.errors import AdapterError, BaseModelError, ConfigError, IdentityError, WireError, YoriaiError
 from yoriai.privacy.identity.certificates import Trust
 from yoriai.privacy.identity.coordinator_identity import read_coordinator_certificate
-from yoriai.privacy.identity.delivery import DeliveryStatement, read_delivery
-from yoriai.privacy.identity.version_statement import VERSION_FILE, VersionStatement, read_version, unverified_version
+from yoriai.privacy.statements.delivery import DeliveryStatement, read_delivery
+from yoriai.privacy.statements.version_statement import VERSION_FILE, VersionStatement, read_version, unverified_version
 from yoriai.strategies.adapter import AdapterState
 from yoriai.system.files import read_carried
 

@@ -30,13 +30,13 @@ from typing import TYPE_CHECKING
 
 from yoriai.config import SiteConfig, load_site, site_to_toml
 from yoriai.errors import ConfigError, IdentityError
-from yoriai.privacy.identity.instruction import SequenceMemory
 from yoriai.privacy.identity.signing_key import read_key
 from yoriai.privacy.identity.trust_folder import TrustFolder
+from yoriai.privacy.statements.instruction import SequenceMemory
 from yoriai.system.files import PRIVATE, cannot_write, make_private_folder, write_new
 
 if TYPE_CHECKING:
-    from yoriai.client.site.site_identity import SiteIdentity
+    from yoriai.client.site_identity import SiteIdentity
 
 _PRIVATE_FOLDERS = ("keys", "node", "trust", "ledgers", "adapters", "jobs")
 
@@ -139,7 +139,7 @@ class SiteFolder:
         Raises:
             IdentityError: the site is not enrolled, or its certificate no longer holds.
         """
-        from yoriai.client.site.site_identity import SiteIdentity
+        from yoriai.client.site_identity import SiteIdentity
 
         trusted = self.trusted
         enrolment = trusted.enrolment(clock())

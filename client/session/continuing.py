@@ -15,7 +15,7 @@ from yoriai import wire
 from yoriai.base_digest import difference
 from yoriai.config import JobConfig, override
 from yoriai.errors import AdapterError, ConfigError, WireError
-from yoriai.privacy.identity.version_statement import unverified_version
+from yoriai.privacy.statements.version_statement import unverified_version
 from yoriai.strategies.adapter import AdapterState
 
 # What says which tensors there are and what they mean. Rounds, rates, privacy and sites may change on the way.

@@ -6,10 +6,10 @@ for a coordinator, and takes messages as they come; it takes no part in secure a
 """
 
 from yoriai import wire
-from yoriai.client.site.site_identity import SiteIdentity
+from yoriai.client.site_identity import SiteIdentity
 from yoriai.errors import IdentityError, WireError
 from yoriai.privacy.identity.coordinator_identity import read_coordinator_certificate
-from yoriai.privacy.identity.instruction import read_instruction
+from yoriai.privacy.statements.instruction import read_instruction
 
 
 class Instructions:

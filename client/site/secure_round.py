@@ -14,7 +14,7 @@ from yoriai import wire
 from yoriai.client.site.job import AcceptedJob, Round
 from yoriai.client.site.round_trainer import RoundTrainer
 from yoriai.client.site.secure_window import SecureWindow
-from yoriai.client.site.site_identity import SiteIdentity
+from yoriai.client.site_identity import SiteIdentity
 from yoriai.config import SiteConfig
 from yoriai.errors import PolicyError
 from yoriai.privacy.job_terms.noise import DistributedNoise

@@ -28,16 +28,16 @@ from yoriai.client.offer.policy import (
 )
 from yoriai.client.records.records import SiteRecords
 from yoriai.client.session.model_session import ModelSession
-from yoriai.client.site.channel_inbox import ChannelInbox
-from yoriai.client.site.deliveries import Deliveries
 from yoriai.client.site.instructions import Instructions
 from yoriai.client.site.job import AcceptedJob, round_of
-from yoriai.client.site.judging import COUNTS_MARK
 from yoriai.client.site.personal import PERSONAL_MARK
 from yoriai.client.site.round_trainer import RoundTrainer, SiteHooks
 from yoriai.client.site.secure_round import SecureRounds
-from yoriai.client.site.site_identity import SiteIdentity
+from yoriai.client.site_identity import SiteIdentity
 from yoriai.client.training.train import LocalUpdate
+from yoriai.client.versions.channel_inbox import ChannelInbox
+from yoriai.client.versions.deliveries import Deliveries
+from yoriai.client.versions.judging import COUNTS_MARK
 from yoriai.config import JobConfig, SiteConfig
 from yoriai.errors import (
     BudgetError,

@@ -7,7 +7,7 @@ from pathlib import PurePath
 from yoriai.config import JobConfig
 from yoriai.privacy.documents.rendering import small
 from yoriai.privacy.dp.wording import accountant_name, epsilon_text, per_unit, terms
-from yoriai.privacy.identity.version_statement import VersionStatement
+from yoriai.privacy.statements.version_statement import VersionStatement
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from yoriai.privacy.documents.adapter_facts import AdapterFacts
 from yoriai.privacy.documents.promises import SOURCE, promises
 from yoriai.privacy.documents.rendering import template
 from yoriai.privacy.dp.wording import adjacency, terms
-from yoriai.privacy.identity.privacy_statement import AuditFacts
+from yoriai.privacy.statements.privacy_statement import AuditFacts
 
 PAGE_END: Final = ".privacy.html"
 STATEMENT_END: Final = ".privacy"

@@ -10,7 +10,7 @@ import json
 from yoriai.errors import ConfigError, IdentityError
 from yoriai.privacy.identity.certificates import Trust
 from yoriai.privacy.identity.coordinator_identity import read_coordinator_certificate
-from yoriai.privacy.identity.privacy_statement import PrivacyStatement, read_privacy
+from yoriai.privacy.statements.privacy_statement import PrivacyStatement, read_privacy
 
 _SCHEMA = 1
 

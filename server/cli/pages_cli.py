@@ -28,7 +28,7 @@ def certificate(
 
     Exit code 3: an audit refutes the guarantee.
     """
-    from yoriai.server.service.version_pages import issue_certificate
+    from yoriai.server.channels.version_pages import issue_certificate
     from yoriai.server.versions import catalogue
     from yoriai.system.files import read_carried
 

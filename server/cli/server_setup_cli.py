@@ -170,7 +170,7 @@ def _request(server: "ServerFolder") -> None:
 def _install(server: "ServerFolder", brought: Mapping[str, bytes], members: Sequence[bytes], *, yes: bool) -> None:
     from yoriai.privacy.identity.trust_dialogue import install_agreed, show_installed
     from yoriai.server.folder.coordinator_enrolment import check_trust_files, missing_members
-    from yoriai.server.service.recording import may_connect, note_members
+    from yoriai.server.jobs.recording import may_connect, note_members
 
     now = _now()
     accepted, before = check_trust_files(server, brought, members, now=now), may_connect(server, now)

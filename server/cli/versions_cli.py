@@ -13,7 +13,7 @@ from yoriai.server.cli.opened_records import opened_records as _records
 from yoriai.terminal import say
 
 if TYPE_CHECKING:
-    from yoriai.server.service.recording import Records
+    from yoriai.server.jobs.recording import Records
     from yoriai.server.versions.catalogue import Version
     from yoriai.server.versions.promoting import Promoted
 
@@ -39,9 +39,9 @@ def mount(server: typer.Typer) -> None:
 
 def versions(folder: _Folder, as_json: _Json = False) -> None:
     """List the versions, newest last, and the channels that they stand in. Finished jobs are taken in first."""
+    from yoriai.server.channels.version_views import versions_view
     from yoriai.server.cli.versions_table import print_versions
-    from yoriai.server.service.recording import take_in_all
-    from yoriai.server.service.version_views import versions_view
+    from yoriai.server.jobs.recording import take_in_all
 
     with _records(folder) as records:
         faults = take_in_all(records)
@@ -56,10 +56,10 @@ def versions(folder: _Folder, as_json: _Json = False) -> None:
 
 def show(folder: _Folder, name: _Name, as_json: _Json = False) -> None:
     """Show all that is known of a version. Its statement's signature and its adapter are verified."""
+    from yoriai.server.channels.changing import content_of
+    from yoriai.server.channels.version_views import facts_of
     from yoriai.server.cli.versions_table import print_facts
-    from yoriai.server.service.chain import chain_of
-    from yoriai.server.service.channels import content_of
-    from yoriai.server.service.version_views import facts_of
+    from yoriai.server.jobs.chain import chain_of
     from yoriai.server.versions import catalogue
 
     with _records(folder) as records:
@@ -79,8 +79,8 @@ def diff(
     as_json: _Json = False,
 ) -> None:
     """Show in which facts two versions differ."""
+    from yoriai.server.channels.version_views import differences
     from yoriai.server.cli.versions_table import print_differences
-    from yoriai.server.service.version_views import differences
     from yoriai.server.versions import catalogue
 
     with _records(folder) as records:
@@ -106,7 +106,7 @@ def promote(
     as_json: _Json = False,
 ) -> None:
     """Put a version into a channel, if it passes the gate of its job. Exit code 3: the gate refuses it."""
-    from yoriai.server.service import channels
+    from yoriai.server.channels import changing as channels
     from yoriai.server.versions.metrics import read_audit, read_metrics
 
     reason = channels.check_reason(force, why)
@@ -127,7 +127,7 @@ def rollback(
     as_json: _Json = False,
 ) -> None:
     """Put back the version that a channel held before the one in force was promoted."""
-    from yoriai.server.service import channels
+    from yoriai.server.channels import changing as channels
 
     with _records(folder) as records:
         done = channels.roll_back(records, channel, why)
@@ -142,8 +142,8 @@ def export_version(
 ) -> None:
     """Write what a channel holds to one signed file, which sites take by `site pull`."""
     from yoriai import wire
-    from yoriai.server.service.channels import exported
-    from yoriai.server.service.version_pages import write_card
+    from yoriai.server.channels.changing import exported
+    from yoriai.server.channels.version_pages import write_card
     from yoriai.system.files import write_atomically
 
     with _records(folder) as records:
@@ -168,9 +168,9 @@ def schedule(
 
     Each site evaluates it on its newest test records, and tells what its policy allows.
     """
+    from yoriai.server.channels import schedule as checks
+    from yoriai.server.channels.version_views import checks_view
     from yoriai.server.cli.versions_table import print_checks
-    from yoriai.server.service import schedule as checks
-    from yoriai.server.service.version_views import checks_view
     from yoriai.server.versions.verdicts import checks_of
 
     with _records(folder) as records:
@@ -192,7 +192,7 @@ def gc(
     as_json: _Json = False,
 ) -> None:
     """Remove adapters of rounds before the last, in jobs that are over. No version loses its adapter."""
-    from yoriai.server.service.channels import past_rounds
+    from yoriai.server.channels.changing import past_rounds
 
     with _records(folder) as records:
         paths = list(past_rounds(records))
@@ -258,7 +258,7 @@ def _say_standing(done: "Promoted", as_json: bool) -> None:
 
 def _card_fault(records: "Records", version: "Version", path: Path) -> str:
     """Write a version's card; why that failed, for what it tells of has happened all the same."""
-    from yoriai.server.service.version_pages import write_card
+    from yoriai.server.channels.version_pages import write_card
 
     try:
         write_card(records, version, path)

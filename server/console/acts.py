@@ -5,10 +5,11 @@ from pathlib import Path
 
 from yoriai.console.pages import Action
 from yoriai.errors import ConfigError
+from yoriai.server.channels import changing as channels
 from yoriai.server.console.watched import WatchedServer
-from yoriai.server.service import channels, job_orders
-from yoriai.server.service.job_store import JobStore
-from yoriai.server.service.recording import records_of
+from yoriai.server.jobs import job_orders
+from yoriai.server.jobs.job_store import JobStore
+from yoriai.server.jobs.recording import records_of
 from yoriai.server.versions.metrics import read_metrics
 from yoriai.server.versions.promoting import Promoted
 

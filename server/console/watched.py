@@ -16,15 +16,15 @@ from yoriai.alarms.alarm import Alarm
 from yoriai.console.pages import Asked
 from yoriai.console.recent import Recent
 from yoriai.errors import RoundError, YoriaiError
-from yoriai.privacy.identity.version_statement import CHANNELS
+from yoriai.privacy.statements.version_statement import CHANNELS
+from yoriai.server.channels.version_views import facts_of, versions_view
 from yoriai.server.flower.flower_control import FlowerControl, Seen
 from yoriai.server.folder.server_folder import ServerFolder
-from yoriai.server.service.job_store import JobStore
+from yoriai.server.jobs.job_store import JobStore
+from yoriai.server.jobs.recording import records_of
 from yoriai.server.service.keeper_lock import keeper_of
-from yoriai.server.service.recording import records_of
 from yoriai.server.service.server_alarms import papers_of, server_alarms
 from yoriai.server.service.status import Member, absent_in, job_view, members_of, server_view
-from yoriai.server.service.version_views import facts_of, versions_view
 from yoriai.server.versions import catalogue
 from yoriai.server.versions.log import newest_rows, rows, verified_head
 

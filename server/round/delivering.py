@@ -12,7 +12,7 @@ from dataclasses import replace
 from yoriai import wire
 from yoriai.errors import RoundError
 from yoriai.privacy.identity.coordinator_identity import certified_federation
-from yoriai.privacy.identity.delivery import DeliveryStatement, sign_delivery
+from yoriai.privacy.statements.delivery import DeliveryStatement, sign_delivery
 from yoriai.server.round.messenger import UNEXPECTED, Messenger
 from yoriai.server.round.registry import Checkpoint, Registry
 from yoriai.server.round.sealing import Signing

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 from yoriai import wire
 from yoriai.privacy.identity.coordinator_identity import certified_federation
-from yoriai.privacy.identity.instruction import InstructionStatement, digest_of, sign_instruction
 from yoriai.privacy.identity.signing_key import SigningKey
+from yoriai.privacy.statements.instruction import InstructionStatement, digest_of, sign_instruction
 
 Signing = tuple[SigningKey, bytes]
 """The coordinator's key, and the file of its certificate."""

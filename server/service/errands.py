@@ -16,11 +16,11 @@ from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from pathlib import Path
 
+from yoriai.server.channels.channel_post import ChannelPost, is_owed, standing_rows
+from yoriai.server.channels.schedule import begin_if_due, note_drift
 from yoriai.server.folder.server_folder import ServerFolder
-from yoriai.server.service.channel_post import ChannelPost, is_owed, standing_rows
+from yoriai.server.jobs.recording import records_of
 from yoriai.server.service.job_run import Connect
-from yoriai.server.service.recording import records_of
-from yoriai.server.service.schedule import begin_if_due, note_drift
 from yoriai.system.files import PRIVATE, write_atomically
 from yoriai.system.log import EventLog, LogFile
 from yoriai.system.process_lock import Holder, hold, holder_of, let_go

@@ -13,17 +13,17 @@ from datetime import UTC, datetime
 from yoriai.errors import AwayError, IdentityError, RoundError, StorageError, YoriaiError
 from yoriai.privacy.identity.roster import Directory, Roster, read_roster
 from yoriai.privacy.job_terms.plain_roster import plain_roster
+from yoriai.server.channels.channel_post import ChannelPost
 from yoriai.server.folder.server_folder import ServerFolder
+from yoriai.server.jobs.job_store import StoredJob
+from yoriai.server.jobs.progress import WatchedTransport
+from yoriai.server.jobs.recording import JobRecorder
 from yoriai.server.round.coordinator import Coordinator
 from yoriai.server.round.manifest import summary_of
 from yoriai.server.round.messenger import Transport
 from yoriai.server.round.metric_lines import encoded, lines_of
 from yoriai.server.round.registry import Checkpoint, Registry
 from yoriai.server.round.rosters import SignedRoster
-from yoriai.server.service.channel_post import ChannelPost
-from yoriai.server.service.job_store import StoredJob
-from yoriai.server.service.progress import WatchedTransport
-from yoriai.server.service.recording import JobRecorder
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.rule import rule_of
 from yoriai.system.files import PRIVATE, write_atomically

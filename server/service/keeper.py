@@ -22,8 +22,8 @@ from yoriai.flower import environment
 from yoriai.server.flower.flower_control import SERVER_VARIABLE, FlowerControl, KeyInUse
 from yoriai.server.flower.nodes import NodeBook
 from yoriai.server.folder.server_folder import ServerFolder
+from yoriai.server.jobs.job_store import JobStore, StoredJob
 from yoriai.server.service.errands import ERRAND, Errands
-from yoriai.server.service.job_store import JobStore, StoredJob
 from yoriai.system.log import EventLog
 from yoriai.system.processes import kill
 from yoriai.system.supervisor import Supervisor

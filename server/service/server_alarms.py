@@ -16,8 +16,8 @@ from yoriai.privacy.identity.coordinator_identity import read_coordinator_certif
 from yoriai.privacy.identity.trust_folder import read_trust_file
 from yoriai.server.flower.flower_control import FlowerControl, Seen
 from yoriai.server.folder.server_folder import ServerFolder
+from yoriai.server.jobs.job_store import JobStore, StoredJob
 from yoriai.server.round.manifest import summary_of
-from yoriai.server.service.job_store import JobStore, StoredJob
 from yoriai.server.service.keeper_lock import keeper_of
 from yoriai.server.service.status import Member, members_of
 

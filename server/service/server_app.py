@@ -18,10 +18,10 @@ from yoriai.server.flower.flower_control import SERVER_VARIABLE
 from yoriai.server.flower.nodes import NodeBook
 from yoriai.server.flower.reply_news import ReplyNews
 from yoriai.server.folder.server_folder import ServerFolder
+from yoriai.server.jobs.job_store import JobStore
 from yoriai.server.round.messenger import Transport
 from yoriai.server.service.errands import ERRAND, run_errand
 from yoriai.server.service.job_run import run_job
-from yoriai.server.service.job_store import JobStore
 
 _HELLO_TIMEOUT_S = 120.0
 _POLL_S = 0.2

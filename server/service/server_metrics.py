@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 from yoriai.errors import YoriaiError
 from yoriai.server.folder.server_folder import ServerFolder
+from yoriai.server.jobs.job_store import JobStore, StoredJob
+from yoriai.server.jobs.progress import Progress, read_progress
 from yoriai.server.round.manifest import summary_of
-from yoriai.server.service.job_store import JobStore, StoredJob
-from yoriai.server.service.progress import Progress, read_progress
 from yoriai.system.metrics import Reading
 
 _PHASES = ("queued", "starting", "running", "cancelling", "finished", "ended", "failed", "cancelled")

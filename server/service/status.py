@@ -11,9 +11,9 @@ from yoriai.privacy.identity.enrolment import Enrolment
 from yoriai.server.flower.flower_control import FlowerControl, Seen
 from yoriai.server.flower.nodes import Node, NodeBook
 from yoriai.server.folder.server_folder import ServerFolder
+from yoriai.server.jobs.job_store import LIVE, JobStore, StoredJob
+from yoriai.server.jobs.progress import read_progress
 from yoriai.server.round.manifest import RoundRecord, summary_of
-from yoriai.server.service.job_store import LIVE, JobStore, StoredJob
-from yoriai.server.service.progress import read_progress
 
 _PACE_ROUNDS = 3
 

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from yoriai.errors import ConfigError
-from yoriai.privacy.identity.version_statement import VersionStatement, unverified_version
+from yoriai.privacy.statements.version_statement import VersionStatement, unverified_version
 
 _COLUMNS = "number, run, digest, statement, sites, metrics"
 _HEX_END = "g"  # What sorts behind every hexadecimal digit: the end of the digests with one beginning.

@@ -9,7 +9,7 @@ from yoriai.config import JobConfig
 from yoriai.errors import CheckpointError
 from yoriai.prepared_job import PreparedJob
 from yoriai.privacy.identity.signed_file import canonical_json
-from yoriai.privacy.identity.version_statement import PrivacyFacts, SumFacts, VersionStatement
+from yoriai.privacy.statements.version_statement import PrivacyFacts, SumFacts, VersionStatement
 from yoriai.server.round.registry import Checkpoint, Registry
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.rule import rule_of

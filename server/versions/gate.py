@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from yoriai.config import GateSection
 from yoriai.privacy.dp.wording import epsilon_text
-from yoriai.privacy.identity.version_statement import PrivacyFacts, VersionStatement
+from yoriai.privacy.statements.version_statement import PrivacyFacts, VersionStatement
 from yoriai.server.versions.metrics import Audit, Metrics
 from yoriai.server.versions.verdicts import Verdict, is_found_worse, net_of
 

@@ -12,7 +12,7 @@ from hashlib import sha256
 from yoriai.config import GateSection
 from yoriai.errors import ConfigError, PolicyError
 from yoriai.privacy.identity.signing_key import SigningKey
-from yoriai.privacy.identity.version_statement import PRODUCTION, PromotionStatement, sign_promotion
+from yoriai.privacy.statements.version_statement import PRODUCTION, PromotionStatement, sign_promotion
 from yoriai.server.versions import catalogue
 from yoriai.server.versions.catalogue import Standing, Version
 from yoriai.server.versions.database import step, writing

@@ -16,7 +16,7 @@ from yoriai.errors import ConfigError, DaemonError, RoundError, ServerError, Sto
 from yoriai.server.flower.flower_control import FlowerControl
 from yoriai.server.flower.nodes import NodeBook
 from yoriai.server.folder.server_folder import ServerFolder
-from yoriai.server.service.job_store import LIVE, StoredJob
+from yoriai.server.jobs.job_store import LIVE, StoredJob
 from yoriai.simulations.deployment.folders import Deployment
 from yoriai.system.log import EventLog
 from yoriai.system.memory import available_bytes

@@ -17,11 +17,11 @@ from yoriai.client.cli.own_ledger import opened
 from yoriai.client.folder.site_folder import SiteFolder
 from yoriai.client.records.records import Record
 from yoriai.client.session.prepare import prepare
-from yoriai.client.site.adapter_place import folders_of, read_evaluation
 from yoriai.client.site.calibration import calibrated_for
+from yoriai.client.versions.adapter_place import folders_of, read_evaluation
 from yoriai.config import JobConfig, override
 from yoriai.errors import ConfigError, RoundError
-from yoriai.server.service.submitting import submit
+from yoriai.server.jobs.submitting import submit
 from yoriai.simulations.deployment.folders import make_deployment
 from yoriai.simulations.deployment.processes import events_in, follow, nginx_binary, running
 from yoriai.simulations.scenarios import get_scenario

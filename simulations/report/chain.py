@@ -23,7 +23,7 @@ _Epsilon = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Link(BaseModel):
-    """One version of a chain; see `server/service/chain.py`, whose words these are."""
+    """One version of a chain; see `server/jobs/chain.py`, whose words these are."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

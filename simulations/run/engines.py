@@ -15,16 +15,16 @@ from yoriai.client.session.model_session import ModelSession
 from yoriai.client.site.personal import personal_event
 from yoriai.client.site.round_trainer import SiteHooks
 from yoriai.client.site.site import Site
-from yoriai.client.site.site_identity import SiteIdentity
+from yoriai.client.site_identity import SiteIdentity
 from yoriai.config import JobConfig, PolicySection, SiteConfig
 from yoriai.privacy.dp.accounting import Event
 from yoriai.privacy.dp.randomness import RandomSource, SeededSource, SystemSource
-from yoriai.privacy.identity.instruction import SequenceMemory
 from yoriai.privacy.identity.roster import RosterMemory
 from yoriai.privacy.job_terms.noise import all_rounds
 from yoriai.privacy.ledger.ledger import Ledger
 from yoriai.privacy.ledger.order import budget_for
 from yoriai.privacy.secagg.shamir import Entropy
+from yoriai.privacy.statements.instruction import SequenceMemory
 from yoriai.simulations.scenarios.consortium import Consortium
 
 _LOG = logging.getLogger(__name__)

@@ -187,9 +187,9 @@ def refused(config: DaemonConfig, open_site: Callable[..., Any], log: Path) -> s
 
 def identity_of(consortium: Path, name: str) -> Any:
     """The identity of a consortium's site."""
-    from yoriai.client.site.site_identity import SiteIdentity
-    from yoriai.privacy.identity.instruction import SequenceMemory
+    from yoriai.client.site_identity import SiteIdentity
     from yoriai.privacy.identity.roster import RosterMemory
+    from yoriai.privacy.statements.instruction import SequenceMemory
     from yoriai.simulations.scenarios.consortium import Consortium
 
     found = Consortium(consortium)

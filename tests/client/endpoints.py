@@ -17,7 +17,7 @@ from tests.commands import site
 from yoriai.client.base.base_model import load_base
 from yoriai.client.session.export import save_adapter
 from yoriai.client.session.model_session import ModelSession
-from yoriai.client.site.channel_place import ChannelPlace
+from yoriai.client.versions.channel_place import ChannelPlace
 from yoriai.config import JobConfig, SpeedSection, override
 
 LABELS = ("cabin", "engine", "pump")

@@ -11,10 +11,10 @@ from tests.client.last_adapters import last_adapter
 from tests.coordinators import Known
 from yoriai import wire
 from yoriai.client.session.model_session import ModelSession
-from yoriai.client.site.version_bundle import Bundle, read_bundle
+from yoriai.client.versions.version_bundle import Bundle, read_bundle
 from yoriai.config import JobConfig, job_digest
 from yoriai.privacy.identity.certificates import Trust
-from yoriai.privacy.identity.version_statement import (
+from yoriai.privacy.statements.version_statement import (
     PrivacyFacts,
     PromotionStatement,
     SumFacts,

@@ -31,8 +31,8 @@ from yoriai.client.model.adapter_audit import CONFIG, WEIGHTS, audit_folder
 from yoriai.client.session.export import save_adapter
 from yoriai.client.session.loading import load
 from yoriai.client.session.model_session import ModelSession
-from yoriai.client.site.channel_place import ChannelPlace
-from yoriai.client.site.pulling import pull
+from yoriai.client.versions.channel_place import ChannelPlace
+from yoriai.client.versions.pulling import pull
 from yoriai.errors import EXIT_REFUSED, AdapterError, BaseModelError
 
 Tensors = dict[str, np.ndarray]

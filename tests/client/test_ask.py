@@ -18,9 +18,9 @@ from yoriai.client.session.export import save_adapter
 from yoriai.client.session.loading import load
 from yoriai.client.session.model_session import ModelSession
 from yoriai.client.session.side_by_side import ask
-from yoriai.client.site.adapter_choice import chosen_adapter
-from yoriai.client.site.channel_place import ChannelPlace
-from yoriai.client.site.pulling import pull
+from yoriai.client.versions.adapter_choice import chosen_adapter
+from yoriai.client.versions.channel_place import ChannelPlace
+from yoriai.client.versions.pulling import pull
 from yoriai.config import SiteConfig, SpeedSection, TaskSection
 from yoriai.config.site import ModelSection
 from yoriai.errors import ConfigError

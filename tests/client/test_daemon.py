@@ -47,13 +47,13 @@ from yoriai.client.folder.site_folder import make_site
 from yoriai.client.offer.job_book import JobBook
 from yoriai.client.records.records import read_site
 from yoriai.client.session.model_session import ModelSession
-from yoriai.client.site.adapter_place import folder_of, read_evaluation
 from yoriai.client.site.site import Site
+from yoriai.client.versions.adapter_place import folder_of, read_evaluation
 from yoriai.config import JobConfig, PolicySection, SiteConfig, SpeedSection, job_digest
 from yoriai.errors import EXIT_PARTIAL, ConfigError, DaemonError
-from yoriai.privacy.identity.delivery import DeliveryStatement, sign_delivery
 from yoriai.privacy.ledger.ledger import Ledger
 from yoriai.privacy.ledger.witness import committed
+from yoriai.privacy.statements.delivery import DeliveryStatement, sign_delivery
 from yoriai.server.round.sealing import Sealer
 from yoriai.simulations.scenarios.consortium import Consortium
 

@@ -32,17 +32,17 @@ from yoriai.client.offer.job_entry import Entry
 from yoriai.client.records.records import Record
 from yoriai.client.session.base_answers import base_tally
 from yoriai.client.session.model_session import ModelSession
-from yoriai.client.site import own_evaluation
-from yoriai.client.site.deliveries import Deliveries
-from yoriai.client.site.own_evaluation import Measuring
 from yoriai.client.site.round_trainer import SiteHooks
 from yoriai.client.site.site import Site
+from yoriai.client.versions import own_evaluation
+from yoriai.client.versions.deliveries import Deliveries
+from yoriai.client.versions.own_evaluation import Measuring
 from yoriai.config import JobConfig, PolicySection, SiteConfig, job_digest
 from yoriai.errors import EXIT_BAD_INPUT, EXIT_REFUSED, ConfigError
-from yoriai.privacy.identity.delivery import DeliveryStatement, sign_delivery
 from yoriai.privacy.identity.signing_key import SigningKey
 from yoriai.privacy.ledger.folder import open_in_folder
 from yoriai.privacy.ledger.ledger import Ledger, Policy
+from yoriai.privacy.statements.delivery import DeliveryStatement, sign_delivery
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.rule import get_rule, rule_of
 from yoriai.system.users import operator_name
@@ -397,10 +397,12 @@ def test_a_disk_that_the_adapter_would_fill_is_spared(
     job = make_job()
     adapter = home.took_part(job)
     free, usage = 4 * len(adapter.to_bytes()), shutil.disk_usage(home.adapters)
-    monkeypatch.setattr("yoriai.client.site.adapter_place.shutil.disk_usage", lambda _: usage._replace(free=free - 1))
+    monkeypatch.setattr(
+        "yoriai.client.versions.adapter_place.shutil.disk_usage", lambda _: usage._replace(free=free - 1)
+    )
     refused(home.deliver(job, adapter), "its disk has too little room for the adapter")
     assert home.stored() == []
-    monkeypatch.setattr("yoriai.client.site.adapter_place.shutil.disk_usage", lambda _: usage._replace(free=free))
+    monkeypatch.setattr("yoriai.client.versions.adapter_place.shutil.disk_usage", lambda _: usage._replace(free=free))
     received(home.deliver(job, adapter), adapter)
 
 
@@ -459,7 +461,7 @@ def test_a_delivery_that_a_kill_cut_short_is_stored_the_next_time(
     job = make_job()
     adapter = home.took_part(job)
     monkeypatch.setattr(Path, "rename", kill)
-    monkeypatch.setattr("yoriai.client.site.adapter_place.shutil.rmtree", lambda *_, **__: None)
+    monkeypatch.setattr("yoriai.client.versions.adapter_place.shutil.rmtree", lambda *_, **__: None)
     with pytest.raises(Killed):
         home.deliver(job, adapter)
     monkeypatch.undo()

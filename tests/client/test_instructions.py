@@ -16,9 +16,9 @@ from yoriai.client.session.model_session import ModelSession
 from yoriai.client.site.site import Site
 from yoriai.config import JobConfig, PolicySection, SiteConfig
 from yoriai.privacy.identity.certificates import Trust
-from yoriai.privacy.identity.instruction import SequenceMemory
 from yoriai.privacy.identity.signing_key import SigningKey
 from yoriai.privacy.ledger.ledger import Ledger
+from yoriai.privacy.statements.instruction import SequenceMemory
 from yoriai.server.round.sealing import Sealer
 
 pytestmark = pytest.mark.filterwarnings(

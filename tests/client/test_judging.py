@@ -14,19 +14,19 @@ from yoriai import wire
 from yoriai.client.model.per_record import PerRecord
 from yoriai.client.records.records import Record
 from yoriai.client.session.model_session import ModelSession
-from yoriai.client.site.channel_inbox import ChannelInbox
-from yoriai.client.site.channel_place import ChannelPlace
-from yoriai.client.site.counting import Judged, Measured, check_counts, clipped_sum, measure, noised, vote_counts
-from yoriai.client.site.judging import Judge
-from yoriai.client.site.own_checks import OwnChecks, is_worse
-from yoriai.client.site.pulling import pull
 from yoriai.client.site.site import Site
+from yoriai.client.versions.channel_inbox import ChannelInbox
+from yoriai.client.versions.channel_place import ChannelPlace
+from yoriai.client.versions.counting import Judged, Measured, check_counts, clipped_sum, measure, noised, vote_counts
+from yoriai.client.versions.judging import Judge
+from yoriai.client.versions.own_checks import OwnChecks, is_worse
+from yoriai.client.versions.pulling import pull
 from yoriai.config import PolicySection, SiteConfig
 from yoriai.errors import StorageError
 from yoriai.privacy.dp.accounting import SampledGaussian, epsilon
 from yoriai.privacy.dp.randomness import SystemSource
-from yoriai.privacy.identity.counts_statement import CountsStatement, read_counts
 from yoriai.privacy.ledger.ledger import Ledger
+from yoriai.privacy.statements.counts_statement import CountsStatement, read_counts
 from yoriai.strategies.rule import rule_of
 
 pytestmark = pytest.mark.filterwarnings(
@@ -202,7 +202,10 @@ def test_a_kill_before_the_file_costs_no_second_charge_and_one_after_it_no_secon
         raise Killed
 
     home.deliver()
-    for place in ("yoriai.client.site.judging.write_atomically", "yoriai.privacy.ledger.ledger.Ledger.mark_released"):
+    for place in (
+        "yoriai.client.versions.judging.write_atomically",
+        "yoriai.privacy.ledger.ledger.Ledger.mark_released",
+    ):
         with monkeypatch.context() as patch:
             patch.setattr(place, kill)
             with pytest.raises(Killed):

@@ -11,7 +11,7 @@ from tests.commands import yoriai
 from yoriai.client.cli.adapter.measured import sentence, verdict
 from yoriai.client.folder.site_folder import make_site
 from yoriai.client.offer.job_book import JobBook
-from yoriai.client.site.adapter_place import EVALUATION, folder_of, read_evaluation
+from yoriai.client.versions.adapter_place import EVALUATION, folder_of, read_evaluation
 from yoriai.config import SiteConfig
 
 

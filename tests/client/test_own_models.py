@@ -15,7 +15,7 @@ from yoriai.client.folder.site_folder import SiteFolder, make_site
 from yoriai.client.offer.job_book import JobBook
 from yoriai.client.session.export import save_adapter
 from yoriai.client.session.model_session import ModelSession
-from yoriai.client.site.adapter_place import VERSION, folder_of
+from yoriai.client.versions.adapter_place import VERSION, folder_of
 from yoriai.config import JobConfig, SiteConfig, SpeedSection
 from yoriai.config.site import ModelSection, RecordsSection
 from yoriai.errors import EXIT_BAD_INPUT

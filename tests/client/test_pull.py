@@ -17,13 +17,13 @@ from tests.coordinators import Known
 from tests.crashes import survives
 from yoriai import wire
 from yoriai.client.session.model_session import ModelSession
-from yoriai.client.site.channel_inbox import ChannelInbox
-from yoriai.client.site.channel_place import ChannelPlace
-from yoriai.client.site.pulling import pull
-from yoriai.client.site.version_bundle import read_bundle
+from yoriai.client.versions.channel_inbox import ChannelInbox
+from yoriai.client.versions.channel_place import ChannelPlace
+from yoriai.client.versions.pulling import pull
+from yoriai.client.versions.version_bundle import read_bundle
 from yoriai.errors import AdapterError, ConfigError, IdentityError, PolicyError, YoriaiError
 from yoriai.privacy.identity.signing_key import SigningKey
-from yoriai.privacy.identity.version_statement import (
+from yoriai.privacy.statements.version_statement import (
     VersionStatement,
 )
 from yoriai.strategies.adapter import AdapterState

@@ -16,16 +16,16 @@ from tests.server.enrolling import NAMES, enrolled
 from tests.server.versions_made import finished, queued
 from yoriai.client.folder.site_folder import SiteFolder
 from yoriai.client.offer.job_book import JobBook
-from yoriai.client.site.adapter_place import EVALUATION, EVALUATION_SCHEMA, STATEMENT, folder_of
+from yoriai.client.versions.adapter_place import EVALUATION, EVALUATION_SCHEMA, STATEMENT, folder_of
 from yoriai.console.access import Access
 from yoriai.console.pages import Console
 from yoriai.console.running import served
 from yoriai.privacy.dp.accounting import SampledGaussian, event_to_dict
 from yoriai.privacy.ledger.ledger import Ledger
 from yoriai.privacy.ledger.witness import second_place
+from yoriai.server.channels.changing import promote
 from yoriai.server.folder.server_folder import ServerFolder
-from yoriai.server.service.channels import promote
-from yoriai.server.service.recording import records_of
+from yoriai.server.jobs.recording import records_of
 
 EVENT = SampledGaussian(sampling_rate=0.1, noise_multiplier=2.0, steps=2)
 HOSTILE = "<script>document.title='taken'</script>\"'><img src=x onerror=alert(1)>"

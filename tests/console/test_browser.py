@@ -20,7 +20,7 @@ from yoriai.console.access import Access
 from yoriai.privacy.dp.accounting import event_to_dict
 from yoriai.server.console.console import console_of as server_console
 from yoriai.server.folder.server_folder import ServerFolder
-from yoriai.server.service.job_store import JobStore
+from yoriai.server.jobs.job_store import JobStore
 
 pytestmark = pytest.mark.slow
 LANGUAGES = {"en": "What needs you", "ja": "対応が必要なこと", "es": "Lo que requiere su atención"}

@@ -18,8 +18,8 @@ from yoriai.server.console.console import console_of
 from yoriai.server.console.watched import WatchedServer
 from yoriai.server.flower.flower_control import FlowerControl, Seen
 from yoriai.server.folder.server_folder import ServerFolder
-from yoriai.server.service.job_store import JobStore
-from yoriai.server.service.recording import records_of
+from yoriai.server.jobs.job_store import JobStore
+from yoriai.server.jobs.recording import records_of
 from yoriai.server.service.status import Member
 from yoriai.server.versions.database import writing
 from yoriai.server.versions.log import append, newest_rows

@@ -15,7 +15,7 @@ from tests.deploy.pages import Command, commands
 from tests.deploy.processes import ROOT
 from tests.system import needed
 from tests.world import save_tiny_base
-from yoriai.server.service.job_store import StoredJob
+from yoriai.server.jobs.job_store import StoredJob
 
 PASSPHRASE = "correct horse battery"
 # What is not run, and why.

@@ -7,7 +7,7 @@ import pytest
 
 from tests.deploy.processes import wait_until
 from tests.deploy.world import Deployment, deployed, events_of
-from yoriai.server.service.job_store import StoredJob
+from yoriai.server.jobs.job_store import StoredJob
 
 pytestmark = pytest.mark.deploy
 

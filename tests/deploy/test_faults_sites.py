@@ -10,7 +10,7 @@ from tests.deploy.processes import wait_until
 from tests.deploy.site import Site
 from tests.deploy.world import Deployment, deployed, events_of
 from yoriai.client.node.node import node_state
-from yoriai.server.service.job_store import StoredJob
+from yoriai.server.jobs.job_store import StoredJob
 
 pytestmark = pytest.mark.deploy
 

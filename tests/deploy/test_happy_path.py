@@ -19,8 +19,8 @@ from yoriai.client.session.model_session import ModelSession
 from yoriai.client.site import secure_round
 from yoriai.config import job_digest
 from yoriai.privacy.identity.signing_key import read_key
+from yoriai.server.jobs.job_store import StoredJob
 from yoriai.server.round.registry import Registry
-from yoriai.server.service.job_store import StoredJob
 from yoriai.simulations.run.simulated_federation import Federation, run_federation
 from yoriai.strategies.adapter import AdapterState
 

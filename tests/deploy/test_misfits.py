@@ -16,7 +16,7 @@ from tests.system import needed_library
 from tests.world import save_tiny_base
 from yoriai import federation_cli
 from yoriai.flower import PASS_ON
-from yoriai.server.service.job_store import StoredJob
+from yoriai.server.jobs.job_store import StoredJob
 
 pytestmark = pytest.mark.deploy
 

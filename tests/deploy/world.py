@@ -21,7 +21,7 @@ from tests.system import needed
 from tests.world import job_settings, save_tiny_base, write_sites
 from yoriai.config import JobConfig, job_to_toml, override
 from yoriai.server.folder.server_folder import ServerFolder
-from yoriai.server.service.job_store import StoredJob
+from yoriai.server.jobs.job_store import StoredJob
 from yoriai.strategies.adapter import AdapterState
 
 SIZES = {"north": 20, "east": 12, "south": 16, "west": 9}
@@ -200,7 +200,7 @@ class Deployment:
 
     def wait_for_stage(self, job: StoredJob, stage: str, *, round_number: int = 1, seconds: float = 600.0) -> None:
         """Wait until a job's coordinator is in a stage of a round."""
-        from yoriai.server.service.progress import read_progress
+        from yoriai.server.jobs.progress import read_progress
 
         def there() -> bool:
             progress = read_progress(job.progress_file)

@@ -15,9 +15,9 @@ from yoriai.privacy.identity.coordinator_identity import (
     make_coordinator_request,
     read_coordinator_request,
 )
-from yoriai.privacy.identity.delivery import _FORMAT, DeliveryStatement, read_delivery, sign_delivery
 from yoriai.privacy.identity.signed_file import SignedFormat, canonical_json
 from yoriai.privacy.identity.signing_key import SigningKey
+from yoriai.privacy.statements.delivery import _FORMAT, DeliveryStatement, read_delivery, sign_delivery
 
 KEY = SigningKey.generate()
 STATEMENT = DeliveryStatement(

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 
 from yoriai.errors import IdentityError, StorageError
-from yoriai.privacy.identity.delivery import DeliveryStatement, sign_delivery
-from yoriai.privacy.identity.instruction import (
+from yoriai.privacy.identity.signing_key import SigningKey
+from yoriai.privacy.statements.delivery import DeliveryStatement, sign_delivery
+from yoriai.privacy.statements.instruction import (
     InstructionStatement,
     SequenceMemory,
     digest_of,
     read_instruction,
     sign_instruction,
 )
-from yoriai.privacy.identity.signing_key import SigningKey
 
 NOW = datetime(2026, 11, 29, tzinfo=UTC)
 KEY = SigningKey.generate()

@@ -17,18 +17,18 @@ from tests.server.faulty import BASE_DIGEST, FaultyTransport
 from tests.server.keepers import Keeper
 from tests.server.versions_made import coordinate, finished, queued
 from yoriai import wire
-from yoriai.client.site.channel_inbox import ChannelInbox
-from yoriai.client.site.channel_place import ChannelPlace
+from yoriai.client.versions.channel_inbox import ChannelInbox
+from yoriai.client.versions.channel_place import ChannelPlace
 from yoriai.errors import YoriaiError
 from yoriai.privacy.identity.certificates import Trust
-from yoriai.privacy.identity.counts_statement import CountsStatement, sign_counts
 from yoriai.privacy.identity.signing_key import read_key
+from yoriai.privacy.statements.counts_statement import CountsStatement, sign_counts
+from yoriai.server.channels.schedule import begin, begin_if_due, in_production, note_drift
 from yoriai.server.folder.server_folder import ServerFolder
+from yoriai.server.jobs.job_store import StoredJob
+from yoriai.server.jobs.recording import records_of
 from yoriai.server.round.messenger import Transport
 from yoriai.server.service.errands import Errands, run_errand
-from yoriai.server.service.job_store import StoredJob
-from yoriai.server.service.recording import records_of
-from yoriai.server.service.schedule import begin, begin_if_due, in_production, note_drift
 from yoriai.server.versions import catalogue
 from yoriai.server.versions.database import writing
 from yoriai.server.versions.log import append

@@ -11,7 +11,7 @@ from yoriai import wire
 from yoriai.config import job_digest
 from yoriai.errors import RoundError
 from yoriai.privacy.identity.coordinator_identity import read_coordinator_certificate
-from yoriai.privacy.identity.delivery import DeliveryStatement, read_delivery
+from yoriai.privacy.statements.delivery import DeliveryStatement, read_delivery
 from yoriai.server.round.registry import Checkpoint, Registry
 from yoriai.strategies.adapter import AdapterState
 

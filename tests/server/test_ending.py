@@ -9,7 +9,7 @@ from tests.server.faulty import RUN_ID, Fault, FaultyTransport, initial_adapter,
 from tests.server.keepers import KNOWN, Keeper, coordinator, keepers
 from yoriai import wire
 from yoriai.errors import RoundError
-from yoriai.privacy.identity.delivery import DeliveryStatement, read_delivery
+from yoriai.privacy.statements.delivery import DeliveryStatement, read_delivery
 from yoriai.server.round.coordinator import Coordinator
 from yoriai.server.round.manifest import summary_of
 from yoriai.server.round.registry import Checkpoint, Registry

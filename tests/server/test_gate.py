@@ -9,7 +9,7 @@ import pytest
 from tests.server.versions_made import statement
 from yoriai.config import GateSection, job_digest, parse_job
 from yoriai.errors import ConfigError
-from yoriai.privacy.identity.version_statement import PrivacyFacts
+from yoriai.privacy.statements.version_statement import PrivacyFacts
 from yoriai.server.versions.gate import Line, gate_lines
 from yoriai.server.versions.metrics import Audit, Metrics, SiteScore, read_audit, read_metrics
 from yoriai.server.versions.verdicts import Check, Verdict, drift

@@ -16,13 +16,13 @@ from yoriai import wire
 from yoriai.errors import EXIT_BAD_INPUT, AwayError, ConfigError
 from yoriai.prepared_job import PreparedJob
 from yoriai.server.folder.server_folder import ServerFolder
+from yoriai.server.jobs.job_store import JobStore, Phase, StoredJob
+from yoriai.server.jobs.submitting import submit
 from yoriai.server.round import attendance
 from yoriai.server.round.manifest import RoundRecord
 from yoriai.server.round.messenger import Transport
 from yoriai.server.service.job_run import run_job
-from yoriai.server.service.job_store import JobStore, Phase, StoredJob
 from yoriai.server.service.status import _seconds_left, _with_absences, server_view
-from yoriai.server.service.submitting import submit
 
 ROUNDS = 4
 

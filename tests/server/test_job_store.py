@@ -11,7 +11,7 @@ import pytest
 from yoriai.config import JobConfig
 from yoriai.errors import CheckpointError, ConfigError, StorageError
 from yoriai.prepared_job import PreparedJob
-from yoriai.server.service.job_store import JobStore, StoredJob
+from yoriai.server.jobs.job_store import JobStore, StoredJob
 
 
 @pytest.fixture

@@ -18,9 +18,9 @@ from tests.server.enrolling import NAMES, enrolled
 from tests.server.versions_made import KEY, finished, written
 from yoriai.config import GateSection
 from yoriai.errors import EXIT_BAD_INPUT, EXIT_REFUSED, ConfigError, PolicyError
-from yoriai.privacy.identity.version_statement import read_promotion
+from yoriai.privacy.statements.version_statement import read_promotion
 from yoriai.server.folder.server_folder import ServerFolder
-from yoriai.server.service.job_store import StoredJob
+from yoriai.server.jobs.job_store import StoredJob
 from yoriai.server.versions import catalogue, database
 from yoriai.server.versions.catalogue import Version
 from yoriai.server.versions.database import opened

@@ -19,7 +19,7 @@ from yoriai.errors import EXIT_BAD_INPUT, StorageError
 from yoriai.prepared_job import PreparedJob
 from yoriai.privacy.identity.signing_key import SigningKey
 from yoriai.server.folder.server_folder import ServerFolder
-from yoriai.server.service.submitting import submit
+from yoriai.server.jobs.submitting import submit
 from yoriai.server.versions.database import opened, writing
 from yoriai.server.versions.log import LogRow, append, append_once, rows, verified_head
 

@@ -11,8 +11,8 @@ from tests.commands import Office, found, server, site, yoriai
 from tests.server.enrolling import NAMES, enrolled
 from tests.server.versions_made import finished
 from yoriai.errors import EXIT_BAD_INPUT, IdentityError
-from yoriai.privacy.identity.privacy_statement import read_privacy, sign_privacy
 from yoriai.privacy.identity.signing_key import SigningKey, read_key
+from yoriai.privacy.statements.privacy_statement import read_privacy, sign_privacy
 from yoriai.server.folder.server_folder import ServerFolder
 
 

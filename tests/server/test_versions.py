@@ -15,11 +15,11 @@ from tests.server.versions_made import KEY, finished, queued, statement, written
 from yoriai.config import JobConfig, override
 from yoriai.errors import EXIT_BAD_INPUT, ConfigError, IdentityError, StorageError
 from yoriai.privacy.identity.signing_key import SigningKey, read_key
-from yoriai.privacy.identity.version_statement import read_version, sign_version
+from yoriai.privacy.statements.version_statement import read_version, sign_version
+from yoriai.server.channels.version_views import versions_view
 from yoriai.server.folder.server_folder import ServerFolder
+from yoriai.server.jobs.recording import records_of, take_in, take_in_all
 from yoriai.server.round.registry import Registry
-from yoriai.server.service.recording import records_of, take_in, take_in_all
-from yoriai.server.service.version_views import versions_view
 from yoriai.server.versions import catalogue
 from yoriai.server.versions.database import opened, writing
 from yoriai.server.versions.facts import conditioning_of
@@ -98,7 +98,7 @@ def test_a_statement_that_says_nothing_sensible_is_refused(changes: dict[str, ob
 
 
 def test_a_signed_document_of_another_shape_is_no_statement() -> None:
-    from yoriai.privacy.identity import version_statement
+    from yoriai.privacy.statements import version_statement
 
     for payload in (b"{}", b"[]", b'{"subject":[],"predicate":{}}', b'{"subject":[{}],"predicate":{"privacy":{}}}'):
         with pytest.raises(IdentityError, match="malformed"):

@@ -14,11 +14,11 @@ from tests.server.faulty import BASE_DIGEST, FaultyTransport, initial_adapter, s
 from tests.server.keepers import Keeper
 from yoriai.prepared_job import PreparedJob
 from yoriai.privacy.identity.signing_key import SigningKey
-from yoriai.privacy.identity.version_statement import PrivacyFacts, SumFacts, VersionStatement, sign_version
+from yoriai.privacy.statements.version_statement import PrivacyFacts, SumFacts, VersionStatement, sign_version
 from yoriai.server.folder.server_folder import ServerFolder
+from yoriai.server.jobs.job_store import JobStore, StoredJob
 from yoriai.server.round.messenger import Transport
 from yoriai.server.service.job_run import run_job
-from yoriai.server.service.job_store import JobStore, StoredJob
 from yoriai.server.versions import catalogue
 from yoriai.server.versions.catalogue import Version
 from yoriai.strategies.adapter import AdapterState

@@ -10,9 +10,9 @@ from tests.simulations.villages import KNOWN, NAMES, RUN, Village
 from tests.world import job_settings, save_tiny_base
 from yoriai import wire
 from yoriai.client.cli.jobs_terms import early_end
-from yoriai.client.site.adapter_place import VERSION, folder_of, read_evaluation
+from yoriai.client.versions.adapter_place import VERSION, folder_of, read_evaluation
 from yoriai.config import JobConfig, override
-from yoriai.privacy.identity.delivery import read_delivery
+from yoriai.privacy.statements.delivery import read_delivery
 from yoriai.server.round.registry import Checkpoint, Registry
 from yoriai.simulations.run.experiment import noise_multiplier
 from yoriai.strategies.adapter import AdapterState

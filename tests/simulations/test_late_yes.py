@@ -9,8 +9,8 @@ from tests.coordinators import asked
 from tests.simulations.secure_world import Dropping, World
 from yoriai import wire
 from yoriai.client.offer.job_book import JobBook
-from yoriai.client.site.deliveries import Deliveries
 from yoriai.client.site.site import Site
+from yoriai.client.versions.deliveries import Deliveries
 from yoriai.server.round.registry import Checkpoint
 
 LATE = "west"

@@ -14,9 +14,9 @@ from yoriai.client.base.base_model import load_base
 from yoriai.client.offer.job_book import JobBook
 from yoriai.client.records.records import read_sites
 from yoriai.client.session.model_session import ModelSession
-from yoriai.client.site.deliveries import Deliveries
-from yoriai.client.site.own_evaluation import Measuring
 from yoriai.client.site.site import Site
+from yoriai.client.versions.deliveries import Deliveries
+from yoriai.client.versions.own_evaluation import Measuring
 from yoriai.config import JobConfig, PolicySection, SiteConfig, SpeedSection
 from yoriai.privacy.ledger.ledger import Ledger
 from yoriai.server.round.coordinator import Coordinator

@@ -36,8 +36,8 @@ def ask(
     """Ask the base and the adapted model the same, on this machine; nothing is sent, and the text is kept nowhere."""
     from yoriai.client.folder.daemon_environment import take_own_cache
     from yoriai.client.folder.site_folder import SiteFolder
-    from yoriai.client.site.adapter_choice import chosen_adapter
-    from yoriai.client.site.version_source import source_of
+    from yoriai.client.versions.adapter_choice import chosen_adapter
+    from yoriai.client.versions.version_source import source_of
 
     site = SiteFolder(folder.resolve())
     config = site.config()

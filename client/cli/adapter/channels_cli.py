@@ -11,7 +11,7 @@ from yoriai.errors import ConfigError
 from yoriai.terminal import say, say_while
 
 if TYPE_CHECKING:
-    from yoriai.client.site.channel_place import ChannelPlace
+    from yoriai.client.versions.channel_place import ChannelPlace
 
 _Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The site's folder.", show_default=False)]
 _Channel = Annotated[Literal["staging", "production"], typer.Option("--channel", help="staging or production.")]
@@ -43,7 +43,7 @@ def pull(
     from yoriai.client.cli.own_ledger import check_writer
     from yoriai.client.folder.daemon_environment import take_own_cache
     from yoriai.client.folder.site_folder import SiteFolder
-    from yoriai.client.site.channel_place import ChannelPlace
+    from yoriai.client.versions.channel_place import ChannelPlace
     from yoriai.system.files import read_carried
 
     site = SiteFolder(folder.resolve())
@@ -57,8 +57,8 @@ def pull(
         from yoriai.client.base.base_model import choose_device, load_base
         from yoriai.client.base.quiet import quiet_libraries
         from yoriai.client.session.model_session import ModelSession
-        from yoriai.client.site.pulling import pull as take
-        from yoriai.client.site.version_bundle import read_bundle
+        from yoriai.client.versions.pulling import pull as take
+        from yoriai.client.versions.version_bundle import read_bundle
         from yoriai.config import SpeedSection
 
         bundle = read_bundle(data, trust, channel)
@@ -94,7 +94,7 @@ def rollback(folder: _Folder, channel: _Channel = "production", as_json: _Json =
     """Go back to the version that was in use before. A version that was pulled since stays here, out of use."""
     from yoriai.client.cli.own_ledger import check_writer
     from yoriai.client.folder.site_folder import SiteFolder
-    from yoriai.client.site.channel_place import ChannelPlace
+    from yoriai.client.versions.channel_place import ChannelPlace
 
     site = SiteFolder(folder.resolve())
     site.config()

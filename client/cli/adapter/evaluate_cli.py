@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from yoriai.client.model.measure import Tally
     from yoriai.client.offer.job_book import JobBook
     from yoriai.client.offer.job_entry import Entry
-    from yoriai.client.site.deliveries import StoredAdapter
-    from yoriai.client.site.own_models import OwnModels
+    from yoriai.client.versions.deliveries import StoredAdapter
+    from yoriai.client.versions.own_models import OwnModels
 
 _STAYS: Final = "measured and kept here: nothing was sent, nothing was written, and no budget was charged"
 _NAMES: Final = {
@@ -75,7 +75,7 @@ def _measured(site: "SiteFolder", entry: "Entry", progress: Callable[[int, int],
     from yoriai.client.records.columns import Reading
     from yoriai.client.records.records import read_site
     from yoriai.client.session.model_session import ModelSession
-    from yoriai.client.site.own_models import compare_on_own
+    from yoriai.client.versions.own_models import compare_on_own
     from yoriai.config import SpeedSection
 
     config = site.config()
@@ -106,8 +106,8 @@ def _delivered(book: "JobBook", run: str) -> "Entry":
 def _stored(site: "SiteFolder", entry: "Entry") -> "StoredAdapter":
     """Raises ConfigError if the adapter's folder was moved away."""
     from yoriai.client.offer.policy import job_from
-    from yoriai.client.site.adapter_place import folder_of
-    from yoriai.client.site.deliveries import StoredAdapter
+    from yoriai.client.versions.adapter_place import folder_of
+    from yoriai.client.versions.deliveries import StoredAdapter
 
     config, place = site.config(), folder_of(site.adapters, entry.run_id, entry.adapter_digest)
     if not place.is_dir():

@@ -75,7 +75,7 @@ def site_export(
     """Write an adapter that the site has, as `yoriai export` does, with the site's own base."""
     from yoriai.client.folder.daemon_environment import take_own_cache
     from yoriai.client.folder.site_folder import SiteFolder
-    from yoriai.client.site.adapter_choice import chosen_adapter
+    from yoriai.client.versions.adapter_choice import chosen_adapter
 
     site = SiteFolder(folder.resolve())
     config = site.config()

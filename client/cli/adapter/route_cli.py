@@ -112,7 +112,7 @@ def version_of(folder: Path, adapter: str | None) -> tuple["SiteFolder", Path]:
     from yoriai.client.cli.own_ledger import check_writer
     from yoriai.client.folder.daemon_environment import take_own_cache
     from yoriai.client.folder.site_folder import SiteFolder
-    from yoriai.client.site.adapter_choice import chosen_adapter
+    from yoriai.client.versions.adapter_choice import chosen_adapter
 
     site = SiteFolder(folder.resolve())
     site.config()

@@ -73,7 +73,7 @@ def serve(
 
 def _place(site: "SiteFolder", channel: str, adapter: Path | None) -> Path:
     """The link or folder whose version answers."""
-    from yoriai.client.site.channel_place import ChannelPlace
+    from yoriai.client.versions.channel_place import ChannelPlace
 
     place = ChannelPlace(site.channels, channel).link if adapter is None else adapter.resolve()
     if not place.is_dir():

@@ -12,7 +12,7 @@ from yoriai.client.session.prepare import prepare
 from yoriai.client.site.calibration import calibrated_for
 from yoriai.errors import RoundError
 from yoriai.server.flower.flower_control import FlowerControl
-from yoriai.server.service.submitting import submit
+from yoriai.server.jobs.submitting import submit
 from yoriai.simulations.bench.deploy import daemons, empty, figures
 from yoriai.simulations.bench.deploy.plan import DeployPlan, job_for, save_base, shape_for, write_records
 from yoriai.simulations.bench.deploy.usage import SITE_KINDS, Totals, Usage

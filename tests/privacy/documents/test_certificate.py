@@ -18,8 +18,8 @@ from yoriai.errors import ConfigError, PolicyError
 from yoriai.privacy.documents.adapter_facts import AdapterFacts, facts_of_version
 from yoriai.privacy.documents.certificate import Issuer, audit_of, certificate_page, named_tests
 from yoriai.privacy.documents.promises import promises
-from yoriai.privacy.identity.privacy_statement import AuditFacts
-from yoriai.privacy.identity.version_statement import PrivacyFacts, SumFacts
+from yoriai.privacy.statements.privacy_statement import AuditFacts
+from yoriai.privacy.statements.version_statement import PrivacyFacts, SumFacts
 
 ISSUER = Issuer("miyagi", "2026-11-29T12:00:00+00:00", "ab" * 32)
 SHARED: Mapping[str, object] = {

@@ -10,7 +10,7 @@ from tests.server.versions_made import statement
 from yoriai.config import override
 from yoriai.privacy.documents.adapter_facts import AdapterFacts, facts_of_version
 from yoriai.privacy.documents.model_card import Measure, card_text
-from yoriai.privacy.identity.version_statement import PrivacyFacts, SumFacts
+from yoriai.privacy.statements.version_statement import PrivacyFacts, SumFacts
 
 CLASSIFY = {"task.kind": "classify", "task.labels": ("cabin", "pump"), "task.head": "labels"}
 

@@ -8,13 +8,13 @@ from yoriai import wire
 from yoriai.config import PolicySection
 from yoriai.errors import PolicyError
 from yoriai.privacy.identity.certificates import Trust
-from yoriai.privacy.identity.instruction import SequenceMemory
 from yoriai.privacy.identity.roster import Directory, RosterMemory, read_roster
 from yoriai.privacy.identity.signing_key import SigningKey
 from yoriai.privacy.ledger.ledger import Ledger
 from yoriai.privacy.ledger.witness import commit, committed
 from yoriai.privacy.secagg import Member, SitePolicy
 from yoriai.privacy.secagg.shamir import Entropy
+from yoriai.privacy.statements.instruction import SequenceMemory
 
 
 @dataclass(frozen=True, repr=False)

@@ -14,10 +14,10 @@ from yoriai.errors import YoriaiError
 from yoriai.privacy.identity.coordinator_identity import certified_federation
 from yoriai.privacy.identity.signing_key import SigningKey, read_key
 from yoriai.privacy.identity.trust_folder import read_trust_file
-from yoriai.privacy.identity.version_statement import sign_version
+from yoriai.privacy.statements.version_statement import sign_version
 from yoriai.server.folder.server_folder import ServerFolder
+from yoriai.server.jobs.job_store import JobStore, StoredJob
 from yoriai.server.round.manifest import summary_of
-from yoriai.server.service.job_store import JobStore, StoredJob
 from yoriai.server.versions import catalogue
 from yoriai.server.versions.database import opened, step, writing
 from yoriai.server.versions.facts import last_of, sites_of, statement_of

@@ -15,7 +15,7 @@ from typing import Any
 
 from yoriai.privacy.identity.certificates import check_name
 from yoriai.privacy.identity.signed_file import SignedFormat, canonical_json
-from yoriai.privacy.identity.version_statement import STATEMENT_TYPE, VERSION_FILE, PrivacyFacts, SumFacts
+from yoriai.privacy.statements.version_statement import STATEMENT_TYPE, VERSION_FILE, PrivacyFacts, SumFacts
 
 _PRIVACY = SignedFormat(
     "the coordinator's statement about privacy", "privacy", 1, remedy="have the coordinator issue it again"

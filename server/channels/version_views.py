@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from sqlite3 import Connection
 from typing import Any
 
-from yoriai.privacy.identity.version_statement import CHANNELS
+from yoriai.privacy.statements.version_statement import CHANNELS
 from yoriai.server.versions import catalogue
 from yoriai.server.versions.catalogue import Version
 from yoriai.server.versions.verdicts import Check, drift, votes_on

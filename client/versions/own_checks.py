@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from yoriai.client.site.channel_place import ChannelPlace
-from yoriai.privacy.identity.version_statement import PRODUCTION
+from yoriai.client.versions.channel_place import ChannelPlace
+from yoriai.privacy.statements.version_statement import PRODUCTION
 from yoriai.system.files import PRIVATE, make_private_folder, write_atomically
 
 _OWN = "own.json"

@@ -8,10 +8,10 @@ from yoriai import wire
 from yoriai.config import JobConfig
 from yoriai.errors import CheckpointError, ConfigError
 from yoriai.prepared_job import PreparedJob
-from yoriai.privacy.identity.version_statement import read_version
+from yoriai.privacy.statements.version_statement import read_version
+from yoriai.server.jobs.job_store import StoredJob
+from yoriai.server.jobs.recording import Records
 from yoriai.server.round.manifest import read_manifest
-from yoriai.server.service.job_store import StoredJob
-from yoriai.server.service.recording import Records
 from yoriai.server.versions import catalogue, promoting
 from yoriai.server.versions.catalogue import Standing, Version
 from yoriai.server.versions.database import writing

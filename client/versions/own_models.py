@@ -17,9 +17,9 @@ from yoriai.client.evaluation.side_by_side import METHOD, Against, against
 from yoriai.client.model.measure import Tally, majority_tally
 from yoriai.client.records.records import Record, SiteRecords
 from yoriai.client.session.model_session import ModelSession
-from yoriai.client.site.adapter_place import VERSION
-from yoriai.client.site.deliveries import StoredAdapter
-from yoriai.client.site.own_evaluation import OwnTallies, counts_of, measure_own
+from yoriai.client.versions.adapter_place import VERSION
+from yoriai.client.versions.deliveries import StoredAdapter
+from yoriai.client.versions.own_evaluation import OwnTallies, counts_of, measure_own
 
 ADAPTED: Final = "adapted"
 OWN_MODELS_SCHEMA: Final = 1

@@ -25,13 +25,13 @@ from yoriai.client.offer.job_entry import OVER
 from yoriai.client.offer.policy import job_from
 from yoriai.client.session.export import save_adapter
 from yoriai.client.session.model_session import ModelSession
-from yoriai.client.site.adapter_place import CERTIFICATE, STATEMENT, VERSION, check_room, folder_of, folders_of
-from yoriai.client.site.site_identity import SiteIdentity
+from yoriai.client.site_identity import SiteIdentity
+from yoriai.client.versions.adapter_place import CERTIFICATE, STATEMENT, VERSION, check_room, folder_of, folders_of
 from yoriai.config import JobConfig, SiteConfig
 from yoriai.errors import AdapterError, IdentityError, PolicyError
 from yoriai.privacy.identity.coordinator_identity import read_coordinator_certificate
-from yoriai.privacy.identity.delivery import DeliveryStatement, read_delivery
 from yoriai.privacy.ledger.ledger import Ledger
+from yoriai.privacy.statements.delivery import DeliveryStatement, read_delivery
 from yoriai.strategies.adapter import AdapterState
 from yoriai.system.files import folder_at_once
 

@@ -15,13 +15,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from yoriai import wire
-from yoriai.client.site.adapter_place import check_room
-from yoriai.client.site.channel_place import ChannelPlace
-from yoriai.client.site.judging import Judge, Question
-from yoriai.client.site.version_bundle import read_bundle
+from yoriai.client.versions.adapter_place import check_room
+from yoriai.client.versions.channel_place import ChannelPlace
+from yoriai.client.versions.judging import Judge, Question
+from yoriai.client.versions.version_bundle import read_bundle
 from yoriai.errors import PolicyError
 from yoriai.privacy.identity.certificates import Trust
-from yoriai.privacy.identity.version_statement import CHANNELS, PRODUCTION
+from yoriai.privacy.statements.version_statement import CHANNELS, PRODUCTION
 
 
 class ChannelInbox:

@@ -21,7 +21,7 @@ from yoriai.config import JobConfig, job_digests
 from yoriai.errors import AdapterError, ConfigError, IdentityError, PolicyError, WireError
 from yoriai.privacy.identity.certificates import Trust
 from yoriai.privacy.identity.coordinator_identity import read_coordinator_certificate
-from yoriai.privacy.identity.version_statement import (
+from yoriai.privacy.statements.version_statement import (
     PromotionStatement,
     VersionStatement,
     read_promotion,

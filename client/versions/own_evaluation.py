@@ -22,10 +22,10 @@ from yoriai.client.model.prepared import PreparedRecords
 from yoriai.client.records.records import Record
 from yoriai.client.session.base_answers import base_tally
 from yoriai.client.session.model_session import ModelSession
-from yoriai.client.site.adapter_place import EVALUATION, EVALUATION_SCHEMA, VERSION
-from yoriai.client.site.deliveries import StoredAdapter
 from yoriai.client.training.answers import SAMPLES, both_answer
 from yoriai.client.training.evaluate import evaluate
+from yoriai.client.versions.adapter_place import EVALUATION, EVALUATION_SCHEMA, VERSION
+from yoriai.client.versions.deliveries import StoredAdapter
 from yoriai.errors import YoriaiError
 from yoriai.strategies.adapter import AdapterState, zeros_like
 from yoriai.system.files import PRIVATE, write_atomically

@@ -2,7 +2,7 @@
 
     received          a site's daemon has verified and kept the version; it is not in use by that
     pulled            the site's operator has taken what stands in production into use
-    voted, checked    the site's noised counts (`privacy/identity/counts_statement.py`), verified by its certificate
+    voted, checked    the site's noised counts (`privacy/statements/counts_statement.py`), verified by its certificate
     withheld          the site says nothing of the kind, and why
 
 What is missing is told by the log alone, so that a server which was started anew goes on where the last one was. A
@@ -17,15 +17,15 @@ from typing import Self, TypeGuard
 
 from yoriai import wire
 from yoriai.errors import IdentityError, YoriaiError
-from yoriai.privacy.identity.counts_statement import CountsStatement, read_counts
 from yoriai.privacy.identity.public_keys import ed25519_key
-from yoriai.privacy.identity.version_statement import CHANNELS, PRODUCTION, STAGING
+from yoriai.privacy.statements.counts_statement import CountsStatement, read_counts
+from yoriai.privacy.statements.version_statement import CHANNELS, PRODUCTION, STAGING
+from yoriai.server.channels.changing import version_file
+from yoriai.server.channels.schedule import period_of
 from yoriai.server.folder.server_folder import ServerFolder
+from yoriai.server.jobs.recording import Records, records_of
 from yoriai.server.round.messenger import UNEXPECTED, Messenger, Transport
 from yoriai.server.round.sealing import Sealer
-from yoriai.server.service.channels import version_file
-from yoriai.server.service.recording import Records, records_of
-from yoriai.server.service.schedule import period_of
 from yoriai.server.versions import catalogue
 from yoriai.server.versions.catalogue import Standing, Version
 from yoriai.server.versions.database import writing

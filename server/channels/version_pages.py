@@ -17,9 +17,9 @@ from yoriai.privacy.documents.certificate import (
 from yoriai.privacy.documents.model_card import Measure, card_text
 from yoriai.privacy.documents.signed_page import sealed
 from yoriai.privacy.dp.wording import adjacency
-from yoriai.privacy.identity.privacy_statement import AuditFacts, PrivacyStatement, sign_privacy
-from yoriai.server.service.channels import content_of
-from yoriai.server.service.recording import Records
+from yoriai.privacy.statements.privacy_statement import AuditFacts, PrivacyStatement, sign_privacy
+from yoriai.server.channels.changing import content_of
+from yoriai.server.jobs.recording import Records
 from yoriai.server.versions import catalogue
 from yoriai.server.versions.catalogue import Version
 from yoriai.server.versions.database import writing

@@ -2,9 +2,9 @@
 
 from yoriai.client.session.export import save_adapter
 from yoriai.client.session.model_session import ModelSession
-from yoriai.client.site.adapter_place import CERTIFICATE, STATEMENT, VERSION
-from yoriai.client.site.channel_place import ChannelPlace
-from yoriai.client.site.version_bundle import Bundle
+from yoriai.client.versions.adapter_place import CERTIFICATE, STATEMENT, VERSION
+from yoriai.client.versions.channel_place import ChannelPlace
+from yoriai.client.versions.version_bundle import Bundle
 from yoriai.privacy.documents.adapter_facts import facts_of_version
 from yoriai.privacy.documents.model_card import CARD_FILE, card_text
 

@@ -11,9 +11,9 @@ from yoriai.errors import ConfigError, YoriaiError
 from yoriai.prepared_job import PreparedJob
 from yoriai.privacy.job_terms.plain_roster import plain_roster
 from yoriai.server.folder.server_folder import ServerFolder
+from yoriai.server.jobs.job_store import JobStore, StoredJob
+from yoriai.server.jobs.recording import note_submitted, records_of
 from yoriai.server.round.rosters import check_roster
-from yoriai.server.service.job_store import JobStore, StoredJob
-from yoriai.server.service.recording import note_submitted, records_of
 from yoriai.server.versions import catalogue
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.fit import check_fit

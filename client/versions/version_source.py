@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from yoriai.client.site.adapter_place import STATEMENT
+from yoriai.client.versions.adapter_place import STATEMENT
 from yoriai.errors import IdentityError
 from yoriai.privacy.dp.wording import epsilon_text
-from yoriai.privacy.identity.delivery import unverified_delivery
-from yoriai.privacy.identity.version_statement import VersionStatement, unverified_version
+from yoriai.privacy.statements.delivery import unverified_delivery
+from yoriai.privacy.statements.version_statement import VersionStatement, unverified_version
 
 
 def source_of(folder: Path) -> dict[str, Any]:

@@ -20,20 +20,20 @@ import numpy as np
 
 from yoriai.client.records.records import Record
 from yoriai.client.session.model_session import ModelSession
-from yoriai.client.site.adapter_place import VERSION
-from yoriai.client.site.channel_place import ChannelPlace
-from yoriai.client.site.counting import Judged, check_counts, counts_event, measure, noised, vote_counts
-from yoriai.client.site.own_checks import OwnChecks
-from yoriai.client.site.pulling import JOB
-from yoriai.client.site.site_identity import SiteIdentity
-from yoriai.client.site.version_bundle import read_bundle
+from yoriai.client.site_identity import SiteIdentity
+from yoriai.client.versions.adapter_place import VERSION
+from yoriai.client.versions.channel_place import ChannelPlace
+from yoriai.client.versions.counting import Judged, check_counts, counts_event, measure, noised, vote_counts
+from yoriai.client.versions.own_checks import OwnChecks
+from yoriai.client.versions.pulling import JOB
+from yoriai.client.versions.version_bundle import read_bundle
 from yoriai.config import JobConfig, SiteConfig
 from yoriai.errors import BudgetError, PolicyError, YoriaiError
 from yoriai.privacy.dp.accounting import SampledGaussian
 from yoriai.privacy.dp.randomness import RandomSource, SystemSource
-from yoriai.privacy.identity.counts_statement import CountsStatement, sign_counts
-from yoriai.privacy.identity.version_statement import PRODUCTION, STAGING
 from yoriai.privacy.ledger.ledger import Ledger
+from yoriai.privacy.statements.counts_statement import CountsStatement, sign_counts
+from yoriai.privacy.statements.version_statement import PRODUCTION, STAGING
 from yoriai.strategies.adapter import AdapterState
 from yoriai.system.files import PRIVATE, make_private_folder, write_atomically
 

@@ -7,7 +7,7 @@ the job's phase has it so.
 from pathlib import Path
 
 from yoriai.errors import ConfigError
-from yoriai.server.service.job_store import Phase, StoredJob
+from yoriai.server.jobs.job_store import Phase, StoredJob
 
 
 def resume(stored: StoredJob, server: Path) -> str:

@@ -14,8 +14,8 @@ from yoriai.privacy.dp.events import Event, merged
 from yoriai.privacy.dp.renyi import best_epsilon
 from yoriai.privacy.identity.roster import read_roster
 from yoriai.privacy.job_terms.noise import all_rounds, resolve_noise, round_event
-from yoriai.server.service.job_store import StoredJob
-from yoriai.server.service.recording import Records
+from yoriai.server.jobs.job_store import StoredJob
+from yoriai.server.jobs.recording import Records
 from yoriai.server.versions import catalogue
 from yoriai.server.versions.catalogue import Version
 from yoriai.strategies.adapter import AdapterState

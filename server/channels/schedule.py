@@ -2,8 +2,8 @@
 
 from datetime import datetime
 
-from yoriai.privacy.identity.version_statement import PRODUCTION
-from yoriai.server.service.recording import Records
+from yoriai.privacy.statements.version_statement import PRODUCTION
+from yoriai.server.jobs.recording import Records
 from yoriai.server.versions import catalogue
 from yoriai.server.versions.catalogue import Standing, Version
 from yoriai.server.versions.database import writing
