@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -26,17 +27,43 @@ from yoriai.privacy.ledger.folder import open_in_folder
 from yoriai.privacy.ledger.ledger import Policy
 
 MIB = 1024 * 1024
+NO_PORT = 1  # Where no one listens.
 FLEET, CONTROL = "/v1/fleet/activate-node", "/v1/control/list-nodes"
 
 
-@pytest.fixture
-def office(tmp_path: Path) -> Office:
-    return found(tmp_path / "consortium")
-
-
-@pytest.fixture
+@pytest.fixture(scope="module")
 def ca() -> Issuer:
     return Issuer.make()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, ca: Issuer, base_folder: Path) -> Path:
+    """A consortium and its member with records, at which all is well but for the server's port; tests work on copies.
+
+    Founding, signing and enrolling takes many times what copying their files does.
+    """
+    place = tmp_path_factory.mktemp("check")
+    folder, data, office = place / "north", place / "records", found(place / "consortium")
+    data.mkdir(mode=0o700)
+    rows: list[dict[str, object]] = [{"prompt": f"{MARKER} {n}", "response": "yes", "owner": "a"} for n in range(6)]
+    for part in ("train", "test"):
+        write_records(data / f"{part}.jsonl", rows)
+    (place / "ca.crt").write_bytes(ca.pem)
+    options = ("--data", data, "--server", f"localhost:{NO_PORT}", "--base", base_folder)
+    assert yoriai("site", "init", folder, "--name", "north", "--yes", *options).code == 0
+    assert yoriai("site", "enrol", folder).code == 0
+    assert office.run("sign", folder / "north.request", "--yes").code == 0
+    assert office.run("roster").code == 0
+    lists = ("--roster", office.folder / "roster", "--revocations", office.folder / "revocations.der")
+    trust_files = ("--certificate", office.member("north"), "--authority", office.folder / "authority.der", *lists)
+    assert yoriai("site", "enrol", folder, *trust_files, "--server-ca", place / "ca.crt", "--yes").code == 0
+    return place
+
+
+@pytest.fixture
+def office(tmp_path: Path, made: Path) -> Office:
+    shutil.copytree(made / "consortium", tmp_path / "consortium")
+    return Office(tmp_path / "consortium" / "ca", tmp_path / "consortium" / "passphrase")
 
 
 @pytest.fixture
@@ -48,23 +75,14 @@ def server(tmp_path: Path, ca: Issuer) -> Iterator[HttpsServer]:
 
 
 @pytest.fixture
-def north(tmp_path: Path, office: Office, ca: Issuer, server: HttpsServer, base_folder: Path) -> SiteFolder:
+def north(tmp_path: Path, made: Path, server: HttpsServer) -> SiteFolder:
     """A member with records, at which all is well; nothing runs."""
-    folder, data = tmp_path / "north", tmp_path / "records"
-    data.mkdir(mode=0o700)
-    rows: list[dict[str, object]] = [{"prompt": f"{MARKER} {n}", "response": "yes", "owner": "a"} for n in range(6)]
-    for part in ("train", "test"):
-        write_records(data / f"{part}.jsonl", rows)
-    (tmp_path / "ca.crt").write_bytes(ca.pem)
-    options = ("--data", data, "--server", f"localhost:{server.port}", "--base", base_folder)
-    assert yoriai("site", "init", folder, "--name", "north", "--yes", *options).code == 0
-    assert yoriai("site", "enrol", folder).code == 0
-    assert office.run("sign", folder / "north.request", "--yes").code == 0
-    assert office.run("roster").code == 0
-    lists = ("--roster", office.folder / "roster", "--revocations", office.folder / "revocations.der")
-    trust_files = ("--certificate", office.member("north"), "--authority", office.folder / "authority.der", *lists)
-    assert yoriai("site", "enrol", folder, *trust_files, "--server-ca", tmp_path / "ca.crt", "--yes").code == 0
-    return SiteFolder(folder)
+    for name in ("north", "records"):
+        shutil.copytree(made / name, tmp_path / name)
+    site = SiteFolder(tmp_path / "north")
+    edit(site, f"localhost:{NO_PORT}", f"localhost:{server.port}")
+    edit(site, str(made), str(tmp_path))
+    return site
 
 
 def rows(site: SiteFolder, *, later: timedelta = timedelta()) -> dict[str, Row]:

@@ -3,6 +3,7 @@
 import math
 import random
 import re
+from bisect import bisect_right
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -274,8 +275,13 @@ def test_the_jobs_that_are_said_to_fit_are_those_that_the_ledger_takes(
         assert said > 1
 
 
+def _most_rounds_under(budget: float) -> int:
+    """The longest first plan that the budget pays for by PLD; each further length is an accounting of its own."""
+    return bisect_right(range(1, 201), budget, key=lambda rounds: epsilon([(EVENT, rounds)], DELTA))
+
+
 def test_a_job_that_fits_by_pld_alone_leaves_no_room_for_a_second(tmp_path: Path) -> None:
-    rounds = next(n for n in range(200, 0, -1) if epsilon([(EVENT, n)], DELTA) <= 5.2)
+    rounds = _most_rounds_under(5.2)
     with open_ledger(tmp_path / "ledger.sqlite", epsilon_budget=5.2) as ledger:
         assert ledger.jobs_that_fit(EVENT, rounds) == 1
         assert approved_jobs(ledger, EVENT, rounds) == 1
@@ -304,7 +310,7 @@ def test_three_default_jobs_fit_the_default_budget_and_the_fourth_is_refused_wit
 
 
 def test_what_a_closed_ledger_says_to_do_is_never_cut(tmp_path: Path) -> None:
-    rounds = next(n for n in range(200, 0, -1) if epsilon([(EVENT, n)], DELTA) <= 5.2)
+    rounds = _most_rounds_under(5.2)
     with open_ledger(tmp_path / "ledger.sqlite", epsilon_budget=5.2) as ledger:
         ledger.approve("first", EVENT, rounds)
         ledger.reserve("first", 0, EVENT)
