@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 PIP_ARGS ?=
-PYTEST_ARGS ?= -n auto
+PYTEST_ARGS ?= -n auto --dist worksteal
 T ?= tests
 SLOWEST := --durations=30 --durations-min=1
 MUTATE_ARGS ?=
@@ -47,6 +47,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)
 	$(VENV)/bin/yoriai demo
+
+# Dozens of tests start Yoriai as a process of its own; without cached bytecode each would compile all of it again.
+test test-fast test-deploy test-deploy-full: export PYTHONDONTWRITEBYTECODE :=
 
 test: $(STAMP)
 	$(PY) -m pytest -q -m "not deploy" $(SLOWEST) $(PYTEST_ARGS) $(T)

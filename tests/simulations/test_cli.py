@@ -1,5 +1,6 @@
 """The command line as a user meets it: exit codes, one readable line for each error, Ctrl-C, logs and overrides."""
 
+import io
 import json
 import os
 import re
@@ -77,13 +78,16 @@ def test_simulate_to_a_log_shows_life_and_no_litter(sites: Path, job: Path, tmp_
     assert "run/report.html" in done.stdout
 
 
-def test_what_a_terminal_cannot_show_ends_no_run(sites: Path, job: Path, tmp_path: Path) -> None:
+def test_what_a_terminal_cannot_show_ends_no_run(
+    sites: Path, job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Epsilon, say, on one that knows Western Europe's letters alone."""
-    command = [sys.executable, "-m", "yoriai.cli", "simulate", str(job), "--data", str(sites), "--out", "run"]
-    env = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "latin-1"}
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr.decode("latin-1")
-    assert "spent: ? = " in done.stdout.decode("latin-1")
+    shown = io.BytesIO()
+    screen = io.TextIOWrapper(shown, encoding="latin-1")
+    monkeypatch.setattr(sys, "stdout", screen)
+    assert yoriai(monkeypatch, "simulate", job, "--data", sites, "--out", tmp_path / "run") == 0
+    screen.flush()
+    assert "spent: ? = " in shown.getvalue().decode("latin-1")
 
 
 def test_ctrl_c_names_the_way_on_and_resume_finishes(
