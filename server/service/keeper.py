@@ -177,8 +177,6 @@ class Keeper:
                 **environment(folder.flower_home),
                 SERVER_VARIABLE: str(folder.path.resolve()),
                 "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": _START_POLL_S,
-                # Pieces of 5 MiB go back to the system when they are done with; forty threads would each keep some.
-                "MALLOC_MMAP_THRESHOLD_": str(2**20),
             },
             log=self._log,
             output=folder.log / "superlink.log",

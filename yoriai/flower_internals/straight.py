@@ -24,18 +24,19 @@ _PULL: Final = f"{_FLEET}pull-messages"
 _OF_MESSAGES: Final = ("pull-messages", "push-messages", "pull-object", "push-object", "confirm-message-received")
 _PATHS: Final = (
     *(_FLEET + name for name in (*_OF_MESSAGES, "send-node-heartbeat")),
-    *(_RUNTIME + name for name in (*_OF_MESSAGES, "get-nodes")),
+    *(_RUNTIME + name for name in (*_OF_MESSAGES, "get-nodes", "pull-task-input")),
 )
 
 
-def straight(app: Application, kept: Kept) -> Application:
-    """Flower's application, with a short way for the requests of messages.
+def straight(app: Application, kept: Kept | None = None) -> Application:
+    """A SuperLink's or a SuperNode's application, with a short way for the requests of messages.
 
-    A caller's version is not compared: Flower lets nodes of any version in here, and a ServerApp runs what the
-    SuperLink runs.
+    A caller's version is not compared: Flower lets nodes of any version in here, and a ServerApp or executor runs
+    what the process runs that has started it.
 
     Args:
         app: what is left out for these requests, and gets all others; called within Flower's application.
+        kept: of a SuperLink; None for a SuperNode, which no node asks.
     """
     from flwr.supercore.error import http_error_translator
     from starlette.requests import Request
@@ -53,21 +54,19 @@ def straight(app: Application, kept: Kept) -> Application:
     return answered
 
 
-def _ways(kept: Kept) -> Mapping[str, Callable[[Any], Awaitable[Any]]]:
+def _ways(kept: Kept | None) -> Mapping[str, Callable[[Any], Awaitable[Any]]]:
     """From a path to what answers a request for it."""
     from flwr.supercore.protobuf.translation import PROTOBUF_REQUEST_TYPES
 
-    fleet = import_module("flwr.superlink.routers.fleet.router")
-    runtime = import_module("flwr.supercore.routers.runtime.router")  # The package has a router of this name.
-
     def way(path: str) -> Callable[[Any], Awaitable[Any]]:
         kind = PROTOBUF_REQUEST_TYPES["POST", path]
+        name = path.rpartition("/")[2].replace("-", "_")
         if path.startswith(_FLEET):
-            handler = getattr(fleet, "fleet_" + path.removeprefix(_FLEET).replace("-", "_"))
+            handler = getattr(import_module("flwr.superlink.routers.fleet.router"), f"fleet_{name}")
             return _from_node(kind, handler, kept if path == _PULL else None)
-        return _from_task(kind, getattr(runtime, path.removeprefix(_RUNTIME).replace("-", "_")))
+        return _from_task(kind, getattr(import_module("flwr.supercore.routers.runtime.router"), name))
 
-    return {path: way(path) for path in _PATHS}
+    return {path: way(path) for path in _PATHS if kept is not None or path.startswith(_RUNTIME)}
 
 
 def _from_node(kind: type, handler: Callable[..., Any], kept: Kept | None) -> Callable[[Any], Awaitable[Any]]:
@@ -97,7 +96,7 @@ def _from_node(kind: type, handler: Callable[..., Any], kept: Kept | None) -> Ca
 
 
 def _from_task(kind: type, handler: Callable[..., Any]) -> Callable[[Any], Awaitable[Any]]:
-    """What answers a ServerApp, which shows the token of its task."""
+    """What answers a ServerApp or executor, which shows the token of its task."""
     from flwr.supercore.constant import TASK_TOKEN_HEADER
     from flwr.supercore.dependencies.runtime import get_runtime_handlers, get_runtime_state
     from flwr.supercore.dependencies.task import authenticate_task

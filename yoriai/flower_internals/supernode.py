@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final, Protocol
 
+from yoriai.flower_internals.straight import straight
 from yoriai.flower_internals.version import replace
 
 # What Flower's SuperNode sleeps after an empty answer, and while a message is not answered yet.
@@ -70,7 +71,7 @@ def serve_node(waits: Waits, left: LeftBehind) -> None:
     import httpx
     from flwr.proto.fleet_pb2 import DeactivateNodeRequest
     from flwr.supercore.retry import http_retry
-    from flwr.supernode import fleet_http_connection, start_client_internal
+    from flwr.supernode import fleet_http_connection, main, start_client_internal
     from flwr.supernode.cli import flower_supernode
     from flwr.supernode.fleet_http_client import FleetHttpClient
 
@@ -88,6 +89,14 @@ def serve_node(waits: Waits, left: LeftBehind) -> None:
             left.has_left()
             return response
 
+    flowers = main.create_app
+
+    def create_app(*arguments: Any, **named: Any) -> Any:
+        app = flowers(*arguments, **named)
+        app.add_middleware(straight)
+        return app
+
+    replace(main, "create_app", create_app)
     replace(start_client_internal, "time", _Clock(waits))
     replace(start_client_internal, "get_fused_config_from_fab", lambda *_: {})
     replace(fleet_http_connection, "FleetHttpClient", Client)
