@@ -2,23 +2,30 @@
 
 import inspect
 import re
-from importlib import metadata
+from importlib import import_module, metadata
 
 import httpx
 import pytest
 from flwr.proto import control_pb2, fleet_pb2, runtime_pb2
+from flwr.server.superlink.linkstate import in_memory_linkstate, linkstate_factory
+from flwr.supercore.object_store import object_store_factory
 from flwr.supercore.routers.runtime.tracing import RuntimeTracingMiddleware
 from flwr.superlink import main as superlink
+from flwr.superlink.cli import flower_superlink as superlink_cli
 from flwr.superlink.config_loader import get_license_plugin
-from flwr.superlink.routers.fleet import router as fleet
+from flwr.superlink.routers.fleet.middlewares import FleetEventLogMiddleware
 from flwr.supernode import fleet_http_connection, start_client_internal
 from flwr.supernode.cli import flower_supernode
 
-from yoriai import flower_internals
 from yoriai.client.node.node_words import word_of
 from yoriai.errors import ConfigError
 from yoriai.flower import ENVIRONMENT
-from yoriai.flower_internals import VERSION, check_version
+from yoriai.flower_internals import VERSION, check_version, supernode
+from yoriai.flower_internals.straight import _PATHS
+from yoriai.flower_internals.version import replace
+
+fleet = import_module("flwr.superlink.routers.fleet.router")
+runtime = import_module("flwr.supercore.routers.runtime.router")
 
 
 def test_flower_is_the_version_that_yoriai_reaches_into() -> None:
@@ -34,7 +41,7 @@ def test_another_version_is_refused_with_what_helps(monkeypatch: pytest.MonkeyPa
 
 def test_a_name_that_flower_has_no_longer_is_an_error_and_not_set() -> None:
     with pytest.raises(AttributeError):
-        flower_internals._replace(start_client_internal, "no_such_name", 1)
+        replace(start_client_internal, "no_such_name", 1)
 
 
 def test_the_supernode_sleeps_where_it_is_replaced_and_uses_time_for_nothing_else() -> None:
@@ -70,7 +77,7 @@ def answered(status: int) -> httpx.HTTPStatusError:
 def test_a_key_that_the_server_does_not_know_yet_is_shown_again(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(flower_internals, "_ADMISSION_S", 0.0)
+    monkeypatch.setattr(supernode, "_ADMISSION_S", 0.0)
     answers: list[object] = [answered(409), answered(409), "in"]
 
     def activate(_: object) -> object:
@@ -78,41 +85,65 @@ def test_a_key_that_the_server_does_not_know_yet_is_shown_again(
             raise answer
         return answer
 
-    assert flower_internals._admitted(activate, None) == "in"
+    assert supernode._admitted(activate, None) == "in"
     assert word_of(capsys.readouterr().err.replace("no such key", "Failed to activate SuperNode")).accepted is False
 
 
 @pytest.mark.parametrize("status", [401, 500, 503])
 def test_what_no_waiting_mends_is_asked_once(monkeypatch: pytest.MonkeyPatch, status: int) -> None:
-    monkeypatch.setattr(flower_internals, "_ADMISSION_S", 3600.0)
+    monkeypatch.setattr(supernode, "_ADMISSION_S", 3600.0)
 
     def activate(_: object) -> object:
         raise answered(status)
 
     with pytest.raises(httpx.HTTPStatusError):
-        flower_internals._admitted(activate, None)
+        supernode._admitted(activate, None)
 
 
-def test_the_superlink_calls_its_handlers_by_name_and_verifies_a_node_before_it_is_heard() -> None:
+def test_the_superlink_calls_its_handlers_by_name() -> None:
     source = inspect.getsource(fleet)
     for name in ("push_messages", "push_object", "pull_messages", "deactivate_node"):
         assert f"fleet_handlers.{name}(" in source
     assert "middleware=_get_middleware()" in inspect.getsource(superlink.create_app)
-    layers = {each.cls.__name__ for each in superlink._get_middleware()}  # type: ignore[attr-defined]
-    assert layers - flower_internals._UNUSED == {
-        "ControlSensitiveResponseMiddleware",
-        "BaseHTTPMiddleware",
+
+
+def test_the_layers_that_the_short_way_leaves_out_do_nothing_for_its_requests_but_what_it_does_itself() -> None:
+    layers = [each.cls.__name__ for each in superlink._get_middleware()]  # type: ignore[attr-defined]
+    assert layers == [
+        "ControlSensitiveResponseMiddleware",  # Of the control interface alone, as the next two.
+        "BaseHTTPMiddleware",  # The translator of errors.
         "ControlAuthenticationMiddleware",
+        "ControlLicenseMiddleware",
         "ProtobufTranslationMiddleware",
+        "RuntimeTracingMiddleware",
+        "ControlEventLogMiddleware",
         "NodeAuthMiddleware",
-    }
-    assert layers > flower_internals._UNUSED
-
-
-def test_the_layers_that_are_left_out_do_nothing_without_plugins_and_tracing() -> None:
+        "FleetEventLogMiddleware",
+    ]
     assert get_license_plugin() is None
     assert 'os.getenv("FLWR_TRACING_ENABLED") != "1"' in inspect.getsource(RuntimeTracingMiddleware)
     assert not any(name.startswith("FLWR_TRACING") for name in ENVIRONMENT)
+    assert "fleet_event_log_plugin" in inspect.getsource(FleetEventLogMiddleware)
+
+
+def test_the_short_way_calls_what_flowers_routers_call_and_they_ask_for_no_more() -> None:
+    assert "reject_incompatible=False" in inspect.getsource(fleet)
+    for path in _PATHS:
+        of_node = path.startswith("/v1/fleet/")
+        name = path.rpartition("/")[2].replace("-", "_")
+        function = getattr(fleet, f"fleet_{name}") if of_node else getattr(runtime, name)
+        assert set(inspect.signature(function).parameters) == {"request", "state"} | (
+            set() if of_node else {"handlers", "task"}
+        )
+
+
+def test_the_state_in_memory_is_flowers_own_default_and_is_made_by_the_names_that_are_replaced() -> None:
+    assert "InMemoryLinkState(" in inspect.getsource(linkstate_factory.LinkStateFactory)
+    assert "InMemoryObjectStore()" in inspect.getsource(object_store_factory.ObjectStoreFactory)
+    assert "node_id = generate_rand_int_from_bytes(" in inspect.getsource(
+        in_memory_linkstate.InMemoryLinkState.create_node
+    )
+    assert "default=FLWR_IN_MEMORY_DB_NAME" in inspect.getsource(inspect.getmodule(superlink_cli))
 
 
 @pytest.mark.parametrize(

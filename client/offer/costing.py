@@ -28,6 +28,8 @@ from yoriai.privacy.dp.events import History, merged
 from yoriai.system import child_launcher
 
 TIMEOUT_S = 60.0
+# As much longer a question may take by the clock: on a busy machine, or while a laptop sleeps, most of it is waiting.
+_PATIENCE = 10.0
 MEMORY_BYTES = 2 * 1024**3
 _MODULE = "yoriai.client.offer.costing"
 _GLANCE_S = 0.2
@@ -42,7 +44,9 @@ class CostWorker:
 
     Args:
         site: its name, for messages.
-        timeout_s: for one question, in seconds; the start of the process counts into the first one's.
+        timeout_s: for one question, in seconds of a processor, so that an honest offer is not refused where others
+            keep the machine busy; the start of the process counts into the first one's. By the clock it may take
+            ten times as long.
         memory_bytes: that the process may take on top of what its libraries hold.
         checkpoint: called while an answer is waited for; may raise to give the question up.
     """
@@ -109,17 +113,26 @@ class CostWorker:
             )
 
     def _answer(self) -> bytes:
-        deadline, answer = time.monotonic() + self._timeout_s, b""
+        most_s, deadline = self._worked_s() + self._timeout_s, time.monotonic() + self._timeout_s * _PATIENCE
+        answer = b""
         while not answer.endswith(b"\n"):
             self._checkpoint()
+            if self._worked_s() > most_s:
+                raise self._refused(f"no answer after {self._timeout_s:g} s of a processor")
             if time.monotonic() > deadline:
-                raise self._refused(f"no answer after {self._timeout_s:g} s")
+                raise self._refused(f"no answer after {self._timeout_s * _PATIENCE:g} s")
             with contextlib.suppress(TimeoutError):
                 piece = self._piece()
                 if not piece:
                     raise self._refused(f"an end without an answer, at a limit of {self._memory_bytes:,} bytes")
                 answer += piece
         return answer
+
+    def _worked_s(self) -> float:
+        """Processor time of the process so far, in seconds; what it waited for a processor does not count."""
+        assert self._process is not None
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
 
     def _piece(self) -> bytes:
         """What came since; empty at the end of the process."""

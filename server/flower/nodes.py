@@ -41,7 +41,7 @@ class _File(BaseModel):
 
 @dataclass(frozen=True)
 class NodeBook:
-    """The registered nodes, in a file beside Flower's database; the two are lost, restored and begun anew together."""
+    """The registered nodes, in a file with which Flower's SuperLink begins whenever it is started."""
 
     path: Path
 
@@ -75,7 +75,7 @@ class NodeBook:
             wanted: public keys by site.
 
         Raises:
-            KeyInUse: Flower's database knows a key that this book does not; both have to be begun anew.
+            KeyInUse: the SuperLink knows a key that this book does not; it has to be started again.
             RoundError: Flower cannot be reached, or refuses; what was done so far is in the book.
         """
         nodes = dict(self.nodes())

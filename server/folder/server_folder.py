@@ -5,7 +5,7 @@ keys/              coordinator.key, which signs what the coordinator states to s
 tls/               see tls.py; the only thing here that sites are given is its CA's certificate
 trust/             authority.der (the pinned CA), roster, revocations.der, coordinator.cert, roster.seen
 members/           NAME.cert of each member: which node key speaks for which name
-flower/            Flower's home: config.toml for the flwr command, state.db of the SuperLink
+flower/            Flower's home: config.toml for the flwr command, nodes.json, payloads that are on their way
 bundle/            what Flower carries to the sites for a job: names, no code
 nginx/, systemd/   files to link into the system's own folders
 jobs/, run/, log/  what the running server keeps
@@ -88,11 +88,6 @@ class ServerFolder:
     def flower_home(self) -> Path:
         """Flower's home."""
         return self.path / "flower"
-
-    @property
-    def database(self) -> Path:
-        """The SuperLink's database."""
-        return self.path / "flower" / "state.db"
 
     @property
     def bundle(self) -> Path:

@@ -46,7 +46,6 @@ def superlink_command(folder: ServerFolder) -> list[str]:
         *("--host", "127.0.0.1", "--port", str(folder.config().control_port)),
         *("--ssl-ca-certfile", str(folder.tls_ca)),
         *("--ssl-certfile", str(folder.tls_certificate), "--ssl-keyfile", str(folder.tls_key)),
-        *("--database", str(folder.database)),
         "--enable-supernode-auth",
         "--disable-runtime-dependency-installation",
     ]
@@ -124,8 +123,8 @@ class Keeper:
         try:
             self._nodes.bring_up_to(wanted, self._flower, self._log)
         except KeyInUse:
-            self._log.event("database_begun_anew")
-            self._restart_superlink(forgetful=True)
+            self._log.event("nodes_begun_anew")
+            self._restart_superlink()
 
     def _look_after(self, job: StoredJob) -> None:
         """Do what the first live job needs; nothing while a coordinator is at work on it."""
@@ -178,8 +177,6 @@ class Keeper:
                 **environment(folder.flower_home),
                 SERVER_VARIABLE: str(folder.path.resolve()),
                 "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": _START_POLL_S,
-                # Pieces of 5 MiB go back to the system when they are done with; forty threads would each keep some.
-                "MALLOC_MMAP_THRESHOLD_": str(2**20),
             },
             log=self._log,
             output=folder.log / "superlink.log",
@@ -194,18 +191,10 @@ class Keeper:
         except (YoriaiError, OSError) as error:  # Nothing may keep the SuperLink from being started again.
             self._say_once(error)
 
-    def _restart_superlink(self, *, forgetful: bool = False) -> None:
-        """Stop Flower's SuperLink and start another.
-
-        Args:
-            forgetful: without its database and the book of nodes, which then do not belong together. Neither holds
-                anything but nodes and runs.
-        """
+    def _restart_superlink(self) -> None:
+        """Stop Flower's SuperLink and start another, which knows what the book of nodes does."""
         self._superlink.stop(grace_s=10.0)
         self._superlink_restarts()
-        if forgetful:
-            for path in (self._nodes.path, *self._folder.database.parent.glob(self._folder.database.name + "*")):
-                path.unlink(missing_ok=True)
         self._superlink = self._supervised()
         self._superlink.start()
 

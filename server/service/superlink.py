@@ -1,7 +1,7 @@
-"""Flower's SuperLink, with more patience for its database, and with an ear for whoever waits.
+"""Flower's SuperLink, which keeps its state in memory, with an ear for whoever waits.
 
-Payloads lie in one SQLite file, which one request at a time may write. Those of a few sites with tens of millions of
-parameters keep the others waiting for longer than the 5 s of Flower 1.41, and whoever has waited so long gets HTTP 500.
+It begins with the nodes in the server's book and with no run; payloads of more than a few pages lie in files of a
+folder until they are fetched.
 
 A node's question for messages is kept until there is one, after its key was verified. A coordinator asks at NEWS, which
 nginx passes on from nobody, which of its messages have been answered; it learns there of no more than their ids.
@@ -10,43 +10,48 @@ nginx passes on from nobody, which of its messages have been answered; it learns
 """
 
 import json
+import os
 import sys
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
-from yoriai.flower_internals import asking_node, check_version, serve_superlink
+from yoriai.flower_internals import KnownNode, check_version, keep_in_memory, serve_superlink
+from yoriai.flower_internals.straight import Application, Scope, Send
+from yoriai.server.flower.nodes import NodeBook
 from yoriai.server.flower.reply_news import NEWS
 from yoriai.server.service.arrivals import Arrivals, as_json
-
-Scope = MutableMapping[str, Any]
-Send = Callable[[Mapping[str, Any]], Awaitable[None]]
-Application = Callable[[Scope, Any, Send], Awaitable[None]]
 
 
 def main() -> None:
     """Be the SuperLink."""
     check_version()
     hold_s, arrivals = float(sys.argv.pop(1)), Arrivals()
-    serve_superlink(arrivals, lambda app: held(app, arrivals, hold_s))
+
+    async def kept(node_id: int) -> None:
+        await arrivals.for_node(node_id, hold_s)
+
+    home = Path(os.environ["FLWR_HOME"])
+    known = NodeBook.of(home).nodes()
+    keep_in_memory({node.node_id: KnownNode(site, node.key.encode()) for site, node in known.items()}, home / "objects")
+    serve_superlink(arrivals, kept, lambda app: telling(app, arrivals, hold_s))
 
 
-def held(app: Application, arrivals: Arrivals, hold_s: float) -> Application:
-    """Flower's application, whose questions wait for their answers.
+def telling(app: Application, arrivals: Arrivals, hold_s: float) -> Application:
+    """Flower's application, where a coordinator hears at NEWS of replies.
 
     Args:
         hold_s: longest wait of a question.
     """
 
-    async def patient(scope: Scope, receive: Any, send: Send) -> None:
+    async def answered(scope: Scope, receive: Any, send: Send) -> None:
         if scope.get("path") == NEWS:
             await _answer(send, as_json(await arrivals.since(_asked_from(scope), hold_s)))
-            return
-        if (node_id := asking_node(scope)) is not None:
-            await arrivals.for_node(node_id, hold_s)
-        await app(scope, receive, send)
+        else:
+            await app(scope, receive, send)
 
-    return patient
+    return answered
 
 
 def _asked_from(scope: Scope) -> int | None:

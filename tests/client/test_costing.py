@@ -10,6 +10,7 @@ from contextlib import closing
 
 import pytest
 
+from yoriai.client.offer import costing
 from yoriai.client.offer.costing import CostWorker
 from yoriai.errors import ConfigError, PolicyError
 from yoriai.privacy.dp.accounting import Accountant, Event, SampledGaussian, SampledSkellam, cost
@@ -92,6 +93,31 @@ def test_a_question_beyond_the_limits_ends_the_process_and_is_refused_by_name(
     assert process_of(worker) is None
     assert pids[0]
     assert not is_there(pids[0])
+
+
+def test_what_the_process_waits_for_a_processor_does_not_count() -> None:
+    stopped_for: list[int] = []
+
+    def busy_machine() -> None:
+        pid = process_of(worker)
+        if pid is not None and worker._timeout_s < 1.0:
+            stopped_for.append(pid)
+            os.kill(pid, signal.SIGCONT if len(stopped_for) > 5 else signal.SIGSTOP)
+
+    with closing(CostWorker("north", checkpoint=busy_machine)) as worker:
+        worker([HONEST], DELTA)
+        worker._timeout_s = 0.9  # Less than the process stands still.
+        other = SampledGaussian(0.12, 2.0, 51)
+        assert worker([other], DELTA) == cost([other], DELTA)
+    assert len(stopped_for) > 5
+
+
+def test_the_limit_is_one_of_processor_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(costing, "_PATIENCE", 1e6)
+    worker = CostWorker("north", timeout_s=0.2)  # Its libraries alone take longer to load.
+    with pytest.raises(PolicyError, match=r"no answer after 0.2 s of a processor"):
+        worker([HONEST], DELTA)
+    assert process_of(worker) is None
 
 
 def test_a_question_that_is_given_up_ends_the_process_and_the_next_one_is_answered() -> None:
