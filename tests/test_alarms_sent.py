@@ -4,6 +4,8 @@ import io
 import json
 import re
 import socketserver
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,11 +15,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import server
+from tests.commands import server, site, yoriai
 from tests.console.stored import stored_server
 from tests.proxies import wait_for
+from tests.tls import Issuer
 from yoriai.alarms.alarm import Alarm, disk_alarms, expiry_alarms
 from yoriai.alarms.sending import Sender, Watch
+from yoriai.client.folder.site_folder import SiteFolder
+from yoriai.client.node.node import node_log_in
+from yoriai.client.node.node_alarms import node_alarms
 from yoriai.config import parse_server, parse_site
 from yoriai.config.alarms import AlarmWays, ServerAlarms
 from yoriai.errors import ConfigError
@@ -143,6 +149,32 @@ def test_a_watch_looks_on_after_a_look_that_failed_and_not_at_all_without_a_way(
     assert looks == []
     with receiver() as (address, posted), Watch(look, Sender(AlarmWays(webhook=address), "office", log), every_s=0.01):
         wait_for(lambda: posted)
+
+
+def test_the_keeper_of_a_node_that_the_server_refuses_tells_of_its_clock_or_of_its_key(tmp_path: Path) -> None:
+    """By Flower's own words in the node's log; who was taken, or not heard yet, is told of to nobody."""
+    place = SiteFolder(site(tmp_path / "north", "north"))
+    (tmp_path / "ca.crt").write_bytes(Issuer.make().pem)
+    assert yoriai("site", "enrol", place.path, "--server-ca", tmp_path / "ca.crt", "--yes").code == 0
+    refused = "Failed to initialize the connection to the SuperLink.\nClient error '401 Unauthorized' for url"
+    node_log_in(place).write_text(refused)
+    with receiver() as (address, posted):
+        text = place.settings.read_text().replace('address = ""', 'address = "localhost:1"')
+        place.settings.write_text(text.replace('webhook = ""', f'webhook = "{address}"'))
+        command = [sys.executable, "-P", "-m", "yoriai.cli", "site", "start", str(place.path), "--only", "node"]
+        with subprocess.Popen([*command, "--same-user"]) as keeper:
+            try:
+                wait_for(lambda: posted)
+            finally:
+                keeper.terminate()
+    (told,) = [json.loads(one["body"]) for one in posted]
+    assert (told["kind"], told["where"], told["subject"]) == ("clock", "north", "node")
+    assert "this machine's clock is off, or it was revoked" in told["text"]
+    assert [alarm.kind for alarm in node_alarms({"accepted": False, "server_says": "not enrolled"})] == ["site_silent"]
+    assert not [
+        *node_alarms({"accepted": True, "server_says": ""}),
+        *node_alarms({"accepted": None, "server_says": ""}),
+    ]
 
 
 @pytest.mark.parametrize(
