@@ -27,10 +27,15 @@ from yoriai.client.node.node_alarms import node_alarms
 from yoriai.config import parse_server, parse_site
 from yoriai.config.alarms import AlarmWays, ServerAlarms
 from yoriai.errors import ConfigError
+from yoriai.server.channels.changing import promote
 from yoriai.server.folder.server_folder import ServerFolder
 from yoriai.server.jobs.job_store import JobStore
+from yoriai.server.jobs.recording import records_of
 from yoriai.server.service.server_alarms import papers_of, server_alarms
 from yoriai.server.service.status import Member
+from yoriai.server.versions import catalogue
+from yoriai.server.versions.database import writing
+from yoriai.server.versions.log import append
 from yoriai.system.log import EventLog
 
 ALARM = Alarm("site_silent", "north", "{site} has not been connected for {hours} h.", {"site": "north", "hours": 30})
@@ -208,6 +213,24 @@ def test_a_member_that_was_silent_for_long_is_told_of_and_one_that_is_connected_
     assert ("not_running", "server") in {
         (alarm.kind, alarm.subject) for alarm in server_alarms(folder, {}, is_kept=False)
     }
+
+
+def test_a_version_in_production_that_fell_by_the_sites_counts_is_told_of(tmp_path: Path) -> None:
+    folder = stored_server(tmp_path)
+    with records_of(folder) as records:
+        (run, *_) = [version.run for version in catalogue.versions(records.db)]
+        promote(records, run, "production", None, force_why="")
+        row = catalogue.standing(records.db, "production")
+        assert row is not None
+        for period, right in ((1, 900), (2, 600)):
+            assert not [alarm for alarm in server_alarms(folder, {}, is_kept=True) if alarm.kind == "drift"]
+            said = {"number": row.number, "period": period}
+            with writing(records.db):
+                append(records.db, records.key, "checking", run=run, **said)
+                counts = {"counts": [right, 1000 - right], "deviation": 8.0}
+                append(records.db, records.key, "checked", run=run, site="north", **said, **counts)
+    (told,) = [alarm for alarm in server_alarms(folder, {}, is_kept=True) if alarm.kind == "drift"]
+    assert told.sentence == f"{run}, in production, has come to answer worse at the sites."
 
 
 def test_a_round_that_was_void_and_a_job_that_failed_are_told_of(tmp_path: Path) -> None:
