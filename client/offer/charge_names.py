@@ -14,8 +14,8 @@ ChargeKind = Literal["round", "personal", "counts"]
 
 def run_and_kind(charged: str) -> tuple[str, ChargeKind]:
     """Of a job as the ledger names it: the run that it is about, and what was charged."""
-    for mark, kind in ((COUNTS_MARK, "counts"), (PERSONAL_MARK, "personal")):
-        run, found, _ = charged.partition(mark)
-        if found:
-            return run, kind
-    return charged, "round"
+    run, found, _ = charged.partition(COUNTS_MARK)
+    if found:
+        return run, "counts"
+    run, found, _ = charged.partition(PERSONAL_MARK)
+    return run, "personal" if found else "round"
