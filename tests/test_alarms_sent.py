@@ -4,6 +4,8 @@ import io
 import json
 import re
 import socketserver
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,18 +15,27 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import server
+from tests.commands import server, site, yoriai
 from tests.console.stored import stored_server
 from tests.proxies import wait_for
+from tests.tls import Issuer
 from yoriai.alarms.alarm import Alarm, disk_alarms, expiry_alarms
 from yoriai.alarms.sending import Sender, Watch
+from yoriai.client.folder.site_folder import SiteFolder
+from yoriai.client.node.node import node_log_in
+from yoriai.client.node.node_alarms import node_alarms
 from yoriai.config import parse_server, parse_site
 from yoriai.config.alarms import AlarmWays, ServerAlarms
 from yoriai.errors import ConfigError
+from yoriai.server.channels.changing import promote
 from yoriai.server.folder.server_folder import ServerFolder
 from yoriai.server.jobs.job_store import JobStore
+from yoriai.server.jobs.recording import records_of
 from yoriai.server.service.server_alarms import papers_of, server_alarms
 from yoriai.server.service.status import Member
+from yoriai.server.versions import catalogue
+from yoriai.server.versions.database import writing
+from yoriai.server.versions.log import append
 from yoriai.system.log import EventLog
 
 ALARM = Alarm("site_silent", "north", "{site} has not been connected for {hours} h.", {"site": "north", "hours": 30})
@@ -145,6 +156,32 @@ def test_a_watch_looks_on_after_a_look_that_failed_and_not_at_all_without_a_way(
         wait_for(lambda: posted)
 
 
+def test_the_keeper_of_a_node_that_the_server_refuses_tells_of_its_clock_or_of_its_key(tmp_path: Path) -> None:
+    """By Flower's own words in the node's log; who was taken, or not heard yet, is told of to nobody."""
+    place = SiteFolder(site(tmp_path / "north", "north"))
+    (tmp_path / "ca.crt").write_bytes(Issuer.make().pem)
+    assert yoriai("site", "enrol", place.path, "--server-ca", tmp_path / "ca.crt", "--yes").code == 0
+    refused = "Failed to initialize the connection to the SuperLink.\nClient error '401 Unauthorized' for url"
+    node_log_in(place).write_text(refused)
+    with receiver() as (address, posted):
+        text = place.settings.read_text().replace('address = ""', 'address = "localhost:1"')
+        place.settings.write_text(text.replace('webhook = ""', f'webhook = "{address}"'))
+        command = [sys.executable, "-P", "-m", "yoriai.cli", "site", "start", str(place.path), "--only", "node"]
+        with subprocess.Popen([*command, "--same-user"]) as keeper:
+            try:
+                wait_for(lambda: posted)
+            finally:
+                keeper.terminate()
+    (told,) = [json.loads(one["body"]) for one in posted]
+    assert (told["kind"], told["where"], told["subject"]) == ("clock", "north", "node")
+    assert "this machine's clock is off, or it was revoked" in told["text"]
+    assert [alarm.kind for alarm in node_alarms({"accepted": False, "server_says": "not enrolled"})] == ["site_silent"]
+    assert not [
+        *node_alarms({"accepted": True, "server_says": ""}),
+        *node_alarms({"accepted": None, "server_says": ""}),
+    ]
+
+
 @pytest.mark.parametrize(
     ("left_days", "told"), [(-0.1, "has expired"), (0.5, "in 0 d"), (13.9, "in 13 d"), (14.1, ""), (400.0, "")]
 )
@@ -176,6 +213,24 @@ def test_a_member_that_was_silent_for_long_is_told_of_and_one_that_is_connected_
     assert ("not_running", "server") in {
         (alarm.kind, alarm.subject) for alarm in server_alarms(folder, {}, is_kept=False)
     }
+
+
+def test_a_version_in_production_that_fell_by_the_sites_counts_is_told_of(tmp_path: Path) -> None:
+    folder = stored_server(tmp_path)
+    with records_of(folder) as records:
+        (run, *_) = [version.run for version in catalogue.versions(records.db)]
+        promote(records, run, "production", None, force_why="")
+        row = catalogue.standing(records.db, "production")
+        assert row is not None
+        for period, right in ((1, 900), (2, 600)):
+            assert not [alarm for alarm in server_alarms(folder, {}, is_kept=True) if alarm.kind == "drift"]
+            said = {"number": row.number, "period": period}
+            with writing(records.db):
+                append(records.db, records.key, "checking", run=run, **said)
+                counts = {"counts": [right, 1000 - right], "deviation": 8.0}
+                append(records.db, records.key, "checked", run=run, site="north", **said, **counts)
+    (told,) = [alarm for alarm in server_alarms(folder, {}, is_kept=True) if alarm.kind == "drift"]
+    assert told.sentence == f"{run}, in production, has come to answer worse at the sites."
 
 
 def test_a_round_that_was_void_and_a_job_that_failed_are_told_of(tmp_path: Path) -> None:

@@ -48,12 +48,11 @@ class SiteActs:
     def _pull(self, form: Mapping[str, str]) -> Sequence[str]:
         """By the command itself, in a process of its own: it loads the base, which a console is not to hold."""
         file, channel = form.get("file", "").strip(), _channel(form)
-        if not file:
-            raise ConfigError("no file was named", expected="what `yoriai server export-version` has written")
         command = [sys.executable, "-P", "-m", "yoriai.cli", "site", "pull", "--channel", channel, "--json"]
+        places = [str(self._site.path), *([file] if file else [])]  # Without a file: what the server has sent.
         try:
             done = subprocess.run(
-                [*command, "--", str(self._site.path), file],
+                [*command, "--", *places],
                 capture_output=True,
                 text=True,
                 timeout=_PULL_S,

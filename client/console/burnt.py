@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from yoriai.client.cli.budget import BudgetView
+from yoriai.client.offer.charge_names import ChargeKind, run_and_kind
 
 
 @dataclass(frozen=True)
@@ -10,6 +11,8 @@ class Burnt:
     """What one job took.
 
     Attributes:
+        job: as the ledger names it.
+        run, kind: which run it is about, and what was charged.
         epsilon: by which the total rose over its charges; jobs at work at once share by who came first.
         rounds, released: charged, and of them those of which something may have left.
         first_at, last_at: of its charges, in seconds since the epoch.
@@ -17,6 +20,8 @@ class Burnt:
     """
 
     job: str
+    run: str
+    kind: ChargeKind
     epsilon: float
     rounds: int
     released: int
@@ -36,5 +41,7 @@ def burnt_by_job(view: BudgetView) -> list[Burnt]:
     for job, epsilon in rises.items():
         own = [charge for charge in view.charges if charge.job == job]
         released = sum(charge.released for charge in own)
-        found.append(Burnt(job, epsilon, len(own), released, own[0].at, own[-1].at, held.get(job, 0.0)))
+        found.append(
+            Burnt(job, *run_and_kind(job), epsilon, len(own), released, own[0].at, own[-1].at, held.get(job, 0.0))
+        )
     return found

@@ -12,9 +12,9 @@ from typing import Any, Final
 
 from yoriai.alarms.alarm import Alarm
 from yoriai.client.cli.adapter.measured import sentence, verdict
-from yoriai.client.cli.budget import BudgetView, view_of
+from yoriai.client.cli.budget import BudgetView, ChargeView, view_of
 from yoriai.client.cli.jobs_table import JobView, job_views
-from yoriai.client.cli.jobs_terms import budget_of, records_here, terms_rows
+from yoriai.client.cli.jobs_terms import Row, budget_of, records_here, terms_rows
 from yoriai.client.cli.own_ledger import opened, places_of
 from yoriai.client.cli.room import Room, room_for
 from yoriai.client.cli.site_status import site_status
@@ -22,12 +22,17 @@ from yoriai.client.console.burnt import burnt_by_job
 from yoriai.client.daemon.daemon_config import config_in
 from yoriai.client.daemon.site_alarms import site_alarms
 from yoriai.client.folder.site_folder import SiteFolder
+from yoriai.client.node.node_alarms import node_alarms
+from yoriai.client.offer.charge_names import run_and_kind
 from yoriai.client.offer.decision_log import DecisionLog
 from yoriai.client.offer.job_book import JobBook
 from yoriai.client.offer.job_entry import Entry, is_current
 from yoriai.client.offer.usual import unusual
 from yoriai.client.versions.adapter_place import CERTIFICATE, STATEMENT
 from yoriai.client.versions.channel_place import ChannelPlace
+from yoriai.client.versions.given_counts import given_counts
+from yoriai.client.versions.own_checks import OwnChecks, is_worse
+from yoriai.comparison import wilson_interval
 from yoriai.console.pages import Asked
 from yoriai.console.recent import Recent, Unchanged, marks_of
 from yoriai.errors import ConfigError, YoriaiError
@@ -104,8 +109,7 @@ class WatchedSite:
             "job": job,
             "budget": budget,
             "room": room,
-            "rows": terms_rows(entry, budget, room),
-            "records": records_here(self.site, job),
+            "rows": [*terms_rows(entry, budget, room), Row("records here", records_here(self.site, job))],
             "odd": list(unusual(job, entry.terms.noise_multiplier).values()),
             "view": _job_line(view),
         }
@@ -118,14 +122,21 @@ class WatchedSite:
             "whole": self.site.config().policy.epsilon_budget,
             "delta": self.site.config().policy.delta,
             "burnt": burnt_by_job(view) if view else [],
-            "charges": list(reversed(view.charges[-_SHOWN_CHARGES:])) if view else [],
+            "charges": [_charge_line(one) for one in reversed(view.charges[-_SHOWN_CHARGES:])] if view else [],
             "forecast": self._forecast(),
         }
 
     def adapters(self, _asked: Asked) -> dict[str, Any]:
         """What was delivered, what it is worth on this site's own test records, and what is in use."""
         views = [_job_line(view) for view in reversed(self._views()) if view.folder is not None]
-        return {"adapters": views, "channels": self._channels(), "all_channels": CHANNELS}
+        return {
+            "adapters": views,
+            "channels": self._channels(),
+            "all_channels": CHANNELS,
+            "checks": self._checks(),
+            "given": given_counts(self.site.channels),
+            "policy": self.site.config().policy,
+        }
 
     def officer(self, _asked: Asked) -> dict[str, Any]:
         """Ledger, policy and its changes, decisions, and what the coordinator has signed."""
@@ -175,6 +186,16 @@ class WatchedSite:
     def _channels(self) -> list[dict[str, Any]]:
         return [self._channel(channel) for channel in CHANNELS]
 
+    def _checks(self) -> list[dict[str, Any]]:
+        """The site's own checks of versions, the newest first: exact, and for its own eyes."""
+        first, lines = dict[int, list[int]](), []
+        for number, period, *counts in OwnChecks(self.site.channels).entries():
+            began = first.setdefault(number, counts)
+            low, high = wilson_interval(counts[0], sum(counts))
+            worse = is_worse(began, counts)
+            lines.append({"number": number, "period": period, "counts": counts, "bounds": (low, high), "worse": worse})
+        return lines[::-1]
+
     def _channel(self, channel: str) -> dict[str, Any]:
         """What is in use in a channel: its number, and the run by the coordinator's statement."""
         place = ChannelPlace(self.site.channels, channel)
@@ -182,7 +203,14 @@ class WatchedSite:
         if number is not None:
             with suppress(OSError, YoriaiError):
                 run = unverified_version((place.folder_of(number) / STATEMENT).read_bytes()).run_id
-        return {"name": channel, "number": number, "run": run, "link": str(place.link)}
+        waits = place.delivered()
+        return {
+            "name": channel,
+            "number": number,
+            "run": run,
+            "link": str(place.link),
+            "waits": waits if waits is not None and waits > (number or 0) else None,
+        }
 
 
 def _with_all_names(status: Mapping[str, Any]) -> dict[str, Any]:
@@ -213,17 +241,18 @@ def _job_line(view: JobView) -> dict[str, Any]:
     }
 
 
+def _charge_line(charge: ChargeView) -> dict[str, Any]:
+    run, kind = run_and_kind(charge.job)
+    return {**asdict(charge), "run": run, "kind": kind}
+
+
 def _of_node(node: Mapping[str, Any]) -> list[Alarm]:
     """What the SuperNode's keeper says that needs somebody; nothing where it is not to be seen from here."""
     if node["reachable"] is None:
         return []
     if not node["reachable"] or not node["running"]:
         return [Alarm("not_running", "node", "The SuperNode does not run.")]
-    if node.get("accepted") is False:
-        said = str(node.get("server_says", ""))
-        kind: Any = "clock" if "clock" in said else "site_silent"
-        return [Alarm(kind, "node", "The server refuses this site's node: {said}", {"said": said})]
-    return []
+    return list(node_alarms(node))
 
 
 def _certificate(view: JobView) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from yoriai.client.model.adapter_audit import audit_folder
 from yoriai.client.session.export import HEAD_FILE, TASK_FILE
 from yoriai.client.session.loading import load
 from yoriai.errors import AdapterError, BaseModelError, ConfigError
-from yoriai.system.files import folder_at_once
+from yoriai.system.files import folder_made_whole
 
 FORMATS: Final = ("gguf-adapter", "gguf", "peft", "merged")
 EXPORT_FILE: Final = "export.json"
@@ -97,7 +97,7 @@ def export(folder: Path, out: Path, asked: Asked) -> dict[str, Any]:
             asked.base or source.base_name, device=choose_device("cpu"), expected_digest=source.task["base"]["digest"]
         )
         reference = measure_reference(base, folder, source.task)
-        with folder_at_once(out) as part:
+        with folder_made_whole(out, alone=True) as part:
             _write(plan, part, reference)
             judgement = judge(form, part, reference, asked.check)
             judgement.fidelity.check()
@@ -241,7 +241,7 @@ def _export_head(source: AdapterFolder, out: Path, asked: Asked) -> dict[str, An
     """A head's own file, loaded where it will lie and asked again: it must say the very same."""
     texts = public_sample()
     before = load(source.path, asked.base, device="cpu").probabilities(texts).numpy()
-    with folder_at_once(out) as part:
+    with folder_made_whole(out, alone=True) as part:
         for name in (HEAD_FILE, TASK_FILE):
             shutil.copyfile(source.path / name, part / name)
         after = load(part, asked.base, device="cpu").probabilities(texts).numpy()

@@ -21,6 +21,7 @@ from typing import Any
 
 import yoriai
 from yoriai import flower
+from yoriai.alarms.sending import Sender, Watch
 from yoriai.client.daemon.answers import NodeHealth
 from yoriai.client.daemon.daemon_client import NODE_CONFIG_KEY, DaemonClient
 from yoriai.client.daemon.daemon_config import socket_in
@@ -30,6 +31,7 @@ from yoriai.client.daemon.site_metrics import node_readings
 from yoriai.client.daemon.socket_protocol import SOCKET_VERSION, FrameKind, Line
 from yoriai.client.folder.site_folder import SiteFolder
 from yoriai.client.node.daemon_watch import GRACE_S, WatchedNode
+from yoriai.client.node.node_alarms import LOOK_EVERY_S, node_alarms
 from yoriai.client.node.node_words import last_word
 from yoriai.config import SiteConfig
 from yoriai.errors import ConfigError, DaemonError, WireError
@@ -135,8 +137,13 @@ def keep_node(site: SiteFolder, log: EventLog) -> None:
         kept.start()
         try:
             fixed = {"site": config.name, "server": config.server.address}
-            with served(config.node_metrics_port, lambda: node_readings(config.name, kept)):
-                _answer_until(woken, listener, lambda: {**fixed, **_state(kept, node_log_in(site))})
+
+            def state() -> dict[str, Any]:
+                return _state(kept, node_log_in(site))
+
+            watch = Watch(lambda: node_alarms(state()), Sender(config.alarms, config.name, log), every_s=LOOK_EVERY_S)
+            with served(config.node_metrics_port, lambda: node_readings(config.name, kept)), watch:
+                _answer_until(woken, listener, lambda: {**fixed, **state()})
         finally:
             listener.stop()
             kept.stop(GRACE_S)

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from yoriai.client.model.prepared import PreparedRecords
+from yoriai.client.offer.charge_names import PERSONAL_MARK
 from yoriai.client.session.model_session import ModelSession
 from yoriai.client.site.job import training_plan
 from yoriai.client.training.plan import TrainingPlan
@@ -37,10 +38,6 @@ from yoriai.strategies.learning_rate_schedule import schedule_factor
 from yoriai.strategies.server_opt import Adam, OptState
 
 _RELEASE = 0  # The one release of a personal run, by the ledger's count of rounds.
-
-
-# No job's run may hold it in its id: a coordinator could otherwise name a run so that it uses up a personal charge.
-PERSONAL_MARK = "/personal"
 
 
 @dataclass(frozen=True)

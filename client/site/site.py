@@ -14,6 +14,7 @@ import traceback
 from yoriai import wire
 from yoriai.client.model.prepared import PreparedRecords
 from yoriai.client.offer.approval import Approval, terms_of
+from yoriai.client.offer.charge_names import MARKS
 from yoriai.client.offer.job_book import JobBook
 from yoriai.client.offer.job_entry import Terms
 from yoriai.client.offer.offer_bounds import check_bounds
@@ -30,14 +31,12 @@ from yoriai.client.records.records import SiteRecords
 from yoriai.client.session.model_session import ModelSession
 from yoriai.client.site.instructions import Instructions
 from yoriai.client.site.job import AcceptedJob, round_of
-from yoriai.client.site.personal import PERSONAL_MARK
 from yoriai.client.site.round_trainer import RoundTrainer, SiteHooks
 from yoriai.client.site.secure_round import SecureRounds
 from yoriai.client.site_identity import SiteIdentity
 from yoriai.client.training.train import LocalUpdate
 from yoriai.client.versions.channel_inbox import ChannelInbox
 from yoriai.client.versions.deliveries import Deliveries
-from yoriai.client.versions.judging import COUNTS_MARK
 from yoriai.config import JobConfig, SiteConfig
 from yoriai.errors import (
     BudgetError,
@@ -157,7 +156,7 @@ class Site:
 
     def _consider(self, offer: wire.JobOffer) -> wire.Message:
         """Check a job against policy, base, records and budget, and prepare for it."""
-        if mark := next((mark for mark in (PERSONAL_MARK, COUNTS_MARK) if mark in offer.run_id), ""):
+        if mark := next((mark for mark in MARKS if mark in offer.run_id), ""):
             raise PolicyError(f"site {self.name}: a run's id holds {mark}, which is kept for the site's own charges")
         job = read_job(self.name, self._policy, offer)
         check_bounds(self.name, job, offer, self._session.base.width)

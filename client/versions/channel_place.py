@@ -20,7 +20,7 @@ from yoriai.errors import ConfigError, PolicyError
 from yoriai.system.files import (
     PRIVATE,
     cannot_write,
-    folder_at_once,
+    folder_made_whole,
     locked_folder,
     make_private_folder,
     sync,
@@ -78,7 +78,7 @@ class ChannelPlace:
             StorageError: it cannot be written.
         """
         make_private_folder(self._folder)
-        with folder_at_once(self.folder_of(number)) as part:
+        with folder_made_whole(self.folder_of(number), alone=True) as part:
             yield part
             (part / _PREVIOUS).write_text("" if (before := self.current()) is None else str(before))
 

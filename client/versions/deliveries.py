@@ -33,7 +33,7 @@ from yoriai.privacy.identity.coordinator_identity import read_coordinator_certif
 from yoriai.privacy.ledger.ledger import Ledger
 from yoriai.privacy.statements.delivery import DeliveryStatement, read_delivery
 from yoriai.strategies.adapter import AdapterState
-from yoriai.system.files import folder_at_once
+from yoriai.system.files import folder_made_whole
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ class Deliveries:
         if state.digest() != statement.adapter_digest:
             raise AdapterError("the delivered adapter is not the one of the coordinator's statement")
         self._session.model(job).check(state)
-        with folder_at_once(place) as part:
+        with folder_made_whole(place, alone=True) as part:
             save_adapter(self._session, job, state, part)
             (part / VERSION).write_bytes(state.to_bytes())
             (part / STATEMENT).write_bytes(message.statement.encode())

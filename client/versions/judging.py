@@ -18,12 +18,14 @@ from pathlib import Path
 
 import numpy as np
 
+from yoriai.client.offer.charge_names import COUNTS_MARK
 from yoriai.client.records.records import Record
 from yoriai.client.session.model_session import ModelSession
 from yoriai.client.site_identity import SiteIdentity
 from yoriai.client.versions.adapter_place import VERSION
 from yoriai.client.versions.channel_place import ChannelPlace
 from yoriai.client.versions.counting import Judged, check_counts, counts_event, measure, noised, vote_counts
+from yoriai.client.versions.given_counts import counts_file
 from yoriai.client.versions.own_checks import OwnChecks
 from yoriai.client.versions.pulling import JOB
 from yoriai.client.versions.version_bundle import read_bundle
@@ -37,8 +39,6 @@ from yoriai.privacy.statements.version_statement import PRODUCTION, STAGING
 from yoriai.strategies.adapter import AdapterState
 from yoriai.system.files import PRIVATE, make_private_folder, write_atomically
 
-# No job's run may hold it in its id, as with a personal adapter's: its charges would pass for counts.
-COUNTS_MARK = "/counts"
 _MOST_KEPT, _LONGEST_REASON = 100, 300
 
 
@@ -155,8 +155,9 @@ class Judge:
             epsilon=self._policy.count_epsilon,
             delta=self._policy.delta,
         )
-        make_private_folder(self._folder / "counts")
-        write_atomically(self._place(question), sign_counts(self._identity.key, statement), mode=PRIVATE)
+        file = self._place(question)
+        make_private_folder(file.parent)
+        write_atomically(file, sign_counts(self._identity.key, statement), mode=PRIVATE)
         self._release(question)
 
     def _charged(self, question: Question) -> SampledGaussian:
@@ -210,7 +211,7 @@ class Judge:
         return (_used(self._folder),)
 
     def _place(self, question: Question) -> Path:
-        return self._folder / "counts" / f"{question.name}.counts"
+        return counts_file(self._folder, question.name)
 
 
 def _used(folder: Path) -> Judged:

@@ -1,8 +1,10 @@
 """What an officer asks of a privacy guarantee, what Yoriai answers for an adapter, and the tests that hold the answer.
 
-The topics are those on which NIST SP 800-226 (Guidelines for Evaluating Differential Privacy Guarantees, March 2025,
-doi 10.6028/NIST.SP.800-226) has a guarantee judged, in words of our own: epsilon and unit at the top, the mechanism and
-who is trusted in the middle, security and the collection of the data at the bottom. Each level rests on those below it.
+The topics are chosen after NIST SP 800-226 (Guidelines for Evaluating Differential Privacy Guarantees, March 2025, doi
+10.6028/NIST.SP.800-226), in words of our own. Its pyramid has the direct measures on top, epsilon among them, in the
+middle what can undermine them, such as too little security, and at the bottom what lies under it all, such as how the
+data was collected; each level rests on those below it. It is a guideline and no list of questions, and nobody at NIST
+has looked at these answers.
 """
 
 from dataclasses import dataclass

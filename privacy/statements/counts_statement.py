@@ -10,6 +10,7 @@ costs, which the site's ledger has charged before the file was made. Counts may 
 Not covered: a site that counts falsely. It is its word, which the server's log keeps with its signature.
 """
 
+import json
 import math
 from dataclasses import asdict, dataclass
 from typing import Final
@@ -80,3 +81,16 @@ class CountsStatement:
 
 # Key and statement -> file; file and the public key of the site's certificate -> statement.
 sign_counts, read_counts = _FORMAT.statements(CountsStatement)
+
+
+def unverified_counts(data: bytes) -> CountsStatement:
+    """The statement in a file whose signature is not looked at: for what a site has signed itself.
+
+    Raises:
+        IdentityError: it is no such file.
+    """
+    _, payload = _FORMAT.split(data)
+    try:
+        return CountsStatement(**json.loads(payload))
+    except (TypeError, ValueError, RecursionError):
+        raise _FORMAT.malformed() from None

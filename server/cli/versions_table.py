@@ -35,7 +35,7 @@ def print_facts(facts: Mapping[str, Any], console: Console) -> None:
     table.add_row(Text("adapter", style="bold"), Text(statement["subject"][0]["digest"]["yoriaiAdapter1"]))
     rows = {
         **statement["predicate"],
-        **{key: facts[key] for key in ("sites", "metrics", "votes", "channels", "lineage")},
+        **{key: facts[key] for key in ("sites", "metrics", "votes", "votes_withheld", "channels", "lineage")},
     }
     for key, value in rows.items():
         if value not in (None, "", [], {}):

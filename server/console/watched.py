@@ -17,7 +17,7 @@ from yoriai.console.pages import Asked
 from yoriai.console.recent import Recent
 from yoriai.errors import RoundError, YoriaiError
 from yoriai.privacy.statements.version_statement import CHANNELS
-from yoriai.server.channels.version_views import facts_of, versions_view
+from yoriai.server.channels.version_views import facts_of, judged_view, versions_view
 from yoriai.server.flower.flower_control import FlowerControl, Seen
 from yoriai.server.folder.server_folder import ServerFolder
 from yoriai.server.jobs.job_store import JobStore
@@ -26,7 +26,7 @@ from yoriai.server.service.keeper_lock import keeper_of
 from yoriai.server.service.server_alarms import papers_of, server_alarms
 from yoriai.server.service.status import Member, absent_in, job_view, members_of, server_view
 from yoriai.server.versions import catalogue
-from yoriai.server.versions.log import newest_rows, rows, verified_head
+from yoriai.server.versions.log import EVENTS, newest_rows, rows, verified_head
 
 _MEMBERS_S: Final = 60.0
 _LOOK_S: Final = 2.0
@@ -115,8 +115,14 @@ class WatchedServer:
         """All that is known of a version. Raises ConfigError where there is none."""
         with records_of(self.folder) as records:
             found = catalogue.find(records.db, asked.path["run"])
-            facts = facts_of(records.db, found)
-        return {"run": found.run, "adapter": found.digest, "facts": facts, "all_channels": CHANNELS}
+            facts, judged = facts_of(records.db, found), judged_view(records.db, found)
+        return {
+            "run": found.run,
+            "adapter": found.digest,
+            "facts": facts,
+            "judged": judged,
+            "all_channels": CHANNELS,
+        }
 
     def log(self, asked: Asked) -> dict[str, Any]:
         """The newest rows of the signed log that fit the filter."""
@@ -124,7 +130,7 @@ class WatchedServer:
         with records_of(self.folder) as records:
             found = list(islice(newest_rows(records.db, **wanted), _LOG_ROWS + 1))
         lines = [_log_line(row.document) for row in found]
-        return {"lines": lines[:_LOG_ROWS], "has_more": len(lines) > _LOG_ROWS, "wanted": wanted}
+        return {"lines": lines[:_LOG_ROWS], "has_more": len(lines) > _LOG_ROWS, "wanted": wanted, "events": EVENTS}
 
     def officer(self, _asked: Asked) -> dict[str, Any]:
         """What an officer asks for: what each job promised, the papers, and whether the log holds."""
@@ -208,7 +214,7 @@ def _version_of(db: Any, run: str) -> dict[str, Any] | None:
 
 
 def _log_line(document: Mapping[str, Any]) -> dict[str, Any]:
-    shown = ("number", "at", "event", "run", "site", "hash", "signature", "key")
+    shown = ("row", "at", "event", "run", "site", "hash", "signature", "key")
     rest = ", ".join(_told(name, value) for name, value in document.items() if name not in shown)
     return {**{name: document.get(name, "") for name in shown[:5]}, "rest": rest}
 

@@ -14,12 +14,15 @@ from yoriai.config.alarms import ServerAlarms
 from yoriai.errors import RoundError, YoriaiError
 from yoriai.privacy.identity.coordinator_identity import read_coordinator_certificate
 from yoriai.privacy.identity.trust_folder import read_trust_file
+from yoriai.server.channels.schedule import in_production
 from yoriai.server.flower.flower_control import FlowerControl, Seen
 from yoriai.server.folder.server_folder import ServerFolder
 from yoriai.server.jobs.job_store import JobStore, StoredJob
+from yoriai.server.jobs.recording import records_of
 from yoriai.server.round.manifest import summary_of
 from yoriai.server.service.keeper_lock import keeper_of
 from yoriai.server.service.status import Member, members_of
+from yoriai.server.versions.verdicts import checks_of, drift
 
 LOOK_EVERY_S = 300.0
 _HOUR_S = 3600.0
@@ -44,7 +47,7 @@ def server_alarms(folder: ServerFolder, members: Mapping[str, Member], *, is_kep
     found += expiry_alarms(papers_of(folder), settings, now)
     certificates = {name: member.expires for name, member in members.items() if member.expires is not None}
     found += expiry_alarms(certificates, settings, now, of_sites=True)
-    return [*found, *disk_alarms(shutil.disk_usage(folder.path).free, settings)]
+    return [*found, *_drift(folder), *disk_alarms(shutil.disk_usage(folder.path).free, settings)]
 
 
 def look(folder: ServerFolder) -> list[Alarm]:
@@ -88,6 +91,17 @@ def _silent(members: Mapping[str, Member], settings: ServerAlarms, now: float) -
             if hours >= settings.silent_hours:
                 values = {"site": site, "hours": int(hours)}
                 yield Alarm("site_silent", site, "{site} has not been connected for {hours} h.", values)
+
+
+def _drift(folder: ServerFolder) -> Iterator[Alarm]:
+    """That what stands in production has come to answer worse, by the counts that sites gave."""
+    if not folder.versions.is_file():
+        return
+    with records_of(folder) as records:
+        held = in_production(records)
+        if held is not None and drift(checks_of(records.db, held[1].run, held[0].number)) is not None:
+            run = held[1].run
+            yield Alarm("drift", run, "{run}, in production, has come to answer worse at the sites.", {"run": run})
 
 
 def _void(job: StoredJob) -> Iterable[Alarm]:

@@ -26,7 +26,7 @@ import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any
+from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -36,6 +36,12 @@ from yoriai.privacy.identity.signing_key import SigningKey, verify
 
 GENESIS = sha256(b"yoriai server log, version 1").hexdigest()
 _DOMAIN = b"yoriai/log/1"
+# In the order of what is said of them above.
+EVENTS: Final = (
+    *("enrolled", "revoked", "submitted", "approved", "refused", "joined", "finished", "delivered", "exported"),
+    *("received", "pulled", "voted", "checked", "withheld", "checking", "drifted", "certified"),
+    *("promoted", "rolled_back"),
+)
 
 
 @dataclass(frozen=True)
@@ -49,12 +55,18 @@ class LogRow:
 
     @property
     def document(self) -> dict[str, Any]:
-        """The row as `server log --json` prints it."""
-        return {"number": self.number, **json.loads(self.body), "hash": self.hash, "signature": self.signature}
+        """The row as `server log --json` prints it: `row` is its number, a `number` is of what stands in a channel."""
+        return {"row": self.number, **json.loads(self.body), "hash": self.hash, "signature": self.signature}
 
 
 def append(db: sqlite3.Connection, key: SigningKey, event: str, **fields: object) -> None:
-    """Append a row, inside the caller's transaction; a field that is None is left out."""
+    """Append a row, inside the caller's transaction; a field that is None is left out.
+
+    Raises:
+        ValueError: there is no such event.
+    """
+    if event not in EVENTS:
+        raise ValueError(f"{event!r} is no event of the log")
     told = {name: value for name, value in fields.items() if value is not None}
     values = {"at": time.time(), "event": event, "key": key.public_key.public_bytes_raw().hex(), **told}
     body = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)

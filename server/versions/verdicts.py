@@ -5,7 +5,7 @@ that answered are in a sum; what the others have is not guessed.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from sqlite3 import Connection
 
@@ -34,13 +34,13 @@ class Check:
         period: from 1 on.
         at: when it began, seconds since the epoch.
         verdicts: of the sites that answered.
-        withheld: the sites that do not say.
+        withheld: the sites that do not say, and why.
     """
 
     period: int
     at: float
     verdicts: tuple[Verdict, ...]
-    withheld: tuple[str, ...]
+    withheld: Mapping[str, str]
 
     def share(self, sites: Sequence[str]) -> tuple[float, float] | None:
         """Share of records answered right over these sites, and its standard error; None if noise leaves no record."""
@@ -65,6 +65,12 @@ def votes_on(db: Connection, run: str) -> list[Verdict]:
     return [found[site] for site in sorted(found)]
 
 
+def votes_withheld(db: Connection, run: str) -> dict[str, str]:
+    """The sites that gave no vote on a run's version, each with its reason, by the site's name."""
+    voted = {vote.site for vote in votes_on(db, run)}
+    return {site: why for site, why in _withheld(db, run, period=0).items() if site not in voted}
+
+
 def net_of(votes: Sequence[Verdict]) -> tuple[int, float]:
     """Records gained less records lost, over all votes, and the deviation of its noise."""
     return sum(v.first - v.second for v in votes), math.sqrt(2 * sum(v.deviation**2 for v in votes))
@@ -85,9 +91,7 @@ def checks_of(db: Connection, run: str, number: int) -> list[Check]:
             verdicts=tuple(
                 _verdict(fields) for fields in events_of(db, CHECKED, run=run, number=number, period=began["period"])
             ),
-            withheld=tuple(
-                fields["site"] for fields in events_of(db, WITHHELD, run=run, number=number, period=began["period"])
-            ),
+            withheld=_withheld(db, run, number=number, period=began["period"]),
         )
         for began in events_of(db, CHECKING, run=run, number=number)
     ]
@@ -107,6 +111,12 @@ def drift(checks: Sequence[Check]) -> tuple[float, float] | None:
         return None
     fall, error = first[0] - last[0], math.hypot(first[1], last[1])
     return (fall, error) if fall > _DRIFT * error else None
+
+
+def _withheld(db: Connection, run: str, **like: object) -> dict[str, str]:
+    """Each site's last word, by its name."""
+    found = {str(fields["site"]): str(fields["reason"]) for fields in events_of(db, WITHHELD, run=run, **like)}
+    return dict(sorted(found.items()))
 
 
 def _verdict(fields: dict[str, object]) -> Verdict:

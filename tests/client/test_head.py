@@ -236,20 +236,28 @@ def test_states_that_are_not_kept_are_the_same_ones(session: ModelSession, job: 
         assert torch.equal(kept.batch.entering, made.batch.entering)
 
 
-def test_the_base_runs_once_a_record_however_many_rounds(
-    session: ModelSession, job: JobConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    passes: list[int] = []
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by the number of texts of each pass of the base."""
+    seen: list[int] = []
     read = FrozenStates.__call__
 
     def counted(self: FrozenStates, token_ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        passes.append(len(lengths))
+        seen.append(len(lengths))
         return read(self, token_ids, lengths)
 
+    monkeypatch.setattr(FrozenStates, "__call__", counted)
+    return seen
+
+
+def test_the_base_runs_once_a_record_however_many_rounds(
+    session: ModelSession, job: JobConfig, passes: list[int]
+) -> None:
     model, state = session.model(job), started(session, job)
     prepared = session.prepare(RECORDS, job)
     model.check_output()  # As before each round; its public tokens pass once.
-    monkeypatch.setattr(FrozenStates, "__call__", counted)
+    assert sum(passes) >= len(RECORDS)
+    passes.clear()
     for round_index in range(3):
         model.check_output()
         train_round(model, state, prepared, session.head(job), plan_of(job), source=SeededSource(bytes([round_index])))
@@ -257,18 +265,11 @@ def test_the_base_runs_once_a_record_however_many_rounds(
 
 
 def test_rounds_are_checked_with_one_pass_of_the_base_and_still_checked(
-    session: ModelSession, job: JobConfig, monkeypatch: pytest.MonkeyPatch
+    session: ModelSession, job: JobConfig, passes: list[int]
 ) -> None:
-    passes: list[int] = []
-    read = FrozenStates.__call__
-
-    def counted(self: FrozenStates, token_ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        passes.append(len(lengths))
-        return read(self, token_ids, lengths)
-
     model = session.model(job)
     model.load(started(session, job))
-    monkeypatch.setattr(FrozenStates, "__call__", counted)
+    passes.clear()
     model.check_output()
     model.check_output()
     assert len(passes) == 1

@@ -7,6 +7,7 @@ import pytest
 
 from tests.client.books import terms
 from tests.client.conftest import LABELS, JobMaker
+from tests.client.exports import Export
 from tests.client.last_adapters import last_adapter
 from tests.commands import yoriai
 from tests.world import write_records
@@ -16,6 +17,8 @@ from yoriai.client.offer.job_book import JobBook
 from yoriai.client.session.export import save_adapter
 from yoriai.client.session.model_session import ModelSession
 from yoriai.client.versions.adapter_place import VERSION, folder_of
+from yoriai.client.versions.channel_place import ChannelPlace
+from yoriai.client.versions.pulling import pull
 from yoriai.config import JobConfig, SiteConfig, SpeedSection
 from yoriai.config.site import ModelSection, RecordsSection
 from yoriai.errors import EXIT_BAD_INPUT
@@ -23,6 +26,8 @@ from yoriai.errors import EXIT_BAD_INPUT
 pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook", "ignore:.is_gradient_checkpointing")
 
 MARKER = "swordfish"
+MODELS = ("adapted", "base", "majority", "naive_bayes")
+BOTH = ("--channel", "production", "--run", "delivered")
 TESTS = 24
 
 
@@ -70,7 +75,7 @@ def test_every_model_is_measured_on_the_sites_own_test_records(
     done = yoriai("site", "evaluate", site.path, "--json")
     assert done.code == 0, done.screen
     found = json.loads(done.screen)
-    assert set(found["models"]) == {"adapted", "base", "majority", "naive_bayes"}
+    assert set(found["models"]) == {*MODELS}
     assert {model["records"] for model in found["models"].values()} == {TESTS}
     assert found["models"]["naive_bayes"]["accuracy"] == 1.0  # The label is a word of the text.
     assert found["models"]["majority"]["accuracy"] == pytest.approx(1 / 3)
@@ -112,6 +117,23 @@ def test_the_last_delivered_adapter_is_taken_unless_another_is_named(
     _deliver(site, base_folder, make_job(), "second", seed=1)
     assert json.loads(yoriai("site", "evaluate", site.path, "--json").screen)["run_id"] == "second"
     assert json.loads(yoriai("site", "evaluate", site.path, "--run", "first", "--json").screen)["run_id"] == "first"
+
+
+def test_a_version_that_was_pulled_is_measured_by_its_channel_and_none_is_where_nothing_was(
+    site: SiteFolder, base_folder: Path, make_job: JobMaker
+) -> None:
+    _deliver(site, base_folder, make_job(), "delivered", seed=1)
+    session = ModelSession(load_base(str(base_folder), device=choose_device("cpu")), SpeedSection(threads=1))
+    export = Export(session, make_job())
+    pull(export.bundle(), ChannelPlace(site.channels, "production"), session)
+    found = json.loads(yoriai("site", "evaluate", site.path, "--channel", "production", "--json").screen)
+    assert (found["adapter_digest"], set(found["models"])) == (export.adapter.digest(), {*MODELS})
+    delivered = json.loads(yoriai("site", "evaluate", site.path, "--json").screen)
+    assert delivered["models"]["base"] == found["models"]["base"]
+    assert delivered["adapter_digest"] != found["adapter_digest"]
+    for options, said in ((("--channel", "staging"), "no version is in use in staging"), (BOTH, "name two adapters")):
+        done = yoriai("site", "evaluate", site.path, *options)
+        assert (done.code, said in done.screen) == (EXIT_BAD_INPUT, True)
 
 
 def test_without_an_adapter_it_says_so(site: SiteFolder) -> None:

@@ -4,6 +4,8 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import nullcontext
+from html import unescape
+from itertools import islice
 from types import SimpleNamespace
 
 import pytest
@@ -21,6 +23,7 @@ from yoriai.server.folder.server_folder import ServerFolder
 from yoriai.server.jobs.job_store import JobStore
 from yoriai.server.jobs.recording import records_of
 from yoriai.server.service.status import Member
+from yoriai.server.versions import catalogue
 from yoriai.server.versions.database import writing
 from yoriai.server.versions.log import append, newest_rows
 
@@ -103,7 +106,12 @@ def test_the_log_is_filtered_by_event_job_and_site_with_the_newest_first(folder:
         joined = [row.document for row in newest_rows(records.db, event="joined", site="north")]
     assert joined
     assert {(row["event"], row["site"]) for row in joined} == {("joined", "north")}
-    assert [row["number"] for row in joined] == sorted((row["number"] for row in joined), reverse=True)
+    assert [row["row"] for row in joined] == sorted((row["row"] for row in joined), reverse=True)
+    with records_of(folder) as records, writing(records.db):
+        append(records.db, records.key, "received", run="other", site="north", number=1)
+        (row,) = islice(newest_rows(records.db), 1)
+    assert (row.document["row"], row.document["number"]) == (row.number, 1)
+    assert f'<th scope="row">{row.number}</th>' in Visitor(access).page("/log?event=received")
     page = Visitor(access).page(f"/log?event=joined&site=north&run={joined[0]['run'][:8]}")
     assert len(re.findall(r'<tr><th scope="row">', page)) == len(joined)
 
@@ -150,6 +158,38 @@ def test_promote_and_roll_back_go_through_the_gate_and_into_the_log(folder: Serv
     assert f"production holds {first}" in back.text
     assert "worse at two sites" in visitor.page("/log?event=rolled_back")
     assert visitor.send("promote", form_key=key, run=first, channel="elsewhere").status_code == 409
+
+
+def test_a_versions_page_has_each_votes_and_checks_counts_with_their_intervals_or_why_they_are_withheld(
+    folder: ServerFolder,
+) -> None:
+    with records_of(folder) as records:
+        version = catalogue.versions(records.db)[1]
+        with writing(records.db):
+            for event, fields in SAID:
+                append(records.db, records.key, event, run=version.run, number=7, **fields)
+    with opened(console_of(folder, allow_actions=False)) as access:
+        visitor = Visitor(access)
+        page = re.sub(r"<[^>]*>", "", visitor.page(f"/versions/{version.run}?language=en"))
+        japanese = visitor.page(f"/versions/{version.run}?language=ja")
+    # North: 30 gained and 2 lost, each with a deviation of 10; together -12 with one of 20.
+    for said in ("30 (10…50)", "-2 (0…18)", "-10 (0…10)", "-12 (-51…27)", "No loss beyond the noise is shown"):
+        assert said in page
+    assert "policy.count_epsilon is 0: what this site's test records say stays there" in unescape(page)
+    assert "80% (65%…95%)" in page
+    assert "No fall since its first check is shown" in page
+    assert "policy.count_epsilon は 0 です: この拠点の評価記録が示すことは、拠点の外に出ません" in unescape(japanese)
+
+
+NONE = "policy.count_epsilon is 0: what this site's test records say stays there"
+SAID = [
+    ("voted", {"site": "north", "period": 0, "counts": [30, -2], "deviation": 10.0}),
+    ("voted", {"site": "east", "period": 0, "counts": [-10, 34], "deviation": 10.0}),
+    ("withheld", {"site": "south", "period": 0, "reason": NONE}),
+    ("checking", {"channel": "production", "period": 1}),
+    ("checked", {"site": "north", "period": 1, "counts": [80, 20], "deviation": 8.0}),
+    ("withheld", {"site": "south", "period": 1, "reason": NONE}),
+]
 
 
 def test_a_thousand_sites_are_listed_with_one_question_to_flower_one_look_at_each_certificate_and_one_drawing(

@@ -8,11 +8,13 @@ from dataclasses import replace
 from html import unescape
 from urllib.parse import quote
 
+import numpy as np
 import pytest
 
 from tests.client.books import terms
 from tests.commands import yoriai
-from tests.console.stored import EVENT, HOSTILE, Visitor, deliver, opened, stored_site
+from tests.console.stored import DIGEST, EVENT, HOSTILE, Visitor, deliver, opened, stored_site
+from tests.privacy.ledgers import charge
 from yoriai.client.cli.own_ledger import opened as ledger_of
 from yoriai.client.console import acts, watched
 from yoriai.client.console.burnt import burnt_by_job
@@ -23,10 +25,15 @@ from yoriai.client.daemon.site_alarms import site_alarms
 from yoriai.client.folder.site_folder import SiteFolder
 from yoriai.client.offer.decision_log import DecisionLog
 from yoriai.client.offer.job_book import JobBook
+from yoriai.client.versions.given_counts import counts_file
+from yoriai.client.versions.own_checks import OwnChecks
 from yoriai.config.site import AlarmsSection, SiteConfig
 from yoriai.console.access import Access
 from yoriai.console.pages import Asked
 from yoriai.privacy.dp.accounting import event_to_dict
+from yoriai.privacy.identity.signing_key import SigningKey
+from yoriai.privacy.statements.counts_statement import CountsStatement, sign_counts
+from yoriai.system.files import make_private_folder
 from yoriai.system.users import operator_name
 
 
@@ -179,6 +186,48 @@ def test_pull_gives_the_command_itself_and_tells_its_refusal(site: SiteFolder, a
     back = visitor.send("rollback", form_key=key, channel="production", agreed="yes")
     assert back.status_code == 409
     assert "pull the version that is to be in use" in back.text
+
+
+def test_the_sites_own_checks_and_the_counts_that_left_are_shown_and_what_they_cost_is_no_round(
+    site: SiteFolder, access: Access
+) -> None:
+    with ledger_of(site) as ledger:
+        assert ledger is not None
+        ledger.approve("pumps-1/counts/vote.3.0", EVENT, 1)
+        charge(ledger, "pumps-1/counts/vote.3.0", 1, EVENT)
+        ledger.finish("pumps-1/counts/vote.3.0")
+    given = CountsStatement(
+        "miyagi", "north", "vote", "pumps-1", DIGEST, 3, 0, 14, -3, deviation=8.1, epsilon=0.5, delta=1e-5
+    )
+    file = counts_file(site.channels, "vote.3.0")
+    make_private_folder(site.channels)
+    make_private_folder(file.parent)
+    file.write_bytes(sign_counts(SigningKey.generate(), given))
+    checks = OwnChecks(site.channels)
+    assert [checks.note(3, period, np.array(counts)) for period, counts in ((1, (90, 10)), (2, (60, 40)))] == [
+        False,
+        True,
+    ]
+    visitor = Visitor(access)
+    page = unescape(re.sub(r"<[^>]*>", "", visitor.page("/adapters?language=en")))
+    for said in ("60 of 100", "60% (50%…69%)", "worse, and shown", "gained 14, lost -3", "± 8.1"):
+        assert said in page
+    assert "what this site's test records say of a version stays here" in page
+    budget = visitor.page("/budget?language=en")
+    assert re.search(r'<a href="/jobs/pumps-1">pumps-1</a>, counts about its version', budget)
+    assert budget.count("two noised counts") == 1
+    assert "/jobs/pumps-1/counts" not in budget
+
+
+def test_in_japanese_and_spanish_a_waiting_jobs_page_has_no_english_but_names_and_the_coordinators_words(
+    access: Access,
+) -> None:
+    visitor = Visitor(access)
+    for language in ("ja", "es"):
+        page = visitor.page(f"/jobs/pumps-3?language={language}")
+        rest = re.findall(r'<dd><span lang="en">([^<]*)</span></dd>', page)
+        assert rest == ["pumps-3"]
+        assert 'lang="en"' not in re.sub(r'<dd><span lang="en">[^<]*</span></dd>', "", page).partition("<main")[2]
 
 
 def test_a_file_that_looks_like_an_option_is_a_file(

@@ -14,6 +14,7 @@ import yoriai
 from yoriai.alarms.alarm import Alarm
 from yoriai.console.access import Role
 from yoriai.console.pages import Console, Page
+from yoriai.console.retelling import retold
 from yoriai.console.words import LANGUAGES, Translate, translator
 
 _MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86_400
@@ -115,14 +116,22 @@ def _environment(console: Console) -> Environment:
     }
     made.filters |= console.filters
     made.globals["said"] = said
+    made.globals["retold"] = retold
     made.globals["parts"] = made.get_template("parts.html.j2").module
     return made
 
 
-def said(say: Translate, alarm: Alarm) -> str:
-    """An alarm in a language; a value that the words have, such as the name of a paper, too."""
-    values = {name: say(value) if isinstance(value, str) else value for name, value in alarm.values.items()}
-    return say(alarm.text, **values)
+def said(viewer: Viewer, alarm: Alarm) -> str:
+    """An alarm in a language; a value too where it is the name of a paper, or a sentence that is known."""
+    say = translator(viewer.language)
+
+    def value_of(value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        told = say(value)
+        return told if told != value else "".join(piece for piece, _ in retold(viewer.language, value))
+
+    return say(alarm.text, **{name: value_of(value) for name, value in alarm.values.items()})
 
 
 def _day(at: float) -> str:

@@ -98,13 +98,15 @@ def make_private_folder(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def folder_made_whole(folder: Path) -> Iterator[Path]:
+def folder_made_whole(folder: Path, *, alone: bool = False) -> Iterator[Path]:
     """A draft of a new folder, mode 0700, beside its place; it takes the place, durably, when the block is done.
 
     If the block fails, nothing is left; nor does a crash leave anything at the place itself.
 
     Args:
         folder: must not be there, or be empty.
+        alone: no other process makes it at the same time. The draft then has one name, so that what a kill or a power
+            cut left is cleared by whoever comes next.
 
     Raises:
         StorageError: the draft or the place cannot be written.
@@ -112,12 +114,20 @@ def folder_made_whole(folder: Path) -> Iterator[Path]:
     place = folder.absolute()
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{place.name}.", suffix=".part", dir=place.parent))
+        draft = place.with_name(f".{place.name}.part")
+        if alone:
+            shutil.rmtree(draft, ignore_errors=True)
+            make_private_folder(draft)
+        else:
+            draft = Path(tempfile.mkdtemp(prefix=f".{place.name}.", suffix=".part", dir=place.parent))
     except OSError as error:
         raise cannot_write(folder, error) from error
     try:
         yield draft
-        draft.replace(place)
+        for path in draft.iterdir():
+            sync(path)
+        sync(draft)
+        draft.rename(place)
         sync(place.parent)
     except OSError as error:
         raise cannot_write(folder, error) from error
@@ -206,31 +216,6 @@ def opened_folder(folder: str | Path, within: int | None = None) -> Iterator[int
         yield descriptor
     finally:
         os.close(descriptor)
-
-
-@contextlib.contextmanager
-def folder_at_once(place: Path) -> Iterator[Path]:
-    """As `folder_made_whole`, for a place that one process alone makes: its files are durable too, before it is there.
-
-    The draft has one name, so that what a kill or a power cut left is cleared by whoever comes next.
-
-    Raises:
-        StorageError: it cannot be written; then nothing is left, and nothing is there.
-    """
-    part = place.with_name(f".{place.name}.part")
-    try:
-        shutil.rmtree(part, ignore_errors=True)
-        make_private_folder(part)
-        yield part
-        for path in part.iterdir():
-            sync(path)
-        sync(part)
-        part.rename(place)
-        sync(place.parent)
-    except OSError as error:
-        raise cannot_write(place, error) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def sync(path: Path) -> None:

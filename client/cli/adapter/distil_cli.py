@@ -93,7 +93,7 @@ def _distil(
     from yoriai.client.session.model_session import ModelSession
     from yoriai.config import SpeedSection
     from yoriai.privacy.dp.randomness import SystemSource
-    from yoriai.system.files import folder_at_once
+    from yoriai.system.files import folder_made_whole
 
     config, small = site.config(), loaded(site, place)
     job, start = read_head(place, config.base.model)
@@ -112,7 +112,7 @@ def _distil(
     with quiet_libraries():
         session = ModelSession(load_base(config.base.model, device=choose_device("cpu")), SpeedSection())
     learnt = learn(session, job, start, prompts, answers, source=SystemSource())
-    with folder_at_once(out.resolve()) as part:
+    with folder_made_whole(out.resolve(), alone=True) as part:
         save_adapter(session, job, learnt, part)
         mark(part, went_on_from=place.name, large=routes.settings.model, prompts=len(prompts), hints=hints)
     found = summary(answers, None, Price(routes.settings.price_prompt, routes.settings.price_answer))

@@ -1,9 +1,9 @@
-"""`yoriai site evaluate`: what a delivered adapter is worth here, side by side with everything else there is."""
+"""`yoriai site evaluate`: what an adapter is worth at this site, side by side with everything else there is."""
 
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 from rich.console import Console
@@ -43,9 +43,15 @@ def evaluate(
         str,
         typer.Option("--run", help="Whose adapter: a run's id, its beginning, or its job's name; default: the last."),
     ] = "",
+    channel: Annotated[
+        Literal["staging", "production"] | None,
+        typer.Option("--channel", help="The version that was pulled into this channel, in place of a delivered one."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Compare a delivered adapter with the base and with counting, on this site's own test records.
+    """Compare an adapter with the base and with counting, on this site's own test records.
+
+    It is the one that was delivered last, a run's, or the version that was pulled into a channel.
 
     Intervals, exact tests, calibration, labels and languages. It loads a base of its own, beside the daemon's. Nothing
     leaves the site, and no budget is charged.
@@ -55,20 +61,25 @@ def evaluate(
     from yoriai.client.folder.site_folder import SiteFolder
     from yoriai.client.offer.job_book import JobBook
 
+    if run and channel:
+        raise ConfigError("--run and --channel name two adapters", remedy="leave one of them out")
     site = SiteFolder(folder.resolve())
     site.config()
     check_writer(site)
-    entry = _delivered(JobBook(site.jobs), run)
+    entry = None if channel else _delivered(JobBook(site.jobs), run)
     take_own_cache(site)
     with say_while("reading the records, and loading the base model") as now:
-        found = _measured(site, entry, lambda done, of: now(f"measuring, {done} of {of} records"))
+        stored, base_digest = _stored(site, entry) if entry else _pulled(site, channel or "")
+        found = _measured(site, stored, base_digest, lambda done, of: now(f"measuring, {done} of {of} records"))
     if as_json:
         typer.echo(json.dumps(found.as_json(), indent=2, ensure_ascii=False, allow_nan=False))
         return
     _print(found, _console)
 
 
-def _measured(site: "SiteFolder", entry: "Entry", progress: Callable[[int, int], None]) -> "OwnModels":
+def _measured(
+    site: "SiteFolder", stored: "StoredAdapter", base_digest: str, progress: Callable[[int, int], None]
+) -> "OwnModels":
     """Load records and base, and measure every model."""
     from yoriai.client.base.base_model import choose_device, load_base
     from yoriai.client.base.quiet import quiet_libraries
@@ -80,9 +91,8 @@ def _measured(site: "SiteFolder", entry: "Entry", progress: Callable[[int, int],
 
     config = site.config()
     records = read_site(config.name, site.place(config.records.folder), Reading.of(config.records))
-    stored = _stored(site, entry)
     with quiet_libraries():
-        base = load_base(config.base.model, device=choose_device("auto"), expected_digest=entry.terms.base_digest)
+        base = load_base(config.base.model, device=choose_device("auto"), expected_digest=base_digest)
         return compare_on_own(stored, records, ModelSession(base, SpeedSection()), progress=progress)
 
 
@@ -103,8 +113,12 @@ def _delivered(book: "JobBook", run: str) -> "Entry":
     return delivered[-1]
 
 
-def _stored(site: "SiteFolder", entry: "Entry") -> "StoredAdapter":
-    """Raises ConfigError if the adapter's folder was moved away."""
+def _stored(site: "SiteFolder", entry: "Entry") -> tuple["StoredAdapter", str]:
+    """The adapter that was delivered, and its base's digest.
+
+    Raises:
+        ConfigError: the adapter's folder was moved away.
+    """
     from yoriai.client.offer.policy import job_from
     from yoriai.client.versions.adapter_place import folder_of
     from yoriai.client.versions.deliveries import StoredAdapter
@@ -113,7 +127,32 @@ def _stored(site: "SiteFolder", entry: "Entry") -> "StoredAdapter":
     if not place.is_dir():
         raise ConfigError(f"there is no {place}", remedy="put the adapter's folder back, or name another run")
     job = job_from(config.name, config.policy, entry.terms.job)
-    return StoredAdapter(entry.run_id, job, place, entry.adapter_digest)
+    return StoredAdapter(entry.run_id, job, place, entry.adapter_digest), entry.terms.base_digest
+
+
+def _pulled(site: "SiteFolder", channel: str) -> tuple["StoredAdapter", str]:
+    """The version in use in a channel, and its base's digest; both were verified when it was pulled.
+
+    Raises:
+        ConfigError: there is none, or one that an earlier Yoriai pulled without its job.
+        IdentityError: its statement is damaged.
+    """
+    from yoriai.client.offer.policy import job_from
+    from yoriai.client.versions.adapter_place import STATEMENT
+    from yoriai.client.versions.channel_place import ChannelPlace
+    from yoriai.client.versions.deliveries import StoredAdapter
+    from yoriai.client.versions.pulling import JOB
+    from yoriai.privacy.statements.version_statement import unverified_version
+
+    config, folder = site.config(), ChannelPlace(site.channels, channel).link.resolve()
+    try:
+        offered, signed = json.loads((folder / JOB).read_bytes()), (folder / STATEMENT).read_bytes()
+    except (OSError, ValueError):
+        raise ConfigError(
+            f"no version is in use in {channel}", remedy=f"yoriai site pull DIR --channel {channel}"
+        ) from None
+    said, job = unverified_version(signed), job_from(config.name, config.policy, offered)
+    return StoredAdapter(said.run_id, job, folder, said.adapter_digest), said.base_digest
 
 
 def _print(found: "OwnModels", console: Console) -> None:
