@@ -4,7 +4,7 @@
   prompt's last hidden state against one fixed vector a label: the mean output embedding of the
   label's tokens, minus what the untouched base says to an empty prompt. Only the base shapes the head, nothing of it
   trains, and one position and a small matrix carry the gradient.
-- `lm` and `instruct` take next-token cross-entropy; logits are made at the targets only.
+- `lm` and `instruct` take next-token cross-entropy at the targets only (`token_losses.py`).
 """
 
 import math
@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from yoriai.client.base.layers import output_logits
 from yoriai.client.model.factor_model import FactorModel
 from yoriai.client.model.head_model import TEMPERATURE
 from yoriai.client.model.lora import AdaptedModel
 from yoriai.client.model.measure import Tally
 from yoriai.client.model.per_record import PerRecord
 from yoriai.client.model.prepared import Batch
+from yoriai.client.model.token_losses import token_losses
 from yoriai.client.records.control_tokens import TextEncoder, Tokenizer
 from yoriai.client.records.likeness import twins
 from yoriai.client.records.token_bytes import token_bytes
@@ -167,11 +167,9 @@ class LanguageHead:
         product with the vocabulary must not depend on which records are in the batch.
         """
         before = (batch.targets - 1).clamp(min=0)[..., None].expand(-1, -1, hidden.shape[-1])
-        logits = output_logits(
-            hidden.gather(1, before).float(), self._output_embedding, self._cap
-        )  # (B, K, vocabulary)
+        states = hidden.gather(1, before).float()
         wanted = batch.token_ids.gather(1, batch.targets)
-        losses = functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none").view_as(wanted)
+        losses = token_losses(states.flatten(0, 1), self._output_embedding, wanted.flatten(), self._cap).view_as(wanted)
         return losses.where(batch.targets > 0, 0.0)
 
 

@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 
 from yoriai.client.model.prepared import STATES_IN_MEMORY_BYTES
+from yoriai.client.model.token_losses import AT_ONCE
 from yoriai.client.training.evaluate import EXACT_MATCH_RECORDS
 from yoriai.config import JobConfig
 from yoriai.simulations.check.lengths import SiteLengths
@@ -94,15 +95,15 @@ def states_bytes(job: JobConfig, sites: Sequence[SiteLengths], limit: int, sizes
 
 
 def logits_bytes(job: JobConfig, sites: Sequence[SiteLengths], limit: int, sizes: Sizes) -> int:
-    """What measuring the largest batch of test records takes: logits and their logarithms, a float a target and token
-    of the vocabulary each. 0 for classify, whose labels are few."""
+    """What measuring the largest batch of test records takes: logits, a float a target and token of the vocabulary that
+    is read at once. 0 for classify, whose labels are few."""
     if job.task.kind == "classify":
         return 0
     largest = 0
     for site in sites:
         rows = min(job.speed.physical_batch_size, len(site.test))
         largest = max(largest, rows * int(np.minimum(site.test_targets, limit).max(initial=0)))
-    return 2 * largest * sizes.vocabulary * _FLOAT
+    return largest * min(sizes.vocabulary, AT_ONCE) * _FLOAT
 
 
 def _measurements(job: JobConfig) -> int:

@@ -11,10 +11,11 @@ The threshold and the constants are post-processing and public. Adding or removi
 (L2 norm), so one unsampled Gaussian of the job's epsilon and delta is the whole cost. Each site adds all of that noise
 (local), or its share of it (distributed), as in the job that this is compared with.
 
-It is a figure and no release: the noise comes from a public seed and protects nobody, and distributed noise is taken
-for Gaussian, without the rounding of the secure sum.
+It is a figure and no release: the noise comes from the seed and the records themselves and protects nobody, and
+distributed noise is taken for Gaussian, without the rounding of the secure sum.
 """
 
+import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Sequence
@@ -41,7 +42,8 @@ _KEPT_ABOVE: Final = 2.0  # Standard deviations of the noise.
 def private_baseline(sites: Sequence[SiteRecords], job: JobConfig) -> dict[str, Tally] | None:
     """One release of all sites' training records, and what its answers count on each site's test records.
 
-    None for a job without privacy. The noise is drawn from training.seed.
+    None for a job without privacy. The noise follows from training.seed and the training records: several splits of the
+    same records have a draw each, which an interval over them then covers.
 
     Raises:
         RecordError: a response is none of the job's labels, or a record lacks the owner that privacy.unit asks for.
@@ -52,9 +54,15 @@ def private_baseline(sites: Sequence[SiteRecords], job: JobConfig) -> dict[str, 
         return None
     labels = job.task.labels
     sums = np.sum([unit_sum(site.train, labels, job.privacy) for site in sites], axis=0)
-    noise = np.random.default_rng(job.training.seed).standard_normal(sums.shape)
-    released = sums + deviation * noise
+    generator = np.random.default_rng([job.training.seed, _number_of(sites)])
+    released = sums + deviation * generator.standard_normal(sums.shape)
     return {site.name: released_tally(released, site.test, labels, deviation=deviation) for site in sites}
+
+
+def _number_of(sites: Sequence[SiteRecords]) -> int:
+    """One for each set of training records, the same on every machine."""
+    held = repr([(site.name, [(record.prompt, record.response) for record in site.train]) for site in sites])
+    return int.from_bytes(hashlib.sha256(held.encode("utf-8", "backslashreplace")).digest()[:8], "little")
 
 
 def noise_deviation(job: JobConfig, sites: int) -> float | None:

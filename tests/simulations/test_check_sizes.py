@@ -12,6 +12,7 @@ from rich.console import Console
 from tests.simulations.conftest import Run
 from tests.tiny import tiny_tokenizer
 from tests.world import Notebook, job_settings, write_records
+from yoriai.client.model.token_losses import AT_ONCE
 from yoriai.client.records.records import Record, SiteRecords
 from yoriai.config import JobConfig, override
 from yoriai.simulations.check.job_check import Check, check, print_check
@@ -147,7 +148,8 @@ def test_memory_by_count_is_that_of_states_and_of_the_largest_batch_of_tests() -
     sites = [lengths([10, 20], [5, 9], [4, 6]), lengths([10], [30], [40], name="b")]
     reading = job(task__kind="lm", speed__physical_batch_size=2)
     assert states_bytes(reading, sites, 25, sizes) == 4 * 8 * (30 + 14 + 10 + 25)
-    assert logits_bytes(reading, sites, 25, sizes) == 2 * 4 * 100 * max(2 * 6, 1 * 25)
+    assert logits_bytes(reading, sites, 25, sizes) == 4 * 100 * max(2 * 6, 1 * 25)
+    assert logits_bytes(reading, sites, 25, Sizes(hidden=8, vocabulary=10**6)) == 4 * AT_ONCE * 25
     assert states_bytes(job(speed__prefix_cache=False), sites, 25, sizes) == 0
     assert logits_bytes(job(task__kind="classify"), sites, 25, sizes) == 0
     large = Sizes(hidden=8_000_000, vocabulary=1)

@@ -129,6 +129,18 @@ def test_less_privacy_answers_better_and_the_same_job_always_the_same() -> None:
     assert accuracy(1.0) == accuracy(1.0)
 
 
+def test_two_splits_of_the_records_have_a_draw_of_noise_each() -> None:
+    """At this epsilon answers are noise alone, so one draw for both would answer alike."""
+    test = tuple(_records(90, seed=5, length=4))
+    first, second = (
+        private_baseline([SiteRecords("s0", tuple(_records(30, seed)), test)], _job(privacy__epsilon=0.001))
+        for seed in (1, 2)
+    )
+    assert first is not None
+    assert second is not None
+    assert not np.array_equal(first["s0"].hits, second["s0"].hits)
+
+
 # What its answers are.
 
 
