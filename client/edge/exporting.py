@@ -25,10 +25,10 @@ from yoriai.client.base.base_model import choose_device, gguf_file, load_base
 from yoriai.client.base.gguf_header import read_header
 from yoriai.client.base.quiet import quiet_libraries
 from yoriai.client.edge.adapter_folder import AdapterFolder, Factors, read_folder
+from yoriai.client.edge.engine_process import require_llama
 from yoriai.client.edge.families import family_of
 from yoriai.client.edge.gguf_writing import MERGED_TYPES, stored, write_adapter, write_merged
 from yoriai.client.edge.judging import ADAPTER_FILE, BASE_FILE, MODEL_FILE, Check, Judgement, judge
-from yoriai.client.edge.llama_server import require_llama
 from yoriai.client.edge.modelfile import modelfile, vllm_line
 from yoriai.client.edge.reference import Reference, measure_reference, public_sample
 from yoriai.client.edge.safetensors_writing import write_merged_folder, write_peft

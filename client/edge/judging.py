@@ -19,9 +19,10 @@ import numpy as np
 
 from yoriai.client.base.quiet import quiet_libraries
 from yoriai.client.base.weights import load_weights
+from yoriai.client.edge.engine_process import has_llama, require_llama
 from yoriai.client.edge.fidelity import Fidelity, Logs, compare, label_scores, log_probabilities
 from yoriai.client.edge.gguf_writing import read_adapter, write_merged
-from yoriai.client.edge.llama_server import LlamaServer, has_llama, require_llama, serving
+from yoriai.client.edge.llama_server import LlamaServer, serving
 from yoriai.client.edge.reference import Reference, peft_log_probabilities
 
 Check = Literal["auto", "llama", "transformers"]

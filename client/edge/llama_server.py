@@ -3,12 +3,6 @@
 It comes with the optional extra `edge`; nothing else of Yoriai needs it.
 """
 
-import importlib.util
-import json
-import secrets
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,23 +14,11 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
-from yoriai.client.edge.engine import Engine
-from yoriai.errors import AdapterError, ConfigError
+from yoriai.client.edge.engine_process import start_engine
+from yoriai.errors import AdapterError
 
 _TIMEOUT_S: Final = 300.0
-_FAULT_CHARACTERS: Final = 200
 _CERTAIN: Final = 1e6
-
-
-def has_llama() -> bool:
-    """Whether llama.cpp is installed here."""
-    return importlib.util.find_spec("xllamacpp") is not None
-
-
-def require_llama() -> None:
-    """Raise ConfigError, with what to install, if llama.cpp is not here."""
-    if not has_llama():
-        raise ConfigError("llama.cpp is not installed here (xllamacpp)", remedy='pip install "yoriai[edge]"')
 
 
 @dataclass(frozen=True)
@@ -173,40 +155,11 @@ def serving(
         ConfigError: llama.cpp is not installed here.
         AdapterError: it does not load them.
     """
-    require_llama()
-    key = secrets.token_hex(16)
-    engine = Engine(str(model), str(adapter or ""), model.stem, key, context_tokens, parallel=1, threads=threads)
-    with tempfile.TemporaryFile() as complaints, _child(complaints) as child:
-        assert child.stdin is not None
-        assert child.stdout is not None
-        child.stdin.write(engine.to_line())
-        child.stdin.flush()
-        try:
-            address = json.loads(child.stdout.readline())["address"]
-        except (ValueError, KeyError):
-            raise _unloadable(adapter or model, complaints) from None
-        headers = {"Authorization": f"Bearer {key}"}
-        with httpx.Client(base_url=address, headers=headers, timeout=_TIMEOUT_S, trust_env=False) as client:
-            yield LlamaServer(client, vocabulary, child.pid, has_adapter=adapter is not None)
-
-
-@contextmanager
-def _child(complaints: Any) -> Iterator["subprocess.Popen[bytes]"]:
-    command = [sys.executable, "-m", "yoriai.client.edge.engine"]
-    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints)
+    engine = start_engine(model, adapter, name=model.stem, context_tokens=context_tokens, threads=threads)
     try:
-        yield child
+        with httpx.Client(
+            base_url=engine.address, headers=engine.headers, timeout=_TIMEOUT_S, trust_env=False
+        ) as client:
+            yield LlamaServer(client, vocabulary, engine.pid, has_adapter=adapter is not None)
     finally:
-        child.kill()
-        child.communicate()
-
-
-def _unloadable(path: Path, complaints: Any) -> AdapterError:
-    complaints.seek(0)
-    lines = [line.strip() for line in complaints.read().decode("utf-8", "replace").splitlines() if line.strip()]
-    faults = [line for line in lines if "error" in line.lower() or "failed" in line.lower()]
-    return AdapterError(
-        f"llama.cpp does not load {path.name}",
-        found=(faults or lines or ["no word from it"])[0][:_FAULT_CHARACTERS],
-        remedy="export it again; if it stays so, report it with the base's family",
-    )
+        engine.end()

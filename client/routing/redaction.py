@@ -6,6 +6,7 @@ that must not leave is one that routing must not be on for.
 """
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -35,17 +36,23 @@ class Redacted:
 
 Finder = Callable[[str], Iterable[Span]]
 
+# In all but mail addresses and places a letter is one of ASCII: in Japanese no blank stands around a number.
 _PATTERNS: Final = {
-    "URL": r"\b(?:https?|ftp)://[^\s<>\"']+|\bwww\.[^\s<>\"']+",
+    # Japanese, from the prefecture to the last number of the block.
+    "ADDRESS": r"(?:東京都|北海道|(?:京都|大阪)府|[\u4e00-\u9fff]{2,3}県)[^\s、。\d]{1,25}"
+    r"\d+(?:丁目|番地?|号|[\d\u2010-\u2013-])*",
+    "URL": r"(?a)\b(?:https?|ftp)://[^\s<>\"']+|\bwww\.[^\s<>\"']+",
     "EMAIL": r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+",
-    "IP": r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?![\d.])|(?<![\w:])(?:[0-9A-Fa-f]{1,4}:){3,7}[0-9A-Fa-f]{1,4}(?![\w:])",
-    "MAC": r"(?<![\w:-])(?:[0-9A-Fa-f]{2}[:-]){5}[0-9A-Fa-f]{2}(?![\w:-])",
-    "IBAN": r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,4})?\b",
-    "PHONE": r"(?<![\w.])(?:\+|00)?\d(?:[ ()./-]{0,2}\d){6,14}(?![\w])",
-    "SECRET": r"\b(?:sk|pk|ghp|gho|xox[abp]|AKIA)[-_]?[A-Za-z0-9_-]{12,}\b",
-    # A serial, customer or order number: letters and digits mixed, or five digits and more.
-    "NUMBER": r"(?<![\w-])(?=[\w-]*\d[\w-]*\d[\w-]*\d)(?=[\w-]*[A-Za-z])[A-Za-z0-9]+(?:-[A-Za-z0-9]+)+(?![\w-])"
-    r"|(?<![\w.,])\d{5,}(?![\w])",
+    "IP": r"(?a)(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?![\d.])"
+    r"|(?<![\w:])(?:[0-9A-Fa-f]{1,4}:){3,7}[0-9A-Fa-f]{1,4}(?![\w:])",
+    "MAC": r"(?a)(?<![\w:-])(?:[0-9A-Fa-f]{2}[:-]){5}[0-9A-Fa-f]{2}(?![\w:-])",
+    "IBAN": r"(?a)\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,4})?\b",
+    "PHONE": r"(?a)(?<![\w.])(?:\+|00)?\d(?:[ ()./\u2010-\u2013-]{0,2}\d){6,14}(?![\w])",
+    "SECRET": r"(?a)\b(?:sk|pk|ghp|gho|xox[abp]|AKIA)[-_]?[A-Za-z0-9_-]{12,}\b",
+    # A serial, customer, order or identity number: letters and digits mixed, or five digits and more, with letters
+    # before or after them.
+    "NUMBER": r"(?a)(?<![\w-])(?=[\w-]*\d[\w-]*\d[\w-]*\d)(?=[\w-]*[A-Za-z])[A-Za-z0-9]+(?:-[A-Za-z0-9]+)+(?![\w-])"
+    r"|(?<![\w.,])[A-Za-z]{0,4}\d{5,}[A-Za-z]{0,2}(?!\w)",
 }
 
 
@@ -62,12 +69,19 @@ def patterns(own: Sequence[str] = ()) -> Finder:
     compiled += [("OWN", re.compile(pattern)) for pattern in own]
 
     def find(text: str) -> Iterable[Span]:
+        folded = _folded(text)
         for kind, pattern in compiled:
-            for match in pattern.finditer(text):
+            for match in pattern.finditer(folded if kind != "OWN" else text):
                 if match.end() > match.start():
                     yield Span(match.start(), match.end(), kind)
 
     return find
+
+
+def _folded(text: str) -> str:
+    """With the wide digits and letters of Japanese texts as those of ASCII, each in its place."""
+    plain = (unicodedata.normalize("NFKC", letter) for letter in text)
+    return "".join(folded if len(folded) == 1 else letter for folded, letter in zip(plain, text, strict=True))
 
 
 def redact(text: str, finders: Iterable[Finder]) -> Redacted:

@@ -180,7 +180,7 @@ class Front:
     ) -> Response:
         writer, began = _writer_of(version), time.monotonic()
         wanted = asked.to_engine(ids, writer.answer_tokens(asked), adapted=asked.model != BASE)
-        sent = writer.engine.client.stream("POST", "/v1/completions", json=wanted)
+        sent = writer.client.stream("POST", "/v1/completions", json=wanted)
         answer = await stack.enter_async_context(sent)
         if answer.status_code != 200:
             return JSONResponse(json.loads(await answer.aread()), answer.status_code)

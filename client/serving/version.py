@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from yoriai.client.edge.llama_server import require_llama
+from yoriai.client.edge.engine_process import require_llama
 from yoriai.client.serving.base_file import BaseFile, base_file
 from yoriai.client.serving.writing import Writer, open_writer
 from yoriai.client.session.loading import Trained, load, read_task
@@ -41,7 +41,7 @@ class Version:
     async def close(self) -> None:
         """Give back what it took."""
         if self.writer is not None:
-            await self.writer.engine.end()
+            await self.writer.end()
 
 
 class Opener:
@@ -64,10 +64,9 @@ class Opener:
             folder: not a link, which may lead elsewhere a moment later.
 
         Raises:
-            AdapterError: the folder is none that answers, or is of another base.
+            AdapterError: the folder is none that answers, or is of another base, or llama.cpp does not load it.
             BaseModelError: the site's base does not load, or is not the version's.
             ConfigError: llama.cpp is not installed, or the base is not a file that it reads.
-            ServerError: llama.cpp does not load base or adapter.
         """
         task = read_task(folder)
         if task["kind"] == "classify":

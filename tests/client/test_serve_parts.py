@@ -153,7 +153,7 @@ def test_a_request_ends_on_the_version_that_it_began_on_and_that_is_closed_then(
                 await asyncio.sleep(0.01)
             async with versions.lease() as new:
                 assert new.name == "production.2"
-            said = await old.writer.engine.client.post("/v1/completions", json={"prompt": [5], "max_tokens": 1})
+            said = await old.writer.client.post("/v1/completions", json={"prompt": [5], "max_tokens": 1})
             assert (old.is_alive, said.status_code) == (True, 200)
         while old.is_alive:
             await asyncio.sleep(0.01)

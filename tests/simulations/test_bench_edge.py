@@ -12,7 +12,7 @@ from tests.client.conftest import LABELS, start_for
 from tests.client.tiny_gguf import write_tiny_gguf
 from yoriai.cli import app
 from yoriai.client.base.base_model import load_base
-from yoriai.client.edge.llama_server import has_llama
+from yoriai.client.edge.engine_process import has_llama
 from yoriai.client.records.records import Record
 from yoriai.client.records.token_bytes import token_bytes
 from yoriai.client.session.export import save_adapter

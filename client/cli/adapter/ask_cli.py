@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from yoriai.client.cli.adapter.adapter_option import Adapter
 from yoriai.terminal import say_while
 
 _console = Console()
@@ -23,13 +24,7 @@ def mount(site: typer.Typer) -> None:
 def ask(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The site's folder.", show_default=False)],
     text: Annotated[str, typer.Argument(metavar="TEXT", help="What is asked.", show_default=False)],
-    adapter: Annotated[
-        str | None,
-        typer.Option(
-            "--adapter",
-            help="A channel, or how the name of a delivered adapter begins; default: production, else the last one.",
-        ),
-    ] = None,
+    adapter: Adapter = None,
     max_new_tokens: Annotated[int, typer.Option("--tokens", min=1, help="Of an answer, at most.")] = 64,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

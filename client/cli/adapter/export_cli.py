@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from yoriai.client.cli.adapter.adapter_option import Adapter
 from yoriai.terminal import say, say_while
 
 _console = Console()
@@ -60,13 +61,7 @@ def export(
 def site_export(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The site's folder.", show_default=False)],
     out: _Out,
-    adapter: Annotated[
-        str | None,
-        typer.Option(
-            "--adapter",
-            help="A channel, or how the name of a delivered adapter begins; default: production, else the last one.",
-        ),
-    ] = None,
+    adapter: Adapter = None,
     form: _Format = None,
     kind: _Type = None,
     check: _Check = "auto",

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from yoriai.client.cli.adapter.adapter_option import Adapter
 from yoriai.errors import ConfigError
 from yoriai.terminal import one_line, say, say_rows, say_while
 
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     from yoriai.client.session.loading import Trained
 
 _Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The site's folder.", show_default=False)]
-_Adapter = Annotated[
-    str | None, typer.Option("--adapter", help="A channel, or how a delivered adapter's name begins; default: in use.")
-]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -32,7 +30,7 @@ def mount(site: typer.Typer) -> None:
     site.command("route")(route)
 
 
-def calibrate(folder: _Folder, adapter: _Adapter = None, as_json: _Json = False) -> None:
+def calibrate(folder: _Folder, adapter: Adapter = None, as_json: _Json = False) -> None:
     """Find the margin from which the version's answers are kept, on the site's test records.
 
     With confidence 1 - route.delta, route.share of what is kept is right, on texts that come as these records did.
@@ -68,7 +66,7 @@ def calibrate(folder: _Folder, adapter: _Adapter = None, as_json: _Json = False)
 def route(
     folder: _Folder,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Texts or records: .jsonl, .json or .csv.")],
-    adapter: _Adapter = None,
+    adapter: Adapter = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would leave, and send nothing.")] = False,
     curve: Annotated[
         bool, typer.Option("--curve", help="Ask the large model about every text, for cost against accuracy.")

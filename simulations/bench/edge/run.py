@@ -16,8 +16,9 @@ from yoriai.client.base.base_model import choose_device, gguf_file, load_base
 from yoriai.client.base.gguf_header import read_header
 from yoriai.client.base.quiet import quiet_libraries
 from yoriai.client.edge.adapter_folder import AdapterFolder, read_folder
+from yoriai.client.edge.engine_process import require_llama
 from yoriai.client.edge.gguf_writing import MERGED_TYPES, Stored, stored, write_adapter, write_merged
-from yoriai.client.edge.llama_server import LlamaServer, require_llama, serving
+from yoriai.client.edge.llama_server import LlamaServer, serving
 from yoriai.client.model.adapter_audit import audit_folder
 from yoriai.client.model.public_texts import shipped_texts
 from yoriai.errors import BaseModelError, ConfigError

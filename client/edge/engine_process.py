@@ -1,22 +1,31 @@
-"""Starts llama.cpp's server as a child, talks to it, and ends it. One engine has one adapter for all of its life."""
+"""Starts llama.cpp's server as a child, and ends it. One engine has one adapter for all of its life."""
 
-import asyncio
 import contextlib
+import importlib.util
 import json
 import secrets
 import subprocess
 import sys
 import threading
 from dataclasses import dataclass
-
-import httpx
+from pathlib import Path
 
 from yoriai.client.edge.engine import Engine
-from yoriai.client.edge.llama_server import require_llama
-from yoriai.errors import ServerError
+from yoriai.errors import AdapterError, ConfigError
 
 _TO_START_S = 300.0  # A large file on a slow disk; it answers, or its process ends.
 _TO_END_S = 10.0
+
+
+def has_llama() -> bool:
+    """Whether llama.cpp is installed here."""
+    return importlib.util.find_spec("xllamacpp") is not None
+
+
+def require_llama() -> None:
+    """Raise ConfigError, with what to install, if llama.cpp is not here."""
+    if not has_llama():
+        raise ConfigError("llama.cpp is not installed here (xllamacpp)", remedy='pip install "yoriai[edge]"')
 
 
 @dataclass(frozen=True)
@@ -24,35 +33,44 @@ class EngineProcess:
     """An engine that runs.
 
     Attributes:
-        client: who may talk to it. Whoever waits for an answer waits as long as that takes.
+        address: of its server, on loopback.
+        headers: without which it answers nobody; its key is in them.
     """
 
-    client: httpx.AsyncClient
+    address: str
+    headers: dict[str, str]
     _process: subprocess.Popen[bytes]
+
+    def __repr__(self) -> str:
+        return f"EngineProcess({self.address})"
+
+    @property
+    def pid(self) -> int:
+        """Of its process."""
+        return self._process.pid
 
     @property
     def is_alive(self) -> bool:
         """Whether its process runs."""
         return self._process.poll() is None
 
-    async def end(self) -> None:
+    def end(self) -> None:
         """End the process, at the latest after ten seconds. What it was still answering is cut off."""
-        await self.client.aclose()
-        await asyncio.to_thread(_end, self._process)
+        _end(self._process)
 
 
 def start_engine(
-    *, gguf: str, adapter: str, name: str, context_tokens: int, parallel: int, threads: int
+    gguf: Path, adapter: Path | None, *, name: str, context_tokens: int, parallel: int = 1, threads: int = 1
 ) -> EngineProcess:
     """Start an engine, as `Engine` has it, and wait until it answers.
 
     Raises:
         ConfigError: llama.cpp is not installed.
-        ServerError: it does not load base or adapter, or ended before it answered.
+        AdapterError: it does not load base or adapter, or ended before it answered.
     """
     require_llama()
     key = secrets.token_urlsafe(32)
-    engine = Engine(gguf, adapter, name, key, context_tokens, parallel, threads)
+    engine = Engine(str(gguf), str(adapter or ""), name, key, context_tokens, parallel, threads)
     process = subprocess.Popen(
         [sys.executable, "-m", "yoriai.client.edge.engine"],
         stdin=subprocess.PIPE,
@@ -68,20 +86,14 @@ def start_engine(
         watchdog.cancel()
     if "address" not in told:
         _end(process)
-        raise ServerError(
-            f"llama.cpp does not load {'the adapter' if adapter else 'the base'}",
+        raise AdapterError(
+            f"llama.cpp does not load {f'the adapter {adapter.name}' if adapter else f'the base {gguf.name}'}",
             found=str(told.get("fault") or f"its process ended with {process.returncode}"),
             expected="a base that is whole, and an adapter of that very base",
-            remedy="check both files; with too little memory lower serve.parallel or serve.context_tokens",
+            remedy="check both files; where an endpoint has too little memory, lower serve.parallel or "
+            "serve.context_tokens",
         )
-    client = httpx.AsyncClient(
-        base_url=str(told["address"]),
-        headers={"Authorization": f"Bearer {key}"},
-        timeout=httpx.Timeout(None, connect=10.0),
-        limits=httpx.Limits(max_connections=None, max_keepalive_connections=parallel),
-        trust_env=False,  # No proxy of the environment sees what is asked on this machine.
-    )
-    return EngineProcess(client, process)
+    return EngineProcess(str(told["address"]), {"Authorization": f"Bearer {key}"}, process)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

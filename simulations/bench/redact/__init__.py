@@ -1,0 +1,1 @@
+"""What redaction takes out of texts in which everything that should go is marked. `texts.txt` is made up."""
