@@ -24,6 +24,7 @@ from yoriai.privacy.job_terms.noise import all_rounds
 from yoriai.privacy.ledger.ledger import Ledger
 from yoriai.privacy.ledger.order import budget_for
 from yoriai.privacy.secagg.shamir import Entropy
+from yoriai.privacy.secagg.work import OwnWork, Work
 from yoriai.privacy.statements.instruction import SequenceMemory
 from yoriai.simulations.scenarios.consortium import Consortium
 
@@ -95,14 +96,15 @@ class SiteSpec:
             return SystemSource()
         return SeededSource(b"%b:%b:%d" % (self.noise_seed, self.records.name.encode(), round_index))
 
-    def identity(self) -> SiteIdentity | None:
-        """The site's identity in its consortium."""
+    def identity(self, work: Work | None = None) -> SiteIdentity | None:
+        """The site's identity in its consortium; with what it shares with the other sites of its process."""
         if self.consortium is None:
             return None
         consortium, name = Consortium(self.consortium), self.records.name
-        memory = RosterMemory(self.consortium / "sites" / f"{name}.seen")
         key, certificate = consortium.key(name), consortium.certificate(name)
-        identity = SiteIdentity(key, certificate, consortium.trust, memory, SequenceMemory(None))
+        identity = SiteIdentity(
+            key, certificate, consortium.trust, RosterMemory(None), SequenceMemory(None), work=work or OwnWork()
+        )
         if self.noise_seed is None:
             return identity
         return replace(identity, entropy=seeded_entropy(self.noise_seed, name))
@@ -121,14 +123,16 @@ class SiteSpec:
             synced=False,
         )
 
-    def build(self, session: ModelSession, ledger: Ledger, hooks: SiteHooks | None = None) -> Site:
-        """The site itself; whoever opened its ledger closes it."""
+    def build(
+        self, session: ModelSession, ledger: Ledger, hooks: SiteHooks | None = None, work: Work | None = None
+    ) -> Site:
+        """The site itself; whoever opened its ledger closes it. `work` is what all sites of a process share."""
         return Site(
             self.site_config(),
             self.records,
             session=session,
             ledger=ledger,
-            identity=self.identity(),
+            identity=self.identity(work),
             hooks=hooks or SiteHooks(randomness=self.randomness),
         )
 

@@ -11,6 +11,7 @@ from yoriai.client.session.model_session import ModelSession
 from yoriai.client.site.round_trainer import SiteHooks
 from yoriai.config import JobConfig, job_digests
 from yoriai.errors import BudgetError
+from yoriai.privacy.secagg.work import SharedWork
 from yoriai.server.round.coordinator import Coordinator
 from yoriai.server.round.messenger import Transport
 from yoriai.server.round.registry import Checkpoint, Registry, last_checkpoint
@@ -181,9 +182,10 @@ def _run_in_process(
             on_step=lambda done: observer.advance(f"steps at site {name}", done, steps),
         )
 
+    work = SharedWork()
     with ExitStack() as open_ledgers:
         sites = {
-            name: spec.build(session, open_ledgers.enter_context(spec.open_ledger()), hooks(name, spec))
+            name: spec.build(session, open_ledgers.enter_context(spec.open_ledger()), hooks(name, spec), work)
             for name, spec in specs.items()
         }
         transport = InProcessTransport(
