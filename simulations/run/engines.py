@@ -4,7 +4,7 @@ import hashlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -142,6 +142,7 @@ class InProcessTransport:
 
     Args:
         handlers: what answers a message, by site.
+        on_stage: called with the stage and the sites before the first of them is asked.
         on_site: called as (stage, sites done, sites in all).
         on_replies: called with each stage's replies by site.
 
@@ -153,11 +154,12 @@ class InProcessTransport:
         self,
         handlers: Mapping[str, Callable[[bytes], bytes]],
         *,
+        on_stage: Callable[[str, Collection[str]], None] | None = None,
         on_site: Callable[[str, int, int], None] | None = None,
         on_replies: Callable[[str, Mapping[str, bytes]], None] | None = None,
     ) -> None:
         self._handlers = dict(sorted(handlers.items()))
-        self._on_site, self._on_replies = on_site, on_replies
+        self._on_stage, self._on_site, self._on_replies = on_stage, on_site, on_replies
         self.seconds = dict.fromkeys(self._handlers, 0.0)
 
     def sites(self) -> Sequence[str]:
@@ -170,6 +172,8 @@ class InProcessTransport:
         A call cannot be cut short in process, so `timeout_s` is not enforced here.
         """
         replies = {}
+        if self._on_stage is not None:
+            self._on_stage(stage, payloads.keys())
         for done, site in enumerate(sorted(payloads)):
             if self._on_site is not None:
                 self._on_site(stage, done, len(payloads))
