@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from yoriai import wire
 from yoriai.config import PolicySection
@@ -14,6 +14,7 @@ from yoriai.privacy.ledger.ledger import Ledger
 from yoriai.privacy.ledger.witness import commit, committed
 from yoriai.privacy.secagg import Member, SitePolicy
 from yoriai.privacy.secagg.shamir import Entropy
+from yoriai.privacy.secagg.work import OwnWork, Work
 from yoriai.privacy.statements.instruction import SequenceMemory
 
 
@@ -29,6 +30,7 @@ class SiteIdentity:
         taken: the highest sequence number that it has taken from its coordinator.
         entropy: random bytes for a window by its number, or for a round by its index, another stream with every call;
             tests only put in another source than the system's.
+        work: what its sums do in common with other parties of this process, which a simulation alone puts in.
     """
 
     key: SigningKey
@@ -37,6 +39,7 @@ class SiteIdentity:
     memory: RosterMemory
     taken: SequenceMemory
     entropy: Callable[[int], Entropy] = lambda _: os.urandom
+    work: Work = field(default_factory=OwnWork)
 
     def member(self, name: str, policy: PolicySection, offer: wire.JobOffer, number: int) -> Member:
         """This site as a member of the offered roster.
@@ -45,12 +48,12 @@ class SiteIdentity:
             IdentityError: the roster is not the CA's, too old, or does not name the site with this certificate.
             PolicyError: the offer's plain weights are not those of the signed roster.
         """
-        trust = self.trust()
-        roster = read_roster(offer.signed_roster.encode(), trust)
+        trust, file = self.trust(), offer.signed_roster.encode()
+        directory = self.work.once(("roster", file), lambda: Directory(read_roster(file, trust), trust))
+        roster = directory.roster
         position = roster.position(name)
-        if {entry.name: entry.weight for entry in roster.sites} != offer.roster.weights:
+        if roster.weights != offer.roster.weights:
             raise PolicyError(f"site {name}: the offer's weights are not those of the signed roster")
-        directory = Directory(roster, trust)
         directory.check(position, self.certificate)
         self.memory.accept(roster)
         return Member(
@@ -60,6 +63,7 @@ class SiteIdentity:
             directory,
             self.entropy(number),
             SitePolicy(min_sites=policy.min_sites, allow_counts=False),
+            work=self.work,
         )
 
     def commitment(self, name: str, ledger: Ledger) -> str:

@@ -12,6 +12,7 @@ import re
 import struct
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 from typing import Self
 
@@ -127,6 +128,10 @@ class AdapterState:
 
         Every field of varying length is preceded by its length, so no two states share an encoding.
         """
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         sha = hashlib.sha256(f"{FORMAT}-digest-{VERSION}\n".encode())
         sha.update(struct.pack("<Q", len(self.tensors)))
         for name, tensor in self.tensors.items():

@@ -88,9 +88,31 @@ class PreparedRecords:
         self._shapes = [model.shape(example) for example in self.examples]
         self._states: list[Tensor] | None = None
         self._read: tuple[int, list[Tensor]] | None = None
+        self._parts: tuple[PreparedRecords, ...] = ()
         if known is not None:
             self._compute(known, progress)
             self._states = [known[example.content] for example in self.examples]
+
+    @classmethod
+    def together(cls, parts: Sequence["PreparedRecords"]) -> "PreparedRecords":
+        """The records of several sites as if they were one's; their states are shared, not copied.
+
+        The units of each part are numbered on from those of the parts before it.
+
+        Args:
+            parts: of one model, all with states that are kept or all without; at least one.
+        """
+        examples = [example for part in parts for example in part.examples]
+        units, start = [], 0
+        for part in parts:
+            own = part._units if part._units is not None else [[record] for record in range(len(part))]
+            units += [[start + record for record in unit] for unit in own]
+            start += len(part)
+        found = cls(parts[0]._model, examples, known=None, units=units)
+        if all(part._states is not None for part in parts):
+            found._states = [state for part in parts for state in part._states or ()]
+            found._parts = tuple(parts)
+        return found
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -109,15 +131,23 @@ class PreparedRecords:
         Args:
             rows: how many records of a shape make a piece.
         """
-        groups: dict[Shape, list[tuple[int, int]]] = {}  # (record, unit)
+        for shape, members in self._by_shape(drawn):
+            for piece, count in rows(shape).cut(members):
+                batch = self._batch([record for record, _ in piece], shape)
+                yield Piece(batch, [unit for _, unit in piece[:count]])
+
+    def order(self, drawn: Sequence[int] | np.ndarray) -> list[int]:
+        """The drawn units in the order in which `pieces` has them."""
+        return [unit for _, members in self._by_shape(drawn) for unit in dict.fromkeys(unit for _, unit in members)]
+
+    def _by_shape(self, drawn: Sequence[int] | np.ndarray) -> list[tuple[Shape, list[tuple[int, int]]]]:
+        """The records of the drawn units by their unit's shape, as (record, unit)."""
+        groups: dict[Shape, list[tuple[int, int]]] = {}
         for unit in sorted(int(unit) for unit in drawn):
             records = [unit] if self._units is None else self._units[unit]
             shape = reduce(or_, (self._shapes[record] for record in records))
             groups.setdefault(shape, []).extend((record, unit) for record in records)
-        for shape, members in sorted(groups.items()):
-            for piece, count in rows(shape).cut(members):
-                batch = self._batch([record for record, _ in piece], shape)
-                yield Piece(batch, [unit for _, unit in piece[:count]])
+        return sorted(groups.items())
 
     def by_length(self, indices: Sequence[int] | np.ndarray) -> list[int]:
         """The chosen records in the order in which they are measured."""
@@ -166,7 +196,11 @@ class PreparedRecords:
     def _read_states(self, states: list[Tensor]) -> list[Tensor]:
         """What the model reads of each; once for as long as it reads alike, which for a head is a whole job."""
         if self._read is None or self._read[0] != self._model.reading:
-            self._read = self._model.reading, [self._model.read(state[None])[0] for state in states]
+            if self._parts:
+                read = [row for part in self._parts for row in part._read_states(part._states or [])]
+            else:
+                read = [self._model.read(state[None])[0] for state in states]
+            self._read = self._model.reading, read
         return self._read[1]
 
     def _compute(self, known: dict[bytes, Tensor], progress: Callable[[int, int], None] | None) -> None:

@@ -40,6 +40,12 @@ def train_charged(this: Round, source: RandomSource, progress: Progress) -> Loca
     return summed
 
 
+def check_start(this: Round) -> None:
+    """Load a round's adapter. Raises TrainingError if it gives values that are not finite on public input."""
+    this.job.model.load(this.start)
+    this.job.model.check_output()
+
+
 @dataclass(frozen=True)
 class SiteHooks:
     """What a simulation or a test may put in from outside; a deployed site takes the defaults.
@@ -50,6 +56,7 @@ class SiteHooks:
         on_step: called after each local step.
         on_fault: called with a line for the site's own eyes when a message is refused for a fault of the records or
             of the code.
+        check: has the model stand at a round's adapter and sees that it computes, as `check_start`.
         train: makes what leaves of a round that is charged, as `train_charged`.
     """
 
@@ -57,6 +64,7 @@ class SiteHooks:
     on_prefix: PrefixProgress | None = None
     on_step: Callable[[int], None] | None = None
     on_fault: Callable[[str], None] = _log.warning
+    check: Callable[[Round], None] = check_start
     train: Callable[[Round, RandomSource, Progress], LocalUpdate | SharedSum] = train_charged
 
 
@@ -123,8 +131,7 @@ class RoundTrainer:
         """
         source = self._hooks.randomness(this.job.run_id, this.index)
         # Nothing of the records is in this check, so a refusal here leaves the charge open.
-        this.job.model.load(this.start)
-        this.job.model.check_output()
+        self._hooks.check(this)
         try:
             trained = self._hooks.train(this, source, self._hooks.on_step)
             if trained.event != this.event:

@@ -134,6 +134,11 @@ class Site:
             reply = wire.Refusal(run_id=run_id, site=self.name, reason=reason)
         return wire.encode(reply)
 
+    @property
+    def accepted(self) -> AcceptedJob | None:
+        """The job at hand; whoever plays several sites in one process may look at what each is to train."""
+        return self._accepted
+
     def afterwards(self) -> None:
         """Judge versions that were asked about, unless a job is at hand, whose model would be lost."""
         if self._channels is not None and self._accepted is None:

@@ -85,8 +85,15 @@ class RoundGradients:
         Raises:
             TrainingError: without privacy, a loss is not a number.
         """
+        units = self.records.unit_count + (len(canaries) if canaries else 0)
+        drawn = poisson_sample(source, units, self.plan.sampling_rate)
+        return self.of_units(drawn, canaries=canaries, rows=rows)
+
+    def of_units(
+        self, drawn: np.ndarray, *, canaries: Canaries | None = None, rows: Rows | None = None
+    ) -> ClippedGradientSum:
+        """As `batch`, of units that were drawn already, by their numbers in rising order."""
         own, plan = self.records.unit_count, self.plan
-        drawn = poisson_sample(source, own + (len(canaries) if canaries else 0), plan.sampling_rate)
         drawn, further = np.split(drawn, [np.searchsorted(drawn, own)])
         clip_norm = None if isinstance(plan.noise, NoNoise) else plan.clip_norm
         total = ClippedGradientSum(list(self.trained.values()), clip_norm, list(self.blocks.values()), rows=rows)

@@ -15,6 +15,7 @@ from functools import lru_cache
 import numpy as np
 
 from yoriai.client.training.gradients import Canaries, RoundGradients
+from yoriai.client.training.plan import TrainingPlan
 from yoriai.errors import TrainingError
 from yoriai.privacy.distributed.distributed_noise import RoundedSum
 from yoriai.privacy.distributed.rotation import Rotation
@@ -44,18 +45,6 @@ class SharedSum:
 skellam_table = lru_cache(maxsize=2)(SkellamTable)
 
 
-class _FilledUp:
-    """Rows of a round that trains fewer entries than others of its job, with zeros behind."""
-
-    def __init__(self, total: RoundedSum, n_params: int) -> None:
-        self._total, self._n_params = total, n_params
-
-    def add(self, rows: np.ndarray) -> None:
-        """See `dpsgd.Rows`."""
-        missing = self._n_params - rows.shape[1]
-        self._total.add(np.pad(rows, ((0, 0), (0, missing))) if missing else rows)
-
-
 def sum_round(
     gradients: RoundGradients, *, rotation_seed: bytes, source: RandomSource, canaries: Canaries | None = None
 ) -> SharedSum:
@@ -70,10 +59,35 @@ def sum_round(
     Raises:
         TrainingError: the plan shares no noise.
     """
-    plan = gradients.plan
-    if not isinstance(plan.noise, DistributedNoise):
-        raise TrainingError("a round whose noise is not distributed has no sum to share")
-    shares, n_params = plan.noise.shares, plan.noise.n_params
-    total = RoundedSum(shares, Rotation(rotation_seed, n_params), plan.clip_norm, source)
-    gradients.batch(source, canaries=canaries, rows=_FilledUp(total, n_params))
-    return SharedSum(total.release(skellam_table(shares.share_variance)), plan.noise.event(plan.sampling_rate))
+    summing = Summing(gradients.plan, rotation_seed=rotation_seed, source=source)
+    gradients.batch(source, canaries=canaries, rows=summing)
+    return summing.released()
+
+
+class Summing:
+    """What takes the clipped gradients of one round at one site, and gives the integers that the site masks.
+
+    Args:
+        plan: whose noise is distributed.
+        rotation_seed, source: as `sum_round`.
+
+    Raises:
+        TrainingError: the plan shares no noise.
+    """
+
+    def __init__(self, plan: TrainingPlan, *, rotation_seed: bytes, source: RandomSource) -> None:
+        if not isinstance(plan.noise, DistributedNoise):
+            raise TrainingError("a round whose noise is not distributed has no sum to share")
+        self._noise, self._rate, self._n_params = plan.noise, plan.sampling_rate, plan.noise.n_params
+        rotation = Rotation(rotation_seed, self._n_params)
+        self._total = RoundedSum(self._noise.shares, rotation, plan.clip_norm, source)
+
+    def add(self, rows: np.ndarray) -> None:
+        """See `dpsgd.Rows`. A round that trains fewer entries than others of its job has zeros behind."""
+        missing = self._n_params - rows.shape[1]
+        self._total.add(np.pad(rows, ((0, 0), (0, missing))) if missing else rows)
+
+    def released(self) -> SharedSum:
+        """The sum with this site's share of the noise; once."""
+        table = skellam_table(self._noise.shares.share_variance)
+        return SharedSum(self._total.release(table), self._noise.event(self._rate))

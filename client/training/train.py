@@ -17,6 +17,7 @@ and the optimizer's state are those of the whole adapter.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -52,6 +53,18 @@ class LocalUpdate:
         return self.update.flatten()
 
 
+class GradientSum(Protocol):
+    """A batch's clipped gradients, summed; see ClippedGradientSum."""
+
+    def flat(self) -> np.ndarray:
+        """See ClippedGradientSum."""
+
+    def release(
+        self, *, noise_multiplier: float, sampling_rate: float, source: RandomSource
+    ) -> tuple[np.ndarray, SampledGaussian]:
+        """See ClippedGradientSum."""
+
+
 def train_round(
     model: FactorModel,
     start: AdapterState,
@@ -73,6 +86,30 @@ def train_round(
             under privacy the round must be charged all the same: this error is made from released values.
     """
     round_gradients = RoundGradients.at(model, start, records, head, plan)
+    return train_on(
+        round_gradients,
+        start,
+        plan,
+        lambda: round_gradients.batch(source, canaries=canaries),
+        source=source,
+        progress=progress,
+    )
+
+
+def train_on(
+    round_gradients: RoundGradients,
+    start: AdapterState,
+    plan: TrainingPlan,
+    batch: Callable[[], GradientSum],
+    *,
+    source: RandomSource,
+    progress: Callable[[int], None] | None = None,
+) -> LocalUpdate:
+    """As `train_round`, from a model that stands at `start`.
+
+    Args:
+        batch: draws a batch and sums its gradients; called once a local step.
+    """
     trained, blocks = round_gradients.trained, list(round_gradients.blocks.values())
     anchors = {name: p.detach().clone() for name, p in trained.items()} if plan.proximal_mu else {}
     # Its state lives for one round, because the next starts from another adapter.
@@ -80,7 +117,7 @@ def train_round(
     optimizer = kind(list(trained.values()), lr=plan.learning_rate)
     events: list[SampledGaussian] = []
     for step in range(plan.local_steps):
-        total = round_gradients.batch(source, canaries=canaries)
+        total = batch()
         if plan.noise.multiplier is None:
             vector = total.flat()
         else:

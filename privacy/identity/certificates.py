@@ -170,21 +170,8 @@ class Trust:
         Raises:
             IdentityError: if either is not what the pinned CA signed, has expired, or is too old.
         """
-        try:
-            self.authority = x509.load_der_x509_certificate(authority_der)
-            self._authority_der = authority_der
-        except ValueError:
-            raise IdentityError("the pinned CA's certificate cannot be read", remedy="install it anew") from None
-        self.now = now
-        key = self.authority.public_key()
-        if not isinstance(key, Ed25519PublicKey):
-            raise IdentityError("the pinned CA has another kind of key", expected="Ed25519")
-        try:
-            # Anybody can sign for themselves: this finds damage on the way, before it is pinned, and nothing else.
-            self.authority.verify_directly_issued_by(self.authority)
-        except (ValueError, TypeError, InvalidSignature):
-            raise IdentityError("the CA's certificate is damaged", remedy="bring it from the consortium anew") from None
-        self.authority_key = key
+        self.authority, self.authority_key = _authority(authority_der)
+        self._authority_der, self.now = authority_der, now
         _check_window("the pinned CA", self.authority, now)
         self._revoked, self.revocation_number = self._read_revocations(revocations_der, least_number)
 
@@ -241,6 +228,24 @@ class Trust:
                 "the coordinator's key is revoked",
                 remedy="have the server make a request with a new key, and the consortium sign it",
             )
+
+
+@lru_cache(maxsize=4)
+def _authority(der: bytes) -> tuple[x509.Certificate, Ed25519PublicKey]:
+    """A CA's own certificate, undamaged, and its key. Remembered, for every message that a site takes asks for it."""
+    try:
+        certificate = x509.load_der_x509_certificate(der)
+    except ValueError:
+        raise IdentityError("the pinned CA's certificate cannot be read", remedy="install it anew") from None
+    key = certificate.public_key()
+    if not isinstance(key, Ed25519PublicKey):
+        raise IdentityError("the pinned CA has another kind of key", expected="Ed25519")
+    try:
+        # Anybody can sign for themselves: this finds damage on the way, before it is pinned, and nothing else.
+        certificate.verify_directly_issued_by(certificate)
+    except (ValueError, TypeError, InvalidSignature):
+        raise IdentityError("the CA's certificate is damaged", remedy="bring it from the consortium anew") from None
+    return certificate, key
 
 
 @lru_cache(maxsize=4096)

@@ -99,6 +99,11 @@ class Roster:
         return self._positions[name]
 
     @cached_property
+    def weights(self) -> dict[str, int]:
+        """Of each site by its name."""
+        return {entry.name: entry.weight for entry in self.sites}
+
+    @cached_property
     def _positions(self) -> dict[str, int]:
         return {entry.name: position for position, entry in enumerate(self.sites)}
 
@@ -134,10 +139,15 @@ def read_roster(data: bytes, trust: Trust, *, may_be_expired: bool = False) -> R
 
 
 class RosterMemory:
-    """The highest roster serial that a site has accepted, in a small file that is replaced atomically."""
+    """The highest roster serial that a site has accepted.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: a small file, replaced atomically; None keeps it in this process alone, which is for simulations.
+    """
+
+    def __init__(self, path: Path | None) -> None:
         self._path = path
+        self._in_memory: tuple[int, str] | None = None
 
     def accept(self, roster: Roster) -> None:
         """Remember the roster durably, or refuse it. Of several processes at once, each sees what the others wrote.
@@ -146,30 +156,36 @@ class RosterMemory:
             IdentityError: if a higher serial was seen, or the same serial with other content.
             StorageError: the memory is damaged, or cannot be read or written.
         """
+        now = (roster.serial, roster.digest.hex())
+        if self._path is None:
+            self._check_newer(roster, self._in_memory)
+            self._in_memory = now
+            return
         with locked_beside(self._path):
-            seen = self._seen()
-            if seen == (roster.serial, roster.digest.hex()):
-                return
-            if seen is not None:
-                self._check_newer(roster, *seen)
-            write_atomically(
-                self._path, f"{roster.serial} {roster.digest.hex()}".encode(), mode=PRIVATE, is_folders=True
-            )
+            seen = self._seen(self._path)
+            self._check_newer(roster, seen)
+            if seen != now:
+                write_atomically(self._path, f"{now[0]} {now[1]}".encode(), mode=PRIVATE, is_folders=True)
 
-    def _seen(self) -> tuple[int, str] | None:
+    @staticmethod
+    def _seen(path: Path) -> tuple[int, str] | None:
         """Serial and digest of the highest roster; None before the first."""
-        if not self._path.exists():
+        if not path.exists():
             return None
-        found = _SEEN.fullmatch(read_carried(self._path, "the memory of rosters"))
+        found = _SEEN.fullmatch(read_carried(path, "the memory of rosters"))
         if found is None:
             raise StorageError(
-                f"{self._path}, which remembers the newest roster, is damaged",
+                f"{path}, which remembers the newest roster, is damaged",
                 expected="a serial number and a digest",
                 remedy="move the file away, and install the newest roster at once; the consortium knows its serial",
             )
         return int(found[1]), found[2].decode()
 
-    def _check_newer(self, roster: Roster, serial: int, digest: str) -> None:
+    @staticmethod
+    def _check_newer(roster: Roster, seen: tuple[int, str] | None) -> None:
+        if seen is None:
+            return
+        serial, digest = seen
         if roster.serial < serial:
             raise IdentityError(
                 "the roster is older than one seen before",

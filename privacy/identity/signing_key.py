@@ -87,8 +87,13 @@ def write_key(path: Path, key: SigningKey, passphrase: bytes | None = None) -> N
     Raises:
         IdentityError: if the file exists; a key is never overwritten.
     """
+    write_private(path, key_bytes(key, passphrase))
+
+
+def key_bytes(key: SigningKey, passphrase: bytes | None = None) -> bytes:
+    """A private key as its file has it."""
     cipher = BestAvailableEncryption(passphrase) if passphrase else NoEncryption()
-    write_private(path, key.for_x509().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, cipher))
+    return key.for_x509().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, cipher)
 
 
 def read_key(path: Path, passphrase: bytes | None = None) -> SigningKey:

@@ -201,7 +201,11 @@ class SlotKeys:
     def pair_mask(self, a: int, b: int, agreed: SecretBytes) -> MaskKey:
         """Key of the mask between two members, the same at both ends. The lower position adds it, the higher
         subtracts."""
-        return MaskKey(agreed, self.binding.context("pair mask", min(a, b), max(a, b)))
+        return MaskKey(agreed, self.pair(a, b))
+
+    def pair(self, a: int, b: int) -> bytes:
+        """What the key of a pair's mask is bound to; no other pair or slot has it."""
+        return self.binding.context("pair mask", min(a, b), max(a, b))
 
     def self_mask(self, site: int, seed: SecretBytes) -> MaskKey:
         """Key of a member's own mask."""

@@ -1,6 +1,7 @@
 """Putting masks on a whole update at a site, and taking the left-over ones off a sum at the coordinator."""
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,27 +15,34 @@ from yoriai.privacy.secagg.masks import BLOCK, MaskKey, Scratch, Words, add_mask
 from yoriai.privacy.secagg.member import Member, Update
 from yoriai.privacy.secagg.messages import MessageKind
 from yoriai.privacy.secagg.secret import SecretBytes
+from yoriai.privacy.secagg.work import Work
 
 SignedMask = tuple[int, MaskKey]
 """A mask and its sign: +1 to add, -1 to subtract."""
 
 
 def own_masks(
-    keys: SlotKeys, own: int, secrets: tuple[SecretBytes, SecretBytes], partners: Iterable[int]
+    keys: SlotKeys, member: Member, secrets: tuple[SecretBytes, SecretBytes], partners: Iterable[int]
 ) -> list[SignedMask]:
     """A site's masks: its own, and one with every partner. `secrets` are the slot's: its seed, its X25519 mask key."""
     seed, mask_secret = secrets
-    return [(1, keys.self_mask(own, seed)), *pair_masks(keys, own, mask_secret, partners)]
+    own = member.position
+    return [(1, keys.self_mask(own, seed)), *pair_masks(keys, own, mask_secret, partners, member.work)]
 
 
-def pair_masks(keys: SlotKeys, own: int, mask_secret: SecretBytes, partners: Iterable[int]) -> list[SignedMask]:
+def pair_masks(
+    keys: SlotKeys, own: int, mask_secret: SecretBytes, partners: Iterable[int], work: Work
+) -> list[SignedMask]:
     """Masks of one site with its partners, with the sign that this site gives them: the lower position adds."""
     private_key = X25519PrivateKey.from_private_bytes(mask_secret.reveal())
-    masks = []
-    for peer in sorted(partners):
-        agreed = agree(private_key, keys.mask_key(peer))
-        masks.append((1 if own < peer else -1, keys.pair_mask(own, peer, agreed)))
-    return masks
+
+    def mask_with(peer: int) -> MaskKey:
+        return keys.pair_mask(own, peer, agree(private_key, keys.mask_key(peer)))
+
+    return [
+        (1 if own < peer else -1, work.both_ends(keys.pair(own, peer), partial(mask_with, peer)))
+        for peer in sorted(partners)
+    ]
 
 
 def masked_update(keys: SlotKeys, member: Member, update: Update, masks: Sequence[SignedMask]) -> bytes:

@@ -12,6 +12,7 @@ from yoriai.privacy.secagg.fixedpoint import FixedPoint, Quantised
 from yoriai.privacy.secagg.keyset import SlotKeys
 from yoriai.privacy.secagg.secret import Guarded, OneShot
 from yoriai.privacy.secagg.shamir import Entropy
+from yoriai.privacy.secagg.work import OwnWork, Work
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class SitePolicy:
 class Member(Guarded):
     """A site as a party of the protocol: its key, certificate (DER), position, and the directory it has verified.
 
-    `entropy` gives n cryptographically random bytes (`os.urandom`); `threads` is 0 for one a core.
+    `entropy` gives n cryptographically random bytes (`os.urandom`); `threads` is 0 for one a core; `work` is shared in
+    a simulation alone.
     """
 
     key: SigningKey
@@ -36,6 +38,7 @@ class Member(Guarded):
     entropy: Entropy
     policy: SitePolicy = field(default_factory=SitePolicy)
     threads: int = 0
+    work: Work = field(default_factory=OwnWork)
 
 
 class Update(Guarded):

@@ -15,6 +15,7 @@ from yoriai.privacy.secagg.keyset import SlotKeys, seed_commitment
 from yoriai.privacy.secagg.masking import SignedMask, pair_masks
 from yoriai.privacy.secagg.masks import Words
 from yoriai.privacy.secagg.secret import SecretBytes
+from yoriai.privacy.secagg.work import OwnWork
 
 _VOID = "the round is void"
 
@@ -81,7 +82,7 @@ def _masks_of_dropped(keys: SlotKeys, owner: int, partners: Iterable[int], relea
     public_key = X25519PrivateKey.from_private_bytes(secret.reveal()).public_key().public_bytes_raw()
     if public_key != keys.mask_key(owner):
         raise RoundError(f"shares of the site at position {owner} do not fit its mask key", remedy=_VOID)
-    return [(-sign, mask) for sign, mask in pair_masks(keys, owner, secret, partners)]
+    return [(-sign, mask) for sign, mask in pair_masks(keys, owner, secret, partners, OwnWork())]
 
 
 def _combine(keys: SlotKeys, owner: int, released: Released) -> SecretBytes:

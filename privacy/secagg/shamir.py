@@ -10,7 +10,9 @@ Does not cover: constant time (both sides run once a round on their own machine,
 holders (a wrong share gives a wrong secret: the caller checks the result against a commitment or a public key).
 """
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 
 from yoriai.errors import ProtocolError
 from yoriai.privacy.secagg.secret import SecretBytes
@@ -19,6 +21,7 @@ PRIME = 2**256 + 297
 SECRET_BYTES = 32
 SHARE_BYTES = 33
 _FIELD_BITS = 257
+_STEPS_APART = 8
 
 Entropy = Callable[[int], bytes]
 """A source of n cryptographically random bytes: `os.urandom`, or a seeded stream in tests."""
@@ -56,26 +59,36 @@ def split(secret: SecretBytes, threshold: int, holders: tuple[int, ...], entropy
         raise ProtocolError("share threshold cannot be met", found=str(threshold), expected=f"1 to {len(holders)}")
     coefficients = [_field_element(entropy) for _ in range(threshold - 1)]
     coefficients.append(int.from_bytes(secret.reveal(), "big"))
-    shares = {}
-    for x in holders:
-        y = 0
-        for coefficient in coefficients:
-            y = (y * x + coefficient) % PRIME
-        shares[x] = SecretBytes(y.to_bytes(SHARE_BYTES, "big"))
-    return shares
+    return {x: SecretBytes(_value_at(x, coefficients).to_bytes(SHARE_BYTES, "big")) for x in holders}
+
+
+def _value_at(x: int, coefficients: Sequence[int]) -> int:
+    """The polynomial's value mod p; the highest coefficient comes first. Its remainders are taken some steps apart."""
+    y = 0
+    for start in range(0, len(coefficients), _STEPS_APART):
+        for coefficient in coefficients[start : start + _STEPS_APART]:
+            y = y * x + coefficient
+        y %= PRIME
+    return y
 
 
 def weights_at_zero(holders: tuple[int, ...]) -> tuple[int, ...]:
     """Lagrange weights l_i with s = sum l_i * y_i mod p; they depend on the coordinates only, so they can be reused."""
-    weights = []
-    for i, x in enumerate(holders):
-        numerator = denominator = 1
-        for j, other in enumerate(holders):
-            if i != j:
-                numerator = numerator * other % PRIME
-                denominator = denominator * (other - x) % PRIME
-        weights.append(numerator * pow(denominator, -1, PRIME) % PRIME)
-    return tuple(weights)
+    # Coordinates are small beside p, so products of all of them are cheaper than remainders in between.
+    every = math.prod(holders)
+    denominators = [math.prod(other - x for other in holders if other != x) % PRIME for x in holders]
+    return tuple(every // x * inverse % PRIME for x, inverse in zip(holders, _inverses(denominators), strict=True))
+
+
+def _inverses(values: Sequence[int]) -> list[int]:
+    """1/v mod p of each, none of them zero, by one inversion: of the product of all (Montgomery's trick)."""
+    before = [1, *accumulate(values, lambda product, value: product * value % PRIME)]
+    inverse = pow(before[-1], -1, PRIME)
+    inverses = []
+    for value, product in zip(reversed(values), reversed(before[:-1]), strict=True):
+        inverses.append(inverse * product % PRIME)
+        inverse = inverse * value % PRIME
+    return inverses[::-1]
 
 
 def combine(shares: Mapping[int, SecretBytes], threshold: int) -> SecretBytes:

@@ -16,6 +16,7 @@ from yoriai.errors import ProtocolError
 from yoriai.privacy.secagg import shamir
 from yoriai.privacy.secagg.keyset import KeySet
 from yoriai.privacy.secagg.masks import agree, derive
+from yoriai.privacy.secagg.member import Member
 from yoriai.privacy.secagg.secret import SecretBytes
 from yoriai.privacy.secagg.shamir import SHARE_BYTES
 
@@ -34,20 +35,19 @@ def coordinate(position: int) -> int:
 
 
 def _cipher(
-    keys: KeySet, private_key: X25519PrivateKey, peer: int, direction: tuple[int, int]
+    keys: KeySet, member: Member, private_key: X25519PrivateKey, peer: int, direction: tuple[int, int]
 ) -> tuple[ChaCha20Poly1305, bytes]:
     context = keys.binding.context("share", *direction)
-    agreed = agree(private_key, keys.advertised[peer].encryption_key)
-    return ChaCha20Poly1305(derive(agreed, context).reveal()), context
+
+    def cipher() -> ChaCha20Poly1305:
+        agreed = agree(private_key, keys.advertised[peer].encryption_key)
+        return ChaCha20Poly1305(derive(agreed, context).reveal())
+
+    return member.work.both_ends(context, cipher), context
 
 
 def seal_shares(
-    keys: KeySet,
-    own: int,
-    private_key: X25519PrivateKey,
-    secrets: Sequence[Pair],
-    holders: Iterable[int],
-    entropy: shamir.Entropy,
+    keys: KeySet, member: Member, private_key: X25519PrivateKey, secrets: Sequence[Pair], holders: Iterable[int]
 ) -> dict[int, bytes]:
     """Share every slot's (seed, mask key) among the holders, and encrypt each one's pairs to it, one after the other.
 
@@ -55,15 +55,16 @@ def seal_shares(
     """
     order = tuple(sorted(holders))
     points = tuple(coordinate(holder) for holder in order)
-    shared = [shamir.split(secret, keys.plan.threshold, points, entropy) for pair in secrets for secret in pair]
+    each = (secret for pair in secrets for secret in pair)
+    shared = [shamir.split(secret, keys.plan.threshold, points, member.entropy) for secret in each]
     sealed = {}
     for holder, x in zip(order, points, strict=True):
-        cipher, context = _cipher(keys, private_key, holder, (own, holder))
+        cipher, context = _cipher(keys, member, private_key, holder, (member.position, holder))
         sealed[holder] = cipher.encrypt(_NONCE, b"".join(shares[x].reveal() for shares in shared), context)
     return sealed
 
 
-def open_shares(keys: KeySet, own: int, private_key: X25519PrivateKey, sealed: Mapping[int, bytes]) -> HeldShares:
+def open_shares(keys: KeySet, member: Member, private_key: X25519PrivateKey, sealed: Mapping[int, bytes]) -> HeldShares:
     """Decrypt what owners sent to this holder.
 
     Raises:
@@ -71,7 +72,7 @@ def open_shares(keys: KeySet, own: int, private_key: X25519PrivateKey, sealed: M
     """
     shares = {}
     for owner, ciphertext in sealed.items():
-        cipher, context = _cipher(keys, private_key, owner, (owner, own))
+        cipher, context = _cipher(keys, member, private_key, owner, (owner, member.position))
         try:
             opened = SecretBytes(cipher.decrypt(_NONCE, ciphertext, context))
         except InvalidTag:

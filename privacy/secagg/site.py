@@ -42,7 +42,7 @@ from yoriai.privacy.secagg.member import Member
 from yoriai.privacy.secagg.messages import Advertisement, Buffer, MessageKind, RelayedShares, SealedShares
 from yoriai.privacy.secagg.secret import SecretBytes
 from yoriai.privacy.secagg.sharing import Pair, open_shares, seal_shares
-from yoriai.privacy.secagg.slot import SiteStage, SiteWindow, check_holders
+from yoriai.privacy.secagg.slot import SiteStage, SiteWindow
 
 _DISTRUST = "do not trust this coordinator"
 
@@ -85,7 +85,10 @@ class Advertised(SiteStage):
         """
         self._once.claim()
         body = wire.open_frame(key_set, MessageKind.KEY_SET, self._terms.binding)
-        keys = verify_key_set(self._terms, self._member.directory, wire.decode_list(body, MessageKind.KEY_SET))
+        keys = self._once_for_all(
+            body,
+            lambda: verify_key_set(self._terms, self._member.directory, wire.decode_list(body, MessageKind.KEY_SET)),
+        )
         if keys.advertised.get(self._own) != self.public:
             raise ProtocolError("the key set does not hold this site's own keys", remedy=_DISTRUST)
         self._check_members("sites in the key set", keys.ids)
@@ -120,7 +123,9 @@ class KeysSigned(SiteStage):
         self._once.claim()
         keys, own = self._keys, self._own
         body = wire.open_frame(choices, MessageKind.HOLDER_CHOICES, keys.binding)
-        graph = verify_choices(keys, wire.decode_list(body, MessageKind.HOLDER_CHOICES))
+        graph = self._once_for_all(
+            body, lambda: verify_choices(keys, wire.decode_list(body, MessageKind.HOLDER_CHOICES))
+        )
         if graph.get(own) != self._drawn:
             raise ProtocolError("the graph does not hold this site's own choice", remedy=_DISTRUST)
         self._check_members("sites that signed the key set", graph, keys.quorum)
@@ -130,7 +135,7 @@ class KeysSigned(SiteStage):
         if len(holders) < keys.plan.threshold:
             raise ProtocolError("too few holders for this site's shares", found=str(len(holders)))
         secrets = tuple((SecretBytes(self._member.entropy(32)), mask_secret) for mask_secret in self._mask_secrets)
-        sealed = seal_shares(keys, own, self._encryption, secrets, holders, self._member.entropy)
+        sealed = seal_shares(keys, self._member, self._encryption, secrets, holders)
         commitments = tuple(seed_commitment(keys, slot, own, seed) for slot, (seed, _) in enumerate(secrets))
         message = SealedShares(commitments, sealed)
         stage = SharesSealed(self._member, keys, graph, self._encryption, secrets)
@@ -168,9 +173,9 @@ class SharesSealed(SiteStage):
         if own not in sharers or not sharers <= set(graph):
             raise ProtocolError("sites that have shared", expected="this one and others that signed the key set")
         self._check_members("sites that have shared", sharers, keys.quorum)
-        check_holders(sharers, graph, keys)
+        self._check_holders(sharers, graph, keys)
         if set(message.sealed) != choosers(own, graph) & sharers:
             raise ProtocolError("relayed shares", expected="one from each site that chose this one, and no others")
-        shares = open_shares(keys, own, self._encryption, message.sealed)
+        shares = open_shares(keys, self._member, self._encryption, message.sealed)
         window = SiteWindow(keys, graph, sharers, own=own, secrets=self._secrets, shares=shares)
         return window, wire.seal(MessageKind.HOLDING, keys.binding, own, b"", self._member.key)

@@ -4,7 +4,9 @@ Threat model and sources: see `site.py`. Slots go upwards, and what belonged to 
 begins, whether the site took part in it or not.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TypeVar
 
 from yoriai.errors import PolicyError, ProtocolError
 from yoriai.privacy.secagg import messages as wire
@@ -17,6 +19,8 @@ from yoriai.privacy.secagg.messages import ShareKind as Share
 from yoriai.privacy.secagg.ranks import thin_among
 from yoriai.privacy.secagg.secret import Guarded, OneShot
 from yoriai.privacy.secagg.sharing import HeldShares, Pair
+
+Verified = TypeVar("Verified")
 
 
 class SiteStage(Guarded):
@@ -32,13 +36,28 @@ class SiteStage(Guarded):
         count, least = len(members), max(summed, at_least)
         if count < least:
             raise PolicyError(f"too few {what}", found=str(count), expected=f"at least {least}", remedy="wait for more")
-        if thin := thin_among(self._member.directory, members, self._terms.full_rank, summed):
+        directory, full = self._member.directory, self._terms.full_rank
+        asked = ("ranks", directory.roster.digest, frozenset(members), full, summed)
+        if thin := self._member.work.once(asked, lambda: thin_among(directory, members, full, summed)):
             raise PolicyError(
                 f"too few {what} for a rank that the roster names",
                 found=f"rank {thin[0]}",
                 expected=f"at least {summed} sites of this rank",
                 remedy="wait for more, or have the roster give its sites fewer ranks",
             )
+
+    def _check_holders(self, members: frozenset[int], graph: Graph, keys: KeySet) -> None:
+        """Raise ProtocolError unless every member has enough holders among the members."""
+        asked = ("holders", keys.binding, members)
+        short = self._member.work.once(asked, lambda: short_of_holders(members, graph, keys.plan.threshold))
+        if short:
+            found = str(len(short))
+            raise ProtocolError("members with too few holders alive", found=found, remedy="the round is void")
+
+    def _once_for_all(self, body: memoryview, verify: Callable[[], Verified]) -> Verified:
+        """What is verified of a message that all members are sent, under this site's terms."""
+        asked = (type(self), self._terms, hashlib.sha256(body).digest())
+        return self._member.work.once(asked, verify)
 
 
 class SiteWindow(Guarded):
@@ -83,8 +102,7 @@ class SiteWindow(Guarded):
         """
         if member.position != self._own or member.directory.roster.digest != self._keys.terms.roster_digest:
             raise ProtocolError("the roster is not the one of this window", remedy="begin a new window")
-        for site, advertised in self._keys.advertised.items():
-            member.directory.check(site, advertised.certificate)
+        member.work.once(("certificates", self._keys.binding, terms.slot), lambda: self._check_certificates(member))
         keys = self._keys.slot(terms)
         secrets = self._slots.pop(terms.slot, None)
         if secrets is None:
@@ -92,6 +110,10 @@ class SiteWindow(Guarded):
             raise ProtocolError("a slot that was used or passed over", found=found, remedy="take the next slot")
         self._slots = {slot: later for slot, later in self._slots.items() if slot > terms.slot}
         return ReadyToMask(member, keys, self._graph, self._sharers, secrets=secrets)
+
+    def _check_certificates(self, member: Member) -> None:
+        for site, advertised in self._keys.advertised.items():
+            member.directory.check(site, advertised.certificate)
 
 
 class _SlotSecrets(Guarded):
@@ -134,7 +156,7 @@ class ReadyToMask(SiteStage):
         spend(update.identity)
         stage = Masked(self._member, self._keys, self._graph, self._sharers, self._secrets.shares)
         partners = neighbours(self._own, self._graph) & self._sharers
-        masks = own_masks(self._keys, self._own, self._secrets.own, partners)
+        masks = own_masks(self._keys, self._member, self._secrets.own, partners)
         return stage, masked_update(self._keys, self._member, update, masks)
 
 
@@ -164,7 +186,7 @@ class Masked(SiteStage):
         if own not in alive or not alive <= self._sharers:
             raise ProtocolError("survivor set", expected="this site, and others that have shared")
         self._check_members("survivors", alive, keys.window.quorum)
-        check_holders(alive, self._graph, keys.window)
+        self._check_holders(alive, self._graph, keys.window)
         digest = survivor_digest(alive)
         stage = Agreed(self._member, keys, alive, self._shares)
         return stage, wire.seal(MessageKind.CONSISTENCY, keys.binding, own, digest, self._member.key)
@@ -186,12 +208,8 @@ class Agreed(SiteStage):
         self._once.claim()
         keys, digest = self._keys, survivor_digest(self._survivors)
         body = wire.open_frame(request, MessageKind.UNMASK_REQUEST, keys.binding)
-        signers = set()
-        for blob in wire.decode_list(body, MessageKind.UNMASK_REQUEST):
-            signer, signed = keys.open_sealed(blob, MessageKind.CONSISTENCY)
-            if signer not in self._survivors or bytes(signed) != digest:
-                raise ProtocolError("a consistency signature", expected="a survivor's, over the set signed here")
-            signers.add(signer)
+        asked = ("signers", keys.binding, digest, hashlib.sha256(body).digest())
+        signers = self._member.work.once(asked, lambda: self._signers(body, digest))
         if len(signers) < (quorum := keys.window.quorum):
             raise ProtocolError("too few consistency signatures", found=str(len(signers)), expected=str(quorum))
         released = {}
@@ -201,9 +219,12 @@ class Agreed(SiteStage):
         message = ReleasedShares(released).encode()
         return wire.seal(MessageKind.RELEASED_SHARES, keys.binding, self._own, message, self._member.key)
 
-
-def check_holders(members: frozenset[int], graph: Graph, keys: KeySet) -> None:
-    """Raise ProtocolError unless every member has enough holders among the members."""
-    short = short_of_holders(members, graph, keys.plan.threshold)
-    if short:
-        raise ProtocolError("members with too few holders alive", found=str(len(short)), remedy="the round is void")
+    def _signers(self, body: memoryview, digest: bytes) -> frozenset[int]:
+        """The survivors whose signatures over this set are in a request."""
+        signers = set()
+        for blob in wire.decode_list(body, MessageKind.UNMASK_REQUEST):
+            signer, signed = self._keys.open_sealed(blob, MessageKind.CONSISTENCY)
+            if signer not in self._survivors or bytes(signed) != digest:
+                raise ProtocolError("a consistency signature", expected="a survivor's, over the set signed here")
+            signers.add(signer)
+        return frozenset(signers)

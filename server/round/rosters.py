@@ -35,7 +35,7 @@ def check_signed(signed: SignedRoster | None, roster: wire.Roster) -> None:
     """Raise ConfigError unless there is a signed roster with these very weights."""
     if signed is None:
         raise ConfigError("secure aggregation needs a signed roster", remedy="name the consortium's roster file")
-    if {entry.name: entry.weight for entry in signed.directory.roster.sites} != roster.weights:
+    if signed.directory.roster.weights != roster.weights:
         raise ConfigError("the run's weights are not those of the signed roster", remedy="have the roster signed anew")
 
 

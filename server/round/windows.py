@@ -236,12 +236,12 @@ class Windows:
         self, place: Place, stage: str, payloads: Mapping[str, bytes]
     ) -> tuple[dict[str, wire.Reply], dict[str, str]]:
         window, slot = place
-        messages = {
-            site: wire.encode(
-                wire.SecureStage(run_id=self._run_id, window=window, slot=slot, stage=stage, payload=payload)
-            )
-            for site, payload in payloads.items()
-        }
+        encoded: dict[bytes, bytes] = {}  # In most stages all sites are sent the same, up to a megabyte of it.
+        for payload in payloads.values():
+            if payload not in encoded:
+                message = wire.SecureStage(run_id=self._run_id, window=window, slot=slot, stage=stage, payload=payload)
+                encoded[payload] = wire.encode(message)
+        messages = {site: encoded[payload] for site, payload in payloads.items()}
         return self._messenger.ask(stage, messages, self._keys_s)
 
 

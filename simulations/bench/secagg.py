@@ -115,7 +115,7 @@ def _site(
     with clock:
         quantised = quantise(values, grid, os.urandom)
         partners = [site for site in keys.window.ids if site != party.member.position][:neighbours]
-        masks = own_masks(keys, party.member.position, party.secrets, partners)
+        masks = own_masks(keys, party.member, party.secrets, partners)
         message = masked_update(keys, party.member, Update(os.urandom(16), quantised), masks)
     return clock, message, quantised
 
@@ -134,7 +134,7 @@ def _coordinator(keys: SlotKeys, parties: list[_Party], dropped: int, quantised:
 
     def arriving() -> Iterator[bytes]:
         for site in sorted(survivors):
-            masks = own_masks(keys, site, parties[site].secrets, gone)
+            masks = own_masks(keys, parties[site].member, parties[site].secrets, gone)
             yield masked_update(keys, parties[site].member, Update(os.urandom(16), quantised), masks)
 
     clock, total = _Clock(), RunningSum(keys, 0)

@@ -13,9 +13,11 @@ from rich.console import Console
 from rich.table import Table
 
 from yoriai.errors import ServerError
+from yoriai.simulations.cli.bench_simulate_cli import simulate
 from yoriai.terminal import say, say_while
 
 bench = typer.Typer(help="Measure Yoriai on this machine.", no_args_is_help=True)
+bench.command()(simulate)
 
 
 @bench.command()

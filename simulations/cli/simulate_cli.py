@@ -142,7 +142,7 @@ def simulate(
     test_fraction: TestFraction = None,
     seed: Seed = 0,
     engine: Annotated[
-        str, typer.Option("--engine", help="inprocess, or flower (Flower's simulation runtime).")
+        str, typer.Option("--engine", help="inprocess, one-pass (sites train together), or flower (its runtime).")
     ] = "inprocess",
     compare: Annotated[
         bool,

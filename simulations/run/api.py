@@ -34,6 +34,7 @@ from yoriai.simulations.run.experiment import DataSource, Experiment, noise_mult
 from yoriai.simulations.run.fitted import Fitted, fit
 from yoriai.simulations.run.measuring import Measurements, TestBench
 from yoriai.simulations.run.observers import Observer, Silent
+from yoriai.simulations.run.one_pass import check_one_pass
 from yoriai.simulations.run.personal_adapters import Personal, PersonalRun, personal_adapters
 from yoriai.simulations.run.reporting import Measured, build_report, describe
 from yoriai.simulations.run.run_folder import StoredRun
@@ -45,7 +46,7 @@ from yoriai.system.files import room_for
 from yoriai.system.run_files import run_file_fault
 from yoriai.system.trackers import check_tracker
 
-ENGINES = ("inprocess", "flower")
+ENGINES = ("inprocess", "one-pass", "flower")
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Options:
     """How a run is done, beside what it does.
 
     Attributes:
-        engine: `inprocess` or `flower`.
+        engine: `inprocess`, `one-pass` or `flower`.
         compare: also train each site alone, without privacy, and at one place.
         alone: train each site alone even without `compare`, where a head trains; it costs seconds.
         samples: show some test records with the answers before and after in the report of an instruct task.
@@ -131,6 +132,8 @@ def simulate(
     experiment = resolve(loaded, source, settings)
     found = absolute_name(experiment.job.base.model)  # The run may be resumed from another folder.
     experiment = replace(experiment, job=config.override(experiment.job, {"base.model": found}))
+    if options.engine == "one-pass":
+        check_one_pass(experiment.job)
     folder = folder or new_folder(experiment.job.name)
     run = StoredRun(
         run_id=f"{experiment.job.name}-{uuid.uuid4().hex[:12]}",

@@ -4,7 +4,7 @@ import hashlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -24,6 +24,7 @@ from yoriai.privacy.job_terms.noise import all_rounds
 from yoriai.privacy.ledger.ledger import Ledger
 from yoriai.privacy.ledger.order import budget_for
 from yoriai.privacy.secagg.shamir import Entropy
+from yoriai.privacy.secagg.work import OwnWork, Work
 from yoriai.privacy.statements.instruction import SequenceMemory
 from yoriai.simulations.scenarios.consortium import Consortium
 
@@ -95,14 +96,15 @@ class SiteSpec:
             return SystemSource()
         return SeededSource(b"%b:%b:%d" % (self.noise_seed, self.records.name.encode(), round_index))
 
-    def identity(self) -> SiteIdentity | None:
-        """The site's identity in its consortium."""
+    def identity(self, work: Work | None = None) -> SiteIdentity | None:
+        """The site's identity in its consortium; with what it shares with the other sites of its process."""
         if self.consortium is None:
             return None
         consortium, name = Consortium(self.consortium), self.records.name
-        memory = RosterMemory(self.consortium / "sites" / f"{name}.seen")
         key, certificate = consortium.key(name), consortium.certificate(name)
-        identity = SiteIdentity(key, certificate, consortium.trust, memory, SequenceMemory(None))
+        identity = SiteIdentity(
+            key, certificate, consortium.trust, RosterMemory(None), SequenceMemory(None), work=work or OwnWork()
+        )
         if self.noise_seed is None:
             return identity
         return replace(identity, entropy=seeded_entropy(self.noise_seed, name))
@@ -121,14 +123,16 @@ class SiteSpec:
             synced=False,
         )
 
-    def build(self, session: ModelSession, ledger: Ledger, hooks: SiteHooks | None = None) -> Site:
-        """The site itself; whoever opened its ledger closes it."""
+    def build(
+        self, session: ModelSession, ledger: Ledger, hooks: SiteHooks | None = None, work: Work | None = None
+    ) -> Site:
+        """The site itself; whoever opened its ledger closes it. `work` is what all sites of a process share."""
         return Site(
             self.site_config(),
             self.records,
             session=session,
             ledger=ledger,
-            identity=self.identity(),
+            identity=self.identity(work),
             hooks=hooks or SiteHooks(randomness=self.randomness),
         )
 
@@ -138,6 +142,7 @@ class InProcessTransport:
 
     Args:
         handlers: what answers a message, by site.
+        on_stage: called with the stage and the sites before the first of them is asked.
         on_site: called as (stage, sites done, sites in all).
         on_replies: called with each stage's replies by site.
 
@@ -149,11 +154,12 @@ class InProcessTransport:
         self,
         handlers: Mapping[str, Callable[[bytes], bytes]],
         *,
+        on_stage: Callable[[str, Collection[str]], None] | None = None,
         on_site: Callable[[str, int, int], None] | None = None,
         on_replies: Callable[[str, Mapping[str, bytes]], None] | None = None,
     ) -> None:
         self._handlers = dict(sorted(handlers.items()))
-        self._on_site, self._on_replies = on_site, on_replies
+        self._on_stage, self._on_site, self._on_replies = on_stage, on_site, on_replies
         self.seconds = dict.fromkeys(self._handlers, 0.0)
 
     def sites(self) -> Sequence[str]:
@@ -166,6 +172,8 @@ class InProcessTransport:
         A call cannot be cut short in process, so `timeout_s` is not enforced here.
         """
         replies = {}
+        if self._on_stage is not None:
+            self._on_stage(stage, payloads.keys())
         for done, site in enumerate(sorted(payloads)):
             if self._on_site is not None:
                 self._on_site(stage, done, len(payloads))

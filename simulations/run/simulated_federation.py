@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from yoriai import wire
@@ -11,12 +12,14 @@ from yoriai.client.session.model_session import ModelSession
 from yoriai.client.site.round_trainer import SiteHooks
 from yoriai.config import JobConfig, job_digests
 from yoriai.errors import BudgetError
+from yoriai.privacy.secagg.work import SharedWork
 from yoriai.server.round.coordinator import Coordinator
 from yoriai.server.round.messenger import Transport
 from yoriai.server.round.registry import Checkpoint, Registry, last_checkpoint
 from yoriai.simulations.run.engines import InProcessTransport, SiteSpec
 from yoriai.simulations.run.experiment import event_of, noise_multiplier
 from yoriai.simulations.run.observers import Observer, Silent, refusal_lines
+from yoriai.simulations.run.one_pass import OnePass
 from yoriai.simulations.scenarios.consortium import Consortium
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.rule import rule_of
@@ -31,7 +34,7 @@ class Federation:
     Attributes:
         n_params: entries that a site sends in a round, at most; needed where noise is distributed.
         initial: the adapter before round 0, which all trainings on one base and task share; None makes it.
-        engine: `inprocess` or `flower`.
+        engine: `inprocess`, `one-pass` or `flower`.
         noise_seed: tests only; see SiteSpec.
         on_round: called after each stored round.
         on_replies: called with each stage's replies by site; of the in-process engine only.
@@ -74,8 +77,8 @@ class Outcome:
     Attributes:
         epsilon: spent by site; empty without privacy.
         spending: by site, (rounds charged, epsilon after them), at most 20 points.
-        seconds: time inside each site; empty with the flower engine, whose sites live elsewhere, and for a run that
-            was finished already.
+        seconds: time inside each site; empty with the flower engine, whose sites live elsewhere, with the one-pass
+            engine, whose sites train together, and for a run that was finished already.
         refused: sites that took part in no round, with the reason.
     """
 
@@ -145,7 +148,8 @@ def run_federation(federation: Federation, session: ModelSession) -> Outcome:
             federation.observer.advance("sites (in Flower's runtime)", 0, 0)
             checkpoint = run_in_flower(specs, base_digest, coordinate)
         else:
-            checkpoint, seconds = _run_in_process(federation, specs, session, coordinate)
+            one_pass = OnePass() if federation.engine == "one-pass" else None
+            checkpoint, seconds = _run_in_process(federation, specs, session, coordinate, one_pass)
     epsilon, spending = _spent(federation, specs)
     if not checkpoint.next_round:
         raise BudgetError(
@@ -170,28 +174,33 @@ def _run_in_process(
     specs: Mapping[str, SiteSpec],
     session: ModelSession,
     coordinate: Callable[[Transport], Checkpoint],
+    one_pass: OnePass | None,
 ) -> tuple[Checkpoint, dict[str, float]]:
     """Build the sites, coordinate them, close their ledgers."""
     observer, steps = federation.observer, federation.job.training.local_steps
 
     def hooks(name: str, spec: SiteSpec) -> SiteHooks:
-        return SiteHooks(
+        alone = SiteHooks(
             randomness=spec.randomness,
             on_prefix=lambda done, total: observer.advance(f"prefix of site {name}", done, total),
             on_step=lambda done: observer.advance(f"steps at site {name}", done, steps),
         )
+        return one_pass.hooks(name, alone) if one_pass else alone
 
+    work = SharedWork()
     with ExitStack() as open_ledgers:
         sites = {
-            name: spec.build(session, open_ledgers.enter_context(spec.open_ledger()), hooks(name, spec))
+            name: spec.build(session, open_ledgers.enter_context(spec.open_ledger()), hooks(name, spec), work)
             for name, spec in specs.items()
         }
+        what = "all sites ({})" if one_pass else "sites ({})"  # What all take together is no one's own.
         transport = InProcessTransport(
             {name: site.handle for name, site in sites.items()},
-            on_site=lambda stage, done, total: observer.advance(f"sites ({stage})", done, total),
+            on_stage=partial(one_pass.begin, sites) if one_pass else None,
+            on_site=lambda stage, done, total: observer.advance(what.format(stage), done, total),
             on_replies=federation.on_replies,
         )
-        return coordinate(transport), transport.seconds
+        return coordinate(transport), {} if one_pass else transport.seconds
 
 
 def _say_once(observer: Observer, absent: Mapping[str, str], said: set[str], prefix: str = "") -> None:

@@ -6,23 +6,25 @@ of it.
 """
 
 import datetime
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from yoriai.privacy.identity.certificates import Authority, Trust, fingerprint, make_request
+from yoriai.privacy.identity.certificates import Authority, Trust, fingerprint
 from yoriai.privacy.identity.coordinator_identity import (
     certify_coordinator,
     make_coordinator_request,
     read_coordinator_request,
 )
 from yoriai.privacy.identity.roster import Directory, Roster, RosterEntry, read_roster, sign_roster
-from yoriai.privacy.identity.signing_key import SigningKey, read_key, write_key
+from yoriai.privacy.identity.signing_key import SigningKey, key_bytes, read_key, write_key
 from yoriai.server.round.rosters import SignedRoster
 from yoriai.server.round.sealing import Signing
-from yoriai.system.run_files import write_run_file
+from yoriai.system.files import PRIVATE, sync_disk
+from yoriai.system.run_files import run_file_fault, write_run_file
 
 _VALID_FOR = datetime.timedelta(days=3650)
 
@@ -44,10 +46,16 @@ class Consortium:
 
         Args:
             ranks: of the sites that train less than a job's rank.
+
+        Raises:
+            CheckpointError: the disk is full or the place cannot be written.
         """
         consortium = cls(folder)
         if not (folder / "roster").exists():
-            consortium._make(weights, federation, ranks or {})
+            try:
+                consortium._make(weights, federation, ranks or {})
+            except OSError as error:
+                raise run_file_fault(folder, error) from error
         return consortium
 
     def trust(self) -> Trust:
@@ -79,7 +87,10 @@ class Consortium:
         return read_key(self.folder / "coordinator.key"), (self.folder / "coordinator.cert").read_bytes()
 
     def _make(self, weights: Mapping[str, int], federation: str, ranks: Mapping[str, int]) -> None:
-        """Create CA, sites and roster; the roster is written last, so that a half-made consortium is made anew."""
+        """Create CA, sites and roster; the roster is written last, so that a half-made consortium is made anew.
+
+        Before it, one wait for the disk makes the files of all sites durable.
+        """
         sites = self.folder / "sites"
         sites.mkdir(parents=True, exist_ok=True)
         authority = Authority.create(federation, SigningKey.generate(), now=_now(), valid_for=_VALID_FOR)
@@ -88,11 +99,11 @@ class Consortium:
         entries = []
         for name, weight in sorted(weights.items()):
             key = SigningKey.generate()
-            certificate = authority.sign_request(make_request(name, key), now=_now(), valid_for=_VALID_FOR)
-            (sites / f"{name}.key").unlink(missing_ok=True)
-            write_key(sites / f"{name}.key", key)
-            write_run_file(sites / f"{name}.der", certificate)
+            certificate = authority.certify(name, key.public_key, now=_now(), valid_for=_VALID_FOR)
+            _write_unsynced(sites / f"{name}.key", key_bytes(key))
+            _write_unsynced(sites / f"{name}.der", certificate)
             entries.append(RosterEntry(name, fingerprint(certificate).hex(), weight, ranks.get(name)))
+        sync_disk(sites)
         roster = Roster(federation, 1, _now() + _VALID_FOR, tuple(entries))
         write_run_file(self.folder / "roster", sign_roster(authority, roster))
 
@@ -103,6 +114,13 @@ class Consortium:
         request = read_coordinator_request(make_coordinator_request("coordinator", key))
         certificate = certify_coordinator(authority, federation, request, now=_now(), valid_for=_VALID_FOR)
         write_run_file(self.folder / "coordinator.cert", certificate)
+
+
+def _write_unsynced(path: Path, data: bytes) -> None:
+    """Write a file that its owner alone may read, whatever was there; durable once the disk is synced."""
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE), "wb") as file:
+        file.write(data)
 
 
 def _now() -> datetime.datetime:

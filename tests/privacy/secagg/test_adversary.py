@@ -398,10 +398,11 @@ def test_a_rebuilt_mask_key_opens_no_relayed_share() -> None:
     secret = game.stages[5]._secrets[0][1]
     as_encryption_key = X25519PrivateKey.from_private_bytes(secret.reveal())
     keys, message = game.coordinator._keys, _relayed(game, 5)
-    assert len(open_shares(keys, 5, game.stages[5]._encryption, message.sealed)) == 5
+    member = game.cohort.member(5)
+    assert len(open_shares(keys, member, game.stages[5]._encryption, message.sealed)) == 5
     for owner, sealed in message.sealed.items():
         with pytest.raises(ProtocolError):
-            open_shares(keys, 5, as_encryption_key, {owner: sealed})
+            open_shares(keys, member, as_encryption_key, {owner: sealed})
 
 
 # Survivors and consistency.

@@ -17,6 +17,7 @@ from yoriai.privacy.secagg.opening import left_over_masks
 from yoriai.privacy.secagg.secret import OneShot, SecretBytes
 from yoriai.privacy.secagg.sharing import coordinate
 from yoriai.privacy.secagg.slot import _SlotSecrets
+from yoriai.privacy.secagg.work import OwnWork
 
 STAGES = ("advertise", "sign keys", "share", "hold", "mask", "consistency")
 
@@ -174,7 +175,7 @@ def _everything_the_server_learns(fill: int) -> tuple[Round, dict[int, np.ndarra
     from yoriai.privacy.secagg.shamir import combine
 
     mask_key = combine(released[3], keys.window.plan.threshold)
-    known[3] = _strip(game, _words(game, late), pair_masks(keys, 3, mask_key, [0, 1, 2]))
+    known[3] = _strip(game, _words(game, late), pair_masks(keys, 3, mask_key, [0, 1, 2], OwnWork()))
     return game, known
 
 

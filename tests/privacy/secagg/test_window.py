@@ -19,6 +19,7 @@ from yoriai.privacy.secagg.masking import RunningSum, SignedMask, own_masks, pai
 from yoriai.privacy.secagg.messages import MessageKind, ReleasedShares, ShareKind
 from yoriai.privacy.secagg.secret import SecretBytes
 from yoriai.privacy.secagg.sharing import Pair, coordinate
+from yoriai.privacy.secagg.work import OwnWork
 
 FOUR, SIX = (1, 2, 3, 250), (1,) * 6
 EVERYBODY = frozenset(range(4))
@@ -249,9 +250,10 @@ def test_a_mask_key_released_in_one_slot_does_not_unmask_its_site_in_the_next() 
     slot, sent = keys.slot(cohort.slot_terms), {3: game.sent["mask"][3]}
     # Even with the seed of this slot, which holders release because the site has survived it.
     seed_mask = (1, slot.self_mask(3, own[0]))
-    assert not (_words(slot, sent, [seed_mask, *pair_masks(slot, 3, released, range(3))]) == cohort.levels(3)).any()
+    theirs = [seed_mask, *pair_masks(slot, 3, released, range(3), OwnWork())]
+    assert not (_words(slot, sent, theirs) == cohort.levels(3)).any()
     # The very same computation with the slot's own key does open it.
-    assert np.array_equal(_words(slot, sent, own_masks(slot, 3, own, range(3))), cohort.levels(3))
+    assert np.array_equal(_words(slot, sent, own_masks(slot, cohort.member(3), own, range(3))), cohort.levels(3))
 
 
 def test_every_slot_has_secrets_of_its_own_and_a_share_of_one_fits_no_other() -> None:
