@@ -3,6 +3,7 @@
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,23 @@ def test_an_earlier_key_counts_only_where_it_is_named(written: sqlite3.Connectio
     with pytest.raises(StorageError, match="row 1"):
         verified_head(rows(written), [now])
     assert verified_head(rows(written), [now, *OWN])[0] == 6
+
+
+def test_a_key_that_was_replaced_signs_no_more(written: sqlite3.Connection) -> None:
+    later = SigningKey.generate()
+    with writing(written):
+        append(written, later, "joined", run="r", site="site-5")
+        append(written, KEY, "joined", run="r", site="site-6")
+    with pytest.raises(StorageError, match="row 7: it is signed by a key that is not the server's, or no longer"):
+        verified_head(rows(written), [later.public_key.public_bytes_raw(), *OWN])
+
+
+@pytest.mark.parametrize("body", ["nothing", "[]", "{}", "[" * 100_000])
+def test_a_row_that_is_none_is_named_though_its_hash_is_right(written: sqlite3.Connection, body: str) -> None:
+    good = list(rows(written))
+    forged = sha256(f"{good[1].hash}\n3\n{body}".encode()).hexdigest()
+    with pytest.raises(StorageError, match="row 3: it is no row of a log"):
+        verified_head(iter(altered(good, 3, body=body, hash=forged)), OWN)
 
 
 def test_an_event_of_a_run_and_a_site_is_noted_once(written: sqlite3.Connection) -> None:
