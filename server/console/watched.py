@@ -26,7 +26,7 @@ from yoriai.server.service.keeper_lock import keeper_of
 from yoriai.server.service.server_alarms import papers_of, server_alarms
 from yoriai.server.service.status import Member, absent_in, job_view, members_of, server_view
 from yoriai.server.versions import catalogue
-from yoriai.server.versions.log import newest_rows, rows, verified_head
+from yoriai.server.versions.log import EVENTS, newest_rows, rows, verified_head
 
 _MEMBERS_S: Final = 60.0
 _LOOK_S: Final = 2.0
@@ -124,7 +124,7 @@ class WatchedServer:
         with records_of(self.folder) as records:
             found = list(islice(newest_rows(records.db, **wanted), _LOG_ROWS + 1))
         lines = [_log_line(row.document) for row in found]
-        return {"lines": lines[:_LOG_ROWS], "has_more": len(lines) > _LOG_ROWS, "wanted": wanted}
+        return {"lines": lines[:_LOG_ROWS], "has_more": len(lines) > _LOG_ROWS, "wanted": wanted, "events": EVENTS}
 
     def officer(self, _asked: Asked) -> dict[str, Any]:
         """What an officer asks for: what each job promised, the papers, and whether the log holds."""

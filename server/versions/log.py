@@ -27,7 +27,7 @@ import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any
+from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -35,6 +35,11 @@ from yoriai.errors import IdentityError, StorageError
 from yoriai.privacy.identity.public_keys import ed25519_key
 from yoriai.privacy.identity.signing_key import SigningKey, verify
 
+EVENTS: Final = (
+    *("enrolled", "revoked", "submitted", "approved", "refused", "joined", "finished", "delivered", "exported"),
+    *("received", "pulled", "voted", "checked", "withheld", "checking", "drifted", "certified"),
+    *("promoted", "rolled_back"),
+)
 GENESIS = sha256(b"yoriai server log, version 1").hexdigest()
 _DOMAIN = b"yoriai/log/1"
 

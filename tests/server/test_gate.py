@@ -177,6 +177,10 @@ def test_an_audit_is_read_from_what_the_command_writes(tmp_path: Path) -> None:
     path = tmp_path / "audit.json"
     path.write_text(json.dumps({**found, "refuted": False, "control_holds": True, "settings": settings}))
     assert read_audit(path) == AUDIT
+    whole = {**found, "refuted": False, "control_holds": True, "settings": settings}
+    path.write_text(json.dumps(whole | {"epsilon_lower_black_box": float("nan")}))
+    with pytest.raises(ConfigError, match="holds no audit"):
+        read_audit(path)
     path.write_text(json.dumps({**found, "settings": settings}))
     with pytest.raises(ConfigError, match="holds no audit"):
         read_audit(path)
