@@ -166,6 +166,10 @@ def test_header_above_the_limit_is_refused_even_if_it_is_all_there() -> None:
         b'"base_digest": "d", "noise_multiplier": NaN}',
         b'{"kind": "job_offer", "run_id": "r", "job": {}, "roster": {"serial": 1, "weights": {"a": 0}}, '
         b'"base_digest": "d", "noise_multiplier": 1.0}',
+        rb'{"kind": "refusal", "run_id": "r", "site": "a", "reason": "\uD800"}',
+        b'{"kind": "refusal", "run_id": "r", "site": "a", "reason": "\xed\xa0\x80"}',
+        rb'{"kind": "job_offer", "run_id": "r", "job": {"name": ["\udfff"]}, "roster": {"serial": 1, "weights": '
+        rb'{"a": 1}}, "base_digest": "d", "noise_multiplier": 1.0}',
     ],
 )
 def test_malformed_header_is_an_error(header: bytes) -> None:

@@ -300,6 +300,8 @@ def decode(data: bytes) -> Message:
     header, payload = _open(data)
     try:
         fields = json.loads(header)
+        if b"\\ud" in header.lower() or not header.isascii():
+            json.dumps(fields, ensure_ascii=False).encode()  # Half of a pair of surrogates is no text.
         kind = _KINDS[fields.pop("kind")]
         if "payload" in fields or (payload and not issubclass(kind, _Laden)):
             raise ValueError

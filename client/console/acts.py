@@ -10,6 +10,7 @@ from yoriai.client.cli.own_ledger import check_writer
 from yoriai.client.console.watched import WatchedSite
 from yoriai.client.offer.job_entry import Entry
 from yoriai.client.versions.channel_place import ChannelPlace
+from yoriai.console.forms import chosen, must_agree
 from yoriai.console.pages import Action
 from yoriai.errors import ConfigError
 from yoriai.privacy.statements.version_statement import CHANNELS
@@ -38,7 +39,7 @@ class SiteActs:
         ]
 
     def _approve(self, form: Mapping[str, str]) -> Sequence[str]:
-        _must_agree(form)
+        must_agree(form)
         return self._done(deciding.approve(self._watched.book, self._shown(form), form.get("reason", "")))
 
     def _refuse(self, form: Mapping[str, str]) -> Sequence[str]:
@@ -47,7 +48,7 @@ class SiteActs:
 
     def _pull(self, form: Mapping[str, str]) -> Sequence[str]:
         """By the command itself, in a process of its own: it loads the base, which a console is not to hold."""
-        file, channel = form.get("file", "").strip(), _channel(form)
+        file, channel = form.get("file", "").strip(), chosen(form, "channel", CHANNELS)
         command = [sys.executable, "-P", "-m", "yoriai.cli", "site", "pull", "--channel", channel, "--json"]
         places = [str(self._site.path), *([file] if file else [])]  # Without a file: what the server has sent.
         try:
@@ -72,9 +73,9 @@ class SiteActs:
         return self._done(lines)
 
     def _roll_back(self, form: Mapping[str, str]) -> Sequence[str]:
-        _must_agree(form)
+        must_agree(form)
         check_writer(self._site)
-        place = ChannelPlace(self._site.channels, _channel(form))
+        place = ChannelPlace(self._site.channels, chosen(form, "channel", CHANNELS))
         with place.locked():
             number = place.roll_back()
         return self._done([f"{place.link} leads to number {number} again"])
@@ -94,16 +95,3 @@ class SiteActs:
     def _done(self, lines: Sequence[str]) -> Sequence[str]:
         self._watched.changed()
         return lines
-
-
-def _channel(form: Mapping[str, str]) -> str:
-    channel = form.get("channel", "")
-    if channel not in CHANNELS:
-        raise ConfigError("no such channel", found=channel[:40], expected=" or ".join(CHANNELS))
-    return channel
-
-
-def _must_agree(form: Mapping[str, str]) -> None:
-    """Raise ConfigError unless the box is ticked that stands for the command's question."""
-    if form.get("agreed") != "yes":
-        raise ConfigError("the box that says so is not ticked", remedy="tick it; nothing was changed")

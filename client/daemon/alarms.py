@@ -57,7 +57,8 @@ class Alarms:
 
     def _run(self, what: str, run_id: str) -> None:
         own = {name: value for name, value in os.environ.items() if name in _PASSED}
-        told = {"YORIAI_ALARM": what, "YORIAI_SITE": self._site, "YORIAI_RUN": run_id}
+        # The coordinator names its runs, and no environment holds a NUL.
+        told = {"YORIAI_ALARM": what, "YORIAI_SITE": self._site, "YORIAI_RUN": run_id.replace("\0", "?")}
         try:
             done = subprocess.run(
                 self._command,

@@ -13,7 +13,7 @@ import ctypes
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -27,8 +27,6 @@ from yoriai.flower_internals import Runtime, Task, check_version
 _BEAT_S: Final = 15.0
 _PR_SET_PDEATHSIG: Final = 1
 _WORD: Final = b"!"
-
-DaemonOf = Callable[[Mapping[str, object]], DaemonClient]
 
 
 def main() -> None:

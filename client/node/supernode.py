@@ -89,7 +89,8 @@ class NodeWaits:
         now = time.monotonic()
         with suppress(OSError):  # An executor that is gone takes this process along.
             if now - self._told_at >= _REMIND_S:
-                self._executor.send(_WORD)
+                with suppress(BlockingIOError):  # An executor at work for an hour has not read all of the others yet.
+                    self._executor.send(_WORD, socket.MSG_DONTWAIT)
                 self._told_at = now
             if select.select([self._executor], [], [], _LOOK_S)[0]:
                 self._told_at = float("-inf") if self._executor.recv(64) else now

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from yoriai.client.model.public_texts import text_digest
-from yoriai.client.records.records import Record
+from yoriai.client.records.records import Record, text_of
 from yoriai.client.routing.router import Local, Routed, Router
 from yoriai.client.session.export import HEAD_FILE
 from yoriai.client.session.loading import read_task
@@ -32,7 +32,7 @@ _FEWEST: Final = 2  # Labels among the answers; with one there is nothing to tel
 
 def refuse_private(prompts: Iterable[str], records: Iterable[Record]) -> None:
     """Raise PolicyError if a prompt is one of the site's own records, however blanks and capitals are written."""
-    own = {text_digest(record.prompt or record.text or "") for record in records}
+    own = {text_digest(text_of(record)) for record in records}
     if count := sum(text_digest(prompt) in own for prompt in prompts):
         raise PolicyError(
             "prompts that are said to be public are among the site's own records",

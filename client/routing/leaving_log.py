@@ -35,7 +35,7 @@ class LeavingLog:
     def __init__(self, folder: Path, daily_cap: int, clock: Callable[[], float]) -> None:
         self._path, self._daily_cap, self._clock = folder / NAME, daily_cap, clock
 
-    def left_today(self) -> int:
+    def may_leave(self) -> int:
         """How many more texts may leave today. Raises StorageError if the log cannot be read."""
         day = self._day(self._clock())
         return max(0, self._daily_cap - sum("to" in line and self._day(line["at"]) == day for line in self.lines()))
@@ -53,7 +53,7 @@ class LeavingLog:
             descriptor = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, PRIVATE)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
-                if not self.left_today():
+                if not self.may_leave():
                     return None
                 number = uuid4().hex
                 self._append(descriptor, {"id": number, "to": to, "version": version, "text": text})

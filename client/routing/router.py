@@ -7,14 +7,16 @@ fault     asked, and no answer to believe: the local answer stands, and the reas
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
 import httpx
 
-from yoriai.client.routing.large import Answer, Endpoint, Fault, ask, message_for
+from yoriai.client.routing.large import Answer, Endpoint, ask, message_for
 from yoriai.client.routing.leaving_log import LeavingLog
 from yoriai.client.routing.redaction import Finder, redact
+from yoriai.errors import StorageError
 
 Where = Literal["kept", "held", "large", "fault"]
 
@@ -94,12 +96,12 @@ class Router:
         if number is None:
             return Routed(local.label, "held", "the day's cap is reached", message)
         answer = ask(self._client, self._endpoint, message, self._labels)
-        if isinstance(answer, Fault):
-            self._log.end(number, answer.why)
-            return Routed(local.label, "fault", answer.why, message)
-        self._log.end(number, "answered", prompt_tokens=answer.prompt_tokens, answer_tokens=answer.answer_tokens)
-        return _from_large(answer, message)
-
-
-def _from_large(answer: Answer, message: str) -> Routed:
-    return Routed(answer.label, "large", would_leave=message, tokens=(answer.prompt_tokens, answer.answer_tokens))
+        if isinstance(answer, Answer):
+            tokens = answer.prompt_tokens, answer.answer_tokens
+            found = Routed(answer.label, "large", would_leave=message, tokens=tokens)
+            outcome, values = "answered", {"prompt_tokens": tokens[0], "answer_tokens": tokens[1]}
+        else:
+            found, outcome, values = Routed(local.label, "fault", answer.why, message), answer.why, {}
+        with suppress(StorageError):  # That it left is written down; what came of it is worth having all the same.
+            self._log.end(number, outcome, **values)
+        return found

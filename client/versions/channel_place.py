@@ -70,6 +70,20 @@ class ChannelPlace:
         """Whether that version lies here, in use or not."""
         return self.folder_of(number).is_dir()
 
+    def has(self, number: int, name: str, text: str) -> bool:
+        """Whether the version with this number has a file of this name with this text."""
+        try:
+            return (self.folder_of(number) / name).read_text(encoding="utf-8") == text
+        except (OSError, ValueError):
+            return False
+
+    def remove(self, number: int) -> None:
+        """Remove a version that is not in use. Raises StorageError if that cannot be."""
+        try:
+            shutil.rmtree(self.folder_of(number))
+        except OSError as error:
+            raise cannot_write(self.folder_of(number), error) from error
+
     @contextmanager
     def draft(self, number: int) -> Iterator[Path]:
         """A folder to fill; when the block is done it is the version with this number, durably, and not in use yet.

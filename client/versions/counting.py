@@ -114,7 +114,9 @@ def noised(counts: NDArray[np.float64], event: SampledGaussian, source: RandomSo
     Neighbouring relation: add or remove one unit of the test records.
     Sensitivity: 1 in L2, see the module.
     Assumes: `event` was charged before a record was looked at; the pair is drawn once and kept.
-    Does not cover: what a vote tells beyond the pair, such as when it came; one owner at several sites.
+    Does not cover: what a vote tells beyond the pair, such as when it came; one owner at several sites; a line in the
+        site's files that is no record at all, or a machine that has too little memory for one, which make all of
+        them count as none.
     Event it costs: `event`, one unsampled Gaussian.
     Edge cases: no record, none that fits, or a version that cannot be measured: zero plus noise, and charged.
     """

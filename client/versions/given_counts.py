@@ -1,4 +1,4 @@
-"""The counts that a site has given, as their files: `channels/counts/<purpose>.<number>.<period>.counts`.
+"""The counts that a site has given, as their files: `channels/counts/<purpose>.<number>.<period>.<run>.counts`.
 
 A pair is drawn once and its file kept, so the files are what has left, or may have. Light: no model library is loaded.
 """

@@ -9,9 +9,10 @@ nothing leaves but that it is withheld, and why; no reason depends on a record. 
 reply is out, when no job is at hand, and read anew from the site's folder.
 
 A check also stays at the site exactly (`own_checks.py`), where it tells the operator of a version that came to answer
-worse.
+worse: also where no answer, or no more of them, may leave.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from yoriai.client.offer.charge_names import COUNTS_MARK
 from yoriai.client.records.records import Record
 from yoriai.client.session.model_session import ModelSession
 from yoriai.client.site_identity import SiteIdentity
-from yoriai.client.versions.adapter_place import VERSION
+from yoriai.client.versions.adapter_place import STATEMENT, VERSION
 from yoriai.client.versions.channel_place import ChannelPlace
 from yoriai.client.versions.counting import Judged, check_counts, counts_event, measure, noised, vote_counts
 from yoriai.client.versions.given_counts import counts_file
@@ -30,12 +31,12 @@ from yoriai.client.versions.own_checks import OwnChecks
 from yoriai.client.versions.pulling import JOB
 from yoriai.client.versions.version_bundle import read_bundle
 from yoriai.config import JobConfig, SiteConfig
-from yoriai.errors import BudgetError, PolicyError, YoriaiError
+from yoriai.errors import BudgetError, IdentityError, PolicyError, YoriaiError
 from yoriai.privacy.dp.accounting import SampledGaussian
 from yoriai.privacy.dp.randomness import RandomSource, SystemSource
 from yoriai.privacy.ledger.ledger import Ledger
 from yoriai.privacy.statements.counts_statement import CountsStatement, sign_counts
-from yoriai.privacy.statements.version_statement import PRODUCTION, STAGING
+from yoriai.privacy.statements.version_statement import PRODUCTION, STAGING, unverified_version
 from yoriai.strategies.adapter import AdapterState
 from yoriai.system.files import PRIVATE, make_private_folder, write_atomically
 
@@ -56,14 +57,14 @@ class Question:
         return "check" if self.period else "vote"
 
     @property
-    def name(self) -> str:
-        """Of its file, and in the ledger; the number is the coordinator's and is given once."""
-        return f"{self.purpose}.{self.number}.{self.period}"
-
-    @property
     def charge(self) -> str:
         """The name under which the ledger keeps it."""
-        return f"{self.run_id}{COUNTS_MARK}/{self.name}"
+        return f"{self.run_id}{COUNTS_MARK}/{self.purpose}.{self.number}.{self.period}"
+
+    @property
+    def file_name(self) -> str:
+        """Of the counts; a server that was restored from its backup gives a number a second time, to another run."""
+        return f"{self.purpose}.{self.number}.{self.period}.{hashlib.sha256(self.run_id.encode()).hexdigest()[:12]}"
 
 
 class Judge:
@@ -100,53 +101,65 @@ class Judge:
         self._records, self._on_fault, self._on_drift = records, on_fault, on_drift
         self._progress, self._source = progress, source
         self._own_checks = OwnChecks(folder)
-        self._waiting: dict[str, Question] = {}
+        self._waiting: dict[str, Question] = {}  # One vote and one check: a job may be at hand for long.
         self._withheld: dict[str, str] = {}
 
     def answer(self, question: Question) -> tuple[str, str]:
         """The signed counts, if they are there, and else why they are withheld; both empty while they are awaited."""
-        place = self._place(question)
-        if place.is_file():
+        place, may_leave = self._place(question), self._policy.count_epsilon > 0
+        if may_leave and place.is_file():
             if not self._ledger.has_released(question.charge):  # A kill came between the file and the mark.
                 self._release(question)
             return place.read_text(), ""
-        if question.name in self._withheld:
-            return "", self._withheld[question.name]
-        if self._policy.count_epsilon == 0:
-            if question.period and not self._own_checks.has(question.number, question.period):
-                self._waiting[question.name] = question
-            return "", "policy.count_epsilon is 0: what this site's test records say stays there"
-        self._waiting[question.name] = question
-        return "", ""
+        if question.charge in self._withheld:
+            return "", self._withheld[question.charge]
+        if may_leave or (question.period and not self._own_checks.has(question.number, question.period)):
+            self._waiting[question.purpose] = question
+        return "", "" if may_leave else "policy.count_epsilon is 0: what this site's test records say stays there"
 
     def work_off(self) -> None:
         """Judge what was asked."""
         while self._waiting:
-            name, question = self._waiting.popitem()
+            _, question = self._waiting.popitem()
             try:
                 self._judge(question)
             except YoriaiError as error:  # Budget, policy or the disk; the records are behind the charge.
-                self._on_fault(f"{name}: {error}")
+                self._on_fault(f"{question.charge}: {error}")
                 why = "the budget does not bear it" if isinstance(error, BudgetError) else "it cannot be judged here"
                 if len(self._withheld) >= _MOST_KEPT:
                     self._withheld.clear()
-                self._withheld[name] = str(error)[:_LONGEST_REASON] if isinstance(error, PolicyError) else why
+                why = str(error)[:_LONGEST_REASON] if isinstance(error, PolicyError) else why
+                self._withheld[question.charge] = why
 
     def _judge(self, question: Question) -> None:
         versions = self._in_use(question) if question.period else self._candidate_and_used(question)
-        event = self._charged(question) if self._policy.count_epsilon else None
-        counts = self._counted(versions)
-        if question.period and self._own_checks.note(question.number, question.period, counts):
-            self._on_drift(question.run_id)
+        try:
+            event = self._charged(question) if self._policy.count_epsilon else None
+        except (BudgetError, PolicyError):
+            self._check_for_itself(question, versions)
+            raise
         if event is None:
+            self._check_for_itself(question, versions)
             return
+        counts = self._counted(versions)
+        self._note(question, counts)
+        statement = self._statement(question, versions[0].adapter.digest(), counts, event)
+        file = self._place(question)
+        make_private_folder(file.parent)
+        write_atomically(file, sign_counts(self._identity.key, statement), mode=PRIVATE)
+        self._release(question)
+
+    def _statement(
+        self, question: Question, adapter_digest: str, counts: np.ndarray, event: SampledGaussian
+    ) -> CountsStatement:
+        """The counts as they may leave; their noise is drawn here."""
         first, second = noised(counts, event, self._source())
-        statement = CountsStatement(
+        return CountsStatement(
             federation=self._identity.trust().federation,
             site=self._name,
             purpose=question.purpose,
             run_id=question.run_id,
-            adapter_digest=versions[0].adapter.digest(),
+            adapter_digest=adapter_digest,
             number=question.number,
             period=question.period,
             first=first,
@@ -155,10 +168,15 @@ class Judge:
             epsilon=self._policy.count_epsilon,
             delta=self._policy.delta,
         )
-        file = self._place(question)
-        make_private_folder(file.parent)
-        write_atomically(file, sign_counts(self._identity.key, statement), mode=PRIVATE)
-        self._release(question)
+
+    def _check_for_itself(self, question: Question, versions: Sequence[Judged]) -> None:
+        """A check of which nothing leaves, and for which nothing is charged, once a period."""
+        if question.period and not self._own_checks.has(question.number, question.period):
+            self._note(question, self._counted(versions))
+
+    def _note(self, question: Question, counts: np.ndarray) -> None:
+        if question.period and self._own_checks.note(question.number, question.period, counts):
+            self._on_drift(question.run_id)
 
     def _charged(self, question: Question) -> SampledGaussian:
         """What the counts cost, durably reserved before a record is read.
@@ -196,35 +214,59 @@ class Judge:
         """A candidate as it was delivered, and what is in use here.
 
         Raises:
-            PolicyError: nothing is in use, or it is of another task.
-            YoriaiError: the candidate does not hold, as `read_bundle`.
+            PolicyError: nothing is in use, or it is of another task; or the question names another run.
+            YoriaiError: the candidate does not hold, as `read_bundle`, or its job's model would not take its adapter.
         """
         data = ChannelPlace(self._folder, STAGING).delivered_file(question.number).read_bytes()
         bundle, used = read_bundle(data, self._identity.trust(), STAGING), _used(self._folder)
-        if bundle.job.task != used.job.task:
+        _check_run(question, bundle.version.run_id)
+        if bundle.job.task != used.judged.job.task:
             raise PolicyError("the candidate is of another task than the version in use")
-        return Judged(bundle.job, bundle.adapter), used
+        # Nothing is built for it before: its settings are the coordinator's, and bounded by what the adapter brings.
+        self._session.check_adapter(bundle.job, bundle.adapter)
+        return Judged(bundle.job, bundle.adapter), used.judged
 
     def _in_use(self, question: Question) -> tuple[Judged]:
-        if ChannelPlace(self._folder, PRODUCTION).current() != question.number:
+        used = _used(self._folder)
+        if used.number != question.number:
             raise PolicyError("another version is in use here")
-        return (_used(self._folder),)
+        _check_run(question, used.run_id)
+        return (used.judged,)
 
     def _place(self, question: Question) -> Path:
-        return counts_file(self._folder, question.name)
+        return counts_file(self._folder, question.file_name)
 
 
-def _used(folder: Path) -> Judged:
-    """The version in use in production.
+@dataclass(frozen=True)
+class _Used:
+    """The version in use: its number in the channel, the run that it is of, and what is measured."""
+
+    number: int
+    run_id: str
+    judged: Judged
+
+
+def _used(folder: Path) -> _Used:
+    """The version in use in production. The link is followed once: it may lead elsewhere a moment later.
 
     Raises:
         PolicyError: there is none whose job is known.
     """
-    link = ChannelPlace(folder, PRODUCTION).link
+    channel = ChannelPlace(folder, PRODUCTION)
     try:
-        job = JobConfig.model_validate_json((link / JOB).read_bytes())
-        return Judged(job, AdapterState.from_bytes((link / VERSION).read_bytes()))
-    except (OSError, ValueError):
+        if (number := channel.current()) is None:
+            raise FileNotFoundError
+        place = channel.folder_of(number)
+        job = JobConfig.model_validate_json((place / JOB).read_bytes())
+        run_id = unverified_version((place / STATEMENT).read_bytes()).run_id
+        return _Used(number, run_id, Judged(job, AdapterState.from_bytes((place / VERSION).read_bytes())))
+    except (OSError, ValueError, IdentityError):
         raise PolicyError(
             "no version is in use here, or one that an earlier Yoriai pulled", remedy="yoriai site pull DIR"
         ) from None
+
+
+def _check_run(question: Question, run_id: str) -> None:
+    """Raise PolicyError unless a question names the run that its version is of: by its name counts are charged."""
+    if question.run_id != run_id:
+        raise PolicyError("the question names another run than the version is of")

@@ -37,7 +37,7 @@ class OwnChecks:
     def note(self, number: int, period: int, counts: np.ndarray) -> bool:
         """Keep (right, wrong) of a check; whether the version has come to answer worse than at its first one."""
         entries = self.entries()
-        first = next((entry for entry in entries if entry[0] == number), None)
+        first = next((entry for entry in _that_count(entries) if entry[0] == number), None)
         new = [number, period, *(round(count) for count in counts)]
         kept = ([first] if first is not None and first not in entries[-_MOST_KEPT:] else []) + entries[-_MOST_KEPT:]
         make_private_folder(self._path.parent)
@@ -47,7 +47,7 @@ class OwnChecks:
     def has_drifted(self) -> bool:
         """Whether the version in use answered worse at its last check than at its first."""
         in_use = ChannelPlace(self._folder, PRODUCTION).current()
-        checks = [entry[2:] for entry in self.entries() if entry[0] == in_use]
+        checks = [entry[2:] for entry in _that_count(self.entries()) if entry[0] == in_use]
         return bool(checks) and is_worse(checks[0], checks[-1])
 
     def entries(self) -> list[list[int]]:
@@ -60,6 +60,11 @@ class OwnChecks:
     @property
     def _path(self) -> Path:
         return self._folder / "counts" / _OWN
+
+
+def _that_count(entries: Sequence[list[int]]) -> list[list[int]]:
+    """The checks in which a record was answered: one of files that could not be read says nothing of a version."""
+    return [entry for entry in entries if sum(entry[2:]) > 0]
 
 
 def is_worse(before: Sequence[int], now: Sequence[int]) -> bool:

@@ -74,20 +74,22 @@ def audit_of(data: bytes, facts: AdapterFacts) -> AuditFacts:
     try:
         found: Mapping[str, Any] = json.loads(data)
         settings, confidence, base = found["settings"], float(found["confidence"]), str(found["settings"]["base"])
-        bound = max(_bounds(found))
+        bounds = _bounds(found)
         refuted, control_holds = bool(found["refuted"]), bool(found["control_holds"])
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
         raise ConfigError(
             "this is no audit", expected="what `yoriai audit --json` has printed", remedy="run it with the job's file"
         ) from None
     _check_settings(settings, facts)
-    if refuted or not control_holds or not math.isfinite(bound):
+    # Whatever the file concludes from its own bounds.
+    refuted |= not all(math.isfinite(bound) and bound <= (facts.epsilon or 0.0) for bound in bounds)
+    if refuted or not control_holds:
         raise PolicyError(
             "the audit does not bear this guarantee out",
             found="it refutes it" if refuted else "its control fails: it would not have seen a fault",
             remedy="find the fault before anything is certified",
         )
-    return AuditFacts(bound, confidence, base[:128], hashlib.sha256(data).hexdigest())
+    return AuditFacts(max(bounds), confidence, base[:128], hashlib.sha256(data).hexdigest())
 
 
 def _bounds(found: Mapping[str, Any]) -> list[float]:

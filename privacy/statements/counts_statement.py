@@ -34,7 +34,7 @@ class CountsStatement:
         number: of the version in its channel, as the coordinator signed it.
         period: which check of this version it is, from 1 on; 0 for a vote.
         first, second: gained and lost, or right and wrong; with noise.
-        deviation: of the noise in each of them; above 0.
+        deviation: of the noise in each of them; above 0, and of a size whose square is a number.
         epsilon, delta: what one unit of the site pays for it by the site's policy.
 
     Raises:
@@ -68,7 +68,7 @@ class CountsStatement:
             and all(type(value) is int and abs(value) < _LARGEST for value in whole)
             and self.number >= 1
             and (self.period >= 1 if self.purpose == "check" else self.period == 0)
-            and all(type(value) is float and math.isfinite(value) and value > 0 for value in real)
+            and all(type(value) is float and math.isfinite(value) and 0 < value < _LARGEST for value in real)
         )
         if not good:
             raise _FORMAT.malformed()

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from yoriai.errors import StorageError
 from yoriai.privacy.documents.adapter_facts import AdapterFacts, facts_of_version
 from yoriai.privacy.documents.certificate import (
     PAGE_END,
@@ -41,6 +42,15 @@ def write_card(records: Records, version: Version, path: Path) -> Path:
     measures = measures_of(catalogue.version(records.db, version.number))  # With what came since it was found.
     text = card_text(facts_of_version(version.statement, job), measures)
     return write_atomically(path, text.encode())
+
+
+def card_faults(records: Records, version: Version) -> list[str]:
+    """Write the card of a version that was promoted; why that failed, for the promotion has happened all the same."""
+    try:
+        write_card(records, version, records.folder.card(version.run))
+    except StorageError as error:
+        return [f"note: {error}; yoriai server export-version writes the card too"]
+    return []
 
 
 def measures_of(version: Version) -> list[Measure]:

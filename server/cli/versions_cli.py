@@ -8,13 +8,11 @@ import typer
 from rich.console import Console
 
 from yoriai.asking import agree
-from yoriai.errors import ConfigError, StorageError
+from yoriai.errors import ConfigError
 from yoriai.server.cli.opened_records import opened_records as _records
 from yoriai.terminal import say
 
 if TYPE_CHECKING:
-    from yoriai.server.jobs.recording import Records
-    from yoriai.server.versions.catalogue import Version
     from yoriai.server.versions.promoting import Promoted
 
 _console = Console()
@@ -107,6 +105,7 @@ def promote(
 ) -> None:
     """Put a version into a channel, if it passes the gate of its job. Exit code 3: the gate refuses it."""
     from yoriai.server.channels import changing as channels
+    from yoriai.server.channels.version_pages import card_faults
     from yoriai.server.versions.metrics import read_audit, read_metrics
 
     reason = channels.check_reason(force, why)
@@ -114,10 +113,10 @@ def promote(
     audited = read_audit(audit) if audit else None
     with _records(folder) as records:
         done = channels.promote(records, name, channel, measured, force_why=reason, audit=audited)
-        fault = _card_fault(records, done.version, records.folder.card(done.version.run))
+        faults = card_faults(records, done.version)
     _say_standing(done, as_json)
-    if fault:
-        typer.echo(f"note: {fault}", err=True)
+    for fault in faults:
+        typer.echo(fault, err=True)
 
 
 def rollback(
@@ -251,17 +250,5 @@ def _say_standing(done: "Promoted", as_json: bool) -> None:
         values["failed"] = [str(line) for line in done.lines if not line.holds]
         typer.echo(json.dumps({"schema": 1, **values}, indent=1))
         return
-    for line in done.lines:
-        say(f"{'holds' if line.holds else 'FAILS'}  {line}")
-    say(f"{row.channel} holds {version.run} ({version.digest[:12]}) from now on, as number {row.number}")
-
-
-def _card_fault(records: "Records", version: "Version", path: Path) -> str:
-    """Write a version's card; why that failed, for what it tells of has happened all the same."""
-    from yoriai.server.channels.version_pages import write_card
-
-    try:
-        write_card(records, version, path)
-    except StorageError as error:
-        return f"{error}; yoriai server export-version writes the card too"
-    return ""
+    for line in done.told:
+        say(line)

@@ -3,17 +3,17 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from yoriai.console.forms import chosen, must_agree
 from yoriai.console.pages import Action
 from yoriai.errors import ConfigError
+from yoriai.privacy.statements.version_statement import CHANNELS
 from yoriai.server.channels import changing as channels
+from yoriai.server.channels.version_pages import card_faults
 from yoriai.server.console.watched import WatchedServer
 from yoriai.server.jobs import job_orders
 from yoriai.server.jobs.job_store import JobStore
 from yoriai.server.jobs.recording import records_of
 from yoriai.server.versions.metrics import read_metrics
-from yoriai.server.versions.promoting import Promoted
-
-_CHANNELS = ("staging", "production")
 
 
 class ServerActs:
@@ -37,14 +37,14 @@ class ServerActs:
         ]
 
     def _cancel(self, form: Mapping[str, str]) -> Sequence[str]:
-        _must_agree(form)
+        must_agree(form)
         return self._of_job(job_orders.cancel(self._jobs().find(_run(form))))
 
     def _resume(self, form: Mapping[str, str]) -> Sequence[str]:
         return self._of_job(job_orders.resume(self._jobs().find(_run(form)), self._folder.path))
 
     def _end(self, form: Mapping[str, str]) -> Sequence[str]:
-        _must_agree(form)
+        must_agree(form)
         return self._of_job(job_orders.end(self._jobs().find(_run(form))))
 
     def _promote(self, form: Mapping[str, str]) -> Sequence[str]:
@@ -52,12 +52,13 @@ class ServerActs:
         path = form.get("metrics", "").strip()
         measured = read_metrics(Path(path)) if path else None
         with records_of(self._folder) as records:
-            return _standing(channels.promote(records, _run(form), _channel(form), measured, force_why=reason))
+            done = channels.promote(records, _run(form), chosen(form, "channel", CHANNELS), measured, force_why=reason)
+            return [*done.told, *card_faults(records, done.version)]
 
     def _roll_back(self, form: Mapping[str, str]) -> Sequence[str]:
-        _must_agree(form)
+        must_agree(form)
         with records_of(self._folder) as records:
-            return _standing(channels.roll_back(records, _channel(form), form.get("why", "")))
+            return channels.roll_back(records, chosen(form, "channel", CHANNELS), form.get("why", "")).told
 
     def _jobs(self) -> JobStore:
         self._folder.check_user()
@@ -73,22 +74,3 @@ def _run(form: Mapping[str, str]) -> str:
     if not run:
         raise ConfigError("the form names no run")  # An empty name would mean the last one.
     return run
-
-
-def _channel(form: Mapping[str, str]) -> str:
-    channel = form.get("channel", "")
-    if channel not in _CHANNELS:
-        raise ConfigError("no such channel", found=channel[:40], expected=" or ".join(_CHANNELS))
-    return channel
-
-
-def _must_agree(form: Mapping[str, str]) -> None:
-    """Raise ConfigError unless the box is ticked that stands for the command's question."""
-    if form.get("agreed") != "yes":
-        raise ConfigError("the box that says so is not ticked", remedy="tick it; nothing was changed")
-
-
-def _standing(done: Promoted) -> Sequence[str]:
-    gate = [f"{'holds' if line.holds else 'FAILS'}  {line}" for line in done.lines]
-    row, version = done.standing, done.version
-    return [*gate, f"{row.channel} holds {version.run} ({version.digest[:12]}) from now on, as number {row.number}"]

@@ -22,6 +22,8 @@ _PATIENCE_S: Final = 60.0
 # Where it cannot be asked, whoever waits looks for itself so often; and else, should a word have been lost.
 _DEAF_S: Final = 1.0
 _LOOK_S: Final = 30.0
+# A SuperLink that keeps no questions (hold_s = 0) answers at once, with nothing.
+_PAUSE_S: Final = 0.2
 _MOST_REMEMBERED: Final = 4096
 
 
@@ -112,9 +114,11 @@ class ReplyNews:
             with self._changed:
                 self._is_deaf = told is None
                 self._note(told or _Told(at=0, is_cut=True))
-            after = str(told.at) if told is not None else ""
+            before, after = after, str(told.at) if told is not None else ""
             if told is None:
                 self._over.wait(_DEAF_S)
+            elif after == before:
+                self._over.wait(_PAUSE_S)
 
     def _ask(self, after: str) -> _Told | None:
         try:

@@ -86,13 +86,13 @@ def run_errand(folder: ServerFolder, connect: Connect) -> None:
 
     Nothing is done if it comes too late: the keeper has given it up, and may have started a job.
     """
-    if not _is_fresh(folder):
-        return
     try:
         lock = hold(_lock(folder))
     except BlockingIOError:
         return
     try:
+        if not _is_fresh(folder):  # Looked at under the lock: the keeper starts no job while somebody holds it.
+            return
         log = EventLog(LogFile(folder.log / "channels.jsonl"), as_json=True)
         ChannelPost(folder, log).bring(connect(threading.Event(), lambda *_: None), asks=True)
         with records_of(folder) as records:

@@ -16,8 +16,9 @@
     promoted, rolled_back a channel came to hold another version; `forced` has the gate's failing lines and the reason
 
 A row's hash is over the hash before it, its number and its body; the coordinator's key signs the hash under a domain of
-its own. Covers: a row that was changed, left out or put in by who does not hold the key. Does not cover: rows cut off
-at the end, which only a head that was noted elsewhere shows; the key's holder, who can write the whole log anew.
+its own. Covers: a row that was changed, left out or put in by who does not hold the key; a key that was replaced, and
+signs again. Does not cover: rows cut off at the end, which only a head that was noted elsewhere shows; the key's
+holder, who can write the whole log anew.
 """
 
 import json
@@ -132,25 +133,31 @@ def verified_head(all_rows: Iterator[LogRow], keys: Collection[bytes]) -> tuple[
         StorageError: names the first broken row, and what is wrong with it.
     """
     known = {key.hex(): ed25519_key(key) for key in keys}
-    number, head = 0, GENESIS
+    number, head, signer = 0, GENESIS, ""
     for row in all_rows:
         if row.number != number + 1:
             raise _broken(number + 1, "it is missing")
         if row.hash != _chained(head, row.number, row.body):
             raise _broken(row.number, "it was changed, or the row before it was")
-        _check_signature(row, known)
-        number, head = row.number, row.hash
+        if (by := _signer(row, known)) != signer:
+            known.pop(signer, None)  # It was replaced, and may be in other hands by now.
+        number, head, signer = row.number, row.hash, by
     return number, head
 
 
-def _check_signature(row: LogRow, known: dict[str, Ed25519PublicKey]) -> None:
-    name = str(json.loads(row.body)["key"])
+def _signer(row: LogRow, known: dict[str, Ed25519PublicKey]) -> str:
+    """The key that has signed a row, hexadecimal."""
+    try:
+        name = str(json.loads(row.body)["key"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise _broken(row.number, "it is no row of a log") from None
     if name not in known:
-        raise _broken(row.number, f"it is signed by a key that is not the server's: {name[:64]}")
+        raise _broken(row.number, f"it is signed by a key that is not the server's, or no longer: {name[:64]}")
     try:
         verify(known[name], _DOMAIN, bytes.fromhex(row.hash), bytes.fromhex(row.signature))
-    except (IdentityError, ValueError):
+    except (IdentityError, ValueError, TypeError):
         raise _broken(row.number, "its signature is not the server's") from None
+    return name
 
 
 def _broken(number: int, why: str) -> StorageError:

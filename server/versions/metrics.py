@@ -102,7 +102,7 @@ def read_audit(path: Path) -> Audit:
         settings, both = found["settings"], (found["epsilon_lower_white_box"], found["epsilon_lower_black_box"] or 0.0)
         return Audit(
             epsilon_claimed=found["epsilon_ledger"],
-            epsilon_lower=max(both),
+            epsilon_lower=max(both) if all(map(math.isfinite, both)) else math.nan,  # Which is refused.
             confidence=found["confidence"],
             trained_by=settings["rule"],
             noise=settings["noise"],

@@ -41,6 +41,13 @@ class Promoted:
     version: Version
     lines: tuple[Line, ...]
 
+    @property
+    def told(self) -> list[str]:
+        """In lines, for whoever did it."""
+        gate = [f"{'holds' if line.holds else 'FAILS'}  {line}" for line in self.lines]
+        row, version = self.standing, self.version
+        return [*gate, f"{row.channel} holds {version.run} ({version.digest[:12]}) from now on, as number {row.number}"]
+
 
 def promote(
     db: sqlite3.Connection,

@@ -52,6 +52,13 @@ def test_a_job_that_waits_runs_the_command_once_a_day_with_the_run_alone(
     assert [line.split()[1] for line in log.getvalue().splitlines()] == ["alarm", "alarm"]
 
 
+def test_a_run_whose_name_no_environment_can_hold_is_told_all_the_same(tmp_path: Path) -> None:
+    command, said = hook(tmp_path)
+    Alarms("north", [command], EventLog(io.StringIO())).job_waits("run\0-1")
+    wait_for(lambda: lines(said))
+    assert lines(said) == ["job_waits north run?-1 none 0"]
+
+
 def test_a_version_that_drifts_is_an_alarm_of_its_own_beside_a_job_of_the_same_run(tmp_path: Path) -> None:
     command, said = hook(tmp_path)
     alarms = Alarms("north", [command], EventLog(io.StringIO()), clock=lambda: 0.0)

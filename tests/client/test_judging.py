@@ -146,6 +146,39 @@ def test_no_more_answers_are_given_than_the_policy_allows(home: Home) -> None:
     assert home.charges() == [("run-1/counts/vote.2.0", True)]
 
 
+def test_counts_that_were_drawn_stay_once_the_policy_lets_none_leave(home: Home) -> None:
+    home.deliver()
+    home.asked()
+    home.allow()
+    assert home.asked().counts == ""
+
+
+def test_a_question_that_names_another_run_than_the_versions_is_charged_for_nothing(home: Home) -> None:
+    home.deliver()
+    for channel, number, period in (("staging", 2, 0), ("production", 1, 1)):
+        question = wire.ChannelQuestion(run_id="run-9", channel=channel, number=number, period=period)
+        home.inbox.answer(question)
+        home.inbox.work_off()
+        assert "another run" in home.inbox.answer(question).withheld
+    assert home.charges() == []
+    home.asked()
+    assert home.counts(home.asked()).run_id == "run-1"
+
+
+def test_a_number_that_a_restored_server_gives_a_second_time_has_a_vote_of_its_own(home: Home) -> None:
+    for run in ("run-1", "run-2"):
+        export = Export(home.session, home.make_job(), seed=len(home.charges()))
+        promotion = export.promotion(channel="staging", number=2, run_id=run)
+        ChannelPlace(home.channels, "staging").keep_delivered(
+            2, export.file(export.version(run_id=run), promotion=promotion, run_id=run)
+        )
+        question = wire.ChannelQuestion(run_id=run, channel="staging", number=2)
+        home.inbox.answer(question)
+        home.inbox.work_off()
+        assert home.counts(home.inbox.answer(question)).run_id == run
+    assert home.charges() == [(f"{run}/counts/vote.2.0", True) for run in ("run-1", "run-2")]
+
+
 def test_what_the_budget_does_not_bear_is_withheld(home: Home, tmp_path: Path) -> None:
     with Ledger.open(tmp_path / "small.sqlite", dataset="north", epsilon_budget=1.0, delta=1e-5) as home.ledger:
         home.allow(count_epsilon=2.0)
@@ -184,6 +217,19 @@ def test_a_candidate_of_another_task_is_judged_by_nobody(home: Home) -> None:
     assert home.charges() == []
 
 
+def test_a_candidate_whose_settings_do_not_go_with_its_adapter_costs_neither_memory_nor_budget(home: Home) -> None:
+    export = Export(home.session, home.make_job(), seed=1)
+    export.job = home.make_job(lora__rank=export.job.lora.rank * 2)
+    built = home.session.model(home.used.job)
+    message = wire.decode(export.file(promotion=export.promotion(channel="staging", number=2)))
+    assert isinstance(message, wire.VersionFile)
+    home.inbox.receive(message)
+    home.asked()
+    assert home.asked().withheld == "it cannot be judged here"
+    assert home.session.model(home.used.job) is built
+    assert home.charges() == []
+
+
 def test_without_a_version_in_use_there_is_nothing_to_compare_with(home: Home) -> None:
     ChannelPlace(home.channels, "production").link.unlink()
     home.deliver()
@@ -212,8 +258,8 @@ def test_a_kill_before_the_file_costs_no_second_charge_and_one_after_it_no_secon
                 home.asked()
         assert home.charges() == [("run-1/counts/vote.2.0", False)]
         home.allow(count_epsilon=0.5)
-    file = (home.channels / "counts" / "vote.2.0.counts").read_text()
-    assert home.asked().counts == file
+    (file,) = (home.channels / "counts").glob("vote.2.0.*.counts")
+    assert home.asked().counts == file.read_text()
     assert home.charges() == [("run-1/counts/vote.2.0", True)]
 
 
@@ -258,6 +304,31 @@ def test_a_site_that_withholds_its_check_makes_it_for_itself_and_its_own_alarm_s
     assert home.charges() == []
     home.asked("production", 3)
     assert len(OwnChecks(home.channels).entries()) == 3
+
+
+def test_a_site_that_has_given_all_of_its_answers_goes_on_checking_for_itself(home: Home) -> None:
+    home.allow(count_epsilon=0.5, count_answers=1)
+    for period in (1, 2, 2):
+        state = home.asked("production", period)
+    assert "policy.count_answers" in state.withheld
+    assert [entry[:2] for entry in OwnChecks(home.channels).entries()] == [[1, 1], [1, 2]]
+    assert home.charges() == [("run-1/counts/check.1.1", True)]
+
+
+def test_a_check_in_which_no_record_was_answered_is_held_against_no_later_one(home: Home) -> None:
+    own = OwnChecks(home.channels)
+    checks = [(0, 0), (8, 0), (0, 0), (0, 8)]
+    told = [own.note(1, period, np.array(counts)) for period, counts in enumerate(checks)]
+    assert told == [False, False, False, True]
+    assert own.has_drifted()
+
+
+def test_of_checks_that_were_asked_for_beside_a_job_the_last_one_is_made(home: Home) -> None:
+    home.allow()
+    for period in range(1, 5):
+        home.inbox.answer(wire.ChannelQuestion(run_id="run-1", channel="production", number=1, period=period))
+    home.inbox.work_off()
+    assert [entry[:2] for entry in OwnChecks(home.channels).entries()] == [[1, 4]]
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,28 @@ import socket
 import threading
 from pathlib import Path
 
+import pytest
+
+from yoriai.client.node import supernode
 from yoriai.client.node.left_behind import LeftBehind
 from yoriai.client.node.pacing import Pacing
 from yoriai.client.node.supernode import NodeWaits
 
 BUSY_S, IDLE_S = 0.2, 3.0
+
+
+def test_an_executor_that_works_for_hours_holds_its_supernode_up_by_no_reminder(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(supernode, "_REMIND_S", 0.0)
+    monkeypatch.setattr(supernode, "_LOOK_S", 0.0)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        waits = NodeWaits(Pacing(BUSY_S, IDLE_S, 0.0), ours)
+        waiting = threading.Thread(target=lambda: [waits.for_reply() for _ in range(1000)], daemon=True)
+        waiting.start()
+        waiting.join(60.0)
+        assert not waiting.is_alive()
 
 
 def test_between_jobs_the_pause_is_long_and_after_a_message_short_for_a_minute() -> None:

@@ -188,6 +188,23 @@ def test_an_older_version_is_not_shown_again_and_the_newest_can_be_after_a_rollb
     assert place.current() == 2
 
 
+def test_a_number_that_a_restored_server_gives_a_second_time_never_brings_the_first_version_back(
+    export: Export, place: ChannelPlace, session: ModelSession
+) -> None:
+    for number in (1, 2):
+        pull(export.bundle(number), place, session)
+    other = Export(session, export.job, seed=1)
+    with pytest.raises(PolicyError, match="under number 2"):
+        pull(other.bundle(2), place, session)
+    place.roll_back()
+    with pytest.raises(PolicyError, match="under number 2"):
+        pull(other.bundle(2), place, session)
+    assert pull(other.bundle(2), place, session, may_be_older=True)
+    assert place.current() == 2
+    assert AdapterState.from_bytes((place.link / "version.safetensors").read_bytes()) == other.adapter
+    assert place.roll_back() == 1
+
+
 def test_a_rollback_without_a_version_says_so(place: ChannelPlace) -> None:
     with pytest.raises(ConfigError, match="there is no"):
         place.roll_back()

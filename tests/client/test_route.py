@@ -367,6 +367,17 @@ def test_what_cannot_be_written_down_does_not_leave(serve: Serve, client: httpx.
     assert large.got == []
 
 
+def test_an_answer_to_what_has_left_is_given_though_its_outcome_cannot_be_written_down(
+    serve: Serve, client: httpx.Client, tmp_path: Path
+) -> None:
+    def answers_on_a_full_disk(handler: Handler) -> None:
+        (tmp_path / "route" / NAME).rename(tmp_path / "moved")
+        says("pump")(handler)
+
+    found = router(tmp_path, endpoint(serve(answers_on_a_full_disk).url), client).route("x", UNSURE, allow=always)
+    assert (found.label, found.where) == ("pump", "large")
+
+
 def test_a_second_llama_cpp_answers_with_a_label_where_it_takes_a_schema(client: httpx.Client, tmp_path: Path) -> None:
     base = write_tiny_gguf(tmp_path / "large.gguf", seed=9)
     with serving(base, vocabulary=260, context_tokens=512) as large:

@@ -63,7 +63,7 @@ def origin(access: Access) -> str:
     return access.links["read"].partition("/enter")[0]
 
 
-@pytest.mark.parametrize("path", ["/", "/broken", "/events?page=/", "/export/log.jsonl", "/nothing"])
+@pytest.mark.parametrize("path", ["/", "/broken", "/events?page=/", "/export/log.jsonl", "/nothing", "/%09enter"])
 def test_without_the_link_nothing_is_shown(origin: str, path: str) -> None:
     answer = httpx.get(origin + path)
     assert answer.status_code == 403

@@ -150,6 +150,7 @@ def test_promote_and_roll_back_go_through_the_gate_and_into_the_log(folder: Serv
     key = visitor.form_key(f"/versions/{first}")
     for run in (first, second):
         assert visitor.send("promote", form_key=key, run=run, channel="production").status_code == 200
+        assert folder.card(run).is_file()
     forced = visitor.send("promote", form_key=key, run=first, channel="production", force="yes")
     assert forced.status_code == 409
     assert "--force and --why go together" in forced.text

@@ -214,6 +214,25 @@ def test_a_vote_is_noted_once_with_the_sites_signature(world: World, candidate: 
     assert json.loads(done.screen)["votes"] == {"north": [4, -1, 3.0]}
 
 
+def test_the_votes_of_many_sites_take_one_look_at_their_certificates(
+    world: World, candidate: StoredJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    voting(world, candidate, tmp_path / "south", site="south")
+    world.transport.faults["south"] = world.transport.faults.pop("north")
+    voting(world, candidate, tmp_path / "north")
+    looks: list[datetime] = []
+    identities = ServerFolder.identities
+
+    def counted(folder: ServerFolder, now: datetime) -> dict[str, bytes]:
+        looks.append(now)
+        return identities(folder, now)
+
+    monkeypatch.setattr(ServerFolder, "identities", counted)
+    world.errand()
+    assert told(world) == [("voted", "north"), ("voted", "south")]
+    assert len(looks) == 1
+
+
 CHANGES: list[dict[str, object]] = [
     {"site": "south"},
     {"federation": "akita"},
@@ -313,6 +332,20 @@ def test_what_a_channel_holds_next_does_not_wait(world: World, clock: list[float
         world.promote(job)
         assert due(errands, clock, 10, lambda: set(NAMES))
         errands.begin()
+
+
+def test_an_errand_that_comes_too_late_knows_so_while_no_job_can_begin(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_work: list[bool] = []
+
+    def is_fresh(folder: ServerFolder) -> bool:
+        at_work.append(Errands(folder).runner() is not None)
+        return False
+
+    monkeypatch.setattr("yoriai.server.service.errands._is_fresh", is_fresh)
+    run_errand(world.folder, world.connect)
+    assert at_work == [True]
 
 
 def test_no_job_begins_while_an_errand_is_at_work_and_one_that_never_began_is_given_up(world: World) -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from tests.server.versions_made import statement
 from yoriai.config import GateSection, job_digest, parse_job
-from yoriai.errors import ConfigError
+from yoriai.errors import ConfigError, IdentityError
+from yoriai.privacy.statements.counts_statement import CountsStatement
 from yoriai.privacy.statements.version_statement import PrivacyFacts
 from yoriai.server.versions.gate import Line, gate_lines
 from yoriai.server.versions.metrics import Audit, Metrics, SiteScore, read_audit, read_metrics
@@ -176,6 +177,10 @@ def test_an_audit_is_read_from_what_the_command_writes(tmp_path: Path) -> None:
     path = tmp_path / "audit.json"
     path.write_text(json.dumps({**found, "refuted": False, "control_holds": True, "settings": settings}))
     assert read_audit(path) == AUDIT
+    whole = {**found, "refuted": False, "control_holds": True, "settings": settings}
+    path.write_text(json.dumps(whole | {"epsilon_lower_black_box": float("nan")}))
+    with pytest.raises(ConfigError, match="holds no audit"):
+        read_audit(path)
     path.write_text(json.dumps({**found, "settings": settings}))
     with pytest.raises(ConfigError, match="holds no audit"):
         read_audit(path)
@@ -203,6 +208,15 @@ def test_sites_must_have_voted_and_not_have_found_it_worse_than_their_noise_expl
 ) -> None:
     (line,) = lines(GateSection(votes=2), votes=given)
     assert line.holds is holds, str(line)
+
+
+def test_no_site_can_say_a_noise_with_which_nothing_can_be_added_up() -> None:
+    said = {"federation": "miyagi", "site": "north", "purpose": "vote", "run_id": "r", "adapter_digest": DIGEST}
+    figures = {"number": 1, "period": 0, "first": 0, "second": 0, "epsilon": 0.5, "delta": 1e-5}
+    with pytest.raises(IdentityError):
+        CountsStatement(**said, **figures, deviation=1e200)  # type: ignore[arg-type]
+    largest = CountsStatement(**said, **figures, deviation=2.0**52)  # type: ignore[arg-type]
+    assert lines(GateSection(votes=1), votes=[Verdict("north", 0, 0, largest.deviation)] * 1000)[0].holds
 
 
 def test_where_no_vote_can_be_there_yet_none_is_asked_for() -> None:

@@ -66,6 +66,27 @@ def test_a_node_that_leaves_after_it_was_sent_a_message_is_told_and_one_that_lef
     assert found == [True]
 
 
+def test_a_superlink_that_keeps_no_questions_is_not_asked_without_a_pause(news: ReplyNews) -> None:
+    pauses: list[float | None] = []
+
+    class Over(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            pauses.append(timeout)
+            return self.is_set()
+
+    news._over, answers = Over(), iter([7, 7, 8, 8])
+
+    def ask(_after: str) -> _Told:
+        at = next(answers, None)
+        if at is None:
+            news._over.set()
+        return _Told(at=at or 8)
+
+    news._ask = ask  # type: ignore[method-assign]
+    news._hear()
+    assert pauses == [reply_news._PAUSE_S] * 3  # After each that told nothing new.
+
+
 def test_where_the_superlink_cannot_be_asked_whoever_waits_looks_for_itself(
     news: ReplyNews, monkeypatch: pytest.MonkeyPatch
 ) -> None:

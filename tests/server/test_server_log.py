@@ -3,6 +3,7 @@
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from yoriai.prepared_job import PreparedJob
 from yoriai.privacy.identity.signing_key import SigningKey
 from yoriai.server.folder.server_folder import ServerFolder
 from yoriai.server.jobs.submitting import submit
+from yoriai.server.versions import log
 from yoriai.server.versions.database import opened, writing
-from yoriai.server.versions.log import LogRow, append, append_once, rows, verified_head
+from yoriai.server.versions.log import EVENTS, LogRow, append, append_once, rows, verified_head
 
 OWN = [KEY.public_key.public_bytes_raw()]
 
@@ -100,6 +102,29 @@ def test_an_earlier_key_counts_only_where_it_is_named(written: sqlite3.Connectio
     with pytest.raises(StorageError, match="row 1"):
         verified_head(rows(written), [now])
     assert verified_head(rows(written), [now, *OWN])[0] == 6
+
+
+def test_a_key_that_was_replaced_signs_no_more(written: sqlite3.Connection) -> None:
+    later = SigningKey.generate()
+    with writing(written):
+        append(written, later, "joined", run="r", site="site-5")
+        append(written, KEY, "joined", run="r", site="site-6")
+    with pytest.raises(StorageError, match="row 7: it is signed by a key that is not the server's, or no longer"):
+        verified_head(rows(written), [later.public_key.public_bytes_raw(), *OWN])
+
+
+@pytest.mark.parametrize("body", ["nothing", "[]", "{}", "[" * 100_000])
+def test_a_row_that_is_none_is_named_though_its_hash_is_right(written: sqlite3.Connection, body: str) -> None:
+    good = list(rows(written))
+    forged = sha256(f"{good[1].hash}\n3\n{body}".encode()).hexdigest()
+    with pytest.raises(StorageError, match="row 3: it is no row of a log"):
+        verified_head(iter(altered(good, 3, body=body, hash=forged)), OWN)
+
+
+def test_every_event_that_the_log_explains_is_one_to_filter_by() -> None:
+    assert log.__doc__ is not None
+    table = log.__doc__.split("\n\n")[1].splitlines()
+    assert [name.strip(",") for line in table for name in line[4:26].split()] == list(EVENTS)
 
 
 def test_an_event_of_a_run_and_a_site_is_noted_once(written: sqlite3.Connection) -> None:

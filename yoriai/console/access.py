@@ -21,7 +21,7 @@ from typing import Final, Literal
 
 Role = Literal["read", "act"]
 _HOSTS: Final = ("127.0.0.1", "localhost", "[::1]")
-_LOOPBACK_ORIGIN: Final = "http://"
+_SCHEME: Final = "http://"
 
 
 def _hash(text: str) -> bytes:
@@ -92,4 +92,4 @@ def is_own_origin(headers: Mapping[str, str]) -> bool:
     A browser sends Origin with every POST; what sends none, such as a program with the cookie, sets no trap.
     """
     origin, site = headers.get("origin"), headers.get("sec-fetch-site", "same-origin")
-    return site == "same-origin" and origin in (None, _LOOPBACK_ORIGIN + headers.get("host", ""))
+    return site == "same-origin" and origin in (None, _SCHEME + headers.get("host", ""))

@@ -79,7 +79,7 @@ class Gate:
     def _refusal(self, request: Request) -> Response | None:
         if not is_own_host(request.headers.get("host", "")):
             return Response("this is no name of this machine's loopback\n", 421, media_type="text/plain")
-        if request.url.path.startswith(_OPEN):
+        if request.scope["path"].startswith(_OPEN):  # What is routed; an address loses its control characters.
             return None
         if self._access.role_of(request.cookies.get(self._access.cookie_name, "")) is None:
             page = self._drawer.note(

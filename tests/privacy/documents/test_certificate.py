@@ -111,7 +111,15 @@ def test_an_audit_of_another_job_is_refused_by_what_differs(setting: str) -> Non
         audit_of(json.dumps(other).encode(), facts())
 
 
-@pytest.mark.parametrize("change", [{"refuted": True}, {"control_holds": False}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"refuted": True},
+        {"control_holds": False},
+        {"black_box": {"epsilon_lower": 8.5}},  # Whatever it concludes from that.
+        {"black_box": {"epsilon_lower": float("nan")}},
+    ],
+)
 def test_what_an_audit_refutes_is_not_certified(change: dict[str, object]) -> None:
     with pytest.raises(PolicyError, match="does not bear this guarantee out"):
         audit_of(json.dumps(audit(**change)).encode(), facts())
