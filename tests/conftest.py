@@ -25,7 +25,7 @@ os.environ.update(_SETTINGS)
 _FLOWER_HOME = tempfile.TemporaryDirectory(prefix="yoriai-flwr-")
 os.environ["FLWR_HOME"] = _FLOWER_HOME.name
 
-# What is imported and collected stays to the end. To look through all of it for garbage, again and again while it grows,
+# What is imported and collected stays to the end. To look through all of it for garbage, again and again as it grows,
 # took a third of the collection's processor time.
 gc.disable()
 
