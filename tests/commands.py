@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-import typer
-from typer.testing import CliRunner
+from click.testing import CliRunner
 
 from yoriai import cli
 from yoriai.errors import YoriaiError
@@ -31,7 +30,9 @@ class Outcome:
 
 def yoriai(*arguments: object, answers: str = "") -> Outcome:
     """Run one command; an error of Yoriai's own ends it as `yoriai.cli.main` does."""
-    done = CliRunner().invoke(cli.app, [str(argument) for argument in arguments], input=answers, env={"COLUMNS": "80"})
+    done = CliRunner().invoke(
+        cli.command(), [str(argument) for argument in arguments], input=answers, env={"COLUMNS": "80"}
+    )
     if isinstance(done.exception, YoriaiError):
         return Outcome(done.exception.exit_code, f"{done.output}error: {done.exception}\n")
     if done.exception is not None and not isinstance(done.exception, SystemExit):
@@ -85,7 +86,7 @@ def server(folder: Path, *options: object, name: str = "office") -> Path:
 
 def check_command(words: list[str]) -> None:
     """Raise click's error unless there is such a command, with such options and that many arguments."""
-    command: click.Command = typer.main.get_command(cli.app)
+    command = cli.command()
     context = click.Context(command, info_name="yoriai")
     while isinstance(command, click.Group):
         if not words:

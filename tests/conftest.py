@@ -1,5 +1,6 @@
 """What holds for every test. The variables are set before anything imports torch, Flower or matplotlib."""
 
+import gc
 import os
 import tempfile
 
@@ -23,3 +24,13 @@ os.environ.update(_SETTINGS)
 # Flower writes keys and databases to its home; the user's own must stay as it was.
 _FLOWER_HOME = tempfile.TemporaryDirectory(prefix="yoriai-flwr-")
 os.environ["FLWR_HOME"] = _FLOWER_HOME.name
+
+# What is imported and collected stays to the end. To look through all of it for garbage, again and again as it grows,
+# took a third of the collection's processor time.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """From here on there is garbage, and what was made before is not looked through for it."""
+    gc.freeze()
+    gc.enable()

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import click
 import pytest
-import typer
 
 from tests.commands import check_command
-from yoriai.cli import app
+from yoriai import cli
 from yoriai.client.daemon.socket_protocol import SOCKET_VERSION
 from yoriai.privacy.ledger.book import FORMAT
 from yoriai.server.round.migration import SCHEMA
@@ -77,7 +76,7 @@ def test_every_command_that_a_page_names_exists_with_its_options(page: Path) -> 
 
 def known_commands() -> dict[tuple[str, ...], click.Command]:
     """Every command of the groups that a federation is operated with."""
-    top = typer.main.get_command(app)
+    top = cli.command()
     assert isinstance(top, click.Group)
     known: dict[tuple[str, ...], click.Command] = {}
     for name in ("federation", "server", "site", "job"):

@@ -4,23 +4,22 @@ import re
 from collections.abc import Iterator
 
 import click
-from typer.main import get_command
 
-from yoriai.cli import app
+from yoriai.cli import command
 
 # What the terminal takes for a style, and shows as nothing; behind a backslash it is text.
 MARKUP = re.compile(r"(?<!\\)\[[a-z/]")
 
 
-def helps(command: click.Command) -> Iterator[str]:
+def helps(of: click.Command) -> Iterator[str]:
     """The helps of a command, of its options, and of all commands below."""
-    yield command.help or ""
-    yield from (str(getattr(option, "help", None) or "") for option in command.params)
-    for below in getattr(command, "commands", {}).values():
+    yield of.help or ""
+    yield from (str(getattr(option, "help", None) or "") for option in of.params)
+    for below in getattr(of, "commands", {}).values():
         yield from helps(below)
 
 
 def test_no_help_has_brackets_that_the_terminal_takes_for_markup() -> None:
-    found = list(helps(get_command(app)))
+    found = list(helps(command()))
     assert len(found) > 300
     assert [text for text in found if MARKUP.search(text)] == []

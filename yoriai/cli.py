@@ -2,8 +2,10 @@
 
 import io
 import sys
+from functools import cache
 from typing import Annotated
 
+import click
 import typer
 from rich.console import Console
 from rich.text import Text
@@ -59,6 +61,12 @@ def version() -> None:
     typer.echo(yoriai.__version__)
 
 
+@cache
+def command() -> click.Command:
+    """The command with all that is under it; to build them takes longer than most commands, so it is done once."""
+    return typer.main.get_command(app)
+
+
 def main() -> None:
     """Run the command; an error of Yoriai's own becomes its message and its exit code, never a traceback."""
     for stream in (sys.stdout, sys.stderr):  # What a terminal cannot show is no reason to end a run without its report.
@@ -66,7 +74,7 @@ def main() -> None:
             stream.reconfigure(errors="replace")
     console = Console(stderr=True)
     try:
-        app()
+        command()()
     except YoriaiError as error:
         # The message is text, not markup: it may name [tables] of a file.
         console.print(Text.assemble(("error: ", "bold red"), str(error)), highlight=False, soft_wrap=True)

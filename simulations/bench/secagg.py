@@ -56,7 +56,7 @@ class _Party:
     secrets: tuple[SecretBytes, SecretBytes]
 
 
-def _federation(sites: int) -> list[Member]:
+def federation(sites: int) -> list[Member]:
     """Members of a fresh federation with weight 1 each."""
     now, year = datetime.now(UTC), timedelta(days=365)
     authority = Authority.create("bench", SigningKey.generate(), now=now, valid_for=year)
@@ -72,17 +72,19 @@ def _federation(sites: int) -> list[Member]:
     return [Member(keys[i], certificates[i], i, directory, os.urandom) for i in range(sites)]
 
 
-def _terms(members: list[Member], slots: int = 1) -> WindowTerms:
+def window_terms(members: list[Member], slots: int = 1) -> WindowTerms:
+    """Terms of a fresh run's first window."""
     return WindowTerms(os.urandom(16), 0, slots, bytes(32), members[0].directory.roster.digest)
 
 
-def _slot(params: int, bits: int, slot: int = 0) -> SlotTerms:
+def slot_terms(params: int, bits: int, slot: int = 0) -> SlotTerms:
+    """Terms of the slot that a round of that number takes."""
     return SlotTerms(slot, slot, bytes(32), params, FixedPoint(bits, VALUE_RANGE))
 
 
 def _parties(members: list[Member], slot: SlotTerms) -> tuple[SlotKeys, list[_Party]]:
     """The one slot of a verified key set, and the sites with their secrets."""
-    blobs, parties, terms = [], [], _terms(members)
+    blobs, parties, terms = [], [], window_terms(members)
     for member in members:
         seed, mask = SecretBytes(os.urandom(32)), SecretBytes(os.urandom(32))
         public = X25519PrivateKey.from_private_bytes(mask.reveal()).public_key().public_bytes_raw()
@@ -165,8 +167,8 @@ def bench_secagg(
         Seconds, bytes a parameter, peak memory of Yoriai's part, and Flower's figures with the ratio of theirs to ours.
         The site's figure is the best of three runs on both sides.
     """
-    members = _federation(sites)
-    keys, parties = _parties(members, _slot(params, bits))
+    members = federation(sites)
+    keys, parties = _parties(members, slot_terms(params, bits))
     values = np.random.default_rng(0).normal(0.0, 0.2, params).astype(np.float32)
     runs = [_site(keys, parties[0], values, neighbours, FixedPoint(bits, VALUE_RANGE)) for _ in range(3)]
     site, message, quantised = min(runs, key=lambda run: run[0].wall)
@@ -251,9 +253,9 @@ class _Drive:
     """A window in which all sites hold one update, and some never send it masked."""
 
     def __init__(self, params: int, sites: int, dropped: int, *, bits: int, window: int) -> None:
-        members = _federation(sites)
+        members = federation(sites)
         rng = np.random.default_rng(0)
-        self._terms, self._params, self._bits = _terms(members, window), params, bits
+        self._terms, self._params, self._bits = window_terms(members, window), params, bits
         self._members = {member.directory.name(member.position): member for member in members}
         self._gone = {list(self._members)[i] for i in rng.permutation(sites)[:dropped]}
         self._stages: dict[str, Any] = {}
@@ -262,11 +264,11 @@ class _Drive:
         self.common = Quantised(rng.integers(0, 2**bits, params, dtype=np.uint32), clipped=1)
         self.coordinator: Any = Advertising(members[0].directory, self._terms)
         self.window: Any = None
-        self._slot = _slot(params, bits)
+        self._slot = slot_terms(params, bits)
 
     def begin(self, slot: int) -> None:
         """Ask for masked updates in a slot."""
-        self._slot = _slot(self._params, self._bits, slot)
+        self._slot = slot_terms(self._params, self._bits, slot)
         self.coordinator = self.window.begin(self._slot)
         self._payloads = dict.fromkeys(self.window.members, b"")
 

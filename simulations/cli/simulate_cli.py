@@ -169,6 +169,8 @@ def simulate(
     """
     if resume is not None:
         _refuse_beside_resume(ctx)
+    _refuse_two_sources(scenario, data)
+    say(_what_runs(job, data, scenario, resume))  # The libraries take seconds: a first line tells that it is at work.
     with say_while("loading libraries"):
         from yoriai.client.base.quiet import quiet_libraries
         from yoriai.simulations.cli.live import live_page
@@ -176,8 +178,9 @@ def simulate(
         from yoriai.simulations.run import api
         from yoriai.simulations.run.experiment import DataSource
         from yoriai.simulations.run.observers import screen
+        from yoriai.simulations.scenarios import DEFAULT
 
-    ready = _scenario(scenario, data)
+    ready = scenario or DEFAULT
     source = DataSource(data, sites, partition, prompt_field, response_field, seed, ready, encoding, test_fraction)
     name = job.stem if job else data.stem if data else ready
     folder = resume or out or api.new_folder(name)
@@ -332,13 +335,15 @@ def job_check(
     from yoriai.config import load_job
 
     loaded = load_job(job)
+    _refuse_two_sources(scenario, data)
     with say_while("loading libraries"):
         from yoriai.client.base.quiet import quiet_libraries
         from yoriai.simulations.check.job_check import check, print_check
         from yoriai.simulations.run.experiment import DataSource
         from yoriai.simulations.run.observers import screen
+        from yoriai.simulations.scenarios import DEFAULT
 
-    ready = _scenario(scenario, data)
+    ready = scenario or DEFAULT
     source = DataSource(data, sites, partition, prompt_field, response_field, seed, ready, encoding, test_fraction)
     settings = overrides(rule=rule, epsilon=epsilon, rounds=rounds, noise=noise)
     with quiet_libraries(), screen(_console) as observer:
@@ -346,13 +351,17 @@ def job_check(
     print_check(found, _console)
 
 
-def _scenario(name: str | None, data: Path | None) -> str:
-    """The scenario that was named, or the default one; --data beside any name is refused, the default's too."""
-    from yoriai.simulations.scenarios import DEFAULT
-
-    if name is not None and data is not None:
+def _refuse_two_sources(scenario: str | None, data: Path | None) -> None:
+    """--data beside the name of any scenario is refused, the default's too."""
+    if scenario is not None and data is not None:
         raise ConfigError("--scenario and --data both name the records", remedy="leave one of them out")
-    return name or DEFAULT
+
+
+def _what_runs(job: Path | None, data: Path | None, scenario: str | None, resume: Path | None) -> str:
+    if resume is not None:
+        return f"job      that of {resume}, from its last finished round"
+    records = data or f"the {'default scenario' if scenario is None else f'scenario {scenario}'}"
+    return f"job      {job or 'the defaults'}, on the records of {records}"
 
 
 def _refuse_beside_resume(ctx: typer.Context) -> None:

@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from gguf import GGUFWriter
 from safetensors.numpy import load_file, save_file
-from typer.testing import CliRunner
 
 from tests.client.conftest import JobMaker
 from tests.client.exports import Export, trust
 from tests.client.last_adapters import last_adapter
 from tests.client.tiny_gguf import write_tiny_gguf
 from tests.tiny import tiny_llama, tiny_tokenizer
-from yoriai.cli import app
+from yoriai.cli import command
 from yoriai.client.base.base_model import load_base
 from yoriai.client.base.gguf_header import read_header
 from yoriai.client.edge.adapter_folder import Factors
@@ -367,9 +367,9 @@ def test_a_gguf_adapter_of_another_family_or_shape_is_found(model: Path, tmp_pat
 
 def test_the_command_ends_with_the_code_of_a_refusal(adapter: Path) -> None:
     runner = CliRunner()
-    assert runner.invoke(app, ["check-adapter", str(adapter)]).exit_code == 0
+    assert runner.invoke(command(), ["check-adapter", str(adapter)]).exit_code == 0
     (adapter / "x.pkl").write_bytes(b"")
-    result = runner.invoke(app, ["check-adapter", str(adapter), "--json"])
+    result = runner.invoke(command(), ["check-adapter", str(adapter), "--json"])
     assert result.exit_code == EXIT_REFUSED
     assert json.loads(result.output)["loadable"] is False
 

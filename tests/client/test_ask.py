@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from typer.testing import CliRunner
+from click.testing import CliRunner
 
 from tests.client.conftest import LABELS, JobMaker
 from tests.client.exports import Export
 from tests.client.last_adapters import last_adapter
-from yoriai.cli import app
+from yoriai.cli import command
 from yoriai.client.base.base_model import load_base
 from yoriai.client.folder.site_folder import SiteFolder, make_site
 from yoriai.client.session.base_answers import LabelWords
@@ -89,7 +89,7 @@ def site(bench: ModelSession, make_job: JobMaker, base_folder: Path, tmp_path: P
 
 
 def test_the_command_shows_both_answers_and_the_versions_statement(site: Path) -> None:
-    result = CliRunner().invoke(app, ["site", "ask", str(site), TEXT, "--json"])
+    result = CliRunner().invoke(command(), ["site", "ask", str(site), TEXT, "--json"])
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     assert found["base"] in LABELS
@@ -103,7 +103,9 @@ def test_the_command_shows_both_answers_and_the_versions_statement(site: Path) -
 
 def test_a_site_exports_the_version_in_use(site: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    result = CliRunner().invoke(app, ["site", "export", str(site), "--out", str(out), "--format", "peft", "--json"])
+    result = CliRunner().invoke(
+        command(), ["site", "export", str(site), "--out", str(out), "--format", "peft", "--json"]
+    )
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["judged"]["loaded_by"] == "PEFT"
     assert (out / "adapter_model.safetensors").is_file()

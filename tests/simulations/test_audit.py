@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from rich.console import Console
-from typer.testing import CliRunner
 
 from tests.simulations.audits import SETTINGS, asked
 from tests.world import write_sites
-from yoriai.cli import app
+from yoriai.cli import command
 from yoriai.client.session.model_session import ModelSession
 from yoriai.config import JobConfig, override
 from yoriai.errors import ConfigError
@@ -256,10 +256,10 @@ def test_the_command_prints_json_and_fails_where_the_claim_is_refuted(
     line = ["audit", "--data", str(data), "--base", "tiny", "--canaries", "200", "--records", "0", "--epsilon", "4"]
     monkeypatch.setattr(auditing, "LEAST_CONTROL", 1000.0)
     monkeypatch.setitem(TINY_SETTINGS, "federation.rounds", 2)
-    done = CliRunner().invoke(app, [*line, "--json"])
+    done = CliRunner().invoke(command(), [*line, "--json"])
     assert done.exit_code == 1
     found = json.loads(done.stdout)
     assert found["epsilon_lower_black_box"] is None
     assert not found["control_holds"]
     monkeypatch.setattr(auditing, "LEAST_CONTROL", 2.5)
-    assert CliRunner().invoke(app, line).exit_code == 0
+    assert CliRunner().invoke(command(), line).exit_code == 0

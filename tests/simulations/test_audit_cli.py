@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import Result
+from click.testing import CliRunner, Result
 from rich.console import Console
-from typer.testing import CliRunner
 
 from tests.world import write_sites
-from yoriai.cli import app
+from yoriai.cli import command
 from yoriai.errors import EXIT_BAD_INPUT, ConfigError
 from yoriai.simulations.audit import canary_audit as auditing
 from yoriai.simulations.cli.audit_cli import EXIT_REFUTED, print_audit
@@ -93,7 +92,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _invoke(data: Path, *more: str) -> Result:
-    return CliRunner().invoke(app, ["audit", "--data", str(data), *more], env={"COLUMNS": "80", "TERM": "dumb"})
+    return CliRunner().invoke(command(), ["audit", "--data", str(data), *more], env={"COLUMNS": "80", "TERM": "dumb"})
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
+from click.testing import CliRunner
 
 from tests.commands import yoriai
 from yoriai import wire
-from yoriai.cli import app
+from yoriai.cli import command
 from yoriai.config import JobConfig
 from yoriai.errors import ConfigError, StorageError
 from yoriai.privacy.dp.accounting import cost
@@ -196,7 +196,7 @@ def test_other_lines_in_a_log_are_passed_over(tmp_path: Path) -> None:
 def test_a_small_deployment_carries_every_figure(noise: str, tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
     options = ["--sites", "2", "--params", "2000", "--rounds", "1", "--noise", noise, "--json", str(file)]
-    result = CliRunner().invoke(app, ["bench", "deploy", *options])
+    result = CliRunner().invoke(command(), ["bench", "deploy", *options])
     assert result.exit_code == 0, result.output
     found = json.loads(file.read_text())
     job = found["job"]

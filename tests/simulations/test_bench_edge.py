@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from typer.testing import CliRunner
+from click.testing import CliRunner
 
 from tests.client.conftest import LABELS, start_for
 from tests.client.tiny_gguf import write_tiny_gguf
-from yoriai.cli import app
+from yoriai.cli import command
 from yoriai.client.base.base_model import load_base
 from yoriai.client.edge.engine_process import has_llama
 from yoriai.client.records.records import Record
@@ -136,7 +136,7 @@ def test_the_command_measures_and_writes_its_figures(
 ) -> None:
     monkeypatch.setattr(run, "languages_of", lambda *_: LANGUAGES)
     arguments = ["bench", "edge", str(adapter), "--quantisation", "own", "--answers", "1", "--json"]
-    result = CliRunner().invoke(app, [*arguments, str(tmp_path / "edge.json")])
+    result = CliRunner().invoke(command(), [*arguments, str(tmp_path / "edge.json")])
     assert result.exit_code == 0, result.output
     assert json.loads((tmp_path / "edge.json").read_text())["files"][0]["quantisation"] == "own"
     assert "texts alone" in result.stdout

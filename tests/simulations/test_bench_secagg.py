@@ -2,9 +2,9 @@
 
 import json
 
-from typer.testing import CliRunner
+from click.testing import CliRunner
 
-from yoriai.cli import app
+from yoriai.cli import command
 from yoriai.simulations.bench.secagg import bench_round, bench_secagg
 
 FIGURES = ("upload_bytes_per_param", "site_seconds", "coordinator_seconds")
@@ -21,7 +21,7 @@ def test_a_small_benchmark_carries_every_figure() -> None:
 
 def test_the_command_prints_json() -> None:
     arguments = ["bench", "secagg", "--params", "2000", "--sites", "4", "--dropped", "1", "--neighbours", "2", "--json"]
-    result = CliRunner().invoke(app, arguments)
+    result = CliRunner().invoke(command(), arguments)
     assert result.exit_code == 0
     assert json.loads(result.stdout)["params"] == 2000
 

@@ -58,6 +58,17 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
     assert done.stderr.strip() == "[]"
 
 
+def test_a_simulation_says_what_runs_before_it_loads_a_model_library() -> None:
+    code = (
+        "import sys; sys.modules |= dict.fromkeys(('torch', 'transformers', 'flwr', 'numpy')); "
+        "sys.argv = ['yoriai', 'simulate', '--data', 'sites']\n"
+        "from yoriai.cli import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout == "job      the defaults, on the records of sites\n"
+    assert "ModuleNotFoundError: import of " in done.stderr  # So that what is loaded next was indeed out of reach.
+
+
 def test_simulate_to_a_log_shows_life_and_no_litter(sites: Path, job: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "yoriai.cli", "simulate", str(job), "--data", str(sites), "--out", "run"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "100"}

@@ -6,12 +6,12 @@ import re
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from rich.console import Console
-from typer.testing import CliRunner
 
 from tests.simulations.report_fixture import changed, example_report, personal_report
 from tests.world import job_settings, write_records
-from yoriai.cli import app
+from yoriai.cli import command
 from yoriai.config import JobConfig, PolicySection
 from yoriai.config.models import PersonalSection, PrivacySection
 from yoriai.errors import ConfigError, RecordError
@@ -133,14 +133,14 @@ def test_settings_that_are_epsilons_say_what_is_added_or_removed(section: type[P
     assert "owner" in description
 
 
-@pytest.mark.parametrize("command", [["simulate", "--help"], ["job", "check", "--help"]])
-def test_the_help_of_epsilon_says_what_is_added_or_removed(command: list[str]) -> None:
-    said = CliRunner().invoke(app, command, env={"COLUMNS": "200", "TERM": "dumb"}).output
+@pytest.mark.parametrize("words", [["simulate", "--help"], ["job", "check", "--help"]])
+def test_the_help_of_epsilon_says_what_is_added_or_removed(words: list[str]) -> None:
+    said = CliRunner().invoke(command(), words, env={"COLUMNS": "200", "TERM": "dumb"}).output
     assert "one record or owner added or removed" in " ".join(said.replace("│", " ").split())
 
 
 def test_the_bench_of_rules_says_that_its_search_is_not_covered() -> None:
-    said = CliRunner().invoke(app, ["bench", "rules", "--help"], env={"COLUMNS": "200", "TERM": "dumb"}).output
+    said = CliRunner().invoke(command(), ["bench", "rules", "--help"], env={"COLUMNS": "200", "TERM": "dumb"}).output
     assert "The search for settings looks at private records and is charged to nobody" in " ".join(said.split())
     assert terms("record", "pld") in tables.NOT_COVERED
     assert "The search for settings is not covered" in tables.NOT_COVERED
