@@ -30,6 +30,7 @@ from yoriai.simulations.report.report import Report
 _FEW_TESTS: Final = 30
 _WEAK_EPSILON: Final = 8.0
 _A_DAY: Final = 1 / 31  # In months.
+_SMALL: Final = 0.1  # Of a change of a share, below which whole points round too much away.
 _THIN: Final = "\u202f"  # Between thousands: a comma is a decimal point in Spanish.
 
 
@@ -123,6 +124,8 @@ def _interval(report: Report, metric: Metric, words: Mapping[str, str]) -> str:
     if change is None:
         return words["no_interval"].format(**counts)
     scale, digits = (100, 0) if _is_share(metric) else (1, 2)
+    if scale == 100 and abs(change.change) < _SMALL:  # From 47 to 45 is a change of -1.5, not of -1.
+        digits = 1
     ends = {name: _signed(scale * getattr(change, name), digits) for name in ("change", "low", "high")}
     return words["interval"].format(**ends, **counts)
 

@@ -7,12 +7,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from tests.client.books import BASE
+from tests.client.job_terms import BUDGET, CHANGES, CLASSIFY, SETTINGS, entry_of, rows_of
 from tests.commands import yoriai
-from yoriai.client.cli.jobs_terms import Budget, Row, print_terms, terms_rows
+from yoriai.client.cli.jobs_terms import print_terms
 from yoriai.client.folder.site_folder import SiteFolder, make_site
 from yoriai.client.offer.job_book import JobBook
-from yoriai.client.offer.job_entry import Entry, Terms
 from yoriai.client.offer.usual import USUAL, numbers_of, unusual
 from yoriai.config import (
     JobConfig,
@@ -21,79 +20,15 @@ from yoriai.config import (
     SiteConfig,
     TaskSection,
     TrainingSection,
-    job_digest,
     override,
 )
 from yoriai.simulations.scenarios import SCENARIOS
-
-BUDGET = Budget("records", 8.0, 1e-5, "record", 8.0)
-CLASSIFY = {"task.kind": "classify", "task.labels": ("cabin", "engine", "pump")}
-
-
-def entry_of(settings: dict[str, Any] | None = None, /, **changes: Any) -> Entry:
-    """A waiting job with these settings."""
-    job = override(JobConfig(name="pumps"), {**CLASSIFY, **(settings or {})})
-    values = {
-        "run_id": "run-1",
-        "job": job.model_dump(mode="json", by_alias=True),
-        "job_digest": job_digest(job, BASE),
-        "base_digest": BASE,
-        "noise_multiplier": None if job.privacy.noise == "none" else 1.25,
-        "roster_serial": 1,
-        "weights": {"north": 2, "south": 1},
-        "epsilon": None if job.privacy.noise == "none" else 7.5,
-        "accountant": "pld",
-    }
-    return Entry(terms=Terms(**(values | changes)), seen_at=0.0)
-
-
-def rows_of(settings: dict[str, Any] | None = None, /, **changes: Any) -> list[Row]:
-    return terms_rows(entry_of(settings, **changes), BUDGET)
 
 
 def marks(settings: dict[str, Any], /, **changes: Any) -> list[str]:
     return [words for row in rows_of(settings, **changes) for words in row.unusual]
 
 
-# A change to each setting of the tables that bear on privacy, with what it takes to be of effect.
-OWNERS = {"privacy.unit": "owner"}
-SHARED = {"privacy.noise": "distributed", "federation.min_sites": 7}
-CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
-    "training.local_steps": (3, {}),
-    "training.sampling_rate": (0.25, {}),
-    "training.records_per_weight": (25, {}),
-    "training.optimizer": ("adam", {}),
-    "training.learning_rate": (0.5, {}),
-    "training.schedule": ("cosine", {}),
-    "training.proximal_mu": (0.1, {}),
-    "training.lowpass": (True, {}),
-    "privacy.noise": ("none", {}),
-    "privacy.colluding": (2, SHARED),
-    "privacy.epsilon": (4.0, {}),
-    "privacy.delta": (1e-6, {}),
-    "privacy.clip_norm": (0.5, {}),
-    "privacy.unit": ("owner", {}),
-    "privacy.records_per_owner": (10, OWNERS),
-    "privacy.spare_rounds": (2, {}),
-    "task.head": ("trained", {}),
-    "lora.rank": (8, {}),
-    "lora.alpha": (8.0, {}),
-    "lora.target_modules": (("q_proj",), {}),
-    "lora.layers": ("last:2", {}),
-    "lora.factors": ("public", {"task.kind": "lm"}),
-    "task.kind": ("instruct", {}),
-    "task.template": ("{prompt}?", {}),
-    "task.labels": (("cabin", "pump"), {}),
-    "task.max_tokens": (64, {}),
-    "task.too_long": ("refuse", {}),
-    "federation.rule": ("fedavg", {}),
-    "federation.rounds": (51, {}),
-    "federation.min_sites": (3, {}),
-    "federation.server_optimizer": ("momentum", {}),
-    "federation.server_learning_rate": (0.02, {}),
-    "secure_aggregation.enabled": (False, {}),
-    "base.model": ("other", {}),
-}
 # A public seed of the first factors, which the site is given, and which accountant adds up, which the terms hold.
 UNSHOWN = {"training.seed", "privacy.accountant"}
 
@@ -120,22 +55,6 @@ def test_every_number_of_the_table_is_marked_beyond_its_bounds_and_within_them_i
         (most * 1.01 + 1e-9, True),
     ):
         assert bool(USUAL[name].objection(value)) is marked
-
-
-SETTINGS: dict[str, Any] = {
-    "privacy.epsilon": 11.0,
-    "privacy.delta": 1e-3,
-    "privacy.clip_norm": 1e-4,
-    "privacy.spare_rounds": 11,
-    "training.sampling_rate": 1e-5,
-    "training.local_steps": 101,
-    "training.learning_rate": 101.0,
-    "federation.server_learning_rate": 101.0,
-    "federation.rounds": 1001,
-    "lora.rank": 257,
-    "lora.alpha": 1025.0,
-    "task.max_tokens": 4097,
-}
 
 
 @pytest.mark.parametrize("name", USUAL)

@@ -124,11 +124,12 @@ def test_without_a_script_every_page_is_whole_and_is_loaded_again_by_itself(made
 
 def test_a_printed_page_has_its_content_and_neither_menu_nor_forms(made: Browser, of_server: Access) -> None:
     with visit(made, of_server.links["act"]) as page:
-        page.goto(_at(page, "/versions"), wait_until="load")
         page.emulate_media(media="print")
-        assert page.locator("table").first.is_visible()
-        for part in ("nav", "form", ".languages", ".told"):
-            assert not page.locator(part).first.is_visible(), part
+        for path, parts in (("/versions", ("nav", "form", ".actions", ".languages", ".told")), ("/log", ("form",))):
+            page.goto(_at(page, path), wait_until="load")
+            assert page.locator("table").first.is_visible()
+            for part in parts:
+                assert not page.locator(part).first.is_visible(), part
 
 
 def test_by_keyboard_one_comes_to_the_content_and_to_every_link_and_sees_where_one_is(

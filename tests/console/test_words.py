@@ -7,7 +7,7 @@ from string import Formatter
 
 import pytest
 
-from tests.client.test_jobs_terms import CHANGES, SETTINGS, entry_of, rows_of
+from tests.client.job_terms import CHANGES, SETTINGS, entry_of, rows_of
 from yoriai.client.offer.joining import joining
 from yoriai.console.retelling import retold, sentences_told
 from yoriai.console.words import LANGUAGES, language_of, sentences, translator

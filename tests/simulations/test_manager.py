@@ -96,6 +96,11 @@ def test_every_figure_of_the_page_stands_with_its_range_and_no_english_in_anothe
     assert language == "en" or not english & set(re.findall(r"[a-z]+", shown.lower()))
 
 
+def test_a_small_change_has_a_decimal_so_that_it_is_no_other_than_the_difference_beside_it() -> None:
+    assert "Change −1.5 (95 % range −9.6 to +6.6)" in manager_page(_reckoned(-0.096, 0.066), "en").interval
+    assert "Change +30 (95 % range +20 to +40)" in manager_page(_reckoned(), "en").interval
+
+
 def test_the_terms_of_epsilon_are_the_ones_that_are_told_everywhere() -> None:
     for unit in ("record", "owner"):
         assert phrases("en")[f"per_{unit}"].format(accountant="PLD") == terms(unit, "pld")
