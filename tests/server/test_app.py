@@ -114,7 +114,7 @@ def test_node_that_fails_is_a_missing_reply(answer: Callable[[bytes], object]) -
 )
 def test_node_without_a_name_is_no_site(hello: object) -> None:
     nodes = {1: site("a"), 2: lambda payload: dict(hello) if isinstance(hello, dict) else hello}
-    assert transport(nodes, timeout_s=0.3).sites() == ("a",)
+    assert transport(nodes, timeout_s=2.0).sites() == ("a",)
 
 
 def test_two_nodes_of_one_name_are_refused() -> None:
