@@ -9,11 +9,11 @@ from contextlib import suppress
 from pathlib import Path
 
 import httpx
-from flwr.app import Context, Message, MessageType, RecordDict
+from flwr.app import Context, Message, MessageType
 from flwr.serverapp import Grid, ServerApp
 
 from yoriai.errors import RoundError, WireError
-from yoriai.flower_payload import label_of, pack, payload_of
+from yoriai.flower_payload import label_of, pack_all, payload_of
 from yoriai.server.flower.flower_control import SERVER_VARIABLE
 from yoriai.server.flower.nodes import NodeBook
 from yoriai.server.flower.reply_news import ReplyNews
@@ -134,22 +134,16 @@ class GridTransport:
 
         Written out in place of the Grid's own send_and_receive, which cannot be stopped before its timeout.
         """
-        contents: dict[bytes, RecordDict] = {}  # One copy for all sites that get the same.
         messages = [
-            Message(
-                contents.setdefault(payload, pack(payload)),
-                dst_node_id=node,
-                message_type=MessageType.QUERY,
-                group_id=stage,
-            )
-            for node, payload in payloads.items()
+            Message(content, dst_node_id=node, message_type=MessageType.QUERY, group_id=stage)
+            for node, content in pack_all(payloads).items()
         ]
         over = threading.Event()
         wait = self._waiting(over, len(messages))
         # Flower gives no id for a node that was taken out meanwhile: there is nothing to wait for.
         ids = self._grid.push_messages(messages) if messages else []
         pushed = {node: identity for node, identity in zip(payloads, ids, strict=False) if identity}
-        del messages, contents
+        del messages
         inbox: queue.SimpleQueue[tuple[int, Reply]] = queue.SimpleQueue()
         for node, identity in pushed.items():
             fetching = (self._grid, node, identity, inbox, over, wait)

@@ -45,6 +45,7 @@ def test_a_job_goes_from_a_yes_in_the_browser_over_a_killed_superlink_to_its_end
             for party, place in places
         )
         operator, officer = (stack.enter_context(visit(made, link)) for link in (north, server))
+        world.hold("mask", 2)
         job = world.submit(federation__rounds=3)
         go(officer, f"/jobs/{job.run_id}")
 
@@ -62,7 +63,9 @@ def test_a_job_goes_from_a_yes_in_the_browser_over_a_killed_superlink_to_its_end
         # A round arrives on the page by itself; then the SuperLink is killed, and the job goes on.
         expect(officer.get_by_text("running")).to_be_visible(timeout=_LONG_MS)
         expect(officer.locator(".grid thead th", has_text=re.compile("^1$"))).to_be_visible(timeout=_LONG_MS)
+        world.wait_held(job)
         world.kill(world.superlink())
+        (world.gated.folder / "gate").unlink()
         expect(officer.get_by_text("finished")).to_be_visible(timeout=_LONG_MS)
         assert job.state().starts == 2
         expect(officer.locator(".grid .yes")).to_have_count(9)

@@ -37,11 +37,10 @@ def resumed_after(job: StoredJob, rounds_done: int) -> None:
 
 
 def test_superlink_killed_while_sites_train(world: Deployment) -> None:
-    job = world.submit(federation__rounds=ROUNDS)
-    world.wait_for_stage(job, "mask", round_number=2)
     sites = world.sites.values()
-    wait_until(lambda: any(1 in site.charged(job.run_id) for site in sites), 120, "nobody trains round 2")
-    world.kill(world.superlink())
+    with world.held("mask", 2, federation__rounds=ROUNDS) as job:
+        wait_until(lambda: any(1 in site.charged(job.run_id) for site in sites), 120, "nobody trains round 2")
+        world.kill(world.superlink())
     world.wait_for(job)
     resumed_after(job, 1)
     ended_well(world, job)
@@ -52,12 +51,11 @@ def test_superlink_killed_while_sites_train(world: Deployment) -> None:
 @pytest.mark.deploy_full
 @pytest.mark.parametrize("stage", ["share", "agree", "unmask"])
 def test_serverapp_killed(world: Deployment, stage: str) -> None:
-    job = world.submit(federation__rounds=ROUNDS)
     number = 1 if stage == "share" else 2
-    world.wait_for_stage(job, stage, round_number=number)
-    coordinator = job.coordinator()
-    assert coordinator is not None
-    world.kill(coordinator.pid)
+    with world.held(stage, number, federation__rounds=ROUNDS) as job:
+        coordinator = job.coordinator()
+        assert coordinator is not None
+        world.kill(coordinator.pid)
     world.wait_for(job)
     resumed_after(job, number - 1)
     ended_well(world, job)
@@ -65,10 +63,9 @@ def test_serverapp_killed(world: Deployment, stage: str) -> None:
 
 @pytest.mark.deploy_full
 def test_nginx_killed_and_started_again(world: Deployment) -> None:
-    job = world.submit(federation__rounds=ROUNDS)
-    world.wait_for_stage(job, "mask", round_number=1)
-    world.nginx.stop(0)
-    time.sleep(15)
+    with world.held("mask", federation__rounds=ROUNDS) as job:
+        world.nginx.stop(0)
+        time.sleep(5)
     world.start_nginx()
     world.wait_for(job, seconds=600.0)
     ended_well(world, job)
@@ -76,9 +73,8 @@ def test_nginx_killed_and_started_again(world: Deployment) -> None:
 
 @pytest.mark.deploy_full
 def test_the_whole_server_stopped_and_started_again(world: Deployment) -> None:
-    job = world.submit(federation__rounds=ROUNDS)
-    world.wait_for_stage(job, "mask", round_number=2)
-    world.keeper.stop()
+    with world.held("mask", 2, federation__rounds=ROUNDS) as job:
+        world.keeper.stop()
     world.start_keeper()
     world.wait_for(job, seconds=600.0)
     resumed_after(job, 1)

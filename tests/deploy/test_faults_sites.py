@@ -1,6 +1,7 @@
 """Sites that die in the middle, or are there twice: the job ends, and no ledger says less than was spent."""
 
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -42,8 +43,9 @@ def test_a_daemon_killed_in_a_stage_costs_the_job_nothing_but_time(world: Deploy
     (east.folder / "has-died").unlink(missing_ok=True)
     east.start_daemon("--die", when)
     world.wait_ready()
-    job = world.submit(federation__rounds=ROUNDS)
-    east.restart_daemon_when_dead()
+    with world.held("mask", 2, federation__rounds=ROUNDS) as job:
+        east.restart_daemon_when_dead()
+        wait_until(lambda: world.state_of(east) == "ready", 240, east.daemon.said)
     world.wait_for(job)
     assert {"site": "east", "stage": stage}.items() <= events_of(job, "failed")[0].items()
     rounds = answered(job)
@@ -61,12 +63,15 @@ def test_a_daemon_killed_in_a_stage_costs_the_job_nothing_but_time(world: Deploy
 @pytest.mark.deploy_full
 @pytest.mark.parametrize("part", ["supernode.py", "executor.py"])
 def test_a_supernode_killed_is_started_again_and_its_site_comes_back(world: Deployment, part: str) -> None:
-    job = world.submit(federation__rounds=6)
-    world.wait_for_stage(job, "mask", round_number=2)
-    world.kill(world.sites["east"].part_of_node(part))
+    with world.held("mask", 2, federation__rounds=ROUNDS) as job:
+        killed = time.time()
+        world.kill(world.sites["east"].part_of_node(part))
+        world.hold("mask", 3)
+        world.wait_held(job)
+        world.wait_back("east", killed)
     world.wait_for(job, seconds=900.0)
     rounds = answered(job)
-    assert len(rounds) == 6
+    assert len(rounds) == ROUNDS
     assert all(taken >= OTHERS for taken in rounds)
     assert "east" in rounds[-1]
     assert set(world.sites["east"].charged(job.run_id)) >= {i for i, taken in enumerate(rounds) if "east" in taken}
@@ -76,13 +81,16 @@ def test_a_supernode_killed_is_started_again_and_its_site_comes_back(world: Depl
 def test_a_copy_of_a_site_is_kept_out_and_what_it_would_spend_anew_is_refused(world: Deployment) -> None:
     east = world.sites["east"]
     with copied(world, east) as twin:
-        job = world.submit(federation__rounds=ROUNDS)
-        world.wait_for_stage(job, "mask", round_number=2)
-        # Two nodes of one key: Flower lets in the one that came first.
-        wait_until(lambda: node_state(twin.folder)["accepted"] is False, 240, twin.node.said)
-        assert '"offered"' not in twin.daemon.said()
-        # Now the copy gets in, with a ledger that knows nothing of round 1.
-        east.stop()
+        with world.held("mask", 2, federation__rounds=ROUNDS) as job:
+            # Two nodes of one key: Flower lets in the one that came first.
+            wait_until(lambda: node_state(twin.folder)["accepted"] is False, 240, twin.node.said)
+            assert '"offered"' not in twin.daemon.said()
+            # Now the copy gets in, with a ledger that knows nothing of round 1.
+            stopped = time.time()
+            east.stop()
+            world.hold("mask", 3)
+            world.wait_held(job)
+            world.wait_back("east", stopped)
         world.wait_for(job, seconds=900.0)
         rounds = answered(job)
         assert len(rounds) == ROUNDS

@@ -20,6 +20,8 @@ from tests.deploy.site import Site
 from tests.system import needed
 from tests.world import job_settings, save_tiny_base, write_sites
 from yoriai.config import JobConfig, job_to_toml, override
+from yoriai.server.flower.flower_control import FlowerControl
+from yoriai.server.flower.nodes import NodeBook
 from yoriai.server.folder.server_folder import ServerFolder
 from yoriai.server.jobs.job_store import StoredJob
 from yoriai.strategies.adapter import AdapterState
@@ -36,8 +38,8 @@ SETTINGS: Mapping[str, object] = {
     "federation.min_sites": 3,
     "privacy.spare_rounds": 4,
     "deadlines.offer_s": 240.0,
-    "deadlines.keys_s": 90.0,
-    "deadlines.train_s": 120.0,
+    "deadlines.keys_s": 300.0,
+    "deadlines.train_s": 300.0,
     "deadlines.gather_s": 0.0,
 }
 _START_S = 240.0
@@ -144,7 +146,8 @@ class Deployment:
         """Start everything, and wait until every daemon has loaded."""
         self.start_server()
         for site in self.sites.values():
-            site.start(*(["--seed", seed.hex()] if seed is not None else []))
+            gate = ["--gate"] if site is self.gated else []
+            site.start(*(["--seed", seed.hex()] if seed is not None else gate))
         self.wait_ready()
 
     def wait_ready(self) -> None:
@@ -152,6 +155,17 @@ class Deployment:
         for site in self.sites.values():
             if site.has_daemon:
                 wait_until(lambda site=site: self.state_of(site) == "ready", _START_S, site.daemon.said)  # type: ignore[misc]
+
+    def wait_back(self, name: str, since: float) -> None:
+        """Wait until a site's node has connected after this moment, in seconds since the epoch."""
+        number = NodeBook.of(self.server.flower_home).nodes()[name].node_id
+        flower = FlowerControl(self.server.flower_home)
+
+        def there() -> bool:
+            seen = flower.seen()[number]
+            return seen.online and seen.since is not None and seen.since >= since
+
+        wait_until(there, _START_S, f"{name} is not connected again")
 
     def state_of(self, site: Site) -> str:
         """What a daemon says that it is at."""
@@ -198,15 +212,33 @@ class Deployment:
         wait_until(lambda: job.state().phase in (phase, "failed"), seconds, lambda: self.tell(job))
         assert job.state().phase == phase, self.tell(job)
 
-    def wait_for_stage(self, job: StoredJob, stage: str, *, round_number: int = 1, seconds: float = 600.0) -> None:
-        """Wait until a job's coordinator is in a stage of a round."""
-        from yoriai.server.jobs.progress import read_progress
+    @property
+    def gated(self) -> Site:
+        """The site that can keep a job in a stage, started with the others."""
+        return list(self.sites.values())[-1]
 
-        def there() -> bool:
-            progress = read_progress(job.progress_file)
-            return (progress.stage, progress.round) == (stage, round_number) and job.coordinator() is not None
+    def hold(self, stage: str, number: int = 1) -> None:
+        """From now on let this message of each job lie at the gated site; one that lies there goes on."""
+        place = self.gated.folder / "gate"
+        new = place.with_suffix(".new")
+        new.write_text(f"{stage} {number}")
+        new.replace(place)
 
-        wait_until(there, seconds, lambda: self.tell(job))
+    def wait_held(self, job: StoredJob, seconds: float = 600.0) -> None:
+        """Wait until the job is where `hold` keeps it."""
+        here, said = f"{(self.gated.folder / 'gate').read_text()} {job.run_id}", self.gated.folder / "at-gate"
+        wait_until(lambda: said.exists() and said.read_text() == here, seconds, lambda: self.tell(job))
+
+    @contextmanager
+    def held(self, stage: str, number: int = 1, **settings: object) -> Iterator[StoredJob]:
+        """A job that was submitted and is kept in a stage; at the end it goes on."""
+        self.hold(stage, number)
+        try:
+            job = self.submit(**settings)
+            self.wait_held(job)
+            yield job
+        finally:
+            (self.gated.folder / "gate").unlink()
 
     def tell(self, job: StoredJob) -> str:
         """All that may explain why a job is where it is."""

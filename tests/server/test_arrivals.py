@@ -7,13 +7,11 @@ from typing import Any
 
 import httpx
 import pytest
-from flwr.proto.fleet_pb2 import PullMessagesRequest
-from flwr.proto.node_pb2 import Node
 
 from yoriai.server.flower.reply_news import NEWS
 from yoriai.server.service import arrivals
 from yoriai.server.service.arrivals import Arrivals, News
-from yoriai.server.service.superlink import held
+from yoriai.server.service.superlink import telling
 
 LONG_S = 30.0
 
@@ -150,20 +148,16 @@ def test_at_the_end_nobody_waits() -> None:
     assert timed(there.for_node(1, LONG_S)) < LONG_S / 2
 
 
-def test_the_superlink_keeps_a_nodes_question_and_tells_news_at_a_path_of_its_own() -> None:
+def test_the_superlink_tells_news_at_a_path_of_its_own_and_leaves_all_others_to_flower() -> None:
     there = Arrivals()
     seen = []
 
     async def flowers(scope: Any, receive: Any, send: Any) -> None:
         seen.append(scope["path"])
 
-    app = held(flowers, there, LONG_S)
+    app = telling(flowers, there, LONG_S)
 
     async def run() -> None:
-        asked_in_vain(there)
-        request = PullMessagesRequest(node=Node(node_id=1))
-        scope = {"path": "/v1/fleet/pull-messages", "state": {"protobuf_request": request}}
-        await beside(app(scope, None, None), lambda: there.expects("s", "m", 1, set()))  # type: ignore[arg-type]
         await asyncio.wait_for(app({"path": "/v1/fleet/push-object"}, None, None), LONG_S)  # type: ignore[arg-type]
         transport = httpx.ASGITransport(app=app)  # type: ignore[arg-type]
         async with httpx.AsyncClient(transport=transport, base_url="http://superlink") as client:
@@ -173,4 +167,4 @@ def test_the_superlink_keeps_a_nodes_question_and_tells_news_at_a_path_of_its_ow
             assert told == {"at": first["at"] + 1, "replies": ["m"], "left": [], "is_cut": False}
 
     asyncio.run(run())
-    assert seen == ["/v1/fleet/pull-messages", "/v1/fleet/push-object"]
+    assert seen == ["/v1/fleet/push-object"]

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from fastapi.middleware import Middleware
 from flwr.app import Message, MessageType
 from flwr.common.constant import NOOP_FLWR_AID, TIMESTAMP_HEADER
-from flwr.proto.fleet_pb2 import PullMessagesRequest
+from flwr.proto.fleet_pb2 import PullMessagesRequest, PullMessagesResponse
 from flwr.proto.node_pb2 import Node
 from flwr.server.superlink.linkstate import LinkStateFactory, linkstate_factory
 from flwr.supercore.constant import (
@@ -189,6 +189,34 @@ def test_a_question_is_kept_once_the_key_of_the_node_that_asks_was_verified(
     assert asked(app, _PULL, question, signed(KEY)).status_code == httpx.codes.OK
     assert kept == [NUMBER]
     assert status_of(app.state.linkstate_factory.state()) == "online"
+
+
+def test_a_node_that_has_hung_up_takes_no_message_away(
+    objects: Path, state: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = application(monkeypatch, at_once)
+    known = app.state.linkstate_factory.state()
+    is_there(known, NUMBER)
+    sent(known, run_of(known), b"payload")
+    question = PullMessagesRequest(node=Node(node_id=NUMBER)).SerializeToString()
+
+    def messages(*then: Mapping[str, object]) -> int:
+        said = iter([{"type": "http.request", "body": question, "more_body": False}, *then])
+        got: list[bytes] = []
+
+        async def receive() -> Mapping[str, object]:
+            return next(said, None) or await asyncio.Event().wait()  # type: ignore[return-value]
+
+        async def send(message: Mapping[str, Any]) -> None:
+            got.append(message.get("body", b""))
+
+        headers = [(name.encode(), value.encode()) for name, value in signed(KEY).items()]
+        scope = {"type": "http", "method": "POST", "path": _PULL, "headers": headers, "query_string": b""}
+        asyncio.run(app(scope, receive, send))
+        return len(PullMessagesResponse.FromString(b"".join(got)).messages_list)
+
+    assert messages({"type": "http.disconnect"}) == 0
+    assert messages() == 1
 
 
 def test_all_other_requests_go_flowers_own_way(objects: Path, monkeypatch: pytest.MonkeyPatch) -> None:

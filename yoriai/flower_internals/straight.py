@@ -74,6 +74,7 @@ def _from_node(kind: type, handler: Callable[..., Any], kept: Kept | None) -> Ca
     from flwr.superlink.dependencies.linkstate import get_linkstate
     from flwr.superlink.routers.fleet.node_auth import authenticate_node
     from starlette.concurrency import run_in_threadpool
+    from starlette.responses import Response
 
     async def answer(request: Any) -> Any:
         asked = request.state.protobuf_request = await _read(request, kind)
@@ -90,6 +91,8 @@ def _from_node(kind: type, handler: Callable[..., Any], kept: Kept | None) -> Ca
         if kept is not None:
             await run_in_threadpool(verify)
             await kept(int(asked.node.node_id))
+            if await request.is_disconnected():  # What a node that was killed is given, nobody else would get.
+                return Response(status_code=503)
         return _written(await run_in_threadpool(handled))
 
     return answer

@@ -96,7 +96,7 @@ class TimedSite:
 class SharedCosting:
     """Adds up once for all sites of this process, which are asked the same at the same moment.
 
-    Sites of their own machines each have a process for it, with a limit of time that so many on two cores would pass.
+    Sites of their own machines each have a process for it, of 0.1 GB.
     """
 
     def __init__(self) -> None:
