@@ -46,7 +46,7 @@ class _TokenLosses(torch.autograd.Function):
         top = torch.full_like(of_wanted, -torch.inf)
         total = torch.zeros_like(of_wanted)
         pulled = torch.zeros_like(hidden) if ctx.needs_input_grad[0] else None
-        for part in map(Tensor.float, embedding.split(AT_ONCE)):
+        for part in map(Tensor.float, torch.split(embedding, AT_ONCE)):
             logits = hidden @ part.T  # (N, tokens of the part)
             if cap is not None:
                 logits = torch.tanh_(logits.div_(cap)).mul_(cap)
