@@ -62,7 +62,7 @@ def test_a_row_that_is_not_finite_leaves_the_others_as_they_are() -> None:
     assert not torch.isfinite(losses[2])
 
 
-class _Largest(TorchDispatchMode):
+class _Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """The most entries that any result had."""
 
     entries = 0
@@ -77,6 +77,6 @@ class _Largest(TorchDispatchMode):
 def test_no_tensor_is_as_large_as_whole_rows_of_logits() -> None:
     hidden, _, wanted = _drawn()
     embedding = torch.randn(VOCABULARY, 1)
-    with _Largest() as seen:
+    with _Largest() as seen:  # type: ignore[no-untyped-call]
         token_losses(hidden[:, :1].requires_grad_(), embedding, wanted).sum().backward()  # type: ignore[no-untyped-call]
     assert seen.entries == STATES * 7
