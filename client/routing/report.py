@@ -25,7 +25,7 @@ class Price:
 
 
 def summary(routed: Sequence[Routed], truths: Sequence[str] | None, price: Price) -> dict[str, Any]:
-    """Of texts as they were routed; accuracy where the labels are known."""
+    """Of texts as they were routed; accuracy where the labels are known, None of no text."""
     counts = {where: sum(one.where == where for one in routed) for where in ("kept", "held", "large", "fault")}
     found: dict[str, Any] = {
         "texts": len(routed),
@@ -47,7 +47,7 @@ def curve(
     large: Sequence[Routed],
     truths: Sequence[str],
     price: Price,
-) -> list[dict[str, float]]:
+) -> list[dict[str, float | None]]:
     """Cost against accuracy from keeping everything to sending everything, the least sure answers first.
 
     Args:
@@ -65,5 +65,5 @@ def curve(
     return points
 
 
-def _share(right: Sequence[bool]) -> float:
-    return round(sum(right) / len(right), 4) if right else float("nan")
+def _share(right: Sequence[bool]) -> float | None:
+    return round(sum(right) / len(right), 4) if right else None

@@ -427,6 +427,7 @@ def test_the_summary_and_the_curve_by_hand() -> None:
     found = summary([Routed("cabin", "kept"), big[0], big[1]], ["engine", "pump", "cabin"], price)
     assert (found["share_kept"], found["cost"], found["faults"]) == (0.3333, 5.0, ["down"])
     assert (found["accuracy"], found["accuracy_of_kept"]) == (0.6667, 0.0)
+    assert summary(big, truths, price)["accuracy_of_kept"] is None  # Nothing was kept, and JSON has no NaN.
     points = curve([0.1, 0.2, 0.3], [False, True, True], big, truths, price)
     assert points[0] == {"sent": 0.0, "cost": 0, "accuracy": 0.6667}
     assert points[-1] == {"sent": 1.0, "cost": 8.0, "accuracy": 0.6667}

@@ -38,6 +38,7 @@ def document(places: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -
     folder = tmp_path_factory.mktemp("out")
     out, head = folder / "bases.json", {"task.head": "trained", "head.directions": 8, "head.words": 32}
     settings = {"task.labels": tuple(WORDS), "federation.rounds": 12, "federation.server_learning_rate": 0.5}
+    settings |= {"public.written": 0}
     job = write_job(folder / "job.toml", Path("left out"), **head, **settings)
     bases = ["bench", "bases", places["small"], places["large"], "--data", places["sites"], "--job", str(job)]
     options = ["--epsilon", "none", "--answers", "3", "--core-hour", "0.05", "--json", str(out)]

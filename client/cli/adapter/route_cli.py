@@ -202,7 +202,10 @@ def _report(
         found["small"] = {"accuracy": round(sum(right) / len(right), 4)}
     if curve and truths is not None:
         every = routes.router(place, labels, everything=True)
-        large = [every.route(text, local, allow=allow) for text, local in zip(texts, locals_, strict=True)]
+        large = [  # What has been asked is not asked, and paid, twice.
+            one if one.where in ("large", "fault") else every.route(text, local, allow=allow)
+            for one, text, local in zip(routed, texts, locals_, strict=True)
+        ]
         found["large"] = summary(large, truths, price)
         found["curve"] = curve_of([one.margin for one in locals_], right, large, truths, price)
     found["texts"] = [asdict(one) for one in routed]
