@@ -24,9 +24,8 @@ class Sharing(Cohort):
         return replace(super().member(i), work=self.work)
 
 
-@pytest.mark.parametrize("sites", [5, 34])
-def test_shared_work_sends_and_opens_the_same_bytes(sites: int) -> None:
-    games = [Round(cohort((1,) * sites), {"mask": [2]}) for cohort in (Cohort, Sharing)]
+def test_shared_work_sends_and_opens_the_same_bytes() -> None:
+    games = [Round(cohort((1,) * 5), {"mask": [2]}) for cohort in (Cohort, Sharing)]
     for opened in ([game.run() for game in games], [game.next() for game in games]):
         assert games[0].sent == games[1].sent
         assert np.array_equal(*(one.levels for one in opened if one is not None))
