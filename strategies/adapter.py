@@ -50,6 +50,9 @@ class AdapterState:
         """Bit for bit: two NaNs of the same bits are equal, 0.0 and -0.0 are not."""
         if not isinstance(other, AdapterState):
             return NotImplemented
+        own, others = self.tensors, other.tensors
+        if own.keys() == others.keys() and all(own[name] is others[name] for name in own):
+            return True  # Read-only arrays, which parts and unions of a state share.
         return self.digest() == other.digest()
 
     def __hash__(self) -> int:

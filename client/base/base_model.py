@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ class BaseModel:
                 return int(token)
         return 0
 
-    @property
+    @cached_property
     def width(self) -> int:
         """Entries of one token's hidden state."""
         return int(self.model.get_input_embeddings().weight.shape[1])

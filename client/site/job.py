@@ -1,5 +1,6 @@
 """A job as a site has accepted it, and one round of it: pure values, worked out from job, roster and request alone."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from yoriai import wire
@@ -55,8 +56,27 @@ class Round:
     event: Event | None
 
 
-def round_of(site: str, accepted: AcceptedJob, request: wire.TrainRequest, physical_batch_size: int) -> Round:
+Read = Callable[[AdapterState | None, bytes], AdapterState]
+"""See `started`."""
+
+
+def started(before: AdapterState | None, payload: bytes) -> AdapterState:
+    """The adapter that a message brings: whole, or the factors of `before` that it replaces.
+
+    Raises:
+        AdapterError: the bytes are none, or of other shapes.
+    """
+    found = AdapterState.from_bytes(payload)
+    return found if before is None else before.merged_with(found)
+
+
+def round_of(
+    site: str, accepted: AcceptedJob, request: wire.TrainRequest, physical_batch_size: int, read: Read = started
+) -> Round:
     """What a request asks for, checked against the job; reserves nothing yet.
+
+    Args:
+        read: as `started`, or what gives the same.
 
     Raises:
         AdapterError: the adapter is not the one of the digest, does not fit the model, or is none that the job's rule
@@ -64,7 +84,7 @@ def round_of(site: str, accepted: AcceptedJob, request: wire.TrainRequest, physi
         PolicyError: the job has no such round.
     """
     rule = rule_of(accepted.job)
-    start = accepted.start.merged_with(AdapterState.from_bytes(request.payload))
+    start = read(accepted.start, request.payload)
     if start.digest() != request.adapter_digest:
         raise AdapterError("the adapter of this round is not the one that its digest names")
     still = sorted(set(accepted.start.factors()) - set(rule.moving))

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from yoriai.client.session.model_session import PrefixProgress
-from yoriai.client.site.job import AcceptedJob, Round
+from yoriai.client.site.job import AcceptedJob, Read, Round, started
 from yoriai.client.training.gradients import RoundGradients
 from yoriai.client.training.shared_round import SharedSum, sum_round
 from yoriai.client.training.train import LocalUpdate, train_round
@@ -56,6 +56,7 @@ class SiteHooks:
         on_step: called after each local step.
         on_fault: called with a line for the site's own eyes when a message is refused for a fault of the records or
             of the code.
+        read: makes an adapter of a message's bytes, as `started`.
         check: has the model stand at a round's adapter and sees that it computes, as `check_start`.
         train: makes what leaves of a round that is charged, as `train_charged`.
     """
@@ -64,6 +65,7 @@ class SiteHooks:
     on_prefix: PrefixProgress | None = None
     on_step: Callable[[int], None] | None = None
     on_fault: Callable[[str], None] = _log.warning
+    read: Read = started
     check: Callable[[Round], None] = check_start
     train: Callable[[Round, RandomSource, Progress], LocalUpdate | SharedSum] = train_charged
 

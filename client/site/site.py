@@ -52,7 +52,6 @@ from yoriai.privacy.dp.accounting import Event
 from yoriai.privacy.job_terms.noise import round_event
 from yoriai.privacy.job_terms.plain_roster import plain_roster
 from yoriai.privacy.ledger.ledger import Ledger
-from yoriai.strategies.adapter import AdapterState
 
 _log = logging.getLogger("yoriai.site")
 
@@ -187,7 +186,7 @@ class Site:
         terms = terms_of(offer, job, event, roster_digest, costing=self._ledger.costing)
         if self._asked_for(terms, offer.rounds_done):
             return self._approval.waiting(offer.run_id)
-        start = AdapterState.from_bytes(offer.payload)
+        start = self._hooks.read(None, offer.payload)
         self._session.check_adapter(job, start)
         model = self._session.model(job)  # From here on the model of a job at work is another's.
         head = self._session.head(job)  # Labels that the base cannot tell apart: refused before rounds are promised.
@@ -243,7 +242,7 @@ class Site:
         accepted = self._job_of(request.run_id)
         if accepted is None:
             return self._unknown_job(request.run_id)
-        this = round_of(self.name, accepted, request, self._session.speed.physical_batch_size)
+        this = round_of(self.name, accepted, request, self._session.speed.physical_batch_size, self._hooks.read)
         if accepted.job.secure_aggregation.enabled:
             return self._secure.train(this, request)
         self._trainer.charge(this)

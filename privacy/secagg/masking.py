@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from yoriai.privacy.secagg import messages as wire
 from yoriai.privacy.secagg.fixedpoint import add_packed_block, pack_block, packed_span, word_dtype
 from yoriai.privacy.secagg.keyset import SlotKeys
-from yoriai.privacy.secagg.masks import BLOCK, MaskKey, Scratch, Words, add_masks, agree, for_each_block
+from yoriai.privacy.secagg.masks import MaskKey, Scratch, Words, add_masks, agree, for_each_block
 from yoriai.privacy.secagg.member import Member, Update
 from yoriai.privacy.secagg.messages import MessageKind
 from yoriai.privacy.secagg.secret import SecretBytes
@@ -59,7 +59,7 @@ def masked_update(keys: SlotKeys, member: Member, update: Update, masks: Sequenc
     def work(first: int, last: int) -> None:
         words = update.quantised.levels[first:last].astype(dtype)
         words *= weight
-        add_masks(words, first, masks, Scratch(BLOCK * dtype.itemsize))
+        add_masks(words, first, masks, Scratch(words.nbytes))
         pack_block(words, width, vector[packed_span(first, last, width)])
 
     for_each_block(terms.n_params, work, member.threads)
@@ -106,7 +106,7 @@ class RunningSum:
 
         def work(first: int, last: int) -> None:
             block = self.words[first:last]
-            add_masks(block, first, opposite, Scratch(BLOCK * block.dtype.itemsize))
+            add_masks(block, first, opposite, Scratch(block.nbytes))
             block &= modulus
 
         for_each_block(self.words.size, work, self._threads)

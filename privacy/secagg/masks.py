@@ -32,6 +32,7 @@ BLOCK = 1 << 16
 of 32-bit words stay in the second-level cache."""
 
 _AES_BLOCK = 16
+_SHORT_BYTES = 4096
 
 
 def derive(secret: SecretBytes, info: bytes, length: int = 32) -> SecretBytes:
@@ -52,23 +53,38 @@ def agree(private_key: X25519PrivateKey, public_key: bytes) -> SecretBytes:
 
 
 class MaskKey(Guarded):
-    """Keys of one mask: one for the vector of parameters, one for the 64-bit tail of counts."""
+    """Keys of one mask: one for the vector of parameters, one for the 64-bit tail of counts.
 
-    __slots__ = ("_tail", "_vector")
+    A short keystream is kept, for the other end of the pair where one process has both (`work.SharedWork`).
+    """
+
+    __slots__ = ("_kept", "_tail", "_vector")
 
     def __init__(self, secret: SecretBytes, info: bytes) -> None:
         keys = derive(secret, info, 64)
         self._vector, self._tail = SecretBytes(keys.reveal()[:32]), SecretBytes(keys.reveal()[32:])
+        self._kept: dict[tuple[str, int], bytes] = {}
 
     def vector_into(self, first_byte: int, scratch: "Scratch", n_bytes: int) -> None:
         """Write the keystream of the vector from `first_byte` (a multiple of 16) into the scratch space."""
-        _keystream(self._vector, first_byte, scratch, n_bytes)
+        if first_byte or n_bytes > _SHORT_BYTES:
+            _keystream(self._vector, first_byte, scratch, n_bytes)
+        else:
+            self._short(self._vector, "vector", scratch, n_bytes)
 
     def tail(self, n_counts: int) -> NDArray[np.uint64]:
         """Mask of the tail, (n_counts,) words of 64 bits."""
         scratch = Scratch(8 * n_counts)
-        _keystream(self._tail, 0, scratch, 8 * n_counts)
+        self._short(self._tail, "tail", scratch, 8 * n_counts)
         return scratch.words(np.dtype("<u8"), n_counts).astype(np.uint64)
+
+    def _short(self, key: SecretBytes, use: str, scratch: "Scratch", n_bytes: int) -> None:
+        kept = self._kept.get((use, n_bytes))
+        if kept is None:
+            _keystream(key, 0, scratch, n_bytes)
+            self._kept[use, n_bytes] = bytes(memoryview(scratch.out)[:n_bytes])
+        else:
+            scratch.out[:n_bytes] = kept
 
 
 class Scratch:

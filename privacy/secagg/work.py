@@ -51,7 +51,7 @@ class SharedWork(Guarded):
 
     def __init__(self) -> None:
         self._results: OrderedDict[Hashable, Any] = OrderedDict()
-        self._ends: OrderedDict[Hashable, Any] = OrderedDict()
+        self._ends: dict[Hashable, Any] = {}
 
     def once(self, what: Hashable, make: Callable[[], Result]) -> Result:
         """See Work."""
@@ -64,10 +64,9 @@ class SharedWork(Guarded):
 
     def both_ends(self, pair: Hashable, make: Callable[[], Result]) -> Result:
         """See Work."""
-        if pair in self._ends:
-            found: Result = self._ends.pop(pair)
-            return found
-        self._ends[pair] = made = make()
-        if len(self._ends) > _KEPT_ENDS:
-            self._ends.popitem(last=False)
-        return made
+        found: Result | None = self._ends.pop(pair, None)
+        if found is None:
+            self._ends[pair] = found = make()
+            if len(self._ends) > _KEPT_ENDS:
+                del self._ends[next(iter(self._ends))]
+        return found

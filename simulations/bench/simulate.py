@@ -69,8 +69,9 @@ def bench_simulate(plan: SimulatePlan, engines: Sequence[str], say: Callable[[st
     """Measure each engine, one after another; `docs/benchmarks/simulate.md` has what was found.
 
     Returns:
-        The plan; under `in_process`, `one_pass` and `flower` an engine's cost, None where it was not asked for; the
-        machine.
+        The plan; under `in_process`, `one_pass` and `flower` an engine's cost, None where it was not asked for; under
+        `processor_s` seconds of processor time by engine, which bear other work on the machine better (of Flower's only
+        the process that waits); the machine.
 
     Raises:
         ConfigError: there is no such engine, or nothing of that name trains.
@@ -80,18 +81,19 @@ def bench_simulate(plan: SimulatePlan, engines: Sequence[str], say: Callable[[st
     if plan.trains not in TRAINS:
         raise ConfigError("--trains", found=plan.trains, expected=" or ".join(TRAINS))
     found: dict[str, Any] = dict.fromkeys(_KEYS.values())
+    processor_s = {}
     for engine in dict.fromkeys(engines):
         say(f"measuring {engine}")
         with Usage() as usage, multiprocessing.get_context("spawn").Pool(1) as pool:
-            seconds, own_mb = pool.apply(measure, (plan, engine))
+            seconds, processor_s[_KEYS[engine]], own_mb = pool.apply(measure, (plan, engine))
         site_rounds = plan.sites * plan.rounds / seconds
         cost = EngineCost(round(seconds, 2), round(site_rounds, 2), round(max(own_mb, usage.all_bytes / 1e6)))
         found[_KEYS[engine]] = asdict(cost)
-    return {**asdict(plan), **found, "machine": machine(), "versions": versions()}
+    return {**asdict(plan), **found, "processor_s": processor_s, "machine": machine(), "versions": versions()}
 
 
-def measure(plan: SimulatePlan, engine: str) -> tuple[float, float]:
-    """Train by one engine in this process. Seconds, and the most memory that the process itself had, in MB."""
+def measure(plan: SimulatePlan, engine: str) -> tuple[float, float, float]:
+    """Train by one engine in this process. Its seconds, by the clock and of processor, and its peak memory in MB."""
     import torch
 
     from yoriai import wire
@@ -117,13 +119,13 @@ def measure(plan: SimulatePlan, engine: str) -> tuple[float, float]:
             initial=initial,
             engine=engine,
         )
-        start = time.perf_counter()
+        start, processor = time.perf_counter(), time.process_time()
         outcome = run_federation(federation, session)
-        seconds = time.perf_counter() - start
+        seconds, processor_s = time.perf_counter() - start, time.process_time() - processor
     if outcome.checkpoint.next_round != plan.rounds or outcome.refused:
         raise ConfigError("not all sites took part in all rounds", remedy="report it, with the command")
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
-    return seconds, used
+    return seconds, round(processor_s, 2), used
 
 
 def _job(plan: SimulatePlan, base: str, sites: Sequence[SiteRecords]) -> Any:

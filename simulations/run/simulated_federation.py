@@ -3,12 +3,13 @@
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 from yoriai import wire
 from yoriai.client.records.records import SiteRecords
 from yoriai.client.session.model_session import ModelSession
+from yoriai.client.site.job import started
 from yoriai.client.site.round_trainer import SiteHooks
 from yoriai.config import JobConfig, job_digests
 from yoriai.errors import BudgetError
@@ -178,9 +179,11 @@ def _run_in_process(
 ) -> tuple[Checkpoint, dict[str, float]]:
     """Build the sites, coordinate them, close their ledgers."""
     observer, steps = federation.observer, federation.job.training.local_steps
+    read = lru_cache(maxsize=4)(started)  # All sites are sent the same adapter, and hold it together.
 
     def hooks(name: str, spec: SiteSpec) -> SiteHooks:
         alone = SiteHooks(
+            read=read,
             randomness=spec.randomness,
             on_prefix=lambda done, total: observer.advance(f"prefix of site {name}", done, total),
             on_step=lambda done: observer.advance(f"steps at site {name}", done, steps),
