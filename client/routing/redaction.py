@@ -37,7 +37,8 @@ Finder = Callable[[str], Iterable[Span]]
 
 _PATTERNS: Final = {
     "URL": r"\b(?:https?|ftp)://[^\s<>\"']+|\bwww\.[^\s<>\"']+",
-    "EMAIL": r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+",
+    # From the beginning of a word on, and looked ahead from its @: each letter of a long one is read twice, no more.
+    "EMAIL": r"(?<![\w.+-])[\w.+-]+@(?=(?P<ahead>[\w-]+(?:\.[\w-]+)+))",
     "IP": r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?![\d.])|(?<![\w:])(?:[0-9A-Fa-f]{1,4}:){3,7}[0-9A-Fa-f]{1,4}(?![\w:])",
     "MAC": r"(?<![\w:-])(?:[0-9A-Fa-f]{2}[:-]){5}[0-9A-Fa-f]{2}(?![\w:-])",
     "IBAN": r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,4})?\b",
@@ -63,9 +64,10 @@ def patterns(own: Sequence[str] = ()) -> Finder:
 
     def find(text: str) -> Iterable[Span]:
         for kind, pattern in compiled:
+            last = "ahead" if kind == "EMAIL" else 0
             for match in pattern.finditer(text):
-                if match.end() > match.start():
-                    yield Span(match.start(), match.end(), kind)
+                if match.end(last) > match.start():
+                    yield Span(match.start(), match.end(last), kind)
 
     return find
 
