@@ -21,11 +21,18 @@ from yoriai.client.edge.gguf_audit import audit_gguf
 from yoriai.client.model.adapter_audit import HEAD, WEIGHTS, Audit, audit_folder, file_digest
 from yoriai.client.model.magnitude import LARGEST_SHARE, weight_norms
 from yoriai.client.session.export import TASK_FILE
+from yoriai.config import JobConfig, job_digests
 from yoriai.errors import AdapterError, BaseModelError, ConfigError, IdentityError, WireError, YoriaiError
 from yoriai.privacy.identity.certificates import Trust
 from yoriai.privacy.identity.coordinator_identity import read_coordinator_certificate
 from yoriai.privacy.statements.delivery import DeliveryStatement, read_delivery
-from yoriai.privacy.statements.version_statement import VERSION_FILE, VersionStatement, read_version, unverified_version
+from yoriai.privacy.statements.version_statement import (
+    JOB_FILE,
+    VERSION_FILE,
+    VersionStatement,
+    read_version,
+    unverified_version,
+)
 from yoriai.strategies.adapter import AdapterState
 from yoriai.system.files import read_carried
 
@@ -123,6 +130,8 @@ def _look_at_signature(path: Path, trust: Trust | None, found: Audit) -> None:
         found.faults.append(f"{VERSION_FILE} is not the adapter of the coordinator's statement")
     else:
         found.facts["signature"] = f"verified: {statement.federation}, run {statement.run_id}"
+    if not found.faults and not _scaled_as_signed(path, statement):
+        found.faults.append("adapter_config.json scales the adapter otherwise than the job of the statement")
     if not found.faults and not _same(path, state):
         found.faults.append(f"what PEFT would read is not what {VERSION_FILE} holds")
 
@@ -137,6 +146,22 @@ def _statement(path: Path, trust: Trust | None) -> Statement | None:
         return read_version(signed, certificate.public_key)
     except IdentityError:
         return read_delivery(signed, certificate.public_key)
+
+
+def _scaled_as_signed(path: Path, statement: Statement | None) -> bool:
+    """Whether PEFT's settings have the scale of the signed job, which lies beside a version that a site has pulled.
+
+    The factors that are signed say nothing of it, and a delivery's statement names a job that does not lie there.
+    """
+    if (path / HEAD).is_file() or not isinstance(statement, VersionStatement) or not (path / JOB_FILE).is_file():
+        return True
+    try:
+        job = JobConfig.model_validate_json((path / JOB_FILE).read_bytes())
+    except ValueError:
+        return False
+    config = json.loads((path / "adapter_config.json").read_bytes())
+    signed = statement.job_digest in job_digests(job, statement.base_digest)
+    return signed and config["lora_alpha"] * job.lora.rank == job.lora.alpha * config["r"]
 
 
 def _same(path: Path, state: AdapterState) -> bool:

@@ -42,7 +42,8 @@ _PATTERNS: Final = {
     "ADDRESS": r"(?:東京都|北海道|(?:京都|大阪)府|[\u4e00-\u9fff]{2,3}県)[^\s、。\d]{1,25}"
     r"\d+(?:丁目|番地?|号|[\d\u2010-\u2013-])*",
     "URL": r"(?a)\b(?:https?|ftp)://[^\s<>\"']+|\bwww\.[^\s<>\"']+",
-    "EMAIL": r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+",
+    # From the beginning of a word on, and looked ahead from its @: each letter of a long one is read twice, no more.
+    "EMAIL": r"(?<![\w.+-])[\w.+-]+@(?=(?P<ahead>[\w-]+(?:\.[\w-]+)+))",
     "IP": r"(?a)(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?![\d.])"
     r"|(?<![\w:])(?:[0-9A-Fa-f]{1,4}:){3,7}[0-9A-Fa-f]{1,4}(?![\w:])",
     "MAC": r"(?a)(?<![\w:-])(?:[0-9A-Fa-f]{2}[:-]){5}[0-9A-Fa-f]{2}(?![\w:-])",
@@ -71,9 +72,10 @@ def patterns(own: Sequence[str] = ()) -> Finder:
     def find(text: str) -> Iterable[Span]:
         folded = _folded(text)
         for kind, pattern in compiled:
+            last = "ahead" if kind == "EMAIL" else 0
             for match in pattern.finditer(folded if kind != "OWN" else text):
-                if match.end() > match.start():
-                    yield Span(match.start(), match.end(), kind)
+                if match.end(last) > match.start():
+                    yield Span(match.start(), match.end(last), kind)
 
     return find
 

@@ -28,7 +28,6 @@ from yoriai.client.versions.channel_place import ChannelPlace
 from yoriai.client.versions.counting import Judged, check_counts, counts_event, measure, noised, vote_counts
 from yoriai.client.versions.given_counts import counts_file
 from yoriai.client.versions.own_checks import OwnChecks
-from yoriai.client.versions.pulling import JOB
 from yoriai.client.versions.version_bundle import read_bundle
 from yoriai.config import JobConfig, SiteConfig
 from yoriai.errors import BudgetError, IdentityError, PolicyError, YoriaiError
@@ -36,7 +35,7 @@ from yoriai.privacy.dp.accounting import SampledGaussian
 from yoriai.privacy.dp.randomness import RandomSource, SystemSource
 from yoriai.privacy.ledger.ledger import Ledger
 from yoriai.privacy.statements.counts_statement import CountsStatement, sign_counts
-from yoriai.privacy.statements.version_statement import PRODUCTION, STAGING, unverified_version
+from yoriai.privacy.statements.version_statement import JOB_FILE, PRODUCTION, STAGING, unverified_version
 from yoriai.strategies.adapter import AdapterState
 from yoriai.system.files import PRIVATE, make_private_folder, write_atomically
 
@@ -257,7 +256,7 @@ def _used(folder: Path) -> _Used:
         if (number := channel.current()) is None:
             raise FileNotFoundError
         place = channel.folder_of(number)
-        job = JobConfig.model_validate_json((place / JOB).read_bytes())
+        job = JobConfig.model_validate_json((place / JOB_FILE).read_bytes())
         run_id = unverified_version((place / STATEMENT).read_bytes()).run_id
         return _Used(number, run_id, Judged(job, AdapterState.from_bytes((place / VERSION).read_bytes())))
     except (OSError, ValueError, IdentityError):

@@ -8,9 +8,9 @@ from yoriai.client.versions.version_bundle import Bundle
 from yoriai.errors import PolicyError
 from yoriai.privacy.documents.adapter_facts import facts_of_version
 from yoriai.privacy.documents.model_card import CARD_FILE, card_text
+from yoriai.privacy.statements.version_statement import JOB_FILE
 
 PROMOTION, LINEAGE = "promotion", "lineage"
-JOB = "job.json"
 
 
 def pull(bundle: Bundle, place: ChannelPlace, session: ModelSession, *, may_be_older: bool = False) -> bool:
@@ -70,7 +70,7 @@ def _texts(bundle: Bundle) -> dict[str, str]:
     file = bundle.file
     older = {f"{LINEAGE}.{number}": signed for number, signed in enumerate(file.lineage, start=1)}
     return {
-        JOB: bundle.job.model_dump_json(by_alias=True),
+        JOB_FILE: bundle.job.model_dump_json(by_alias=True),
         CARD_FILE: card_text(facts_of_version(bundle.version, bundle.job), ()),
         STATEMENT: file.statement,
         PROMOTION: file.promotion,

@@ -26,6 +26,7 @@ STAGING: Final = "staging"
 PRODUCTION: Final = "production"
 CHANNELS: Final = (STAGING, PRODUCTION)
 VERSION_FILE: Final = "version.safetensors"
+JOB_FILE: Final = "job.json"  # Beside a version that a site has pulled; its digest is in the statement.
 
 _VERSION = SignedFormat(
     "the coordinator's statement about a version", "version", 1, remedy="have the coordinator export it again"

@@ -238,6 +238,19 @@ def test_peft_files_that_are_not_those_of_the_signed_version_are_found(pulled: P
     assert check(pulled).faults == ["what PEFT would read is not what version.safetensors holds"]
 
 
+def test_a_scale_that_is_not_the_signed_jobs_is_found(pulled: Path) -> None:
+    """The factors that are signed say nothing of it, and PEFT would add ten times what was trained."""
+    place = pulled / "adapter_config.json"
+    config = json.loads(place.read_text())
+    place.write_text(json.dumps(config | {"lora_alpha": 10 * config["lora_alpha"]}))
+    faults = ["adapter_config.json scales the adapter otherwise than the job of the statement"]
+    assert check(pulled, trust=trust()).faults == faults
+    job = json.loads((pulled / "job.json").read_text())
+    job["lora"]["alpha"] *= 10
+    (pulled / "job.json").write_text(json.dumps(job))
+    assert check(pulled, trust=trust()).faults == faults
+
+
 def test_a_versions_file_is_looked_at(session: ModelSession, make_job: JobMaker, tmp_path: Path) -> None:
     file = tmp_path / "version"
     file.write_bytes(Export(session, make_job()).file())
