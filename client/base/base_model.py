@@ -69,8 +69,9 @@ def choose_device(setting: str) -> torch.device:
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     present = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if setting.startswith("cuda") and int(setting.removeprefix("cuda:")) >= present:
+        build = "" if torch.version.cuda else "; this build of torch computes on CPUs alone"
         raise BaseModelError(
-            f"device {setting} is not there", found=f"{present} CUDA devices", remedy='set speed.device = "auto"'
+            f"device {setting} is not there", found=f"{present} CUDA devices{build}", remedy='set speed.device = "auto"'
         )
     return torch.device(setting)
 
@@ -101,8 +102,7 @@ def wrap_base(
 ) -> BaseModel:
     """Freeze a loaded model, move it to its device and check its digest.
 
-    The move comes before any adapter is attached: Opacus with PEFT trained corrupt adapters the other way round
-    (opacus issue 820).
+    The move comes before any adapter is attached, whose factors are then where the base is.
     """
     digest = base_digest(model, tokenizer)
     if expected_digest is not None and (unlike := difference(digest, expected_digest)) is not None:

@@ -104,9 +104,22 @@ def rows_for(run: Callable[[Sequence[int]], Tensor], tokens: int, most: int, dev
             each, (len(numbers), n).
         tokens: of each.
         most: records of a piece, at most.
-        device: where it runs.
+        device: where it runs. Where its memory runs out, pieces have half as many.
+
+    Raises:
+        torch.OutOfMemoryError: it does with a single record.
     """
     most = max(1, min(most, _TOKENS.get(device.type, _TOKENS_ELSEWHERE) // tokens))
+    while True:
+        try:
+            return _tried(run, most, device)
+        except torch.OutOfMemoryError:
+            if most == 1:
+                raise
+        most //= 2
+
+
+def _tried(run: Callable[[Sequence[int]], Tensor], most: int, device: torch.device) -> Rows:
     everything = list(range(most))
     if _agree(run, everything, [everything[:1], everything[-1:], everything[-3:]]):
         return Rows(most)

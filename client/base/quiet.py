@@ -7,10 +7,8 @@ from contextlib import contextmanager
 from functools import partial
 
 _HARMLESS = (
-    # transformers warns about its own attribute while Opacus and PEFT copy the model.
+    # transformers warns about its own attribute while PEFT copies the model.
     (r"`is_gradient_checkpointing` is deprecated", FutureWarning),
-    # The prefix is frozen on purpose, so nothing that enters the tail needs a gradient.
-    (r"Full backward hook is firing when gradients are computed with respect to module outputs", UserWarning),
     # The grid of orders is fixed; its end still gives a valid, slightly larger epsilon.
     (r"Optimal order is the (largest|smallest) alpha", UserWarning),
 )

@@ -43,7 +43,17 @@ def load_tokenizer(name: str, place: str, **options: Any) -> Any:
 
 
 def load_weights(name: str, place: str, **options: Any) -> Any:
-    """The model in fp32. Args and errors as `load_tokenizer`; also refused if a tensor is missing or not finite."""
+    """The model in fp32. Args and errors as `load_tokenizer`.
+
+    Also refused if a tensor is missing or not finite, or if the folder holds a model that another library quantised.
+    """
+    if "gguf_file" not in options and (method := _quantised(Path(place))):
+        raise BaseModelError(
+            f"base model {name} is quantised, and no gradients were shown to come through it",
+            found=method,
+            expected="weights in floating point, or a .gguf file, which is dequantised as it is loaded",
+            remedy="take the base's own weights: of nf4 a backward pass ran and no factor had a gradient",
+        )
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             place, dtype=torch.float32, output_loading_info=True, **options
@@ -79,6 +89,15 @@ def _unloadable(name: str, place: str, error: Exception) -> BaseModelError:
 
 def _refused(name: str, found: str, remedy: str) -> BaseModelError:
     return BaseModelError(f"base model {name} does not load", found=found, remedy=remedy)
+
+
+def _quantised(folder: Path) -> str:
+    """By which method a base's own configuration says that its weights are quantised; empty if it does not."""
+    try:
+        settings = json.loads((folder / "config.json").read_bytes())["quantization_config"]
+        return str(settings.get("bnb_4bit_quant_type") or settings.get("quant_method") or "an unnamed method")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return ""
 
 
 def _faults(folder: Path) -> Iterator[tuple[str, str]]:

@@ -8,20 +8,26 @@ and is all that training repeats.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 import torch
-from opacus.grad_sample import GradSampleModule
 from torch import Tensor, nn
 
 from yoriai.client.base.base_model import BaseModel
 from yoriai.client.base.pieces import Rows, Shape, filled, public_ids, rows_for, shape_of
 from yoriai.client.records.encoding import Example
+from yoriai.privacy.dp.record_gradients import RecordGradients
 from yoriai.strategies.adapter import AdapterState
 
 ENTER_AT_ONCE: Final = 64
 """Records whose entering states are computed at once, at most."""
+
+
+class Recorder(Protocol):
+    """A part of the tail whose factors' gradients go to `recorded_by`, by record, where that is not None."""
+
+    recorded_by: RecordGradients | None
 
 
 class FactorModel(ABC):
@@ -29,7 +35,7 @@ class FactorModel(ABC):
 
     Attributes:
         base: frozen.
-        tail: takes what is read of entering states; holds the factors that train, and gives each record's gradients.
+        tail: takes what is read of entering states; holds the factors that train.
         tail_threads: with which its passes are fastest on a CPU; None for as many as there are.
         state_width: entries of one row of an entering state.
         reading: another number whenever `read` would give something else of the same states.
@@ -37,7 +43,7 @@ class FactorModel(ABC):
     """
 
     base: BaseModel
-    tail: GradSampleModule
+    tail: nn.Module
     tail_threads: int | None = None
     state_width: int
     reading: int = 0
@@ -45,7 +51,6 @@ class FactorModel(ABC):
 
     def __init__(self, base: BaseModel) -> None:
         self.base = base
-        self._hooked: tuple[str, ...] | None = None
         self._rows: dict[Hashable, Rows] = {}
 
     @abstractmethod
@@ -91,33 +96,29 @@ class FactorModel(ABC):
         yield
 
     def set_trainable(self, factors: tuple[str, ...]) -> dict[str, nn.Parameter]:
-        """Let only these factors train; returns their parameters in the order of names.
-
-        Opacus keeps activations and counts of passes on the modules; what an interrupted pass left there goes.
-        """
+        """Let only these factors train; returns their parameters in the order of names."""
         trained = {}
         for name, parameter in self.factor_parameters().items():
             parameter.requires_grad_(name.rsplit(":", 1)[1] in factors)
             if parameter.requires_grad:
                 trained[name] = parameter
-            parameter._forward_counter = 0  # type: ignore[attr-defined]
-            parameter.grad_sample = parameter.grad = None  # type: ignore[attr-defined]
-            vars(parameter).pop("_current_grad_sample", None)
-        self.tail.eval()
-        for module in self._watched():
-            module.train()
-            vars(module).pop("activations", None)
-            vars(module).pop("max_batch_len", None)
-        if factors != self._hooked:
-            # Opacus hooks the maps that are trainable when it is told to, and fails on those that are frozen later.
-            self.tail.remove_hooks()
-            self.tail.add_hooks(loss_reduction="sum", batch_first=True)
-            self._hooked = factors
         return trained
 
+    @contextmanager
+    def recording(self, gradients: RecordGradients) -> Iterator[None]:
+        """As long as the context lasts, passes leave each record's gradient there, and none in the parameters."""
+        recorders = list(self._recorders())
+        for recorder in recorders:
+            recorder.recorded_by = gradients
+        try:
+            yield
+        finally:
+            for recorder in recorders:
+                recorder.recorded_by = None
+
     @abstractmethod
-    def _watched(self) -> Iterator[nn.Module]:
-        """The modules that hold factors: Opacus watches modules in training mode, and the base stays out of it."""
+    def _recorders(self) -> Iterator[Recorder]:
+        """What of the tail holds factors."""
 
     @torch.no_grad()
     def load(self, state: AdapterState) -> None:
@@ -135,6 +136,10 @@ class FactorModel(ABC):
         if key not in self._rows:
             self._rows[key] = find_out()
         return self._rows[key]
+
+    def keep_rows(self, key: Hashable, rows: Rows) -> None:
+        """From here on `rows` answers this for the key."""
+        self._rows[key] = rows
 
     def enter_rows(self, tokens: int, most: int) -> Rows:
         """How many records of that many tokens, `most` at most, may enter at once."""
@@ -178,11 +183,6 @@ class FactorModel(ABC):
     def _ids(self, examples: Sequence[Example], tokens: int) -> Tensor:
         """Token ids on the base's device, padded with 0: (B, tokens) int64."""
         return filled([example.token_ids for example in examples], tokens).to(self.base.device)
-
-
-def grad_sampled(tail: nn.Module) -> GradSampleModule:
-    """A tail whose every record's gradient Opacus keeps; losses are to be summed."""
-    return GradSampleModule(tail, batch_first=True, loss_reduction="sum", strict=False)
 
 
 def padded_tokens(example: Example, base: BaseModel) -> int:

@@ -25,11 +25,12 @@ from torch.nn import functional
 from yoriai.client.base.base_model import BaseModel
 from yoriai.client.base.pieces import Shape
 from yoriai.client.base.states import FrozenStates, Place, places
-from yoriai.client.model.factor_model import ENTER_AT_ONCE, FactorModel, grad_sampled, padded_tokens
+from yoriai.client.model.factor_model import ENTER_AT_ONCE, FactorModel, padded_tokens
 from yoriai.client.model.magnitude import check_factors, check_layout
 from yoriai.client.records.encoding import Example
 from yoriai.config import JobConfig
 from yoriai.errors import TrainingError
+from yoriai.privacy.dp.record_gradients import RecordGradients
 from yoriai.strategies.adapter import AdapterState, tensor_name
 from yoriai.strategies.head import HEAD_PATH
 
@@ -118,11 +119,13 @@ class HeadTail(nn.Module):
         super().__init__()
         self.score = nn.Linear(shape.features, shape.labels, bias=False)
         nn.init.zeros_(self.score.weight)
+        self.recorded_by: RecordGradients | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 1, features) -> logits (B, L)."""
-        logits: Tensor = self.score(x[:, 0]) / TEMPERATURE
-        return logits
+        gradients, weight = self.recorded_by, self.score.get_parameter("weight")
+        scores: Tensor = self.score(x[:, 0]) if gradients is None else gradients.linear(x[:, 0], weight)
+        return scores / TEMPERATURE
 
 
 class HeadModel(FactorModel):
@@ -142,12 +145,11 @@ class HeadModel(FactorModel):
         self.state_width = self._states.width + shape.words
         self.states_key = ("head", shape.places, shape.words)
         self._conditioning = _Conditioning(shape).to(base.device)
-        self._module = HeadTail(shape).to(base.device)
-        self.tail = grad_sampled(self._module)
+        self.tail: HeadTail = HeadTail(shape).to(base.device)
 
     def factor_parameters(self) -> dict[str, nn.Parameter]:
         """See FactorModel."""
-        found: dict[str, Any] = {_HEAD: self._module.score.weight}
+        found: dict[str, Any] = {_HEAD: self.tail.score.weight}
         fixed = self._conditioning
         for place, mean, onto in zip(self.head_shape.places, fixed.means, fixed.onto, strict=True):
             found |= {tensor_name(path_of(place), "M"): mean, tensor_name(path_of(place), "D"): onto}
@@ -178,7 +180,7 @@ class HeadModel(FactorModel):
     @torch.no_grad()
     def check_output(self) -> None:
         """Raise TrainingError if, with the factors as loaded, a public text gives logits that are not finite."""
-        if not bool(torch.isfinite(self._module(self.read(self._public_states))).all()):
+        if not bool(torch.isfinite(self.tail(self.read(self._public_states))).all()):
             raise TrainingError(
                 "with this round's head the model computes values that are not finite",
                 expected="finite logits for a few fixed tokens, before any record is looked at",
@@ -223,10 +225,9 @@ class HeadModel(FactorModel):
 
     def detach(self) -> None:
         """The base was never changed."""
-        self.tail.remove_hooks()
 
-    def _watched(self) -> Iterator[nn.Module]:
-        yield self._module.score
+    def _recorders(self) -> Iterator[HeadTail]:
+        yield self.tail
 
 
 def _presence(example: Example, buckets: int) -> np.ndarray:

@@ -26,8 +26,8 @@ from yoriai.client.base.layers import (
     uniform_layers,
 )
 from yoriai.client.base.pieces import Shape, shape_of
-from yoriai.client.model.factor_model import FactorModel, grad_sampled
-from yoriai.client.model.lora_parts import CoreB, Remainder
+from yoriai.client.model.factor_model import FactorModel
+from yoriai.client.model.lora_parts import CoreB, RecordedMap, Remainder
 from yoriai.client.model.magnitude import check_state, weight_norms
 from yoriai.client.model.tail import Tail
 from yoriai.client.records.encoding import Example
@@ -74,13 +74,15 @@ class AdaptedModel(FactorModel):
         if "R" in factors:
             for layer in self._layers.values():
                 layer.lora_B[_ADAPTER] = CoreB(lora.rank, layer.out_features).to(base.device)
+        self._recorded = [_recorded(layer, lora.alpha / lora.rank) for layer in self._layers.values()]
         self._remainders: dict[str, Remainder] = {}
         if "W" in factors:
             scale = lora.alpha / lora.rank
             self._remainders = {path: Remainder(m.get_base_layer(), scale) for path, m in self._layers.items()}
         self.first_layer = min(chosen) if uniform_layers(base.model.config) else 0
         self.prefix_module = slice_backbone(backbone, 0, self.first_layer, keep_norm=False)
-        self.tail = grad_sampled(Tail(slice_backbone(backbone, self.first_layer, layer_count, keep_norm=True)))
+        self.peft_model.eval()
+        self.tail: Tail = Tail(slice_backbone(backbone, self.first_layer, layer_count, keep_norm=True)).eval()
         self.state_width = int(base.model.config.hidden_size)
         # States depend on the base and on the layer they enter, not on the adapter: jobs may share them.
         self.states_key = ("layer", self.first_layer)
@@ -102,7 +104,7 @@ class AdaptedModel(FactorModel):
             found = output_logits(hidden, output_embedding, output_cap(self.base.model.config))
             one = self.final_hidden(self._probe, torch.tensor([2], device=self.base.device))
         if not torch.allclose(one, hidden[:, 2], rtol=1e-3, atol=1e-3 * float(hidden.abs().max()), equal_nan=True):
-            self.tail._module.can_stop_early = False
+            self.tail.can_stop_early = False
         if not torch.allclose(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()), equal_nan=True):
             self.detach()
             raise BaseModelError(
@@ -138,7 +140,6 @@ class AdaptedModel(FactorModel):
         """Take the adapter off the base again; this object is of no use afterwards."""
         for remainder in self._remainders.values():
             remainder.unfold()
-        self.tail.remove_hooks()
         self.peft_model.unload()
 
     def factor_parameters(self) -> dict[str, nn.Parameter]:
@@ -156,10 +157,8 @@ class AdaptedModel(FactorModel):
                 found[f"{path}:W"] = self._remainders[path].W
         return dict(sorted(found.items()))
 
-    def _watched(self) -> Iterator[nn.Module]:
-        for layer in self._layers.values():
-            for side in (layer.lora_A[_ADAPTER], layer.lora_B[_ADAPTER]):
-                yield from side.modules()
+    def _recorders(self) -> Iterator[RecordedMap]:
+        yield from self._recorded
 
     def check(self, state: AdapterState) -> None:
         """Raise AdapterError unless the state holds every factor of this model, of its shape, finite, in proportion."""
@@ -222,6 +221,15 @@ def svd_factors(model: AdaptedModel) -> dict[str, tuple[np.ndarray, np.ndarray]]
         scaled = left[:, : model.rank] * singular[: model.rank]
         factors[path] = (scaled.float().numpy(), right[: model.rank].float().numpy())
     return factors
+
+
+def _recorded(layer: Any, scale: float) -> RecordedMap:
+    """Let a PEFT layer pass through the one that records."""
+    b_side = layer.lora_B[_ADAPTER]
+    maps = [layer.lora_A[_ADAPTER], *([b_side.R, b_side.U] if isinstance(b_side, CoreB) else [b_side])]
+    factors = [factor.get_parameter("weight") for factor in maps]
+    layer.forward = RecordedMap(layer.forward, layer.get_base_layer(), factors, scale)
+    return layer.forward  # type: ignore[no-any-return]
 
 
 def _lora_layers(peft_model: nn.Module) -> Mapping[str, Any]:

@@ -60,6 +60,11 @@ class Piece:
     batch: Batch
     units: list[int]
 
+    @property
+    def shape(self) -> Shape:
+        """What its records are padded to."""
+        return Shape(self.batch.token_ids.shape[1], self.batch.targets.shape[1])
+
 
 class PreparedRecords:
     """Encoded records of one site and, when cached, their entering hidden states.

@@ -98,12 +98,9 @@ def _watched(model: AdaptedModel) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
         return hook
 
     handles = [model.adapted_layer(path).register_forward_hook(keep(path)) for path in model.maps]
-    hooked = model.tail.hooks_enabled
-    model.tail.disable_hooks()  # Opacus' own: no record's gradient is wanted.
     try:
         yield seen
     finally:
-        model.tail.hooks_enabled = hooked
         for handle in handles:
             handle.remove()
 

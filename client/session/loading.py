@@ -156,7 +156,6 @@ def _head_model(folder: Path, task: dict[str, Any], base: BaseModel) -> HeadMode
     named = places(task["states"], int(base.model.config.num_hidden_layers))
     model = HeadModel(base, HeadShape(named, base.width, task["directions"], task["words"], len(task["labels"])))
     model.load(AdapterState.from_bytes((folder / HEAD_FILE).read_bytes()))
-    model.tail.eval()
     return model
 
 

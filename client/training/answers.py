@@ -79,7 +79,6 @@ def both_answer(
     answers = []
     for adapter in (before, after):
         model.load(adapter)
-        model.tail.eval()
         answers.append([answer(model, example) for example in examples])
     return list(zip(*answers, strict=True))
 

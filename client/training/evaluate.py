@@ -39,7 +39,6 @@ def evaluate(
     """
     tell = progress or _untold
     model.load(adapter)
-    model.tail.eval()
     pieces: list[Tally] = []
     for batch in records.batches(range(len(records)), physical_batch_size):
         tell(sum(piece.records for piece in pieces), len(records))

@@ -8,8 +8,7 @@ nobody: a unit whose loss or gradient is not finite counts as zero. Whether the 
 beforehand, on public tokens (`FactorModel.check_output`).
 """
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self
 
@@ -17,16 +16,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from yoriai.client.base.device_memory import fitting, memory_of
 from yoriai.client.base.pieces import Rows as PieceRows
 from yoriai.client.base.pieces import Shape, public_ids, rows_for
 from yoriai.client.model.factor_model import FactorModel
-from yoriai.client.model.prepared import Batch, PreparedRecords
+from yoriai.client.model.prepared import Batch, Piece, PreparedRecords
 from yoriai.client.model.tasks import TaskHead
 from yoriai.client.training.plan import TrainingPlan
 from yoriai.errors import TrainingError
-from yoriai.privacy.dp.dpsgd import Block, ClippedGradientSum, Rows, block_gradients, take_gradients
+from yoriai.privacy.dp.dpsgd import ClippedGradientSum, Rows
 from yoriai.privacy.dp.mechanisms import poisson_sample
 from yoriai.privacy.dp.randomness import RandomSource
+from yoriai.privacy.dp.record_gradients import Block, RecordGradients
 from yoriai.privacy.job_terms.noise import NoNoise
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.rank_block import rank_block
@@ -99,29 +100,59 @@ class RoundGradients:
         total = ClippedGradientSum(list(self.trained.values()), clip_norm, list(self.blocks.values()), rows=rows)
         with self.model.threads():
             for piece in self.records.pieces(drawn, self._rows):
-                self._backward(piece.batch)
-                total.add_piece(piece.units)
+                for gradients, units in self._passed(piece):
+                    total.add_piece(gradients, units)
         if canaries is not None:
             for first in range(0, len(further), plan.physical_batch_size):
                 total.add_rows(canaries.rows(further[first : first + plan.physical_batch_size] - own))
         total.end_unit()
         return total
 
+    def _passed(self, piece: Piece) -> Iterator[tuple[Tensor, list[int]]]:
+        """Gradients of a piece's records and the units of the first of them; in smaller pieces where memory runs out.
+
+        The logical batch stays what was drawn. Where rows may share pieces of any size, not a bit changes either.
+        """
+        shape, rows = piece.shape, len(piece.batch.last)
+        if rows <= self._rows(shape).most:
+            try:
+                gradients = self._by_record(piece.batch)
+            except torch.OutOfMemoryError:
+                gradients = None
+            if gradients is not None:
+                yield gradients, piece.units
+                return
+            self._halve(shape, rows)
+        for chosen, count in self._rows(shape).cut(range(len(piece.units))):
+            yield from self._passed(Piece(piece.batch.take(chosen), [piece.units[row] for row in chosen[:count]]))
+
+    def _halve(self, shape: Shape, rows: int) -> None:
+        """Let pieces of a shape have half as many records from here on, as many as do fit on public ones."""
+        if self.model.base.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if rows == 1:
+            raise _too_large(shape)
+        self.model.keep_rows(self._key(shape), self._find_out(shape, rows // 2))
+
+    def _key(self, shape: Shape) -> Hashable:
+        return ("gradients", shape, self.plan.physical_batch_size, self.head, self.plan.factors, self.plan.rank)
+
     def _rows(self, shape: Shape) -> PieceRows:
         """How many records of a shape may pass at once, so that no gradient depends on the others."""
-        most = self.plan.physical_batch_size
-        key = ("gradients", shape, most, self.head, self.plan.factors, self.plan.rank)
-        return self.model.rows(key, lambda: self._find_out(shape, most))
+        return self.model.rows(self._key(shape), lambda: self._find_out(shape, self.plan.physical_batch_size))
 
     def _find_out(self, shape: Shape, most: int) -> PieceRows:
-        batch, trained = self._public_batch(shape, most), list(self.trained.values())
+        batch, device = self._public_batch(shape, most), self.model.base.device
 
         def run(rows: Sequence[int]) -> Tensor:
-            self._backward(batch.take(rows))
-            return take_gradients(trained, list(self.blocks.values()))
+            return self._by_record(batch.take(rows))
 
         with self.model.stirred():
-            return rows_for(run, shape.tokens, most, self.model.base.device)
+            try:
+                fit = fitting(lambda count: run(range(count)), most, memory_of(device))
+                return rows_for(run, shape.tokens, fit, device)
+            except torch.OutOfMemoryError as error:
+                raise _too_large(shape) from error
 
     def _public_batch(self, shape: Shape, rows: int) -> Batch:
         """Records of random numbers, as far as the layers that train are concerned."""
@@ -137,18 +168,28 @@ class RoundGradients:
             labels=torch.zeros(rows, dtype=torch.int64, device=device),
         )
 
-    def _backward(self, piece: Batch) -> None:
-        """Leave the per-record gradients of a physical piece behind."""
-        device, plan = self.model.base.device, self.plan
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+    def _by_record(self, piece: Batch) -> Tensor:
+        """Each record's gradient over the rank's blocks, (B, n) float32: neither clipped nor safe."""
+        device = self.model.base.device
+        gradients = RecordGradients(list(self.trained.values()), list(self.blocks.values()))
+        with (
+            self.model.recording(gradients),
+            torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"),
+        ):
             hidden = self.head.hidden(self.model, piece)
         losses = self.head.losses(hidden, piece)  # In fp32: a prior is subtracted from logits of its own size.
-        if isinstance(plan.noise, NoNoise) and not bool(torch.isfinite(losses).all()):
+        if isinstance(self.plan.noise, NoNoise) and not bool(torch.isfinite(losses).all()):
             raise TrainingError(
                 "the loss of a record is not a number",
                 expected="finite losses",
                 remedy="lower the learning rate, or check the base model and the records",
             )
-        held_only = {parameter: self.blocks[name] for name, parameter in self.trained.items()}
-        with nullcontext() if plan.rank is None else block_gradients(self.model.tail, held_only):
-            losses.sum().backward()  # type: ignore[no-untyped-call]
+        losses.sum().backward()  # type: ignore[no-untyped-call]
+        return gradients.take()
+
+
+def _too_large(shape: Shape) -> TrainingError:
+    return TrainingError(
+        f"one record of {shape.tokens} tokens does not fit the device's memory in training",
+        remedy="lower task.max_tokens or lora.layers, or train on a device with more memory",
+    )

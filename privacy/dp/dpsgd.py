@@ -5,32 +5,24 @@ A unit is what is protected: one record, or one owner with all of their records.
 records' (as for users in McMahan et al. 2018, "Learning differentially private recurrent language models", with one
 step in place of several), and that sum is clipped as one.
 
-Opacus computes the per-record gradients (`parameter.grad_sample`). Clipping, the sum over the pieces of a batch, the
-noise and the public divisor are done here, because the noise must come from a cryptographic stream, the divisor must
-not be the live batch size, and a release must return the event that it costs.
+`record_gradients.py` makes the per-record gradients. Clipping, the sum over the pieces of a batch and the noise are
+done here: the noise must come from a cryptographic stream, and a release must return the event that it costs.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
 import torch
-from opacus.grad_sample import GradSampleModule
 from torch import Tensor, nn
 
 from yoriai.errors import TrainingError
 from yoriai.privacy.dp.accounting import SampledGaussian
 from yoriai.privacy.dp.mechanisms import clip_factors, gaussian_mechanism
 from yoriai.privacy.dp.randomness import RandomSource
+from yoriai.privacy.dp.record_gradients import Block
 
-Block = tuple[slice, ...]
-"""A part of a parameter, one slice an axis; () is all of it."""
-
-
-# Entries of gradients that are laid out as flat rows at a time, so that the copy stays small beside Opacus' own.
-_ENTRIES_AT_A_TIME = 1 << 22
 _CHUNK = 1 << 16
 # A finished row may be longer than the clip norm by this share: far above what rounding does in float64, and far below
 # what would matter beside the noise.
@@ -58,13 +50,13 @@ class ClippedGradientSum:
         that differ with the other records of their batch before they come here. See `yoriai.client.base.pieces`.
     Edge cases: a unit whose gradient is not finite counts as zero; an empty batch sums to zero and is noised like any
         other.
-    Memory: beyond what Opacus fills, some units' rows at a time, and three vectors of float64.
+    Memory: one vector of float64, and another while a unit has several records.
 
     Args:
-        parameters: trainable tensors, whose `grad_sample` (N, *shape) Opacus fills.
+        parameters: trainable tensors.
         clip_norm: bound on one unit's gradient norm; None sums without a bound, and such a sum cannot be released.
         blocks: block of each parameter that trains; None for all of it. What lies outside is neither counted in a
-            unit's norm, nor summed, nor noised. See `block_gradients` for not computing it in the first place.
+            unit's norm, nor summed, nor noised.
         rows: takes the clipped gradients in place of this object's own sum, which then stays zero.
     """
 
@@ -76,50 +68,53 @@ class ClippedGradientSum:
         *,
         rows: Rows | None = None,
     ) -> None:
-        self._parameters = list(parameters)
-        self._rows = rows
-        self._blocks = [() for _ in self._parameters] if blocks is None else list(blocks)
-        self._clip_norm = clip_norm
-        self._shapes = [p[block].shape for p, block in zip(self._parameters, self._blocks, strict=True)]
-        self._sum = torch.zeros(sum(map(math.prod, self._shapes)), dtype=torch.float64, device=parameters[0].device)
+        chosen = [()] * len(parameters) if blocks is None else blocks
+        entries = sum(parameter[block].numel() for parameter, block in zip(parameters, chosen, strict=True))
+        self._rows, self._clip_norm = rows, clip_norm
+        self._sum = torch.zeros(entries, dtype=torch.float64, device=parameters[0].device)
+        self._work = torch.empty(len(_chunks(self._sum)[0]), dtype=torch.float64, device=self._sum.device)
         self._begun: set[int] = set()
         self._open: tuple[int, Tensor] | None = None
-        self._clear()  # What a round that broke off left behind belongs to no record of this batch.
 
     @torch.no_grad()
-    def add_piece(self, units: Sequence[int] | None = None) -> None:
-        """Take the per-record gradients that one backward pass left, clip and add those of whole units, clear them.
+    def add_piece(self, gradients: Tensor, units: Sequence[int] | None = None) -> None:
+        """Clip and add the gradients of whole units, from those of each record of a piece.
 
         Args:
+            gradients: (N, n), of the blocks in the order of the parameters, as `RecordGradients.take` gives them.
             units: whose record each of the piece's first rows is, by any number; what lies after them does not count.
                 None where every row is a unit of its own. The last unit of a piece stays open, because its records
                 may go on in the next one.
 
         Raises:
-            TrainingError: a parameter got no per-record gradients, or those of another number of records, or of
-                several passes; there are more units than rows; or a unit comes back after another one.
+            TrainingError: rows are of another length; there are more units than rows; or a unit comes back after
+                another one.
         """
-        gradients = [_grad_sample(p, block) for p, block in zip(self._parameters, self._blocks, strict=True)]
-        if len({len(gradient) for gradient in gradients}) != 1:
-            raise TrainingError("the trained factors hold gradients of different numbers of records")
-        self._clear()
+        if gradients.shape[1] != len(self._sum):
+            raise TrainingError(
+                "gradients are of another size than the trained factors",
+                found=f"{gradients.shape[1]} numbers a record",
+                expected=str(len(self._sum)),
+            )
         if units is None:
-            for row in _rows(gradients):
-                self._add(row.double())
+            for row in gradients:
+                self._add(row)
             return
-        if len(units) > len(gradients[0]):
+        if len(units) > len(gradients):
             raise TrainingError("a piece has fewer gradients than records")
-        for unit, row in zip(units, _rows(gradients), strict=False):
+        for unit, row in zip(units, gradients, strict=False):
             self._add_record(unit, row)
+        if self._open is not None:  # On its own, so that the piece's memory is given back.
+            self._open = (self._open[0], self._open[1].double())
 
     def _add_record(self, unit: int, row: Tensor) -> None:
         """Add a record's row (n,) to its unit's, after ending the unit before it."""
         if self._open is not None and self._open[0] == unit:
-            self._open[1].add_(row)
+            self._open = (unit, self._open[1].double().add_(row))
             return
         self._check_new(unit)
         self.end_unit()
-        self._open = (unit, row.double())
+        self._open = (unit, row)
 
     def _check_new(self, unit: int) -> None:
         if unit in self._begun:
@@ -137,41 +132,41 @@ class ClippedGradientSum:
             self._add(row)
 
     def _add(self, row: Tensor) -> None:
-        """Clip and add the gradient of a whole unit, (n,) float64, which is overwritten."""
-        finished = self._finished(row)
+        """Clip and add the gradient of a whole unit, (n,) float32 or float64."""
+        factor = self._factor(row)
         if self._rows is not None:
+            finished = torch.zeros_like(self._sum) if factor is None else row.double() * factor
             self._rows.add(finished[None].cpu().numpy())
-            return
-        for total, part in zip(_chunks(self._sum), _chunks(finished), strict=True):
-            total.add_(part)
+        elif factor is not None:
+            for total, part in zip(_chunks(self._sum), _chunks(row), strict=True):
+                total.add_(self._scaled(part, factor))
 
-    def _finished(self, row: Tensor) -> Tensor:
-        """A unit's row (n,) float64, clipped in place; zero where it is not finite, or still too long."""
-        norm = _norm(row)
+    def _factor(self, row: Tensor) -> float | None:
+        """What a unit's row (n,) is multiplied with; None where it counts as zero: not finite, or still too long."""
+        norm = self._norm(row, 1.0)
+        if not math.isfinite(norm):
+            return None
         if self._clip_norm is None:
-            return row if math.isfinite(norm) else row.zero_()
+            return 1.0
         factor = float(clip_factors(np.array([norm]), self._clip_norm)[0])
-        if factor == 1.0:
-            return row
-        for part in _chunks(row):
-            part.mul_(factor)
-        return row if _norm(row) <= self._clip_norm * (1.0 + _ROUNDING) else row.zero_()
+        # Multiplied out, and measured as it will be added.
+        finished = norm if factor == 1.0 else self._norm(row, factor)
+        return factor if finished <= self._clip_norm * (1.0 + _ROUNDING) else None
 
-    @torch.no_grad()
+    def _norm(self, row: Tensor, factor: float) -> float:
+        return math.sqrt(sum(_squared(self._scaled(part, factor)) for part in _chunks(row)))
+
+    def _scaled(self, part: Tensor, factor: float) -> Tensor:
+        """A part of a row times a factor, in float64 that stays in a core's cache; until the next part."""
+        work = self._work[: len(part)].copy_(part)
+        return work if factor == 1.0 else work.mul_(factor)
+
     def add_rows(self, rows: np.ndarray) -> None:
         """Clip and add gradients that are given as rows (N, n), in the order of `flat`, as those of N records.
 
-        For an audit's canaries: from here on they go the way that Opacus' gradients of real records go.
+        For an audit's canaries: from here on they go the way that the gradients of real records go.
         """
-        start = 0
-        for parameter, block, shape in zip(self._parameters, self._blocks, self._shapes, strict=True):
-            samples = parameter.new_zeros((len(rows), *parameter.shape))
-            stop = start + math.prod(shape)
-            given = torch.as_tensor(rows[:, start:stop]).to(samples)
-            samples[(slice(None), *block)] = given.view(len(rows), *shape)
-            parameter.grad_sample = samples  # type: ignore[attr-defined]
-            start = stop
-        self.add_piece()
+        self.add_piece(torch.as_tensor(rows).to(self._sum.device, torch.float32))
 
     def flat(self) -> np.ndarray:
         """The sum as one float64 vector (n,): blocks blocks in the order of the parameters. Private until noised.
@@ -199,23 +194,6 @@ class ClippedGradientSum:
             source=source,
         )
 
-    def _clear(self) -> None:
-        _clear(self._parameters)
-
-
-@torch.no_grad()
-def take_gradients(parameters: Sequence[nn.Parameter], blocks: Sequence[Block]) -> Tensor:
-    """The per-record gradients that one backward pass left, (N, n) float32, neither clipped nor safe; clears them."""
-    gradients = [_grad_sample(p, block) for p, block in zip(parameters, blocks, strict=True)]
-    _clear(parameters)
-    return torch.cat([gradient.flatten(1) for gradient in gradients], dim=1)
-
-
-def _clear(parameters: Sequence[nn.Parameter]) -> None:
-    for parameter in parameters:
-        parameter.grad_sample = None  # type: ignore[attr-defined]
-        parameter.grad = None
-
 
 def split_like(
     vector: np.ndarray, parameters: Sequence[nn.Parameter], blocks: Sequence[Block] | None = None
@@ -229,46 +207,6 @@ def split_like(
         inside.copy_(torch.from_numpy(vector[start:stop]).view(inside.shape))
         yield whole
         start = stop
-
-
-@contextmanager
-def block_gradients(network: GradSampleModule, blocks: Mapping[nn.Parameter, Block]) -> Iterator[None]:
-    """Within it, Opacus computes the per-record gradients of linear maps for these blocks of their weights only.
-
-    What that saves: memory and work for the gradients outside the blocks, N times the entries left out, which is what
-    a rank costs in training beyond a plain forward pass. What it does not save: the forward pass and the gradients of
-    activations, which go through the whole adapter.
-
-    Args:
-        blocks: block (rows, columns) of each weight that trains. Maps without bias.
-    """
-
-    def sampler(layer: nn.Linear, activations: list[Tensor], backprops: Tensor) -> dict[nn.Parameter, Tensor]:
-        weight = layer.get_parameter("weight")
-        if weight not in blocks:
-            return {}
-        rows, columns = blocks[weight]
-        entering = activations[0][..., columns].to(backprops.dtype)  # (N, ..., in)
-        return {weight: torch.einsum("n...i,n...j->nij", backprops[..., rows], entering)}
-
-    # On this one module, in front of the table that all of Opacus shares.
-    network.GRAD_SAMPLERS = {**GradSampleModule.GRAD_SAMPLERS, nn.Linear: sampler}
-    try:
-        yield
-    finally:
-        del network.GRAD_SAMPLERS
-
-
-def _rows(gradients: Sequence[Tensor]) -> Iterator[Tensor]:
-    """Each record's gradient as one flat row (n,), from what each parameter has of it, (N, *shape)."""
-    entries = sum(gradient[0].numel() for gradient in gradients)
-    at_a_time = max(1, _ENTRIES_AT_A_TIME // entries)
-    for first in range(0, len(gradients[0]), at_a_time):
-        yield from torch.cat([g[first : first + at_a_time].flatten(1) for g in gradients], dim=1)
-
-
-def _norm(vector: Tensor) -> float:
-    return math.sqrt(sum(map(_squared, _chunks(vector))))
 
 
 def _squared(vector: Tensor) -> float:
@@ -287,17 +225,3 @@ def _chunks(vector: Tensor) -> Sequence[Tensor]:
     """A vector in pieces that stay in a core's cache while they are worked on; cut by its length alone."""
     whole = vector.device.type != "cpu" or len(vector) <= _CHUNK
     return (vector,) if whole else torch.split(vector, _CHUNK)
-
-
-def _grad_sample(parameter: nn.Parameter, block: Block) -> Tensor:
-    """Opacus' per-record gradients of a block of one parameter, (N, *shape of the block)."""
-    samples = parameter.grad_sample  # type: ignore[attr-defined]
-    if not isinstance(samples, Tensor):
-        # A list holds several backward passes: whether its rows are the same records or others, nobody can tell.
-        raise TrainingError(
-            "a trained factor has no per-record gradients of one backward pass",
-            found="several passes" if samples else "none",
-            expected="one forward, one backward, one piece",
-        )
-    # Of gradients that were computed for the block alone, the same slices take everything.
-    return samples[(slice(None), *block)].float()

@@ -120,7 +120,6 @@ def _each_loss(job: JobConfig, session: ModelSession, found: Candidates, adapter
     """Every candidate's loss under an adapter. (n,)."""
     model, head = session.model(job), session.head(job)
     model.load(adapter)
-    model.tail.eval()
     prepared = session.prepare(found.records, job)
     # Batches come by length and then by place, and so must the places that their losses go to.
     order = sorted(range(len(prepared)), key=lambda place: (len(prepared.examples[place].token_ids), place))

@@ -86,7 +86,7 @@ class _Others:
         own, holders = member.position, graph[member.position]
         if _MEASURED in holders:
             pair = (self.secrets[own],)
-            sealed = seal_shares(keys, own, self._encryption[own], pair, holders, os.urandom)
+            sealed = seal_shares(keys, member, self._encryption[own], pair, holders)
         else:
             sealed = {holder: os.urandom(wire.sealed_bytes(1)) for holder in holders}
         return SealedShares((seed_commitment(keys, 0, own, self.secrets[own][0]),), sealed).encode()
@@ -96,7 +96,7 @@ class _Others:
     ) -> bytes:
         """A masked update whose masks are those that do not cancel between two of these sites."""
         partners = neighbours(own.position, graph) & (gone | {_MEASURED})
-        masks = own_masks(keys, own.position, self.secrets[own.position], partners)
+        masks = own_masks(keys, own, self.secrets[own.position], partners)
         return masked_update(keys, own, Update(os.urandom(16), common), masks)
 
     def released(
@@ -111,10 +111,12 @@ class _Others:
             split = shamir.split(secret, keys.plan.threshold, points, os.urandom)
             for holder, point in zip(holders, points, strict=True):
                 held[holder][owner] = (kind, split[point])
+        members = {member.position: member for member in self._members}
         _, body = keys.open_sealed(shares, MessageKind.SEALED_SHARES)
         for holder, sealed in SealedShares.decode(body, 1).sealed.items():
             if holder in held:
-                ((seed, _),) = open_shares(keys, holder, self._encryption[holder], {_MEASURED: sealed})[_MEASURED]
+                opened = open_shares(keys, members[holder], self._encryption[holder], {_MEASURED: sealed})
+                ((seed, _),) = opened[_MEASURED]
                 held[holder][_MEASURED] = (ShareKind.SEED, seed)
         return held
 

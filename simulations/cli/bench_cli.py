@@ -202,6 +202,57 @@ def tuning(
 
 
 @bench.command()
+def dpsgd(
+    base: Annotated[
+        str, typer.Option("--base", help="Base model, or one with random weights: random-llama-1b, random-llama-8b.")
+    ] = "smollm2-135m-instruct",
+    adapter: Annotated[str, typer.Option("--adapter", help="lora or core.")] = "lora",
+    rank: Annotated[int, typer.Option(min=1, help="Of the adapter.")] = 8,
+    maps: Annotated[str, typer.Option("--maps", help="Names of the adapted linear maps.")] = (
+        "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"
+    ),
+    layers: Annotated[str, typer.Option("--layers", help="all, or last:K.")] = "last:8",
+    batch: Annotated[int, typer.Option(min=1, help="Records of a step.")] = 32,
+    length: Annotated[int, typer.Option(min=1, help="Tokens of a record.")] = 24,
+    device: Annotated[str, typer.Option("--device", help="cpu, or cuda:N.")] = "cpu",
+    threads: Annotated[int, typer.Option(min=1, help="Threads that PyTorch computes with.")] = 2,
+    repeats: Annotated[int, typer.Option(min=1, help="Steps that are timed, after two that are not.")] = 7,
+    way: Annotated[
+        list[str] | None,
+        typer.Option("--way", help="plain, plain_strict, opacus, opacus_ghost or yoriai; several times; default: all."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """What each record's own clipped gradient costs a step: plain, Opacus' two ways, Yoriai's; seconds and memory."""
+    from yoriai.simulations.bench.dpsgd import WAYS, DpsgdPlan, bench_dpsgd
+
+    names = tuple(name.strip() for name in maps.split(","))
+    plan = DpsgdPlan(base, adapter, rank, names, layers, batch, length, device, threads, repeats)
+    with say_while("measuring a step") as now:
+        found = bench_dpsgd(plan, way or WAYS, now)
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+        return
+    table = Table(f"{batch} x {length}", box=None, pad_edge=False)
+    for heading in ("a step", "ratio", "of processor", "tokens/s", "peak memory", "ratio"):
+        table.add_column(heading, justify="right")
+    for name, one in found["ways"].items():
+        ratios = {key: f"{value:.2f}" for key, value in found["ratios"].get(name, {}).items()}
+        table.add_row(
+            name.replace("_", ", "),
+            f"{one['step_s']:.3f} s",
+            ratios.get("step_s", ""),
+            f"{one['step_cpu_s']:.3f} s",
+            f"{one['tokens_per_s']:,.0f}",
+            f"{one['peak_memory_mb']:,.0f} MB",
+            ratios.get("peak_memory_mb", ""),
+        )
+    Console().print(table)
+    if noise := sum(one["noise_s"] for one in found["ways"].values()):
+        say(f"the noise of one release: {noise:.3f} s on top")
+
+
+@bench.command()
 def edge(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run, or of an adapter.")],
     data: Annotated[

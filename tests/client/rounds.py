@@ -1,6 +1,6 @@
 """One site's round on a tiny model: a plan, records, heads whose gradients are known, and sources of known noise."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from tests.client.conftest import LABELS, start_for
+from yoriai.client.model.factor_model import FactorModel
 from yoriai.client.model.lora import AdaptedModel
 from yoriai.client.model.measure import Tally
 from yoriai.client.model.prepared import Batch, PreparedRecords
@@ -17,6 +18,7 @@ from yoriai.client.training.plan import TrainingPlan
 from yoriai.client.training.train import train_round
 from yoriai.privacy.dp.mechanisms import grid_step
 from yoriai.privacy.dp.randomness import SeededSource
+from yoriai.privacy.dp.record_gradients import RecordGradients
 from yoriai.privacy.dp.skellam import SkellamTable
 from yoriai.privacy.job_terms.noise import LocalNoise
 from yoriai.strategies.rule import get_rule
@@ -117,6 +119,18 @@ def update(model: AdaptedModel, rule: str, plan: TrainingPlan, **more: Any) -> n
     plan = replace(plan, factors=get_rule(rule).trainable(0))
     start, records, head = (arguments.pop(key) for key in ("start", "records", "head"))
     return train_round(model, start, records, head, plan, **arguments).update.flatten()
+
+
+def by_record(
+    model: FactorModel, factors: tuple[str, ...], losses: Callable[[], torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Each record's gradient of each of these factors, (N, *shape), by name."""
+    trained = model.set_trainable(factors)
+    gradients = RecordGradients(list(trained.values()))
+    with model.recording(gradients):
+        losses().sum().backward()  # type: ignore[no-untyped-call]
+    parts = gradients.take().split([p.numel() for p in trained.values()], dim=1)
+    return {name: part.reshape(-1, *trained[name].shape) for name, part in zip(trained, parts, strict=True)}
 
 
 class Given:

@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from tests.client.conftest import LABELS, JobMaker, start_for
-from yoriai.client.model.lora import AdaptedModel
 from yoriai.client.model.tasks import LabelHead
 from yoriai.client.records.encoding import Example
 from yoriai.client.records.records import Record
@@ -52,24 +51,26 @@ def test_the_batch_size_changes_no_count(session: ModelSession, make_job: JobMak
     assert tallies[0].loss == pytest.approx(tallies[1].loss, rel=1e-5)
 
 
-def activations(model: AdaptedModel) -> list[str]:
-    """The modules on which Opacus has kept what entered them, for a backward pass that is to come."""
-    return [name for name, module_ in model.tail.named_modules() if vars(module_).get("activations")]
-
-
-def test_measuring_leaves_no_gradient_and_no_activation_behind(session: ModelSession, make_job: JobMaker) -> None:
+def test_measuring_leaves_no_gradient_and_keeps_nothing_for_one(session: ModelSession, make_job: JobMaker) -> None:
     job = make_job()
     model = session.model(job)
-    model.load(start_for(model, "core"))
-    model.set_trainable(("R",))
     start, records, head = start_for(model, "core"), session.prepare(ORDERS, job), session.head(job)
-    (batch,) = records.batches(range(len(records)), len(records))
-    head.hidden(model, batch)  # A pass in training leaves some, which shows that they are looked for where they lie.
-    assert activations(model)
-    model.set_trainable(("R",))
-    evaluate(model, start, records, head, physical_batch_size=4)
-    assert activations(model) == []
-    assert all(parameter.grad_sample is None for parameter in model.factor_parameters().values())  # type: ignore[attr-defined]
+    model.load(start)
+    trained = model.set_trainable(("R",))
+    kept: list[torch.Tensor] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        (batch,) = records.batches(range(len(records)), len(records))
+        head.hidden(model, batch)
+        assert kept  # In training something is.
+        kept.clear()
+        evaluate(model, start, records, head, physical_batch_size=4)
+    assert not kept
+    assert all(parameter.grad is None for parameter in trained.values())
 
 
 def test_no_records_give_no_score(session: ModelSession, make_job: JobMaker) -> None:

@@ -59,7 +59,6 @@ def test_a_family_is_taken_from_its_folder_to_the_export(family: str, tmp_path: 
     )  # One step over each record's own clipped gradient.
     model.load(start)
     parameters = list(model.set_trainable(get_rule(rule).trainable(0)).values())
-    model.tail.disable_hooks()
     expected = np.zeros_like(found, np.float64)
     for loss in _losses_of_transformers(model, session, job):
         row = torch.cat([part.flatten() for part in torch.autograd.grad(loss, parameters)]).double().numpy()

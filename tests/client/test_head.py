@@ -145,7 +145,7 @@ def test_what_the_head_reads_of_a_record_has_norm_one_at_most(session: ModelSess
     model.load(started(session, job))
     (batch,) = session.prepare(RECORDS, job).batches(range(5), 5)
     kept: list[torch.Tensor] = []
-    hook = model.tail._module.score.register_forward_pre_hook(lambda _module, inputs: kept.append(inputs[0]))
+    hook = model.tail.score.register_forward_pre_hook(lambda _module, inputs: kept.append(inputs[0]))
     model.tail(batch.entering)
     hook.remove()
     norms = kept[0].detach().norm(dim=1)
@@ -186,7 +186,7 @@ def test_a_records_gradient_is_the_error_times_what_is_read(session: ModelSessio
     (batch,) = session.prepare(RECORDS, job).batches(range(5), 5)
     model.load(state)
     kept: list[torch.Tensor] = []
-    hook = model.tail._module.score.register_forward_pre_hook(lambda _module, inputs: kept.append(inputs[0]))
+    hook = model.tail.score.register_forward_pre_hook(lambda _module, inputs: kept.append(inputs[0]))
     with torch.no_grad():
         logits = model.tail(batch.entering)
     hook.remove()

@@ -1,7 +1,5 @@
 """A site that trains the leading directions only: what it clips, what it noises, and what it never computes."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -15,11 +13,11 @@ from tests.client.rounds import PLAN, CountingSource, NoLoss, examples, label_he
 from yoriai.client.model.lora import AdaptedModel
 from yoriai.client.offer.policy import plain_rank, signed_rank
 from yoriai.client.site.job import training_plan
-from yoriai.client.training import gradients as module
 from yoriai.client.training.plan import TrainingPlan
 from yoriai.client.training.train import train_round
 from yoriai.config import PolicySection
 from yoriai.errors import PolicyError
+from yoriai.privacy.dp import record_gradients
 from yoriai.privacy.dp.randomness import SeededSource
 from yoriai.privacy.identity.roster import Roster, RosterEntry
 from yoriai.privacy.job_terms.noise import LocalNoise, NoNoise
@@ -49,7 +47,6 @@ def test_the_private_step_clips_each_record_by_what_it_holds(attach: Attach, rul
     records, head = prepared(model), label_head()
     model.load(start_for(model, rule))
     trained = model.set_trainable(get_rule(rule).trainable(0))
-    model.tail.disable_hooks()
     sums = {name: np.zeros(tuple(p.shape)) for name, p in trained.items()}
     for index in range(len(records)):
         (batch,) = records.batches([index], 1)
@@ -60,7 +57,6 @@ def test_the_private_step_clips_each_record_by_what_it_holds(attach: Attach, rul
         assert norm > plan.clip_norm
         for name, tensor in narrow.tensors.items():
             sums[name] -= tensor * (plan.clip_norm / norm)
-    model.tail.enable_hooks()
     # Of a start at zero an update this short loses nothing to rounding; here it is small beside the adapter's values.
     found = update(model, rule, plan)
     for name, expected in sums.items():
@@ -83,23 +79,19 @@ def test_noise_is_drawn_for_held_entries_only_and_nothing_else_moves(attach: Att
 def test_gradients_outside_the_block_are_not_computed(
     attach: Attach, rule: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, shapes = attach(rule), {}
-    genuine = module.block_gradients
+    model, shapes = attach(rule), set()
+    genuine = torch.bmm
 
-    @contextmanager
-    def watched(*given: Any) -> Iterator[None]:
-        with genuine(*given):
-            yield
-        for name, parameter in model.factor_parameters().items():
-            if parameter.requires_grad:
-                shapes[name] = (tuple(parameter.grad_sample.shape[1:]), tuple(parameter.shape))  # type: ignore[attr-defined]
+    def watched(left: torch.Tensor, right: torch.Tensor, **more: Any) -> torch.Tensor:
+        shapes.add((left.shape[1], right.shape[2]))
+        return genuine(left, right, **more)
 
-    monkeypatch.setattr(module, "block_gradients", watched)
+    monkeypatch.setattr(record_gradients.torch, "bmm", watched)
     update(model, rule, replace(PLAN, rank=RANK))
-    assert shapes
-    for name, (kept, whole) in shapes.items():
-        assert kept == tuple(part.stop for part in rank_block(name, whole, RANK))
-        assert kept != whole
+    trained = model.set_trainable(get_rule(rule).trainable(0))
+    whole = {name: tuple(parameter.shape) for name, parameter in trained.items()}
+    assert shapes == {tuple(part.stop for part in rank_block(name, shape, RANK)) for name, shape in whole.items()}
+    assert not shapes & set(whole.values())
 
 
 @pytest.mark.parametrize("rule", RULES)

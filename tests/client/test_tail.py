@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional
 
 from tests.client.conftest import Attach, start_for
+from tests.client.rounds import by_record
 from tests.tiny import tiny_llama, tiny_tokenizer
 from yoriai.client.base.base_model import wrap_base
 from yoriai.client.model import tail
@@ -16,12 +17,14 @@ ROWS = torch.arange(3)
 
 
 def _record_gradients(model: AdaptedModel, factors: tuple[str, ...], *, early: bool) -> list[torch.Tensor]:
-    """Opacus' per-record gradients of a loss at each record's own position."""
-    parameters = model.set_trainable(factors)
+    """The gradients of a loss at each record's own position."""
     entering = model.prefix(TOKENS)
-    hidden = model.final_hidden(entering, AT) if early else model.final_hidden(entering)[ROWS, AT]
-    functional.cross_entropy(hidden, torch.tensor([1, 2, 3]), reduction="sum").backward()
-    return [p.grad_sample for p in parameters.values()]  # type: ignore[attr-defined]
+
+    def losses() -> torch.Tensor:
+        hidden = model.final_hidden(entering, AT) if early else model.final_hidden(entering)[ROWS, AT]
+        return functional.cross_entropy(hidden, torch.tensor([1, 2, 3]), reduction="none")
+
+    return list(by_record(model, factors, losses).values())
 
 
 @pytest.mark.parametrize("rule", ["core", "fedavg"])
@@ -51,7 +54,7 @@ def test_the_last_layers_feed_forward_part_runs_on_one_row_a_record(attach: Atta
     model = attach("core")
     seen: list[tuple[int, ...]] = []
     with torch.no_grad():
-        layers = model.tail._module.decoder.layers
+        layers = model.tail.decoder.layers
         hooks = [layer.mlp.register_forward_hook(lambda _m, args, _out: seen.append(args[0].shape)) for layer in layers]
         model.final_hidden(model.prefix(TOKENS), AT)
     for hook in hooks:
@@ -67,7 +70,7 @@ def test_layers_of_another_build_run_whole_and_give_the_same(attach: Attach, mon
         expected = known.final_hidden(known.prefix(TOKENS), AT)
     monkeypatch.setattr(tail, "_KNOWN_LAYERS", ())
     other = attach("core")
-    assert not other.tail._module.can_stop_early
+    assert not other.tail.can_stop_early
     other.load(start)
     with torch.no_grad():
         torch.testing.assert_close(other.final_hidden(other.prefix(TOKENS), AT), expected, rtol=1e-5, atol=1e-6)

@@ -95,7 +95,6 @@ def naive(model: AdaptedModel, rule: str, units: Sequence[Sequence[int]], clip_n
     model.load(start_for(model, rule))
     model.set_trainable(get_rule(rule).trainable(0))
     parameters = [p for _, p in sorted(model.factor_parameters().items()) if p.requires_grad]
-    model.tail.disable_hooks()
     total = np.zeros(sum(p.numel() for p in parameters))
     for unit in units:
         vector = np.zeros_like(total)
@@ -104,7 +103,6 @@ def naive(model: AdaptedModel, rule: str, units: Sequence[Sequence[int]], clip_n
             gradients = torch.autograd.grad(head.losses(head.hidden(model, batch), batch).sum(), parameters)
             vector += torch.cat([gradient.flatten() for gradient in gradients]).double().numpy()
         total += vector * min(1.0, clip_norm / np.linalg.norm(vector))
-    model.tail.enable_hooks()
     return -total
 
 

@@ -1,5 +1,6 @@
 """Bases whose files are not whole: refused, each fault by its name, and nothing made up."""
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -40,6 +41,12 @@ def _not_finite(file: Path) -> None:
     save_file(tensors, file, metadata={"format": "pt"})
 
 
+def _quantised(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_bytes())
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
 FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "an empty folder": (lambda folder: shutil.rmtree(folder) or folder.mkdir(), "no config.json"),
     "a config that is none": (lambda folder: (folder / "config.json").write_text("{"), "config.json is no JSON object"),
@@ -57,6 +64,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
         r"3 tensors are missing, first model\.layers\.1\.mlp\.down_proj\.weight.*random weights",
     ),
     "not finite": (lambda folder: _not_finite(folder / WEIGHTS), r"not finite in 1 of its tensors, first model\.norm"),
+    "quantised": (_quantised, "is quantised, and no gradients.*found nf4; .*own weights"),
     "no tokenizer": (
         lambda folder: [path.unlink() for path in folder.glob("token*")],
         "no tokenizer in the folder",

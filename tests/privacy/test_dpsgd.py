@@ -10,10 +10,10 @@ from opacus.grad_sample import GradSampleModule
 from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 
-from tests.privacy.clipped_rows import Kept
+from tests.privacy.clipped_rows import Kept, opacus_rows
 from yoriai.errors import TrainingError
 from yoriai.privacy.dp.accounting import SampledGaussian
-from yoriai.privacy.dp.dpsgd import ClippedGradientSum, block_gradients, split_like
+from yoriai.privacy.dp.dpsgd import ClippedGradientSum, split_like
 from yoriai.privacy.dp.mechanisms import grid_step
 from yoriai.privacy.dp.randomness import SeededSource
 from yoriai.privacy.dp.skellam import SkellamTable
@@ -68,8 +68,7 @@ def _backward(network: GradSampleModule, records: Tensor) -> None:
 def _sum(network: GradSampleModule, pieces: Sequence[Tensor], clip_norm: float | None = CLIP) -> ClippedGradientSum:
     total = ClippedGradientSum(list(network.parameters()), clip_norm)
     for piece in pieces:
-        _backward(network, piece)
-        total.add_piece()
+        total.add_piece(opacus_rows(network, piece))
     return total
 
 
@@ -145,14 +144,11 @@ def test_a_record_whose_gradient_is_not_finite_counts_as_zero(
 @pytest.mark.parametrize("size", [1e-44, 1e-30, 1e-25, 1e25, 1e38])
 @pytest.mark.parametrize("clip_norm", [1e-36, 1e-6, 1.0])
 def test_rows_are_clipped_whose_squares_float32_cannot_hold(
-    network: GradSampleModule, records: Tensor, size: float, clip_norm: float
+    network: GradSampleModule, size: float, clip_norm: float
 ) -> None:
     total = ClippedGradientSum(list(network.parameters()), clip_norm)
-    _backward(network, records[:1])
-    for parameter in network.parameters():
-        parameter.grad_sample[0] = size  # type: ignore[index]
-    total.add_piece()
     entries = sum(parameter.numel() for parameter in network.parameters())
+    total.add_piece(torch.full((1, entries), size))
     exact = float(torch.tensor(size)) * math.sqrt(entries)
     assert np.linalg.norm(total.flat()) == pytest.approx(min(exact, clip_norm), rel=1e-9)
 
@@ -160,14 +156,10 @@ def test_rows_are_clipped_whose_squares_float32_cannot_hold(
 def test_not_a_bit_of_a_row_depends_on_the_rows_beside_it(network: GradSampleModule, records: Tensor) -> None:
     def rows(chosen: list[int]) -> list[bytes]:
         kept = Kept()
-        total = ClippedGradientSum(list(network.parameters()), CLIP, rows=kept)
-        for parameter, given in zip(network.parameters(), gradients, strict=True):
-            parameter.grad_sample = given[chosen] * 1e3  # type: ignore[attr-defined]
-        total.add_piece()
+        ClippedGradientSum(list(network.parameters()), CLIP, rows=kept).add_piece(gradients[chosen])
         return kept.rows
 
-    _backward(network, records)
-    gradients = [parameter.grad_sample.clone() for parameter in network.parameters()]  # type: ignore[union-attr,operator]
+    gradients = 1e3 * opacus_rows(network, records)
     alone = [rows([n])[0] for n in range(len(records))]
     assert rows(list(range(len(records)))) == alone
     assert rows([2, 0]) == [alone[2], alone[0]]
@@ -179,8 +171,7 @@ def test_a_finished_row_that_is_too_long_counts_as_zero(
     """Whatever makes a factor wrong, nothing longer than the clip norm is added."""
     monkeypatch.setattr("yoriai.privacy.dp.dpsgd.clip_factors", lambda norms, clip_norm: 0.999 * np.ones(len(norms)))
     total = ClippedGradientSum(list(network.parameters()), 1e-3)
-    _backward(network, records)
-    total.add_piece()
+    total.add_piece(opacus_rows(network, records))
     assert not total.flat().any()
 
 
@@ -207,33 +198,9 @@ def test_an_unclipped_sum_cannot_be_released(network: GradSampleModule, records:
         _sum(network, [records], None).release(noise_multiplier=1.0, sampling_rate=0.1, source=CountingSource())
 
 
-def test_two_backward_passes_in_one_piece_are_refused(network: GradSampleModule, records: Tensor) -> None:
-    """Their rows would be of different records, and a sum of two records clipped as one has twice the sensitivity."""
-    total = ClippedGradientSum(list(network.parameters()), CLIP)
-    _backward(network, records[:3])
-    _backward(network, records[3:6])
-    with pytest.raises(TrainingError, match="several passes"):
-        total.add_piece()
-
-
-def test_a_factor_without_gradients_is_refused(network: GradSampleModule) -> None:
-    with pytest.raises(TrainingError, match="found none"):
-        ClippedGradientSum(list(network.parameters()), CLIP).add_piece()
-
-
-def test_factors_with_gradients_of_different_counts_are_refused(network: GradSampleModule, records: Tensor) -> None:
-    total = ClippedGradientSum(list(network.parameters()), CLIP)
-    _backward(network, records)
-    first = next(network.parameters())
-    first.grad_sample = first.grad_sample[:-1]  # type: ignore[index]
-    with pytest.raises(TrainingError, match="different numbers"):
-        total.add_piece()
-
-
-def test_what_a_broken_round_left_behind_is_not_added(network: GradSampleModule, records: Tensor) -> None:
-    expected = _sum(network, [records[:3]]).flat()
-    _backward(network, records[3:])  # No piece was added: the round broke off here.
-    np.testing.assert_array_equal(_sum(network, [records[:3]]).flat(), expected)
+def test_gradients_of_another_size_are_refused(network: GradSampleModule, records: Tensor) -> None:
+    with pytest.raises(TrainingError, match="another size than the trained factors; found 53 numbers"):
+        ClippedGradientSum(list(network.parameters()), CLIP).add_piece(opacus_rows(network, records)[:, 1:])
 
 
 def test_a_flat_vector_is_cut_in_the_order_of_the_parameters() -> None:
@@ -249,9 +216,14 @@ BLOCKS = ((slice(0, 4), slice(0, 5)), (slice(0, 2),), (slice(0, 3), slice(0, 2))
 
 
 def _held_sum(network: GradSampleModule, records: Tensor, clip_norm: float | None = CLIP) -> ClippedGradientSum:
+    """Of the blocks alone, as `RecordGradients` would give them."""
+    whole = opacus_rows(network, records).split([p.numel() for p in network.parameters()], dim=1)
+    parts = [
+        part.view(-1, *parameter.shape)[(slice(None), *block)].flatten(1)
+        for part, parameter, block in zip(whole, network.parameters(), BLOCKS, strict=True)
+    ]
     total = ClippedGradientSum(list(network.parameters()), clip_norm, BLOCKS)
-    _backward(network, records)
-    total.add_piece()
+    total.add_piece(torch.cat(parts, dim=1))
     return total
 
 
@@ -271,24 +243,6 @@ def test_noise_is_drawn_for_the_held_block_alone(network: GradSampleModule, reco
     source = CountingSource()
     noised, _ = _held_sum(network, records).release(noise_multiplier=2.0, sampling_rate=0.1, source=source)
     assert source.drawn == [4 * 5 + 2 + 3 * 2] == [noised.size]
-
-
-def test_block_gradients_are_those_that_a_slice_would_leave(records: Tensor) -> None:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        layers = nn.Sequential(nn.Linear(5, 6, bias=False), nn.Tanh(), nn.Linear(6, 3, bias=False))
-    network = GradSampleModule(layers, loss_reduction="sum")
-    parameters, blocks = list(network.parameters()), [BLOCKS[0], BLOCKS[2]]
-    _backward(network, records)
-    whole = [parameter.grad_sample.clone() for parameter in parameters]  # type: ignore[attr-defined]
-    ClippedGradientSum(parameters, CLIP)  # Clears what the pass left.
-    with block_gradients(network, dict(zip(parameters, blocks, strict=True))):
-        _backward(network, records)
-    for parameter, block, full in zip(parameters, blocks, whole, strict=True):
-        torch.testing.assert_close(parameter.grad_sample, full[(slice(None), *block)])  # type: ignore[attr-defined]
-    ClippedGradientSum(parameters, CLIP)
-    _backward(network, records)
-    assert parameters[0].grad_sample.shape == whole[0].shape  # type: ignore[attr-defined]
 
 
 def test_a_flat_vector_of_held_blocks_is_padded_with_zeros() -> None:

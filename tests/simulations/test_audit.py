@@ -100,12 +100,9 @@ def test_a_clip_of_the_batch_in_place_of_the_record_is_caught(
 ) -> None:
     """The mean of the batch is clipped and the noise made for one record added, as a plain framework would."""
 
-    def batch_clipped(self: ClippedGradientSum, units: object = None) -> None:
-        rows = [p.grad_sample for p in self._parameters]  # type: ignore[attr-defined]
-        mean = torch.cat([g.mean(0).flatten() for g in rows]).norm()
-        factor = min(1.0, float((self._clip_norm or 1.0) / mean))
-        self._sum.add_(factor * torch.cat([g.sum(0).flatten() for g in rows]))
-        self._clear()
+    def batch_clipped(self: ClippedGradientSum, gradients: torch.Tensor, units: object = None) -> None:
+        factor = min(1.0, float((self._clip_norm or 1.0) / gradients.mean(0).norm()))
+        self._sum.add_(factor * gradients.sum(0))
 
     monkeypatch.setattr(ClippedGradientSum, "add_piece", batch_clipped)
     found = audit(experiment, session, asked())

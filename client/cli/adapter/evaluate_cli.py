@@ -141,12 +141,11 @@ def _pulled(site: "SiteFolder", channel: str) -> tuple["StoredAdapter", str]:
     from yoriai.client.versions.adapter_place import STATEMENT
     from yoriai.client.versions.channel_place import ChannelPlace
     from yoriai.client.versions.deliveries import StoredAdapter
-    from yoriai.client.versions.pulling import JOB
-    from yoriai.privacy.statements.version_statement import unverified_version
+    from yoriai.privacy.statements.version_statement import JOB_FILE, unverified_version
 
     config, folder = site.config(), ChannelPlace(site.channels, channel).link.resolve()
     try:
-        offered, signed = json.loads((folder / JOB).read_bytes()), (folder / STATEMENT).read_bytes()
+        offered, signed = json.loads((folder / JOB_FILE).read_bytes()), (folder / STATEMENT).read_bytes()
     except (OSError, ValueError):
         raise ConfigError(
             f"no version is in use in {channel}", remedy=f"yoriai site pull DIR --channel {channel}"
