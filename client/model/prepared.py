@@ -108,7 +108,8 @@ class PreparedRecords:
             parts: of one model, all with states that are kept or all without; at least one.
         """
         examples = [example for part in parts for example in part.examples]
-        units, start = [], 0
+        units: list[list[int]] = []
+        start = 0
         for part in parts:
             own = part._units if part._units is not None else [[record] for record in range(len(part))]
             units += [[start + record for record in unit] for unit in own]

@@ -100,8 +100,9 @@ def _one_pass(
     """Draw each part's batch, and give its units' clipped gradients to its sum; the model stands at `start` then."""
     plan = parts[0].plan
     together = PreparedRecords.together([part.records for part in parts])
-    drawn, first = [], 0
+    drawn: list[np.ndarray] = []
     sites: dict[int, int] = {}
+    first = 0
     for number, part in enumerate(parts):
         units = first + poisson_sample(part.source, part.records.unit_count, part.plan.sampling_rate)
         drawn.append(units)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from yoriai.client.records.records import Record, SiteRecords
 from yoriai.errors import ConfigError
@@ -51,7 +51,7 @@ class SimulatePlan:
     rounds: int = 5
     records: int = 10
     base: str = TINY
-    trains: Literal["head", "core"] | str = "head"
+    trains: str = "head"
     secure: bool = True
     threads: int = 1
 
@@ -81,7 +81,7 @@ def bench_simulate(plan: SimulatePlan, engines: Sequence[str], say: Callable[[st
     if plan.trains not in TRAINS:
         raise ConfigError("--trains", found=plan.trains, expected=" or ".join(TRAINS))
     found: dict[str, Any] = dict.fromkeys(_KEYS.values())
-    processor_s = {}
+    processor_s: dict[str, float] = {}
     for engine in dict.fromkeys(engines):
         say(f"measuring {engine}")
         with Usage() as usage, multiprocessing.get_context("spawn").Pool(1) as pool:

@@ -28,10 +28,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook", "ignore:.is
 SITES = ((0, 6), (2, 3), (0, 0), (1, 6))
 
 
-def together(model: AdaptedModel, plans: list[TrainingPlan], head: Any = None, **more: Any) -> list[np.ndarray]:
+def together(model: AdaptedModel, plans: list[TrainingPlan], head: Any = None) -> list[np.ndarray]:
     parts = [Part(records, plan, source(i)) for i, (records, plan) in enumerate(zip(own(model), plans, strict=True))]
     start = start_for(model, "core")
-    return [done.values for done in train_together(model, start, head or label_head(), parts, lambda: SEED, **more)]
+    return [done.values for done in train_together(model, start, head or label_head(), parts, lambda: SEED)]
 
 
 def alone(model: AdaptedModel, plans: list[TrainingPlan]) -> list[np.ndarray]:
