@@ -5,10 +5,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from tests.deploy.processes import free_port
 from tests.system import needed
 
+T = TypeVar("T")
 # How often a port that was free is another process's by the time that the proxy takes it, at the very most.
 _TRIALS = 5
 
@@ -43,9 +45,10 @@ def _listens(log: Path) -> bool:
     return log.exists() and "Accepting connections" in log.read_text()
 
 
-def wait_for(what: Callable[[], object], seconds: float = 120.0) -> None:
-    """Wait until it is so."""
+def wait_for(what: Callable[[], T], seconds: float = 120.0) -> T:
+    """Wait until it is so, and return what was found then."""
     deadline = time.monotonic() + seconds
-    while not what():
+    while not (found := what()):
         assert time.monotonic() < deadline
         time.sleep(0.02)
+    return found

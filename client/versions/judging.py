@@ -127,8 +127,8 @@ class Judge:
                 why = "the budget does not bear it" if isinstance(error, BudgetError) else "it cannot be judged here"
                 if len(self._withheld) >= _MOST_KEPT:
                     self._withheld.clear()
-                why = str(error)[:_LONGEST_REASON] if isinstance(error, PolicyError) else why
-                self._withheld[question.charge] = why
+                told = str(error)[:_LONGEST_REASON] if isinstance(error, PolicyError) else why
+                self._withheld[question.charge] = told
 
     def _judge(self, question: Question) -> None:
         versions = self._in_use(question) if question.period else self._candidate_and_used(question)

@@ -16,12 +16,13 @@ from yoriai.client.model.tasks import LabelHead, TaskHead
 from yoriai.client.records.encoding import Example
 from yoriai.client.training.plan import TrainingPlan
 from yoriai.client.training.train import train_round
+from yoriai.config import JobConfig
 from yoriai.privacy.dp.mechanisms import grid_step
 from yoriai.privacy.dp.randomness import SeededSource
 from yoriai.privacy.dp.record_gradients import RecordGradients
 from yoriai.privacy.dp.skellam import SkellamTable
-from yoriai.privacy.job_terms.noise import LocalNoise
-from yoriai.strategies.rule import get_rule
+from yoriai.privacy.job_terms.noise import LocalNoise, resolve_noise
+from yoriai.strategies.rule import get_rule, largest_update
 
 PLAN = TrainingPlan(
     factors=("R",),
@@ -36,6 +37,12 @@ PLAN = TrainingPlan(
 )
 # Releases lie on a grid: a last bit of difference before it may be a step of it afterwards.
 GRAIN = 2e-7 + grid_step(PLAN.clip_norm)
+
+# Six examples: an owner of three records, one of two, one of one.
+UNITS = ((0, 3, 4), (1, 5), (2,))
+# Of the round that sites sum with noise in shares.
+SEED = bytes(32)
+SITES = 3
 
 
 class CountingSource:
@@ -162,3 +169,18 @@ class Quiet(SeededSource):
 
     def skellam(self, table: SkellamTable, n: int) -> np.ndarray:
         return np.zeros(n, np.int64)
+
+
+def plan_for(
+    model: AdaptedModel, job: JobConfig, rule: str = "core", round_index: int = 0, **more: Any
+) -> TrainingPlan:
+    """A plan of SITES sites whose noise is in shares."""
+    job = job.model_copy(update={"federation": job.federation.model_copy(update={"rule": rule})})
+    n_params = largest_update(get_rule(rule), start_for(model, rule))
+    noise = resolve_noise(job, 2.0, n_params=n_params, sites=SITES)
+    return replace(PLAN, factors=get_rule(rule).trainable(round_index), noise=noise, **more)
+
+
+def by_owner(model: AdaptedModel, units: Sequence[Sequence[int]] = UNITS) -> PreparedRecords:
+    """The examples as owners' units."""
+    return PreparedRecords(model, examples(), known={}, units=units)

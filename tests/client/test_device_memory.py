@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from tests.client.conftest import Attach
-from tests.client.rounds import GRAIN, PLAN, CountingSource, examples, label_head, prepared, update
-from tests.client.test_units import UNITS, by_owner
+from tests.client.rounds import GRAIN, PLAN, UNITS, CountingSource, by_owner, examples, label_head, prepared, update
 from yoriai.client.base.device_memory import fitting
 from yoriai.client.base.pieces import Rows, rows_for
 from yoriai.client.training import gradients

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from tests.client.conftest import Attach, JobMaker, start_for
-from tests.client.rounds import PLAN, SpoiltLoss, examples, label_head, prepared
-from tests.client.test_shared_round import SEED, plan_for
+from tests.client.rounds import PLAN, SEED, SpoiltLoss, examples, label_head, plan_for, prepared
 from yoriai.client.model.lora import AdaptedModel
 from yoriai.client.model.prepared import PreparedRecords
 from yoriai.client.training.gradients import RoundGradients

@@ -9,6 +9,8 @@ import pytest
 from tests.client.conftest import LABELS, Attach, JobMaker, start_for
 from tests.client.rounds import (
     PLAN,
+    SEED,
+    SITES,
     Given,
     NoLoss,
     Quiet,
@@ -16,6 +18,7 @@ from tests.client.rounds import (
     examples,
     gradients,
     label_head,
+    plan_for,
     prepared,
     update,
 )
@@ -29,13 +32,10 @@ from yoriai.errors import TrainingError
 from yoriai.privacy.distributed.distributed_noise import open_sum
 from yoriai.privacy.distributed.rotation import Rotation
 from yoriai.privacy.dp.randomness import SeededSource
-from yoriai.privacy.job_terms.noise import DistributedNoise, LocalNoise, resolve_noise
-from yoriai.strategies.rule import get_rule, largest_update
+from yoriai.privacy.job_terms.noise import DistributedNoise, LocalNoise
+from yoriai.strategies.rule import get_rule
 
 pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook", "ignore:.is_gradient_checkpointing")
-
-SEED = bytes(32)
-SITES = 3
 
 
 @pytest.fixture
@@ -47,15 +47,6 @@ def job(make_job: JobMaker) -> JobConfig:
         federation__min_sites=SITES,
         training__sampling_rate=1.0,
     )
-
-
-def plan_for(
-    model: AdaptedModel, job: JobConfig, rule: str = "core", round_index: int = 0, **more: Any
-) -> TrainingPlan:
-    job = job.model_copy(update={"federation": job.federation.model_copy(update={"rule": rule})})
-    n_params = largest_update(get_rule(rule), start_for(model, rule))
-    noise = resolve_noise(job, 2.0, n_params=n_params, sites=SITES)
-    return replace(PLAN, factors=get_rule(rule).trainable(round_index), noise=noise, **more)
 
 
 def summed(model: AdaptedModel, plan: TrainingPlan, rule: str = "core", **more: Any) -> SharedSum:

@@ -114,8 +114,7 @@ def both(north: Path, tmp_path: Path) -> Iterator[Started]:
 def test_what_crashes_comes_back_without_the_other_and_one_stop_ends_all(
     both: Started, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    daemon, supernode, keeper = both.daemon(), both.node()["pid"], both.keeper()
-    assert daemon is not None
+    daemon, supernode, keeper = wait_for(both.daemon), both.node()["pid"], both.keeper()
     assert run_command("site", "status", str(both.folder), "--json") == 0
     shown = json.loads(capsys.readouterr().out)["node"]
     assert (shown["running"], shown["pid"], shown["restarts"]) == (True, supernode, 0)

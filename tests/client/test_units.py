@@ -9,10 +9,9 @@ import pytest
 import torch
 
 from tests.client.conftest import LABELS, Attach, JobMaker, start_for
-from tests.client.rounds import GRAIN, PLAN, CountingSource, NoLoss, examples, label_head, update
+from tests.client.rounds import GRAIN, PLAN, UNITS, CountingSource, NoLoss, by_owner, label_head, update
 from yoriai.client.base.pieces import Rows
 from yoriai.client.model.lora import AdaptedModel
-from yoriai.client.model.prepared import PreparedRecords
 from yoriai.client.records.records import Record
 from yoriai.client.records.units import owner_units, unit_count
 from yoriai.client.session.model_session import ModelSession
@@ -29,16 +28,10 @@ from yoriai.strategies.rule import get_rule
 pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook", "ignore:.is_gradient_checkpointing")
 
 BY_OWNER = PrivacySection(unit="owner")
-# Six examples: an owner of three records, one of two, one of one.
-UNITS = ((0, 3, 4), (1, 5), (2,))
 
 
 def record(owner: str | None, number: int = 0) -> Record:
     return Record(prompt=f"record {number}", response=LABELS[number % 3], owner=owner, place=f"f line {number + 1}")
-
-
-def by_owner(model: AdaptedModel, units: Sequence[Sequence[int]] = UNITS) -> PreparedRecords:
-    return PreparedRecords(model, examples(), known={}, units=units)
 
 
 def test_records_are_grouped_by_owner_in_the_order_of_the_file() -> None:

@@ -466,7 +466,7 @@ def test_sites_without_any_test_record_are_refused(base: Path, tmp_path: Path) -
 
 
 def test_engine_is_checked_first(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="inprocess or flower"):
+    with pytest.raises(ConfigError, match="inprocess or one-pass or flower"):
         simulate(options=Options(engine="ray"), out=tmp_path / "run")
 
 

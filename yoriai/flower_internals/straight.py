@@ -39,7 +39,7 @@ def straight(app: Application, kept: Kept | None = None) -> Application:
         kept: of a SuperLink; None for a SuperNode, which no node asks.
     """
     from flwr.supercore.error import http_error_translator
-    from starlette.requests import Request
+    from fastapi import Request
 
     ways = _ways(kept)
 
@@ -73,8 +73,8 @@ def _from_node(kind: type, handler: Callable[..., Any], kept: Kept | None) -> Ca
     """What answers a node, whose key is verified."""
     from flwr.superlink.dependencies.linkstate import get_linkstate
     from flwr.superlink.routers.fleet.node_auth import authenticate_node
-    from starlette.concurrency import run_in_threadpool
-    from starlette.responses import Response
+    from fastapi.concurrency import run_in_threadpool
+    from fastapi.responses import Response
 
     async def answer(request: Any) -> Any:
         asked = request.state.protobuf_request = await _read(request, kind)
@@ -103,7 +103,7 @@ def _from_task(kind: type, handler: Callable[..., Any]) -> Callable[[Any], Await
     from flwr.supercore.constant import TASK_TOKEN_HEADER
     from flwr.supercore.dependencies.runtime import get_runtime_handlers, get_runtime_state
     from flwr.supercore.dependencies.task import authenticate_task
-    from starlette.concurrency import run_in_threadpool
+    from fastapi.concurrency import run_in_threadpool
 
     async def answer(request: Any) -> Any:
         asked = await _read(request, kind)
@@ -127,6 +127,6 @@ async def _read(request: Any, kind: type) -> Any:
 
 def _written(answer: Any) -> Any:
     from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
-    from starlette.responses import Response
+    from fastapi.responses import Response
 
     return Response(answer.SerializeToString(), media_type=PROTOBUF_MEDIA_TYPE)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from yoriai.comparison import wilson_interval
+from yoriai.privacy.dp.wording import epsilon_text
 from yoriai.simulations.bench.bases.rounding import KINDS
 
 Rows = list[list[str]]
@@ -39,7 +40,7 @@ def task_rows(document: Mapping[str, Any]) -> Rows:
                 [
                     task,
                     base["name"],
-                    "–" if one["epsilon"] is None else f"{one['epsilon']:.2f}",
+                    epsilon_text(one["epsilon"]),
                     _score(one["base"]),
                     _interval(one["federated"]),
                     *(_rounded(one["rounded"][kind]) for kind in KINDS),
