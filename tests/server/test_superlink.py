@@ -14,7 +14,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from fastapi.middleware import Middleware
 from flwr.app import Message, MessageType
 from flwr.common.constant import NOOP_FLWR_AID, TIMESTAMP_HEADER
-from flwr.proto.fleet_pb2 import PullMessagesRequest, PullMessagesResponse
+from flwr.common.serde import message_to_proto
+from flwr.proto.fleet_pb2 import PullMessagesRequest, PullMessagesResponse, PushMessagesRequest
+from flwr.proto.message_pb2 import (
+    ConfirmMessageReceivedRequest,
+    PullObjectRequest,
+    PushObjectRequest,
+)
 from flwr.proto.node_pb2 import Node
 from flwr.server.superlink.linkstate import LinkStateFactory, linkstate_factory
 from flwr.supercore.constant import (
@@ -25,6 +31,7 @@ from flwr.supercore.constant import (
     TASK_TOKEN_HEADER,
 )
 from flwr.supercore.date import now
+from flwr.supercore.error import ApiErrorCode, FlowerError
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 from flwr.supercore.object_store import ObjectStoreFactory, object_store_factory
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_message
@@ -217,6 +224,30 @@ def test_a_node_that_has_hung_up_takes_no_message_away(
 
     assert messages({"type": "http.disconnect"}) == 0
     assert messages() == 1
+
+
+@pytest.mark.parametrize("name", ["push-messages", "push-object", "pull-object", "confirm-message-received"])
+def test_a_late_word_of_a_run_that_is_not_here_is_refused_as_of_one_that_is_over(
+    name: str, state: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that is told of a fault would say it again for ever: a SuperLink that was killed knows no earlier run."""
+    app, gone = application(monkeypatch, at_once), 4711
+    known = app.state.linkstate_factory.state()
+    is_there(known, NUMBER)
+    node = Node(node_id=NUMBER)
+    monkeypatch.setattr(TaskIdentity, "_run_id", gone)
+    late = Message(pack(b"reply"), dst_node_id=NUMBER, message_type=MessageType.QUERY)
+    body = {
+        "push-messages": PushMessagesRequest(node=node, messages_list=[message_to_proto(late)]),
+        "push-object": PushObjectRequest(node=node, run_id=gone),
+        "pull-object": PullObjectRequest(node=node, run_id=gone),
+        "confirm-message-received": ConfirmMessageReceivedRequest(node=node, run_id=gone),
+    }[name]
+    answer = asked(app, f"/v1/fleet/{name}", body.SerializeToString(), signed(KEY))
+    assert answer.status_code == httpx.codes.FORBIDDEN
+    told = FlowerError.from_json(answer.text)
+    assert told is not None
+    assert told.code == ApiErrorCode.FLEET_RUN_STATUS_NOT_ALLOWED
 
 
 def test_all_other_requests_go_flowers_own_way(objects: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,8 +38,8 @@ def straight(app: Application, kept: Kept | None = None) -> Application:
         app: what is left out for these requests, and gets all others; called within Flower's application.
         kept: of a SuperLink; None for a SuperNode, which no node asks.
     """
-    from flwr.supercore.error import http_error_translator
     from fastapi import Request
+    from flwr.supercore.error import http_error_translator
 
     ways = _ways(kept)
 
@@ -71,10 +71,11 @@ def _ways(kept: Kept | None) -> Mapping[str, Callable[[Any], Awaitable[Any]]]:
 
 def _from_node(kind: type, handler: Callable[..., Any], kept: Kept | None) -> Callable[[Any], Awaitable[Any]]:
     """What answers a node, whose key is verified."""
-    from flwr.superlink.dependencies.linkstate import get_linkstate
-    from flwr.superlink.routers.fleet.node_auth import authenticate_node
     from fastapi.concurrency import run_in_threadpool
     from fastapi.responses import Response
+    from flwr.supercore.error import ApiErrorCode, FlowerError
+    from flwr.superlink.dependencies.linkstate import get_linkstate
+    from flwr.superlink.routers.fleet.node_auth import authenticate_node
 
     async def answer(request: Any) -> Any:
         asked = request.state.protobuf_request = await _read(request, kind)
@@ -86,7 +87,13 @@ def _from_node(kind: type, handler: Callable[..., Any], kept: Kept | None) -> Ca
         def handled() -> Any:
             if kept is None:
                 authenticate_node(request)
-            return handler(request=asked, state=get_linkstate(request))
+            try:
+                return handler(request=asked, state=get_linkstate(request))
+            except KeyError as error:
+                if error.args != (_run_of(asked),):
+                    raise
+                # As of a run that has ended: a node that is told of a fault would send its late reply for ever.
+                raise FlowerError(ApiErrorCode.FLEET_RUN_STATUS_NOT_ALLOWED, "no such run is here any more") from error
 
         if kept is not None:
             await run_in_threadpool(verify)
@@ -98,12 +105,18 @@ def _from_node(kind: type, handler: Callable[..., Any], kept: Kept | None) -> Ca
     return answer
 
 
+def _run_of(asked: Any) -> int | None:
+    """The run that a node's request is about, if it is about one."""
+    messages = getattr(asked, "messages_list", ())
+    return messages[0].metadata.run_id if messages else getattr(asked, "run_id", None)
+
+
 def _from_task(kind: type, handler: Callable[..., Any]) -> Callable[[Any], Awaitable[Any]]:
     """What answers a ServerApp or executor, which shows the token of its task."""
+    from fastapi.concurrency import run_in_threadpool
     from flwr.supercore.constant import TASK_TOKEN_HEADER
     from flwr.supercore.dependencies.runtime import get_runtime_handlers, get_runtime_state
     from flwr.supercore.dependencies.task import authenticate_task
-    from fastapi.concurrency import run_in_threadpool
 
     async def answer(request: Any) -> Any:
         asked = await _read(request, kind)
@@ -126,7 +139,7 @@ async def _read(request: Any, kind: type) -> Any:
 
 
 def _written(answer: Any) -> Any:
-    from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
     from fastapi.responses import Response
+    from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 
     return Response(answer.SerializeToString(), media_type=PROTOBUF_MEDIA_TYPE)
