@@ -106,6 +106,7 @@ def config_in(
         adapters=site.adapters,
         channels=site.channels,
         expiries=Expiries(site),
+        speed=config.speed,
         identity=site.identity if site.trusted.certificate.is_file() else None,
         allowed_uids=allowed_uids,
         allowed_gids=allowed_gids,

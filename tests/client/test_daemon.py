@@ -41,7 +41,7 @@ from tests.coordinators import Known, save_identity, saved_identity
 from tests.world import write_records
 from yoriai import wire
 from yoriai.client.base.base_model import load_base
-from yoriai.client.daemon.daemon_config import DaemonConfig
+from yoriai.client.daemon.daemon_config import DaemonConfig, config_in
 from yoriai.client.daemon.socket_protocol import LARGEST_MESSAGE_BYTES, FrameKind, Line
 from yoriai.client.folder.site_folder import make_site
 from yoriai.client.offer.job_book import JobBook
@@ -598,3 +598,9 @@ def test_the_daemon_of_a_folder_is_started_shown_and_stopped_by_commands(
     capture()
     assert run_command("site", "status", folder, "--json") == EXIT_PARTIAL
     assert json.loads(capture().out)["reachable"] is False
+
+
+def test_a_sites_own_device_and_batch_are_the_daemons(tmp_path: Path) -> None:
+    speed = SpeedSection(device="cuda:1", physical_batch_size=8)
+    folder = make_site(tmp_path / "site", SiteConfig(name="north", speed=speed))
+    assert config_in(folder.path).speed == speed

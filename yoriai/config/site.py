@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from yoriai.config.alarms import AlarmWays
+from yoriai.config.models import SpeedSection
 from yoriai.config.types import (
     Address,
     Count,
@@ -334,6 +335,7 @@ class SiteConfig(Table):
     server: ServerSection = Field(default_factory=ServerSection)
     policy: PolicySection = Field(default_factory=PolicySection)
     alarms: AlarmsSection = Field(default_factory=AlarmsSection)
+    speed: SpeedSection = Field(default_factory=SpeedSection)
     serve: ServeSection = Field(default_factory=ServeSection)
     route: RouteSection = Field(default_factory=RouteSection)
 

@@ -87,13 +87,12 @@ def _measured(
     from yoriai.client.records.records import read_site
     from yoriai.client.session.model_session import ModelSession
     from yoriai.client.versions.own_models import compare_on_own
-    from yoriai.config import SpeedSection
 
     config = site.config()
     records = read_site(config.name, site.place(config.records.folder), Reading.of(config.records))
     with quiet_libraries():
-        base = load_base(config.base.model, device=choose_device("auto"), expected_digest=base_digest)
-        return compare_on_own(stored, records, ModelSession(base, SpeedSection()), progress=progress)
+        base = load_base(config.base.model, device=choose_device(config.speed.device), expected_digest=base_digest)
+        return compare_on_own(stored, records, ModelSession(base, config.speed), progress=progress)
 
 
 def _delivered(book: "JobBook", run: str) -> "Entry":
