@@ -24,6 +24,7 @@ from yoriai.privacy.dp.randomness import RandomSource
 from yoriai.privacy.dp.record_gradients import Block
 
 _CHUNK = 1 << 16
+_Part = Tensor | np.ndarray
 # A finished row may be longer than the clip norm by this share: far above what rounding does in float64, and far below
 # what would matter beside the noise.
 _ROUNDING = 1e-9
@@ -139,7 +140,7 @@ class ClippedGradientSum:
             self._rows.add(finished[None].cpu().numpy())
         elif factor is not None:
             for total, part in zip(_chunks(self._sum), _chunks(row), strict=True):
-                total.add_(self._scaled(part, factor))
+                total += self._scaled(part, factor)
 
     def _factor(self, row: Tensor) -> float | None:
         """What a unit's row (n,) is multiplied with; None where it counts as zero: not finite, or still too long."""
@@ -156,8 +157,12 @@ class ClippedGradientSum:
     def _norm(self, row: Tensor, factor: float) -> float:
         return math.sqrt(sum(_squared(self._scaled(part, factor)) for part in _chunks(row)))
 
-    def _scaled(self, part: Tensor, factor: float) -> Tensor:
+    def _scaled(self, part: _Part, factor: float) -> _Part:
         """A part of a row times a factor, in float64 that stays in a core's cache; until the next part."""
+        if isinstance(part, np.ndarray):
+            scaled: np.ndarray = self._work[: len(part)].numpy()
+            np.multiply(part, factor, out=scaled, dtype=np.float64)
+            return scaled
         work = self._work[: len(part)].copy_(part)
         return work if factor == 1.0 else work.mul_(factor)
 
@@ -209,19 +214,19 @@ def split_like(
         start = stop
 
 
-def _squared(vector: Tensor) -> float:
-    """Squared norm of a float64 vector.
+def _squared(vector: _Part) -> float:
+    """Squared norm of a float64 vector."""
+    if isinstance(vector, np.ndarray):
+        return float(np.einsum("i,i->", vector, vector))
+    return float(torch.dot(vector, vector))
 
-    On a CPU not by torch: its threads, woken for each row, would wait for those of numpy's own library, which works on
-    rows in turn with them where noise is distributed, and rows took seventy times as long.
+
+def _chunks(vector: Tensor) -> Sequence[_Part]:
+    """A vector in pieces that stay in a core's cache while they are worked on; cut by its length alone.
+
+    On a CPU arrays of numpy: torch's threads, woken for each small product, cost more than they take over, and would
+    wait for those of numpy's own library, which works on rows in turn with them where noise is distributed.
     """
     if vector.device.type != "cpu":
-        return float(torch.dot(vector, vector))
-    values = vector.numpy()
-    return float(np.einsum("i,i->", values, values))
-
-
-def _chunks(vector: Tensor) -> Sequence[Tensor]:
-    """A vector in pieces that stay in a core's cache while they are worked on; cut by its length alone."""
-    whole = vector.device.type != "cpu" or len(vector) <= _CHUNK
-    return (vector,) if whole else torch.split(vector, _CHUNK)
+        return (vector,)
+    return [part.numpy() for part in torch.split(vector, _CHUNK)]
