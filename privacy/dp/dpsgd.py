@@ -140,7 +140,7 @@ class ClippedGradientSum:
             self._rows.add(finished[None].cpu().numpy())
         elif factor is not None:
             for total, part in zip(_chunks(self._sum), _chunks(row), strict=True):
-                total[:] += self._scaled(part, factor)
+                total[:] += self._scaled(part, factor)  # type: ignore[assignment]  # Both of one kind.
 
     def _factor(self, row: Tensor) -> float | None:
         """What a unit's row (n,) is multiplied with; None where it counts as zero: not finite, or still too long."""
