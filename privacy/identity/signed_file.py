@@ -115,15 +115,26 @@ class SignedFormat:
                 IdentityError: this key did not sign it, or it is malformed, in another encoding or of another version.
             """
             payload = self.open(data, public_key)
-            try:
-                statement = make(**json.loads(payload))
-            except (TypeError, ValueError, AttributeError, RecursionError):
-                raise self.malformed() from None
+            statement = self._made(make, payload)
             if statement.payload != payload:
                 raise self.malformed()
             return statement
 
         return sign, read
+
+    def unverified(self, data: bytes, make: Callable[..., _Statement]) -> _Statement:
+        """The statement in a file whose signature is not looked at.
+
+        Raises:
+            IdentityError: it is no such file.
+        """
+        return self._made(make, self.split(data)[1])
+
+    def _made(self, make: Callable[..., _Statement], payload: bytes) -> _Statement:
+        try:
+            return make(**json.loads(payload))
+        except (TypeError, ValueError, AttributeError, KeyError, RecursionError):
+            raise self.malformed() from None
 
     def malformed(self) -> IdentityError:
         """The error of a file whose content is not what its kind has."""

@@ -12,7 +12,6 @@ Not covered: whether the adapter is what the rounds lead to. That is the coordin
 from a site what the others sent. Nor why a run ended early.
 """
 
-import json
 import re
 from dataclasses import asdict, dataclass
 
@@ -82,8 +81,4 @@ def unverified_delivery(data: bytes) -> DeliveryStatement:
     Raises:
         IdentityError: it is no such file.
     """
-    _, payload = _FORMAT.split(data)
-    try:
-        return DeliveryStatement(**json.loads(payload))
-    except (TypeError, ValueError, RecursionError):
-        raise _FORMAT.malformed() from None
+    return _FORMAT.unverified(data, DeliveryStatement)

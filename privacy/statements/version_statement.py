@@ -12,7 +12,6 @@ sites charged. Both are the coordinator's word; each site's ledger has its own. 
 statement may go where the roster does not.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -218,8 +217,4 @@ def unverified_version(data: bytes) -> VersionStatement:
     Raises:
         IdentityError: it is no such file.
     """
-    _, payload = _VERSION.split(data)
-    try:
-        return _version_of(**json.loads(payload))
-    except (TypeError, ValueError, AttributeError, KeyError, RecursionError):
-        raise _VERSION.malformed() from None
+    return _VERSION.unverified(data, _version_of)
