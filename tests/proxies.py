@@ -1,16 +1,14 @@
 """A real HTTP proxy from the distribution, as it stands between many a plant and the world."""
 
 import subprocess
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
 
 from tests.deploy.processes import free_port
 from tests.system import needed
+from tests.waiting import wait_for
 
-T = TypeVar("T")
 # How often a port that was free is another process's by the time that the proxy takes it, at the very most.
 _TRIALS = 5
 
@@ -43,12 +41,3 @@ def _started(folder: Path, log: Path, connect_ports: Sequence[int]) -> tuple["su
 
 def _listens(log: Path) -> bool:
     return log.exists() and "Accepting connections" in log.read_text()
-
-
-def wait_for(what: Callable[[], T], seconds: float = 120.0) -> T:
-    """Wait until it is so, and return what was found then."""
-    deadline = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return found

@@ -17,8 +17,8 @@ import pytest
 
 from tests.commands import server, site, yoriai
 from tests.console.stored import stored_server
-from tests.proxies import wait_for
 from tests.tls import Issuer
+from tests.waiting import wait_for
 from yoriai.alarms.alarm import Alarm, disk_alarms, expiry_alarms
 from yoriai.alarms.sending import Sender, Watch
 from yoriai.client.folder.site_folder import SiteFolder

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from tests.proxies import wait_for
+from tests.waiting import wait_for
 from yoriai import terminal
 from yoriai.system.heartbeat import Heartbeat
 from yoriai.system.log import EventLog

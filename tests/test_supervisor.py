@@ -7,13 +7,13 @@ import pwd
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.waiting import is_alive, wait_for
 from yoriai.errors import ConfigError
 from yoriai.system import supervisor
 from yoriai.system.log import EventLog
@@ -56,25 +56,10 @@ def keep(monkeypatch: pytest.MonkeyPatch) -> Iterator[Keep]:
         kept.supervisor.stop(0.0)
 
 
-def wait_for(what: Callable[[], object], seconds: float = 120.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def numbers(path: Path, count: int) -> list[int]:
     """The process numbers that a script has written, once there are this many."""
     wait_for(lambda: path.exists() and len(path.read_text().split()) >= count)
     return [int(word) for word in path.read_text().split()]
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
 
 
 def test_a_child_that_ends_is_started_again_with_growing_pauses(keep: Keep) -> None:

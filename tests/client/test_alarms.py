@@ -8,7 +8,7 @@ import pytest
 
 from tests.client.books import terms
 from tests.client.daemons import MARKER
-from tests.proxies import wait_for
+from tests.waiting import wait_for
 from yoriai import wire
 from yoriai.client.daemon.alarms import Alarms
 from yoriai.client.daemon.daemon_config import config_in

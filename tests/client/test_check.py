@@ -12,8 +12,9 @@ import pytest
 
 from tests.client.daemons import MARKER
 from tests.commands import Office, found, yoriai
-from tests.proxies import tinyproxy, wait_for
+from tests.proxies import tinyproxy
 from tests.tls import HttpsServer, Issuer, https
+from tests.waiting import wait_for
 from tests.world import write_records
 from yoriai.client.cli.check.check_rows import Row
 from yoriai.client.cli.check.check_server import Answer, ask, check_clock

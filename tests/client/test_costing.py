@@ -4,12 +4,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
 
+from tests.waiting import is_alive, wait_for
 from yoriai.client.offer import costing
 from yoriai.client.offer.costing import CostWorker
 from yoriai.errors import ConfigError, PolicyError
@@ -163,20 +163,4 @@ def test_the_process_ends_with_the_site_however_that_ends() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert found.returncode == -signal.SIGKILL, found.stderr
-    wait_for(lambda: not _is_alive(int(found.stdout)))
-
-
-def _is_alive(pid: int) -> bool:
-    """There, and no zombie that only waits for its new parent."""
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def wait_for(what: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for(lambda: not is_alive(int(found.stdout)))

@@ -38,6 +38,7 @@ from tests.client.daemons import (
 )
 from tests.client.offices import noise_for
 from tests.coordinators import Known, save_identity, saved_identity
+from tests.waiting import wait_for
 from tests.world import write_records
 from yoriai import wire
 from yoriai.client.base.base_model import load_base
@@ -147,13 +148,6 @@ def events(daemon: Daemon) -> list[str]:
 def release(config: DaemonConfig) -> None:
     """Let a stub's message that waits come to its end."""
     (config.ledgers / "released").touch()
-
-
-def wait_for(what: Callable[[], object]) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def connected(config: DaemonConfig) -> Line:

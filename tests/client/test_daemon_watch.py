@@ -14,7 +14,7 @@ from tests.client.daemons import Daemon, open_stub
 from tests.client.nodes import supernode
 from tests.commands import found, server, site, yoriai
 from tests.deploy.processes import free_port
-from tests.proxies import wait_for
+from tests.waiting import wait_for
 from yoriai.client.cli import daemon_cli
 from yoriai.client.cli.membership import NOT_YET, membership_of
 from yoriai.client.daemon.daemon_config import DaemonConfig

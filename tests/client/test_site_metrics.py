@@ -18,8 +18,8 @@ from tests.client.daemons import MARKER, Daemon, open_seeded, open_stub, refused
 from tests.client.offices import noise_for
 from tests.commands import found, site, yoriai
 from tests.deploy.processes import free_port
-from tests.proxies import wait_for
 from tests.tls import Issuer
+from tests.waiting import wait_for
 from tests.world import write_records
 from yoriai import wire
 from yoriai.client.daemon.daemon_config import DaemonConfig, config_in

@@ -18,8 +18,9 @@ import pytest
 
 from tests.client.daemons import run_command
 from tests.commands import site, yoriai
-from tests.proxies import tinyproxy, wait_for
+from tests.proxies import tinyproxy
 from tests.tls import Issuer, https
+from tests.waiting import is_alive, wait_for
 from tests.world import write_records
 from yoriai.client.daemon.daemon_client import DaemonClient
 from yoriai.client.daemon.daemon_config import socket_in
@@ -70,14 +71,6 @@ def answering(socket: Path) -> int | None:
 def told(folder: Path) -> list[tuple[int, str]]:
     """Which processes `site stop` would tell to end."""
     return [(process.holder.pid, process.what) for process in running(folder)]
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
 
 
 def children_of(pid: int) -> list[int]:

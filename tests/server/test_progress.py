@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.proxies import wait_for
+from tests.waiting import wait_for
 from yoriai.server.jobs.progress import WatchedTransport, read_progress
 from yoriai.system import log
 from yoriai.system.heartbeat import Heartbeat
