@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from yoriai.client.base.cores import cores_of, side_by_side
 from yoriai.client.base.pieces import Rows, Shape, filled
 from yoriai.client.model.factor_model import ENTER_AT_ONCE, FactorModel, padded_tokens
 from yoriai.client.records.encoding import Example
@@ -212,22 +213,32 @@ class PreparedRecords:
     def _compute(self, known: dict[bytes, Tensor], progress: Callable[[int, int], None] | None) -> None:
         """Add the entering states (rows, F) of every record that is not known yet, as views into one block."""
         missing = {e.content: i for i, e in enumerate(self.examples) if e.content not in known}
-        rows = {i: self._model.state_rows(len(self.examples[i].token_ids)) for i in missing.values()}
-        block = _allocate(sum(rows.values()), self._model.state_width)
-        start = done = 0
+        if not missing:
+            return
+        rows = [self._model.state_rows(len(self.examples[i].token_ids)) for i in missing.values()]
+        block = _allocate(sum(rows), self._model.state_width)
+        views = dict(zip(missing.values(), torch.split(block, rows), strict=True))
         by_tokens: dict[int, list[int]] = {}
-        for i in rows:
+        for i in views:
             by_tokens.setdefault(padded_tokens(self.examples[i], self._model.base), []).append(i)
-        for tokens, records in sorted(by_tokens.items()):
-            for piece, count in self._model.enter_rows(tokens, ENTER_AT_ONCE).cut(records):
+        done, device = 0, self._model.base.device
+        for tokens, records in sorted(by_tokens.items()):  # One length at a time: some bases keep what suits one.
+
+            def enter(cut: tuple[list[int], int], tokens: int = tokens) -> None:
+                piece, count = cut
                 states = self._model.enter([self.examples[i] for i in piece], tokens).float().cpu()
                 for row, i in enumerate(piece[:count]):
-                    view = block[start : start + rows[i]]
-                    known[self.examples[i].content] = view.copy_(states[row, : rows[i]])
-                    start += rows[i]
-                done += count
+                    views[i].copy_(states[row, : len(views[i])])
+
+            def tell(cut: tuple[list[int], int]) -> None:
+                nonlocal done
+                done += cut[1]
                 if progress is not None:
-                    progress(done, len(rows))
+                    progress(done, len(views))
+
+            fit = self._model.enter_rows(tokens, ENTER_AT_ONCE)
+            side_by_side(enter, list(fit.cut(records, cores_of(device))), device, tell)
+        known.update({self.examples[i].content: view for i, view in views.items()})
 
 
 def _allocate(tokens: int, hidden: int) -> Tensor:
