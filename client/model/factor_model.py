@@ -87,6 +87,14 @@ class FactorModel(ABC):
         """What the tail takes of entering states, of each row by itself: (B, R, state_width) -> (B, R, read_width)."""
         return entering
 
+    def read_once(self, content: bytes, entering: Tensor) -> Tensor:
+        """As `read`, of one example's kept state: (R, state_width) -> (R, read_width).
+
+        Args:
+            content: the example's, on which the state depends.
+        """
+        return self.read(entering[None])[0]
+
     @abstractmethod
     def detach(self) -> None:
         """Give the base back as it was; this object is of no use afterwards."""

@@ -94,7 +94,6 @@ class PreparedRecords:
         self._shapes = [model.shape(example) for example in self.examples]
         self._states: list[Tensor] | None = None
         self._read: tuple[int, list[Tensor]] | None = None
-        self._parts: tuple[PreparedRecords, ...] = ()
         if known is not None:
             self._compute(known, progress)
             self._states = [known[example.content] for example in self.examples]
@@ -118,7 +117,6 @@ class PreparedRecords:
         found = cls(parts[0]._model, examples, known=None, units=units)
         if all(part._states is not None for part in parts):
             found._states = [state for part in parts for state in part._states or ()]
-            found._parts = tuple(parts)
         return found
 
     def __len__(self) -> int:
@@ -201,13 +199,10 @@ class PreparedRecords:
         return padded.to(self._model.base.device)
 
     def _read_states(self, states: list[Tensor]) -> list[Tensor]:
-        """What the model reads of each; once for as long as it reads alike, which for a head is a whole job."""
+        """What the model reads of each, for as long as it reads alike."""
         if self._read is None or self._read[0] != self._model.reading:
-            if self._parts:
-                read = [row for part in self._parts for row in part._read_states(part._states or [])]
-            else:
-                read = [self._model.read(state[None])[0] for state in states]
-            self._read = self._model.reading, read
+            kept = zip(self.examples, states, strict=True)
+            self._read = self._model.reading, [self._model.read_once(one.content, state) for one, state in kept]
         return self._read[1]
 
     def _compute(self, known: dict[bytes, Tensor], progress: Callable[[int, int], None] | None) -> None:

@@ -228,6 +228,22 @@ def test_records_that_were_read_under_another_jobs_conditioning_are_read_again(
     assert torch.equal(first, again)
 
 
+def test_an_equal_record_is_read_once_whoever_has_it(
+    session: ModelSession, job: JobConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, rows, read = session.model(job), list[int](), HeadModel.read
+    model.load(started(session, job))
+
+    def counted(self: HeadModel, entering: torch.Tensor) -> torch.Tensor:
+        rows.append(len(entering))
+        return read(self, entering)
+
+    monkeypatch.setattr(HeadModel, "read", counted)
+    for records in (RECORDS, RECORDS[1:]):
+        list(session.prepare(records, job).batches(range(len(records)), 8))
+    assert sum(rows) == len(RECORDS)
+
+
 def test_states_that_are_not_kept_are_the_same_ones(session: ModelSession, job: JobConfig) -> None:
     model, prepared = session.model(job), session.prepare(RECORDS, job)
     anew = PreparedRecords(model, prepared.examples, known=None)

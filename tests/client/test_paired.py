@@ -12,7 +12,7 @@ from scipy import stats
 
 from yoriai.client.model import paired as module
 from yoriai.client.model.measure import Tally
-from yoriai.client.model.paired import FEWEST_RECORDS, changes, paired_counts
+from yoriai.client.model.paired import FEWEST_RECORDS, changes, draws, paired_counts
 from yoriai.client.model.per_record import PerRecord
 
 
@@ -44,8 +44,12 @@ def test_every_change_is_the_difference_of_the_two_scores() -> None:
 
 def test_measures_of_the_same_records_are_taken_on_the_same_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Sequence[int]] = []
-    drawn = module.draws
-    monkeypatch.setattr(module, "draws", lambda sizes: (asked.append(sizes), drawn(sizes))[1])
+
+    def drawing(sizes: Sequence[int]) -> list[NDArray[np.int64]]:
+        asked.append(sizes)
+        return draws(sizes)
+
+    monkeypatch.setattr(module, "draws", drawing)
     before, after = [_labels([1] * 15, [1] * 15)] * 2, [_labels([1] * 15, [2] * 15)] * 2
     assert set(changes(before, after)) == {"accuracy", "macro_f1", "loss"}
     assert asked == [(15, 15)]
