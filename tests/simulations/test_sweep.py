@@ -11,7 +11,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from tests.world import save_tiny_base, write_sites
+from tests.world import Notebook, save_tiny_base, write_sites
 from yoriai.client.model.head_model import HeadModel
 from yoriai.client.records.encoding import Example
 from yoriai.errors import ConfigError
@@ -57,7 +57,13 @@ def test_every_cell_is_a_finished_run_and_nothing_runs_twice(
     settings = {"base.model": str(save_tiny_base(tmp_path / "base")), **SMALL}
     folder = tmp_path / "sweep"
     passed, written = _watched(monkeypatch)
-    found = sweep(DataSource(data), (4.0, 1.0), folder, Silent(), settings)
+    notes = Notebook()
+    found = sweep(DataSource(data), (4.0, 1.0), folder, notes, settings)
+    cells = [("shared", 4), ("shared", 1), ("own", 4), ("own", 1)]
+    assert [line for line in notes.said if " of 4 in " in line] == [
+        f"run {number} of 4 in {folder}: epsilon {epsilon}, {noise} noise"
+        for number, (noise, epsilon) in enumerate(cells, start=1)
+    ]
     assert set(passed.values()) == {1}  # Every text passes the base once, in all runs together.
     assert written == [
         run_folder_of(folder, noise, epsilon) for noise in ("distributed", "local") for epsilon in (4, 1)
