@@ -25,6 +25,7 @@ Adaptive methods for nonconvex optimization (NeurIPS 2018), algorithm 2.
 
 import difflib
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import ClassVar, Protocol, Self
 
 import numpy as np
@@ -179,8 +180,19 @@ class Damped:
     def _shortened(self, first: NDArray[np.float64], update: NDArray[np.float64]) -> NDArray[np.float64]:
         if not first.any():
             return update
-        direction = np.linalg.svd(first, full_matrices=False)[2][0]
+        direction = _longest(first.tobytes(), first.shape)
         return update - (1.0 - self.share) * np.outer(update @ direction, direction)
+
+
+@lru_cache(maxsize=4)
+def _longest(matrix: bytes, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """The direction of columns, (n,), along which a matrix (m, n) is longest: a run asks for one in all of its rounds.
+
+    Args:
+        matrix: its float64 values, row by row.
+    """
+    found: NDArray[np.float64] = np.linalg.svd(np.frombuffer(matrix).reshape(shape), full_matrices=False)[2][0]
+    return found
 
 
 @dataclass(frozen=True)

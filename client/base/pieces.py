@@ -20,6 +20,7 @@ What remains: the sizes that were tried stand for those between them, as MKL's d
 asked the same question by the same check, and were not read.
 """
 
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -65,10 +66,18 @@ class Rows:
     most: int
     filled: bool = False
 
-    def cut(self, items: Sequence[T]) -> Iterator[tuple[list[T], int]]:
-        """Pieces of items, and how many of each piece's count; the others repeat its first."""
-        for start in range(0, len(items), self.most):
-            piece = list(items[start : start + self.most])
+    def cut(self, items: Sequence[T], cores: int = 1) -> Iterator[tuple[list[T], int]]:
+        """Pieces of items, and how many of each piece's count; the others repeat its first.
+
+        Args:
+            cores: that pieces are worked on by at once; where their size is of no consequence, none is left idle.
+        """
+        size = self.most
+        if items and cores > 1 and not self.filled:
+            turns = math.ceil(len(items) / (size * cores))
+            size = math.ceil(len(items) / (turns * cores))
+        for start in range(0, len(items), size):
+            piece = list(items[start : start + size])
             missing = self.most - len(piece) if self.filled else 0
             yield piece + piece[:1] * missing, len(piece)
 

@@ -1,5 +1,6 @@
 """The states of the frozen base that a head reads: of each text one vector from one or several places of the model."""
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -97,11 +98,14 @@ class FrozenStates:
 
 @contextmanager
 def _outputs(layers: dict[int, Any]) -> Iterator[dict[int, Tensor]]:
-    """What each of these layers gives in passes inside the context."""
+    """What each of these layers gives in passes of this thread inside the context."""
     kept: dict[int, Tensor] = {}
+    own = threading.get_ident()  # Of several threads whose passes share the layers.
 
     def keeper(number: int) -> Any:
         def keep(_module: object, _inputs: object, output: Any) -> None:
+            if threading.get_ident() != own:
+                return
             kept[number] = output[0] if isinstance(output, tuple) else output
 
         return keep

@@ -10,8 +10,10 @@ label without a training record is never answered. McCallum and Nigam, "A compar
 text classification", AAAI-98 workshop on learning for text categorization.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,40 +32,76 @@ def baselines(sites: Sequence[SiteRecords], labels: Sequence[str]) -> dict[str, 
     Raises:
         RecordError: a site has no training record, or a response is none of the labels.
     """
-    everybody = tuple(chain.from_iterable(site.train for site in sites))
+    everybody = NaiveBayes.learnt(tuple(chain.from_iterable(site.train for site in sites)), labels)
     return {
         "naive_bayes_own": {site.name: naive_bayes_tally(site.train, site.test, labels) for site in sites},
-        "naive_bayes_all": {site.name: naive_bayes_tally(everybody, site.test, labels) for site in sites},
+        "naive_bayes_all": {site.name: everybody.tally(site.test) for site in sites},
     }
 
 
 def naive_bayes_tally(train: Sequence[Record], test: Sequence[Record], labels: Sequence[str]) -> Tally:
-    """Learn from `train`, answer `test` and count; of equally likely labels the first is answered.
-
-    The loss is of the probabilities after a pseudo-record for each label, as in `majority_tally`: p becomes
-    (n p + 1) / (n + L), so that a label unseen in training does not cost an infinite loss. Answers do not depend on it.
+    """Learn from `train`, answer `test` and count; see NaiveBayes.
 
     Raises:
         RecordError: there is no training record, or a response is none of the labels.
     """
-    if not train:
-        raise RecordError("naive Bayes needs a training record", found="none")
-    vocabulary = {word: column for column, word in enumerate(sorted({word for r in train for word in _words(r)}))}
-    known, truth = label_numbers(train, labels), label_numbers(test, labels)
-    frequencies = np.bincount(known, minlength=len(labels))  # (L,)
-    counts = np.zeros((len(labels), len(vocabulary)))
-    for record, label in zip(train, known, strict=True):
-        np.add.at(counts[label], _columns(record, vocabulary), 1)
-    log_words = np.log((counts + 1) / (counts.sum(1, keepdims=True) + len(vocabulary)))  # (L, V)
-    with np.errstate(divide="ignore"):
-        log_prior = np.log(frequencies / len(train))
-    found = [log_prior + log_words[:, _columns(record, vocabulary)].sum(1) for record in test]
-    scores = np.array(found).reshape(len(test), len(labels))
-    return tally_of(scores, truth, len(train))
+    return NaiveBayes.learnt(train, labels).tally(test)
+
+
+@dataclass(frozen=True, eq=False)
+class NaiveBayes:
+    """What training records have taught; see the top of this file.
+
+    Attributes:
+        labels: of the task.
+        training_records: how many there were.
+        columns: of each training word in `log_words`.
+        log_prior: (L,).
+        log_words: (L, V).
+    """
+
+    labels: Sequence[str]
+    training_records: int
+    columns: Mapping[str, int]
+    log_prior: NDArray[np.float64]
+    log_words: NDArray[np.float64]
+
+    @classmethod
+    def learnt(cls, train: Sequence[Record], labels: Sequence[str]) -> Self:
+        """Raises RecordError if there is no training record, or a response is none of the labels."""
+        if not train:
+            raise RecordError("naive Bayes needs a training record", found="none")
+        known, texts = label_numbers(train, labels), [words(record.prompt or "") for record in train]
+        columns = {word: column for column, word in enumerate(sorted(set(chain.from_iterable(texts))))}
+        counts = np.zeros((len(labels), len(columns)))
+        for text, label in zip(texts, known, strict=True):
+            np.add.at(counts[label], [columns[word] for word in text], 1)
+        log_words = np.log((counts + 1) / (counts.sum(1, keepdims=True) + len(columns)))
+        with np.errstate(divide="ignore"):
+            log_prior = np.log(np.bincount(known, minlength=len(labels)) / len(train))
+        return cls(labels, len(train), columns, log_prior, log_words)
+
+    def tally(self, test: Sequence[Record]) -> Tally:
+        """Answer `test` and count; of equally likely labels the first is answered.
+
+        The loss is of the probabilities after a pseudo-record for each label, as in `majority_tally`: p becomes
+        (n p + 1) / (n + L), so that a label unseen in training does not cost an infinite loss. Answers do not depend
+        on it.
+
+        Raises:
+            RecordError: a response is none of the labels.
+        """
+        truth = label_numbers(test, self.labels)
+        found = [self.log_prior + self.log_words[:, self._known(record)].sum(1) for record in test]
+        return tally_of(np.array(found).reshape(len(test), len(self.labels)), truth, self.training_records)
+
+    def _known(self, record: Record) -> list[int]:
+        """The column of each word of a record that training had, as often as it stands in the record."""
+        return [column for word in words(record.prompt or "") if (column := self.columns.get(word)) is not None]
 
 
 def tally_of(scores: NDArray[np.float64], truth: NDArray[np.int64], training_records: float) -> Tally:
-    """Count the likeliest answers; the loss is that of `naive_bayes_tally`.
+    """Count the likeliest answers; the loss is that of `NaiveBayes.tally`.
 
     Args:
         scores: (N, L) log-probabilities up to a constant a row.
@@ -87,15 +125,6 @@ def tally_of(scores: NDArray[np.float64], truth: NDArray[np.int64], training_rec
         hits=hits,
         per_record=PerRecord.classified(losses, truth, answers, smoothed[rows, answers]),
     )
-
-
-def _words(record: Record) -> list[str]:
-    return words(record.prompt or "")
-
-
-def _columns(record: Record, vocabulary: dict[str, int]) -> list[int]:
-    """The column of each word that the vocabulary has, as often as it stands in the record."""
-    return [column for word in _words(record) if (column := vocabulary.get(word)) is not None]
 
 
 def label_numbers(records: Sequence[Record], labels: Sequence[str]) -> NDArray[np.int64]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from yoriai.client.base.base_model import BaseModel
+from yoriai.client.base.cores import one_core_each
 from yoriai.client.base.pieces import Rows, Shape, filled, public_ids, rows_for, shape_of
 from yoriai.client.records.encoding import Example
 from yoriai.privacy.dp.record_gradients import RecordGradients
@@ -86,6 +87,14 @@ class FactorModel(ABC):
         """What the tail takes of entering states, of each row by itself: (B, R, state_width) -> (B, R, read_width)."""
         return entering
 
+    def read_once(self, content: bytes, entering: Tensor) -> Tensor:
+        """As `read`, of one example's kept state: (R, state_width) -> (R, read_width).
+
+        Args:
+            content: the example's, on which the state depends.
+        """
+        return self.read(entering[None])[0]
+
     @abstractmethod
     def detach(self) -> None:
         """Give the base back as it was; this object is of no use afterwards."""
@@ -151,7 +160,8 @@ class FactorModel(ABC):
             def run(chosen: Sequence[int]) -> Tensor:
                 return self.enter([examples[i] for i in chosen], tokens).flatten(1)
 
-            return rows_for(run, tokens, most, self.base.device)
+            with one_core_each(self.base.device):  # As it is done afterwards.
+                return rows_for(run, tokens, most, self.base.device)
 
         return self.rows(("enter", tokens, most), find_out)
 

@@ -146,6 +146,7 @@ class HeadModel(FactorModel):
         self.states_key = ("head", shape.places, shape.words)
         self._conditioning = _Conditioning(shape).to(base.device)
         self.tail: HeadTail = HeadTail(shape).to(base.device)
+        self._x: dict[bytes, Tensor] = {}
 
     def factor_parameters(self) -> dict[str, nn.Parameter]:
         """See FactorModel."""
@@ -164,7 +165,9 @@ class HeadModel(FactorModel):
         """See FactorModel. All of a job's rounds have one conditioning, and x is read once."""
         before = [parameter.clone() for parameter in self._conditioning.parameters()]
         super().load(state)
-        self.reading += not all(map(torch.equal, before, self._conditioning.parameters()))
+        if not all(map(torch.equal, before, self._conditioning.parameters())):
+            self.reading += 1
+            self._x.clear()
 
     @property
     def read_width(self) -> int:
@@ -176,6 +179,12 @@ class HeadModel(FactorModel):
         """x of each row, by itself: in a product of many its last bits would be moved by the others."""
         with self.threads():
             return torch.stack([self._conditioning(row) for row in entering])
+
+    def read_once(self, content: bytes, entering: Tensor) -> Tensor:
+        """See FactorModel. x is kept for whoever has an equal record, and for other jobs of the same conditioning."""
+        if content not in self._x:
+            self._x[content] = super().read_once(content, entering)
+        return self._x[content]
 
     @torch.no_grad()
     def check_output(self) -> None:

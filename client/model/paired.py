@@ -59,13 +59,17 @@ def changes(before: Sequence[Tally], after: Sequence[Tally]) -> dict[str, Change
         before, after: one a site, in the same order; their records are the same.
     """
     found: dict[str, Change] = {}
+    drawn: dict[tuple[int, ...], list[NDArray[np.int64]]] = {}  # Most measures are of the same records.
     old, new = [_measures(tally) for tally in before], [_measures(tally) for tally in after]
     for name in MORE_IS_BETTER:
         if not old or not all(name in site for site in (*old, *new)):
             continue
         pairs = [(a[name], b[name]) for a, b in zip(old, new, strict=True)]
-        if all(len(a.columns) == len(b.columns) for a, b in pairs) and _count(pairs) >= FEWEST_RECORDS:
-            found[name] = _change(pairs)
+        sizes = tuple(len(a.columns) for a, _ in pairs)
+        if sizes == tuple(len(b.columns) for _, b in pairs) and sum(sizes) >= FEWEST_RECORDS:
+            if sizes not in drawn:
+                drawn[sizes] = draws(sizes)
+            found[name] = _change(pairs, drawn[sizes])
     return found
 
 
@@ -93,11 +97,8 @@ def draws(sizes: Sequence[int], resamples: int = RESAMPLES) -> list[NDArray[np.i
     return blocks
 
 
-def _count(pairs: Sequence[tuple[_Measure, _Measure]]) -> int:
-    return sum(len(old.columns) for old, _ in pairs)
-
-
-def _change(pairs: Sequence[tuple[_Measure, _Measure]]) -> Change:
+def _change(pairs: Sequence[tuple[_Measure, _Measure]], blocks: Sequence[NDArray[np.int64]]) -> Change:
+    """The change of one measure, its interval over draws as `draws` gives them."""
     value = pairs[0][0].value
     old = np.concatenate([a.columns for a, _ in pairs])
     new = np.concatenate([b.columns for _, b in pairs])
@@ -106,9 +107,7 @@ def _change(pairs: Sequence[tuple[_Measure, _Measure]]) -> Change:
         return value(times @ new) - value(times @ old)
 
     whole = float(difference(np.ones((1, len(old))))[0])
-    drawn = np.concatenate(
-        [difference(block.astype(np.float64)) for block in draws([len(a.columns) for a, _ in pairs])]
-    )
+    drawn = np.concatenate([difference(block.astype(np.float64)) for block in blocks])
     low, high = np.nanpercentile(drawn, [2.5, 97.5])
     return Change(whole, float(low), float(high))
 

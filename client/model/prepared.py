@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from yoriai.client.base.cores import cores_of, side_by_side
 from yoriai.client.base.pieces import Rows, Shape, filled
 from yoriai.client.model.factor_model import ENTER_AT_ONCE, FactorModel, padded_tokens
 from yoriai.client.records.encoding import Example
@@ -93,7 +94,6 @@ class PreparedRecords:
         self._shapes = [model.shape(example) for example in self.examples]
         self._states: list[Tensor] | None = None
         self._read: tuple[int, list[Tensor]] | None = None
-        self._parts: tuple[PreparedRecords, ...] = ()
         if known is not None:
             self._compute(known, progress)
             self._states = [known[example.content] for example in self.examples]
@@ -117,7 +117,6 @@ class PreparedRecords:
         found = cls(parts[0]._model, examples, known=None, units=units)
         if all(part._states is not None for part in parts):
             found._states = [state for part in parts for state in part._states or ()]
-            found._parts = tuple(parts)
         return found
 
     def __len__(self) -> int:
@@ -200,34 +199,41 @@ class PreparedRecords:
         return padded.to(self._model.base.device)
 
     def _read_states(self, states: list[Tensor]) -> list[Tensor]:
-        """What the model reads of each; once for as long as it reads alike, which for a head is a whole job."""
+        """What the model reads of each, for as long as it reads alike."""
         if self._read is None or self._read[0] != self._model.reading:
-            if self._parts:
-                read = [row for part in self._parts for row in part._read_states(part._states or [])]
-            else:
-                read = [self._model.read(state[None])[0] for state in states]
-            self._read = self._model.reading, read
+            kept = zip(self.examples, states, strict=True)
+            self._read = self._model.reading, [self._model.read_once(one.content, state) for one, state in kept]
         return self._read[1]
 
     def _compute(self, known: dict[bytes, Tensor], progress: Callable[[int, int], None] | None) -> None:
         """Add the entering states (rows, F) of every record that is not known yet, as views into one block."""
         missing = {e.content: i for i, e in enumerate(self.examples) if e.content not in known}
-        rows = {i: self._model.state_rows(len(self.examples[i].token_ids)) for i in missing.values()}
-        block = _allocate(sum(rows.values()), self._model.state_width)
-        start = done = 0
+        if not missing:
+            return
+        rows = [self._model.state_rows(len(self.examples[i].token_ids)) for i in missing.values()]
+        block = _allocate(sum(rows), self._model.state_width)
+        views = dict(zip(missing.values(), torch.split(block, rows), strict=True))
         by_tokens: dict[int, list[int]] = {}
-        for i in rows:
+        for i in views:
             by_tokens.setdefault(padded_tokens(self.examples[i], self._model.base), []).append(i)
-        for tokens, records in sorted(by_tokens.items()):
-            for piece, count in self._model.enter_rows(tokens, ENTER_AT_ONCE).cut(records):
+        done, device = 0, self._model.base.device
+        for tokens, records in sorted(by_tokens.items()):  # One length at a time: some bases keep what suits one.
+
+            def enter(cut: tuple[list[int], int], tokens: int = tokens) -> None:
+                piece, count = cut
                 states = self._model.enter([self.examples[i] for i in piece], tokens).float().cpu()
                 for row, i in enumerate(piece[:count]):
-                    view = block[start : start + rows[i]]
-                    known[self.examples[i].content] = view.copy_(states[row, : rows[i]])
-                    start += rows[i]
-                done += count
+                    views[i].copy_(states[row, : len(views[i])])
+
+            def tell(cut: tuple[list[int], int]) -> None:
+                nonlocal done
+                done += cut[1]
                 if progress is not None:
-                    progress(done, len(rows))
+                    progress(done, len(views))
+
+            fit = self._model.enter_rows(tokens, ENTER_AT_ONCE)
+            side_by_side(enter, list(fit.cut(records, cores_of(device))), device, tell)
+        known.update({self.examples[i].content: view for i, view in views.items()})
 
 
 def _allocate(tokens: int, hidden: int) -> Tensor:

@@ -71,7 +71,7 @@ def empty_prompt(base: BaseModel, task: TaskSection) -> Example:
 
 def base_tally(
     model: FactorModel,
-    task: TaskSection,
+    words: LabelWords,
     records: PreparedRecords,
     *,
     physical_batch_size: int,
@@ -82,10 +82,11 @@ def base_tally(
     Args:
         model: of a job whose head trains, which leaves the base bare; where what it keeps of a record will do, that is
             used.
+        words: of the model's base, untouched.
         progress: called as (records done, records in all) before each batch.
     """
     order = records.by_length(range(len(records)))
-    words, states = LabelWords.untouched(model.base, task), _last_states(model, records)
+    states = _last_states(model, records)
     if states is not None:
         return _placed(
             answers(words.of_states(states[order]), torch.tensor([records.examples[i].label for i in order])), order

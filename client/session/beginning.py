@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from yoriai.client.base.base_model import BaseModel
+from yoriai.client.base.cores import side_by_side
 from yoriai.client.base.layers import adapted_maps, output_cap
 from yoriai.client.model.conditioning import conditioning
 from yoriai.client.model.factor_model import FactorModel
@@ -128,12 +129,17 @@ def _states(model: HeadModel, examples: Sequence[Example], progress: Progress | 
     """The entering states of public examples, (n, F). They may share passes as they like: nothing of them is secret."""
     by_length = sorted(range(len(examples)), key=lambda place: len(examples[place].token_ids))
     found = torch.empty(len(examples), model.state_width)
-    for start in range(0, len(by_length), _PUBLIC_AT_ONCE):
-        if progress is not None:
-            progress(start, len(by_length))
-        places = by_length[start : start + _PUBLIC_AT_ONCE]
+
+    def enter(places: Sequence[int]) -> None:
         longest = len(examples[places[-1]].token_ids)
         found[places] = model.enter([examples[place] for place in places], longest)[:, 0].float().cpu()
+
+    def tell(places: Sequence[int]) -> None:
+        if progress is not None:
+            progress(by_length.index(places[-1]) + 1, len(by_length))
+
+    starts = range(0, len(by_length), _PUBLIC_AT_ONCE)
+    side_by_side(enter, [by_length[start : start + _PUBLIC_AT_ONCE] for start in starts], model.base.device, tell)
     return found
 
 

@@ -132,15 +132,16 @@ class RoundTrainer:
             TrainingError: it failed, or was done with other noise than was charged.
         """
         source = self._hooks.randomness(this.job.run_id, this.index)
-        # Nothing of the records is in this check, so a refusal here leaves the charge open.
-        self._hooks.check(this)
-        try:
-            trained = self._hooks.train(this, source, self._hooks.on_step)
-            if trained.event != this.event:
-                raise TrainingError("the round was trained with other noise than was charged")
-        except Exception:
-            self.mark_released(this)
-            raise
+        with this.job.model.threads():
+            # Nothing of the records is in this check, so a refusal here leaves the charge open.
+            self._hooks.check(this)
+            try:
+                trained = self._hooks.train(this, source, self._hooks.on_step)
+                if trained.event != this.event:
+                    raise TrainingError("the round was trained with other noise than was charged")
+            except Exception:
+                self.mark_released(this)
+                raise
         return trained
 
     def mark_released(self, this: Round) -> None:

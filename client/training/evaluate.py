@@ -38,11 +38,12 @@ def evaluate(
         progress: called as (records done, records in all) before each batch and each generated response.
     """
     tell = progress or _untold
-    model.load(adapter)
     pieces: list[Tally] = []
-    for batch in records.batches(range(len(records)), physical_batch_size):
-        tell(sum(piece.records for piece in pieces), len(records))
-        pieces.append(head.tally(head.hidden(model, batch), batch))
+    with model.threads():
+        model.load(adapter)
+        for batch in records.batches(range(len(records)), physical_batch_size):
+            tell(sum(piece.records for piece in pieces), len(records))
+            pieces.append(head.tally(head.hidden(model, batch), batch))
     total = pieces[0] if pieces else Tally(records=0, loss_sum=0.0, loss_units=0)
     for piece in pieces[1:]:
         total = total + piece

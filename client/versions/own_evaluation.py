@@ -20,7 +20,7 @@ from yoriai.client.model.lora import AdaptedModel
 from yoriai.client.model.measure import Tally
 from yoriai.client.model.prepared import PreparedRecords
 from yoriai.client.records.records import Record
-from yoriai.client.session.base_answers import base_tally
+from yoriai.client.session.base_answers import LabelWords, base_tally
 from yoriai.client.session.model_session import ModelSession
 from yoriai.client.training.answers import SAMPLES, both_answer
 from yoriai.client.training.evaluate import evaluate
@@ -140,7 +140,8 @@ def measure_own(
     # would always answer the first label; before it the base has the words of its labels.
     bare = zeros_like(state)
     if job.trains_head:
-        before = base_tally(model, job.task, prepared, physical_batch_size=rows, progress=progress)
+        words = LabelWords.untouched(model.base, job.task)
+        before = base_tally(model, words, prepared, physical_batch_size=rows, progress=progress)
     else:
         before = measured(bare)
     return OwnTallies(before, measured(state), prepared, bare, state)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from yoriai.terminal import say_while
+from yoriai.terminal import say, say_while
 
 _console = Console()
 
@@ -28,6 +28,8 @@ def demo(
     ] = None,
 ) -> None:
     """Train together and alone at several epsilons, with either noise, and show it in one table and one figure."""
+    # The libraries take seconds: a first line tells that it is at work.
+    say(f"demo     alone and together, on the records of {data or 'five machines of a mine'}")
     with say_while("loading libraries"):
         from yoriai.client.base.quiet import quiet_libraries
         from yoriai.simulations.report.sweep_figure import draw_sweep, sweep_table

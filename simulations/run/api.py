@@ -263,11 +263,12 @@ def _run(running: _Running) -> Report:
             personal=_personal(running, federation, outcome, kept, bench),
             samples=_samples(running, outcome, bench),
         )
-        report = _report(running, outcome, measured)
-        metrics.over(outcome.checkpoint.rounds, report)
-        if names := _compared_with(running.job, running.options):
-            _compare(running, federation, names, kept, bench)
-            report = _report(running, outcome, measured)
+        if running.options.compare:  # They take several times as long as the run, which is reported before them.
+            _report(running, outcome, measured, metrics)
+        try:
+            _compare(running, federation, kept, bench)
+        finally:  # What stops the comparisons costs nothing but them.
+            report = _report(running, outcome, measured, metrics)
     finally:
         metrics.close()
         with contextlib.suppress(CheckpointError):  # A full disk costs these seconds, and not the error's own words.
@@ -318,9 +319,8 @@ def _personal(
     return personal
 
 
-def _compare(
-    running: _Running, federation: Federation, names: Sequence[str], kept: Measurements, bench: TestBench
-) -> None:
+def _compare(running: _Running, federation: Federation, kept: Measurements, bench: TestBench) -> None:
+    names = _compared_with(running.job, running.options)
     # The stopwatch times the federation's sites; those of comparisons are told to the observer alone.
     for comparison in compare.comparisons(replace(federation, observer=running.observer), names):
         running.observer.say(f"compare  {comparison.name.replace('_', ' ')}")
@@ -336,8 +336,8 @@ def _samples(running: _Running, outcome: Outcome, bench: TestBench) -> tuple[Sam
     return found
 
 
-def _report(running: _Running, outcome: Outcome, measured: Measured) -> Report:
-    """Build the report and write it; done before the comparisons too, so that they cannot cost it."""
+def _report(running: _Running, outcome: Outcome, measured: Measured, metrics: RunMetrics) -> Report:
+    """Build the report and write it, with the rounds' last figures."""
     measured = replace(measured, seconds=running.watch.parts(), site_seconds=running.watch.sites())
     now = datetime.datetime.now(datetime.UTC)
     running.observer.advance("writing the report", 0, 0)
@@ -346,6 +346,7 @@ def _report(running: _Running, outcome: Outcome, measured: Measured) -> Report:
         with _after_training(running, "its report cannot be written"):
             write_pages(report, running.job, running.run_id, running.folder)
             write_report(report, running.folder)
+    metrics.over(outcome.checkpoint.rounds, report)
     return report
 
 

@@ -14,7 +14,7 @@ from yoriai.client.model.measure import Tally, majority_tally
 from yoriai.client.model.per_record import PerRecord
 from yoriai.client.model.prepared import PreparedRecords
 from yoriai.client.records.records import SiteRecords
-from yoriai.client.session.base_answers import base_tally
+from yoriai.client.session.base_answers import LabelWords, base_tally
 from yoriai.client.session.model_session import ModelSession
 from yoriai.client.training.answers import SAMPLES, both_answer
 from yoriai.client.training.evaluate import evaluate
@@ -62,7 +62,8 @@ class TestBench:
         if not self.job.trains_head:
             return self.measure(initial)
         model, rows = self.session.model(self.job), self.session.speed.physical_batch_size
-        return self._by_site(lambda records: base_tally(model, self.job.task, records, physical_batch_size=rows))
+        words = LabelWords.untouched(self.session.base, self.job.task)
+        return self._by_site(lambda records: base_tally(model, words, records, physical_batch_size=rows))
 
     def _by_site(self, count: Callable[[PreparedRecords], Tally]) -> SiteTallies:
         tallies = {}

@@ -153,18 +153,19 @@ def _reports(
     own: Mapping[str, object],
 ) -> Iterator[tuple[tuple[str, float], Report]]:
     """Every run's report by noise and epsilon; those of shared noise measure each site alone too."""
-    for noise in _FOLDERS:
-        for epsilon in epsilons:
-            place = run_folder_of(folder, noise, epsilon)
-            if (place / "run.json").exists():
-                yield (noise, epsilon), resume(place, observer=observer)
-                continue
-            settings = {"evaluation.every": 0, **own, "privacy.epsilon": epsilon, "privacy.noise": noise}
-            options = Options(alone=noise == "distributed")
-            report = simulate(
-                data=source, settings=settings, out=place, options=options, observer=observer, session=session
-            )
-            yield (noise, epsilon), report
+    cells = [(noise, epsilon) for noise in _FOLDERS for epsilon in epsilons]
+    for number, (noise, epsilon) in enumerate(cells, start=1):
+        observer.say(f"run {number} of {len(cells)} in {folder}: epsilon {epsilon:g}, {_FOLDERS[noise]} noise")
+        place = run_folder_of(folder, noise, epsilon)
+        if (place / "run.json").exists():
+            yield (noise, epsilon), resume(place, observer=observer)
+            continue
+        settings = {"evaluation.every": 0, **own, "privacy.epsilon": epsilon, "privacy.noise": noise}
+        options = Options(alone=noise == "distributed")
+        report = simulate(
+            data=source, settings=settings, out=place, options=options, observer=observer, session=session
+        )
+        yield (noise, epsilon), report
 
 
 def _document(found: Sweep) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pytest
 from tests.client.conftest import LABELS, JobMaker
 from yoriai.client.model.measure import Tally
 from yoriai.client.records.records import Record
-from yoriai.client.session.base_answers import base_tally
+from yoriai.client.session.base_answers import LabelWords, base_tally
 from yoriai.client.session.model_session import ModelSession
 from yoriai.client.training.evaluate import evaluate
 from yoriai.config import JobConfig
@@ -20,10 +20,15 @@ RECORDS = [
 ]
 
 
+def words_of(session: ModelSession, job: JobConfig) -> LabelWords:
+    """The untouched base, by the job's labels."""
+    return LabelWords.untouched(session.base, job.task)
+
+
 def untouched(session: ModelSession, job: JobConfig, rows: int = 4) -> Tally:
     """The base's answers where the job's head trains."""
     prepared = session.prepare(RECORDS, job, for_training=False)
-    return base_tally(session.model(job), job.task, prepared, physical_batch_size=rows)
+    return base_tally(session.model(job), words_of(session, job), prepared, physical_batch_size=rows)
 
 
 @pytest.mark.parametrize("template", [None, "Order: {prompt}\nPart:"])
@@ -61,7 +66,7 @@ def test_its_answers_are_paired_with_those_of_the_head_that_trains(session: Mode
 def base_hit(session: ModelSession, job: JobConfig, record: Record) -> bool:
     """Whether the base answers one record right, by itself."""
     prepared = session.prepare([record], job, for_training=False)
-    return base_tally(session.model(job), job.task, prepared, physical_batch_size=1).correct == 1
+    return base_tally(session.model(job), words_of(session, job), prepared, physical_batch_size=1).correct == 1
 
 
 def test_labels_of_equal_tokens_stop_no_job_whose_head_trains(session: ModelSession, make_job: JobMaker) -> None:
@@ -78,7 +83,7 @@ def test_without_records_nothing_is_counted(session: ModelSession, make_job: Job
     prepared = session.prepare(RECORDS, job, for_training=False)
     model = session.model(job)
     nothing = type(prepared)(model, (), known=None)
-    tally = base_tally(session.model(job), job.task, nothing, physical_batch_size=4)
+    tally = base_tally(session.model(job), words_of(session, job), nothing, physical_batch_size=4)
     assert (tally.records, tally.accuracy) == (0, None)
 
 
@@ -87,7 +92,7 @@ def test_progress_counts_the_records(session: ModelSession, make_job: JobMaker) 
     told: list[tuple[int, int]] = []
     base_tally(
         session.model(job),
-        job.task,
+        words_of(session, job),
         session.prepare(RECORDS, job, for_training=False),
         physical_batch_size=4,
         progress=lambda done, total: told.append((done, total)),

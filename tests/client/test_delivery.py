@@ -30,7 +30,7 @@ from yoriai.client.folder.site_folder import make_site
 from yoriai.client.offer.job_book import JobBook
 from yoriai.client.offer.job_entry import Entry
 from yoriai.client.records.records import Record
-from yoriai.client.session.base_answers import base_tally
+from yoriai.client.session.base_answers import LabelWords, base_tally
 from yoriai.client.session.model_session import ModelSession
 from yoriai.client.site.round_trainer import SiteHooks
 from yoriai.client.site.site import Site
@@ -856,7 +856,8 @@ def test_before_a_head_that_trains_the_base_answers_with_its_labels_words(home: 
     (folder,) = home.stored()
     before = json.loads((folder / "evaluation.json").read_text())["before"]
     prepared = home.bench.prepare(home.tests, job, for_training=False)
-    tally = base_tally(home.bench.model(job), job.task, prepared, physical_batch_size=8)
+    words = LabelWords.untouched(home.bench.base, job.task)
+    tally = base_tally(home.bench.model(job), words, prepared, physical_batch_size=8)
     assert (before["records"], before["correct"]) == (6, tally.correct)
     assert before["loss"] == pytest.approx(tally.loss, rel=1e-6)
     assert before["loss"] != pytest.approx(np.log(3), rel=1e-6)  # That of a head of zeros.

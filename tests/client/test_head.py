@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -20,9 +20,11 @@ from yoriai.client.records.records import Record
 from yoriai.client.session.export import save_adapter
 from yoriai.client.session.loading import load
 from yoriai.client.session.model_session import ModelSession
-from yoriai.client.site.job import training_plan
+from yoriai.client.site.job import AcceptedJob, Round, training_plan
+from yoriai.client.site.round_trainer import RoundTrainer, SiteHooks
+from yoriai.client.training.evaluate import evaluate
 from yoriai.client.training.gradients import RoundGradients
-from yoriai.client.training.train import train_round
+from yoriai.client.training.train import LocalUpdate, train_round
 from yoriai.config import JobConfig
 from yoriai.errors import AdapterError, BaseModelError, ConfigError, RecordError, TrainingError
 from yoriai.privacy.dp.randomness import SeededSource
@@ -228,6 +230,22 @@ def test_records_that_were_read_under_another_jobs_conditioning_are_read_again(
     assert torch.equal(first, again)
 
 
+def test_an_equal_record_is_read_once_whoever_has_it(
+    session: ModelSession, job: JobConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, rows, read = session.model(job), list[int](), HeadModel.read
+    model.load(started(session, job))
+
+    def counted(self: HeadModel, entering: torch.Tensor) -> torch.Tensor:
+        rows.append(len(entering))
+        return read(self, entering)
+
+    monkeypatch.setattr(HeadModel, "read", counted)
+    for records in (RECORDS, RECORDS[1:]):
+        list(session.prepare(records, job).batches(range(len(records)), 8))
+    assert sum(rows) == len(RECORDS)
+
+
 def test_states_that_are_not_kept_are_the_same_ones(session: ModelSession, job: JobConfig) -> None:
     model, prepared = session.model(job), session.prepare(RECORDS, job)
     anew = PreparedRecords(model, prepared.examples, known=None)
@@ -262,6 +280,38 @@ def test_the_base_runs_once_a_record_however_many_rounds(
         model.check_output()
         train_round(model, state, prepared, session.head(job), plan_of(job), source=SeededSource(bytes([round_index])))
     assert passes == []
+
+
+def test_a_heads_rounds_and_measurements_wake_no_second_thread(
+    session: ModelSession, job: JobConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two cores would wait for each other in each small operation, next to other work for most of the time."""
+    model, unused, seen = session.model(job), cast(Any, None), list[int]()
+    load, before = model.load, torch.get_num_threads()
+
+    def note(*_: object) -> None:
+        seen.append(torch.get_num_threads())
+
+    def train(*_: object) -> LocalUpdate:
+        note()
+        return LocalUpdate(session.initial_adapter(job).select({"H"}), None)
+
+    def loading(state: AdapterState) -> None:
+        note()
+        load(state)
+
+    monkeypatch.setattr(model, "load", loading)
+    accepted = AcceptedJob("run", job, model, unused, unused, unused, 1, NoNoise(), offer=unused)
+    prepared, head = session.prepare(RECORDS, job), session.head(job)
+    torch.set_num_threads(2)
+    try:
+        RoundTrainer("north", unused, SiteHooks(check=note, train=train)).train(
+            Round(accepted, 0, unused, unused, None)
+        )
+        evaluate(model, started(session, job), prepared, head, physical_batch_size=8)
+        assert (seen, torch.get_num_threads()) == ([1, 1, 1], 2)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_rounds_are_checked_with_one_pass_of_the_base_and_still_checked(

@@ -1,13 +1,14 @@
 """Naive Bayes: the same answers as scikit-learn's, and a loss that stays finite."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.naive_bayes import MultinomialNB
 
-from yoriai.client.evaluation.naive_bayes import baselines, naive_bayes_tally
+from yoriai.client.evaluation.naive_bayes import NaiveBayes, baselines, naive_bayes_tally
 from yoriai.client.records.records import Record, SiteRecords
 from yoriai.errors import RecordError
 
@@ -85,6 +86,18 @@ def test_own_and_all_differ_by_the_records_learnt_from() -> None:
     own, everybody = found["naive_bayes_own"], found["naive_bayes_all"]
     assert {name: (tally.correct, tally.records) for name, tally in own.items()} == {"a": (0, 1), "b": (1, 2)}
     assert {name: (tally.correct, tally.records) for name, tally in everybody.items()} == {"a": (1, 1), "b": (2, 2)}
+
+
+def test_everybodys_records_are_learnt_once_however_many_sites_are_tested(monkeypatch: pytest.MonkeyPatch) -> None:
+    learnt, taught = NaiveBayes.learnt, list[int]()
+
+    def learning(train: Sequence[Record], labels: Sequence[str]) -> NaiveBayes:
+        taught.append(len(train))
+        return learnt(train, labels)
+
+    monkeypatch.setattr(NaiveBayes, "learnt", learning)
+    baselines([SiteRecords(name, tuple(TRAIN), tuple(TRAIN)) for name in "abcd"], LABELS)
+    assert sorted(taught) == [3, 3, 3, 3, 12]
 
 
 def test_tallies_of_sites_add_up() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -9,8 +10,9 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
+from yoriai.client.model import paired as module
 from yoriai.client.model.measure import Tally
-from yoriai.client.model.paired import FEWEST_RECORDS, changes, paired_counts
+from yoriai.client.model.paired import FEWEST_RECORDS, changes, draws, paired_counts
 from yoriai.client.model.per_record import PerRecord
 
 
@@ -38,6 +40,19 @@ def test_every_change_is_the_difference_of_the_two_scores() -> None:
     assert after.macro_f1 is not None
     assert found["accuracy"].change == pytest.approx(after.accuracy - before.accuracy)
     assert found["macro_f1"].change == pytest.approx(after.macro_f1 - before.macro_f1)
+
+
+def test_measures_of_the_same_records_are_taken_on_the_same_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Sequence[int]] = []
+
+    def drawing(sizes: Sequence[int]) -> list[NDArray[np.int64]]:
+        asked.append(sizes)
+        return draws(sizes)
+
+    monkeypatch.setattr(module, "draws", drawing)
+    before, after = [_labels([1] * 15, [1] * 15)] * 2, [_labels([1] * 15, [2] * 15)] * 2
+    assert set(changes(before, after)) == {"accuracy", "macro_f1", "loss"}
+    assert asked == [(15, 15)]
 
 
 def test_the_interval_of_an_accuracy_is_scipys_percentile_interval() -> None:

@@ -355,21 +355,27 @@ def test_comparisons_can_be_added_to_a_finished_run(base: Path, sites: Path, tmp
     assert compared.adapter == plain.adapter
 
 
-def test_a_comparison_that_is_interrupted_leaves_the_report(base: Path, sites: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("compare", [True, False])
+def test_a_comparison_that_is_interrupted_leaves_the_report(
+    base: Path, sites: Path, tmp_path: Path, compare: bool
+) -> None:
+    """Comparisons that take long find it written; each site alone, of a head, has seconds, and it is written after."""
+    found: list[bool] = []
+
     class StopComparing(Notebook):
         def say(self, text: str) -> None:
             if text.startswith("compare"):
+                found.append((tmp_path / "run" / "report.json").exists())
                 raise KeyboardInterrupt
 
     settings = job_settings(base) | {"federation.rounds": 1}
+    if not compare:
+        del settings["federation.rule"]  # So that a head trains.
+        settings |= {"head.directions": 8, "head.words": 32}
+    options, observer = Options(compare=compare), StopComparing()
     with pytest.raises(KeyboardInterrupt):
-        simulate(
-            data=sites,
-            settings=settings,
-            out=tmp_path / "run",
-            options=Options(compare=True),
-            observer=StopComparing(),
-        )
+        simulate(data=sites, settings=settings, out=tmp_path / "run", options=options, observer=observer)
+    assert found == [compare]
     assert "federated" in load_report(tmp_path / "run").overall
 
 

@@ -2,16 +2,23 @@
 
 import io
 import json
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
-from tests.world import save_tiny_base, write_sites
+from tests.world import Notebook, save_tiny_base, write_sites
+from yoriai.client.model.head_model import HeadModel
+from yoriai.client.records.encoding import Example
 from yoriai.errors import ConfigError
-from yoriai.simulations.report.report import Score
+from yoriai.simulations.report.file import write_report
+from yoriai.simulations.report.report import Report, Score
 from yoriai.simulations.report.sweep_figure import draw_sweep, sweep_table
+from yoriai.simulations.run import api
 from yoriai.simulations.run import sweep as module
 from yoriai.simulations.run.experiment import DataSource
 from yoriai.simulations.run.observers import Silent
@@ -25,12 +32,42 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_sites(tmp_path_factory.mktemp("data"), {"a": 24, "b": 18}, test_size=6)
 
 
+def _watched(monkeypatch: pytest.MonkeyPatch) -> tuple[Counter[bytes], list[Path]]:
+    """How often each text passes the base from here on, and the folders into which a report is written."""
+    passed: Counter[bytes] = Counter()
+    written: list[Path] = []
+    enter = HeadModel.enter
+
+    def entering(model: HeadModel, examples: Sequence[Example], tokens: int) -> torch.Tensor:
+        passed.update(example.content for example in examples if len(example.words))
+        return enter(model, examples, tokens)
+
+    def writing(report: Report, folder: Path) -> None:
+        written.append(folder)
+        write_report(report, folder)
+
+    monkeypatch.setattr(HeadModel, "enter", entering)
+    monkeypatch.setattr(api, "write_report", writing)
+    return passed, written
+
+
 def test_every_cell_is_a_finished_run_and_nothing_runs_twice(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = {"base.model": str(save_tiny_base(tmp_path / "base")), **SMALL}
     folder = tmp_path / "sweep"
-    found = sweep(DataSource(data), (4.0, 1.0), folder, Silent(), settings)
+    passed, written = _watched(monkeypatch)
+    notes = Notebook()
+    found = sweep(DataSource(data), (4.0, 1.0), folder, notes, settings)
+    cells = [("shared", 4), ("shared", 1), ("own", 4), ("own", 1)]
+    assert [line for line in notes.said if " of 4 in " in line] == [
+        f"run {number} of 4 in {folder}: epsilon {epsilon}, {noise} noise"
+        for number, (noise, epsilon) in enumerate(cells, start=1)
+    ]
+    assert set(passed.values()) == {1}  # Every text passes the base once, in all runs together.
+    assert written == [
+        run_folder_of(folder, noise, epsilon) for noise in ("distributed", "local") for epsilon in (4, 1)
+    ]
     assert tuple(found.rows) == tuple(row for row, _, _ in ROWS)
     assert all(score is not None and score.records == 12 for scores in found.rows.values() for score in scores)
     assert set(found.yardsticks) == {"majority", "base", "naive_bayes_all"}

@@ -54,6 +54,16 @@ def test_damped_by_hand():
     assert state == OptState("damped", steps=2, first=first)
 
 
+def test_a_run_looks_for_its_longest_direction_once(monkeypatch):
+    found, svd = [], np.linalg.svd
+    monkeypatch.setattr(np.linalg, "svd", lambda matrix, **more: (found.append(matrix.shape), svd(matrix, **more))[1])
+    optimizer, update = Damped(), AdapterState({"head:H": np.random.default_rng(3).normal(size=(4, 7))})
+    state = optimizer.init(update)
+    for _ in range(3):
+        _, state = optimizer.step(update, state, learning_rate=1.0)
+    assert found == [(4, 7)]
+
+
 def test_a_first_update_of_zeros_damps_nothing():
     optimizer = server_optimizer("damped")
     steps, _ = run(optimizer, optimizer.init(update_of(0, 0)), [update_of(0, 0), update_of(1, 2)], learning_rate=1.0)
