@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tests.privacy.clipped_rows import Kept, opacus_rows
 from yoriai.errors import TrainingError
+from yoriai.privacy.dp import dpsgd
 from yoriai.privacy.dp.accounting import SampledGaussian
 from yoriai.privacy.dp.dpsgd import ClippedGradientSum, split_like
 from yoriai.privacy.dp.mechanisms import grid_step
@@ -173,6 +174,28 @@ def test_a_finished_row_that_is_too_long_counts_as_zero(
     total = ClippedGradientSum(list(network.parameters()), 1e-3)
     total.add_piece(opacus_rows(network, records))
     assert not total.flat().any()
+
+
+def test_a_row_that_is_too_long_is_taken_out_and_not_a_bit_of_the_others_changes(
+    network: GradSampleModule, records: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, factor = opacus_rows(network, records), dpsgd.clip_factors
+    long = float(np.linalg.norm(rows[4].double()))
+
+    def wrong(norms: np.ndarray, clip_norm: float) -> np.ndarray:
+        return factor(norms, clip_norm) * np.where(np.isclose(norms, long), 1 + 1e-12, 1.0)
+
+    def added(chosen: list[int]) -> np.ndarray:
+        total = ClippedGradientSum(list(network.parameters()), CLIP)
+        total.add_piece(rows[:2])
+        total.add_piece(rows[chosen])
+        return total.flat()
+
+    whole, without = added([2, 3, 4, 5, 6]), added([2, 3, 5, 6])
+    assert long > CLIP
+    assert np.linalg.norm(whole - without) == pytest.approx(CLIP)
+    monkeypatch.setattr(dpsgd, "clip_factors", wrong)
+    np.testing.assert_array_equal(added([2, 3, 4, 5, 6]), without)
 
 
 def test_an_empty_batch_is_zero_and_is_noised_all_the_same(network: GradSampleModule) -> None:
