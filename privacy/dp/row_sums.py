@@ -39,7 +39,7 @@ def norms(rows: Sequence[Tensor]) -> list[float]:
     if not rows:
         return []
     if rows[0].device.type != "cpu":
-        return [math.sqrt(float(torch.dot(row.double(), row.double()))) for row in rows]
+        return [math.sqrt(float(torch.dot(whole, whole))) for whole in (row.double() for row in rows)]
     arrays = [row.numpy() for row in rows]
 
     def squares(span: slice) -> list[float]:
