@@ -103,7 +103,7 @@ class RoundGradients:
         with self.model.threads():
             for piece in self.records.pieces(drawn, self._rows):
                 for gradients, units in self._passed(piece):
-                    total.add_piece(gradients, units)
+                    total.add_piece(gradients, units, goes_on=self.records.by_owner)
                     if not self._space or len(self._space[0]) < len(gradients):
                         self._space[:] = [gradients]
         if canaries is not None:

@@ -77,14 +77,14 @@ class ClippedGradientSum:
         self._ended: list[Tensor] = []
 
     @torch.no_grad()
-    def add_piece(self, gradients: Tensor, units: Sequence[int] | None = None) -> None:
+    def add_piece(self, gradients: Tensor, units: Sequence[int] | None = None, *, goes_on: bool = True) -> None:
         """Clip and add the gradients of whole units, from those of each record of a piece.
 
         Args:
             gradients: (N, n), of the blocks in the order of the parameters, as `RecordGradients.take` gives them.
             units: whose record each of the piece's first rows is, by any number; what lies after them does not count.
-                None where every row is a unit of its own. The last unit of a piece stays open, because its records
-                may go on in the next one.
+                None where every row is a unit of its own.
+            goes_on: whether the records of the last unit may go on in the next piece; the unit stays open then.
 
         Raises:
             TrainingError: rows are of another length; there are more units than rows; or a unit comes back after
@@ -103,6 +103,8 @@ class ClippedGradientSum:
             raise TrainingError("a piece has fewer gradients than records")
         for unit, row in zip(units, gradients, strict=False):
             self._add_record(unit, row)
+        if not goes_on:
+            self.end_unit()
         self._add_ended()
         if self._open is not None:  # On its own, so that the piece's memory is given back.
             self._open = (self._open[0], self._open[1].double())

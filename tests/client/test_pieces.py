@@ -109,9 +109,9 @@ def test_a_batchs_pieces_are_written_over_one_another_and_what_is_tried_is_not(
     plan = replace(PLAN, factors=get_rule("fedavg").trainable(0), sampling_rate=1.0, physical_batch_size=4)
     genuine = ClippedGradientSum.add_piece
 
-    def watched(this: ClippedGradientSum, rows: torch.Tensor, units: Sequence[int]) -> None:
+    def watched(this: ClippedGradientSum, rows: torch.Tensor, units: Sequence[int], *, goes_on: bool) -> None:
         places.append(rows.data_ptr())
-        genuine(this, rows, units)
+        genuine(this, rows, units, goes_on=goes_on)
 
     def trial(run: Callable[[Sequence[int]], torch.Tensor], *_: object) -> Rows:
         one, other = run([0, 1]), run([1, 0])
