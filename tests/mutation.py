@@ -48,6 +48,7 @@ TESTS: dict[str, tuple[str, ...]] = {
         "simulations/test_secure_federation.py",
     ),
     "privacy/dp/dpsgd.py": ("privacy/test_dpsgd.py", "privacy/test_owner_sums.py", "client/test_train.py"),
+    "privacy/dp/row_sums.py": ("privacy/test_row_sums.py", "privacy/test_dpsgd.py"),
     "privacy/dp/mechanisms.py": ("privacy/test_mechanisms.py", "privacy/test_dpsgd.py"),
     "privacy/ledger/rule.py": (*_LEDGER, "privacy/test_ledger.py"),
     "privacy/ledger/ledger.py": (

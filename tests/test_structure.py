@@ -138,6 +138,40 @@ def test_import_leaves_the_heavy_packages_alone(module: str, heavy: tuple[str, .
     assert result.stdout.split() == []
 
 
+def _loaded_with(module: str, seen: set[str]) -> set[str]:
+    """Modules of Yoriai, and packages of others, that are imported with a module: by what stands outside functions."""
+    file = ROOT / f"{module.replace('.', '/')}.py"
+    file = file if file.is_file() else file.with_suffix("") / "__init__.py"
+    if module in seen or not file.is_file():
+        return seen
+    seen.add(module)
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:  # Not what only a type checker reads, nor functions.
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+        if isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{name}" for name in names]
+        for name in names:
+            parts = name.split(".")
+            if parts[0] != "yoriai":
+                seen.add(parts[0])
+            for length in range(1, len(parts) + 1):
+                _loaded_with(".".join(parts[:length]), seen)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("module", "needs", "idle"),
+    [
+        ("yoriai.cli", "typer", {"flwr", "jinja2", "numpy", "pydantic", "torch"}),
+        ("yoriai.simulations.check.job_check", "torch", {"flwr", "matplotlib", "mlflow", "opacus", "ray"}),
+    ],
+)
+def test_a_command_begins_without_what_it_does_not_need(module: str, needs: str, idle: set[str]) -> None:
+    """Read from the files: to import what `job check` needs takes seconds (docs/benchmarks/start-up.md)."""
+    loaded = _loaded_with(module, set())
+    assert needs in loaded
+    assert not loaded & idle
+
+
 def test_simulate_is_offered_at_the_top_without_loading_it() -> None:
     before = "import sys, yoriai; print('yoriai.simulations' in sys.modules)"
     code = f"{before}; from yoriai import simulate; print(simulate.__module__)"

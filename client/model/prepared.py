@@ -127,6 +127,11 @@ class PreparedRecords:
         """The number of units of privacy, which is what is drawn from. It must not leave the site."""
         return len(self.examples) if self._units is None else len(self._units)
 
+    @property
+    def by_owner(self) -> bool:
+        """Whether a unit may have several records."""
+        return self._units is not None
+
     def pieces(self, drawn: Sequence[int] | np.ndarray, rows: Callable[[Shape], Rows]) -> Iterator[Piece]:
         """Cut all records of the drawn units into pieces, each of units of one shape; see `yoriai.client.base.pieces`.
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
 
 from yoriai.client.base.base_model import BaseModel
@@ -27,6 +26,7 @@ from yoriai.client.model.tasks import (
 from yoriai.client.records.encoding import Example, encode
 from yoriai.client.records.records import Record
 from yoriai.client.session.base_answers import empty_prompt
+from yoriai.client.session.kept_factors import kept_factors
 from yoriai.config import JobConfig
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.factors import BaseFactors, Maps
@@ -93,9 +93,13 @@ def _fixed_factors(model: AdaptedModel, job: JobConfig, progress: Progress | Non
     if job.lora.factors == "svd":
         return svd_factors(model)
     texts = public_texts(model.base, job.task, job.public, progress)
-    records = [_public_record(text, job.task.kind) for text in texts]
-    found = moments(model, task_head(model, job), _public_examples(records, job, model.base), progress)
-    return {path: public_factors(found[path], svd) for path, svd in svd_factors(model).items()}
+
+    def made() -> BaseFactors:
+        records = [_public_record(text, job.task.kind) for text in texts]
+        found = moments(model, task_head(model, job), _public_examples(records, job, model.base), progress)
+        return {path: public_factors(found[path], svd) for path, svd in svd_factors(model).items()}
+
+    return kept_factors(model.base, job, texts, made)
 
 
 def _public_examples(records: Sequence[Record], job: JobConfig, base: BaseModel) -> Sequence[Example]:
@@ -113,16 +117,18 @@ def _public_record(text: str, kind: str) -> Record:
     return Record(prompt=text[:cut], response=text[cut:].lstrip())
 
 
-def head_conditioning(
-    model: HeadModel, job: JobConfig, progress: Progress | None = None
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def head_conditioning(model: HeadModel, job: JobConfig, progress: Progress | None = None) -> BaseFactors:
     """The public conditioning of each state that the head reads, by its path: (M (1, H), D (q, H))."""
     texts = public_texts(model.base, job.task, job.public, progress)
-    records = [Record(prompt=text, response=job.task.labels[0]) for text in texts]
-    states = _states(model, _public_examples(records, job, model.base), progress)  # (n, places · H and words)
-    shape = model.head_shape
-    parts = zip(shape.places, shape.parts(states), strict=False)
-    return {path_of(place): conditioning(part.numpy(), shape.directions) for place, part in parts}
+
+    def made() -> BaseFactors:
+        records = [Record(prompt=text, response=job.task.labels[0]) for text in texts]
+        states = _states(model, _public_examples(records, job, model.base), progress)  # (n, places · H and words)
+        shape = model.head_shape
+        parts = zip(shape.places, shape.parts(states), strict=False)
+        return {path_of(place): conditioning(part.numpy(), shape.directions) for place, part in parts}
+
+    return kept_factors(model.base, job, texts, made)
 
 
 def _states(model: HeadModel, examples: Sequence[Example], progress: Progress | None) -> torch.Tensor:

@@ -9,7 +9,7 @@ beforehand, on public tokens (`FactorModel.check_output`).
 """
 
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, Self
 
 import numpy as np
@@ -62,6 +62,8 @@ class RoundGradients:
     plan: TrainingPlan
     trained: dict[str, nn.Parameter]
     blocks: dict[str, Block]
+    _space: list[Tensor] = field(default_factory=list, init=False, repr=False)
+    """The largest piece's gradients, once they are added; the next piece's are written over them."""
 
     @classmethod
     def at(
@@ -101,7 +103,9 @@ class RoundGradients:
         with self.model.threads():
             for piece in self.records.pieces(drawn, self._rows):
                 for gradients, units in self._passed(piece):
-                    total.add_piece(gradients, units)
+                    total.add_piece(gradients, units, goes_on=self.records.by_owner)
+                    if not self._space or len(self._space[0]) < len(gradients):
+                        self._space[:] = [gradients]
         if canaries is not None:
             for first in range(0, len(further), plan.physical_batch_size):
                 total.add_rows(canaries.rows(further[first : first + plan.physical_batch_size] - own))
@@ -116,7 +120,7 @@ class RoundGradients:
         shape, rows = piece.shape, len(piece.batch.last)
         if rows <= self._rows(shape).most:
             try:
-                gradients = self._by_record(piece.batch)
+                gradients = self._by_record(piece.batch, self._space_for(rows))
             except torch.OutOfMemoryError:
                 gradients = None
             if gradients is not None:
@@ -128,6 +132,7 @@ class RoundGradients:
 
     def _halve(self, shape: Shape, rows: int) -> None:
         """Let pieces of a shape have half as many records from here on, as many as do fit on public ones."""
+        self._space.clear()
         if self.model.base.device.type == "cuda":
             torch.cuda.empty_cache()
         if rows == 1:
@@ -168,10 +173,20 @@ class RoundGradients:
             labels=torch.zeros(rows, dtype=torch.int64, device=device),
         )
 
-    def _by_record(self, piece: Batch) -> Tensor:
-        """Each record's gradient over the rank's blocks, (B, n) float32: neither clipped nor safe."""
+    def _space_for(self, rows: int) -> Tensor | None:
+        """Where a piece's gradients may be written; what is too small for them makes way."""
+        if self._space and len(self._space[0]) < rows:
+            self._space.clear()
+        return self._space[0] if self._space else None
+
+    def _by_record(self, piece: Batch, space: Tensor | None = None) -> Tensor:
+        """Each record's gradient over the rank's blocks, (B, n) float32: neither clipped nor safe.
+
+        Args:
+            space: that they may be written over.
+        """
         device = self.model.base.device
-        gradients = RecordGradients(list(self.trained.values()), list(self.blocks.values()))
+        gradients = RecordGradients(list(self.trained.values()), list(self.blocks.values()), space=space)
         with (
             self.model.recording(gradients),
             torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"),

@@ -22,12 +22,10 @@ from yoriai.privacy.dp.accounting import SampledGaussian
 from yoriai.privacy.dp.mechanisms import clip_factors, gaussian_mechanism
 from yoriai.privacy.dp.randomness import RandomSource
 from yoriai.privacy.dp.record_gradients import Block
+from yoriai.privacy.dp.row_sums import add_scaled, norms
 
-_CHUNK = 1 << 16
-_Part = Tensor | np.ndarray
-# A finished row may be longer than the clip norm by this share: far above what rounding does in float64, and far below
-# what would matter beside the noise.
-_ROUNDING = 1e-9
+# A norm times its factor may be above the clip norm by this share: what rounding the factor and the product can do.
+_ROUNDING = 2.0**-50
 
 
 class Rows(Protocol):
@@ -45,8 +43,9 @@ class ClippedGradientSum:
     Assumes: each unit's records come one after another, in one batch once. A unit that comes back is refused, since
         it would have been clipped twice.
     Precision: norm, factor, product and sum are taken in float64, where no float32 overflows or vanishes when it is
-        squared; each finished row's norm is taken once more, and a row that is too long counts as zero. Each row is
-        worked on by itself, so that not a bit of it depends on which others are there.
+        squared; a row whose norm times its factor is too long counts as zero. So no row that is added is longer than
+        `clip_norm` by more than 1e-11 of it, on a GPU by n * 2^-54 (docs/decisions/0046). Each row is worked on by
+        itself, so that not a bit of it depends on which others are there.
     Does not cover: a change of one record among an owner's, which moves the sum by up to twice `clip_norm`; gradients
         that differ with the other records of their batch before they come here. See `yoriai.client.base.pieces`.
     Edge cases: a unit whose gradient is not finite counts as zero; an empty batch sums to zero and is noised like any
@@ -73,19 +72,19 @@ class ClippedGradientSum:
         entries = sum(parameter[block].numel() for parameter, block in zip(parameters, chosen, strict=True))
         self._rows, self._clip_norm = rows, clip_norm
         self._sum = torch.zeros(entries, dtype=torch.float64, device=parameters[0].device)
-        self._work = torch.empty(len(_chunks(self._sum)[0]), dtype=torch.float64, device=self._sum.device)
         self._begun: set[int] = set()
         self._open: tuple[int, Tensor] | None = None
+        self._ended: list[Tensor] = []
 
     @torch.no_grad()
-    def add_piece(self, gradients: Tensor, units: Sequence[int] | None = None) -> None:
+    def add_piece(self, gradients: Tensor, units: Sequence[int] | None = None, *, goes_on: bool = True) -> None:
         """Clip and add the gradients of whole units, from those of each record of a piece.
 
         Args:
             gradients: (N, n), of the blocks in the order of the parameters, as `RecordGradients.take` gives them.
             units: whose record each of the piece's first rows is, by any number; what lies after them does not count.
-                None where every row is a unit of its own. The last unit of a piece stays open, because its records
-                may go on in the next one.
+                None where every row is a unit of its own.
+            goes_on: whether the records of the last unit may go on in the next piece; the unit stays open then.
 
         Raises:
             TrainingError: rows are of another length; there are more units than rows; or a unit comes back after
@@ -98,13 +97,15 @@ class ClippedGradientSum:
                 expected=str(len(self._sum)),
             )
         if units is None:
-            for row in gradients:
-                self._add(row)
+            self._add(list(gradients))
             return
         if len(units) > len(gradients):
             raise TrainingError("a piece has fewer gradients than records")
         for unit, row in zip(units, gradients, strict=False):
             self._add_record(unit, row)
+        if not goes_on:
+            self.end_unit()
+        self._add_ended()
         if self._open is not None:  # On its own, so that the piece's memory is given back.
             self._open = (self._open[0], self._open[1].double())
 
@@ -114,7 +115,10 @@ class ClippedGradientSum:
             self._open = (unit, self._open[1].double().add_(row))
             return
         self._check_new(unit)
-        self.end_unit()
+        if self._open is not None:
+            self._ended.append(self._open[1])
+            if self._open[1].dtype == torch.float64:  # Of several records, a vector of its own: there are never two.
+                self._add_ended()
         self._open = (unit, row)
 
     def _check_new(self, unit: int) -> None:
@@ -128,43 +132,38 @@ class ClippedGradientSum:
     def end_unit(self) -> None:
         """Clip and add the open unit: all of its records are there. A batch's last one ends with the batch."""
         if self._open is not None:
-            _, row = self._open
+            self._ended.append(self._open[1])
             self._open = None
-            self._add(row)
+            self._add_ended()
 
-    def _add(self, row: Tensor) -> None:
-        """Clip and add the gradient of a whole unit, (n,) float32 or float64."""
-        factor = self._factor(row)
-        if self._rows is not None:
+    def _add_ended(self) -> None:
+        """Clip and add the units that have ended."""
+        if self._ended:
+            rows, self._ended = self._ended, []
+            self._add(rows)
+
+    def _add(self, rows: Sequence[Tensor]) -> None:
+        """Clip and add the gradients of whole units, each (n,) float32 or float64, in their order."""
+        factors = [self._factor(norm) for norm in norms(rows)]
+        if self._rows is None:
+            counted = [(row, factor) for row, factor in zip(rows, factors, strict=True) if factor is not None]
+            add_scaled(self._sum, [row for row, _ in counted], [factor for _, factor in counted])
+            return
+        for row, factor in zip(rows, factors, strict=True):
             finished = torch.zeros_like(self._sum) if factor is None else row.double() * factor
             self._rows.add(finished[None].cpu().numpy())
-        elif factor is not None:
-            for total, part in zip(_chunks(self._sum), _chunks(row), strict=True):
-                total[:] += self._scaled(part, factor)  # type: ignore[assignment]  # Both of one kind.
 
-    def _factor(self, row: Tensor) -> float | None:
-        """What a unit's row (n,) is multiplied with; None where it counts as zero: not finite, or still too long."""
-        norm = self._norm(row, 1.0)
+    def _factor(self, norm: float) -> float | None:
+        """What a row of that norm is multiplied with; None where it is not finite or stays too long: it is zero then.
+
+        The product's norm is the row's times the factor, but for a last bit of each number; so it is not measured anew.
+        """
         if not math.isfinite(norm):
             return None
         if self._clip_norm is None:
             return 1.0
         factor = float(clip_factors(np.array([norm]), self._clip_norm)[0])
-        # Multiplied out, and measured as it will be added.
-        finished = norm if factor == 1.0 else self._norm(row, factor)
-        return factor if finished <= self._clip_norm * (1.0 + _ROUNDING) else None
-
-    def _norm(self, row: Tensor, factor: float) -> float:
-        return math.sqrt(sum(_squared(self._scaled(part, factor)) for part in _chunks(row)))
-
-    def _scaled(self, part: _Part, factor: float) -> _Part:
-        """A part of a row times a factor, in float64 that stays in a core's cache; until the next part."""
-        if isinstance(part, np.ndarray):
-            scaled: np.ndarray = self._work[: len(part)].numpy()
-            np.multiply(part, factor, out=scaled, dtype=np.float64)
-            return scaled
-        work = self._work[: len(part)].copy_(part)
-        return work if factor == 1.0 else work.mul_(factor)
+        return factor if norm * factor <= self._clip_norm * (1.0 + _ROUNDING) else None
 
     def add_rows(self, rows: np.ndarray) -> None:
         """Clip and add gradients that are given as rows (N, n), in the order of `flat`, as those of N records.
@@ -212,21 +211,3 @@ def split_like(
         inside.copy_(torch.from_numpy(vector[start:stop]).view(inside.shape))
         yield whole
         start = stop
-
-
-def _squared(vector: _Part) -> float:
-    """Squared norm of a float64 vector."""
-    if isinstance(vector, np.ndarray):
-        return float(np.einsum("i,i->", vector, vector))
-    return float(torch.dot(vector, vector))
-
-
-def _chunks(vector: Tensor) -> Sequence[_Part]:
-    """A vector in pieces that stay in a core's cache while they are worked on; cut by its length alone.
-
-    On a CPU arrays of numpy: torch's threads, woken for each small product, cost more than they take over, and would
-    wait for those of numpy's own library, which works on rows in turn with them where noise is distributed.
-    """
-    if vector.device.type != "cpu":
-        return (vector,)
-    return [part.numpy() for part in torch.split(vector, _CHUNK)]

@@ -45,9 +45,17 @@ class RecordGradients:
     Args:
         weights: of the maps that train, each (out, in).
         blocks: rows and columns of each whose gradient is wanted; None for all of it.
+        space: (M, n) float32 that nobody reads any more; gradients of up to M records are written there, since memory
+            that comes fresh from the system costs more than what is written into it.
     """
 
-    def __init__(self, weights: Sequence[nn.Parameter], blocks: Sequence[Block] | None = None) -> None:
+    def __init__(
+        self,
+        weights: Sequence[nn.Parameter],
+        blocks: Sequence[Block] | None = None,
+        *,
+        space: Tensor | None = None,
+    ) -> None:
         chosen = [block or (slice(None), slice(None)) for block in blocks or [()] * len(weights)]
         shapes = [weight[block].shape for weight, block in zip(weights, chosen, strict=True)]
         ends = list(accumulate(map(math.prod, shapes), initial=0))
@@ -57,6 +65,7 @@ class RecordGradients:
         }
         self._entries = ends[-1]
         self._filled: set[int] = set()
+        self._space = space
         self._matrix: Tensor | None = None
 
     def linear(self, entering: Tensor, weight: nn.Parameter, onto: Tensor | None = None) -> Tensor:
@@ -85,12 +94,18 @@ class RecordGradients:
         self._filled.clear()
         return taken
 
+    def _room(self, records: int, device: torch.device) -> Tensor:
+        space, self._space = self._space, None
+        if space is not None and len(space) >= records:
+            return space[:records]
+        return torch.empty(records, self._entries, device=device)
+
     def _put(self, place: _Place, coming_back: Tensor, entering: Tensor) -> None:
         """Add up a factor's gradient of each record. (N, ..., out) and (N, ..., in)."""
         back = _by_record(coming_back)[..., place.rows]
         into = _by_record(entering)[..., place.columns]
         if self._matrix is None:
-            self._matrix = torch.empty(len(back), self._entries, device=back.device)
+            self._matrix = self._room(len(back), back.device)
         if len(back) != len(self._matrix):
             raise TrainingError("the trained factors have gradients of different numbers of records")
         if place.number in self._filled:
@@ -100,7 +115,9 @@ class RecordGradients:
         self._filled.add(place.number)
         shape = (len(back), back.shape[2], into.shape[2])
         stop = place.start + shape[1] * shape[2]
-        torch.bmm(back.transpose(1, 2), into, out=self._matrix[:, place.start : stop].view(shape))
+        # A batch of products in one call of the library, copied from the cache; into rows that lie apart it would be a
+        # call a record, each of them shared out to threads anew.
+        self._matrix[:, place.start : stop].view(shape).copy_(torch.bmm(back.transpose(1, 2), into))
 
 
 class _Linear(torch.autograd.Function):

@@ -1,6 +1,6 @@
 """No record moves another's gradient: shapes by the unit alone, and rows that agree to the bit wherever they stand."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +17,9 @@ from yoriai.client.model.magnitude import within_bounds
 from yoriai.client.model.prepared import PreparedRecords
 from yoriai.client.model.tasks import LanguageHead
 from yoriai.client.records.encoding import Example
+from yoriai.client.training import gradients
 from yoriai.client.training.gradients import RoundGradients
+from yoriai.privacy.dp.dpsgd import ClippedGradientSum
 from yoriai.privacy.dp.randomness import SystemSource
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.rule import get_rule
@@ -97,3 +99,30 @@ def test_not_a_bit_of_a_records_gradient_depends_on_the_others(
         fewer = rows(examples[:left_out] + examples[left_out + 1 :])
         assert len(fewer - everyone) == 0
     assert rows(examples[5:6]) < everyone
+
+
+def test_a_batchs_pieces_are_written_over_one_another_and_what_is_tried_is_not(
+    attach: Attach, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Passes that are held against each other, in one memory, would agree whatever the model did."""
+    model, places, tried = attach("fedavg"), [], []
+    plan = replace(PLAN, factors=get_rule("fedavg").trainable(0), sampling_rate=1.0, physical_batch_size=4)
+    genuine = ClippedGradientSum.add_piece
+
+    def watched(this: ClippedGradientSum, rows: torch.Tensor, units: Sequence[int], *, goes_on: bool) -> None:
+        places.append(rows.data_ptr())
+        genuine(this, rows, units, goes_on=goes_on)
+
+    def trial(run: Callable[[Sequence[int]], torch.Tensor], *_: object) -> Rows:
+        one, other = run([0, 1]), run([1, 0])
+        tried.append(one.data_ptr() == other.data_ptr())
+        return Rows(4)
+
+    monkeypatch.setattr(ClippedGradientSum, "add_piece", watched)
+    monkeypatch.setattr(gradients, "rows_for", trial)
+    records = PreparedRecords(model, some([5, 7, 3, 8, 6, 12, 11, 4, 30, 20, 20]), known={})
+    at = RoundGradients.at(model, start_for(model, "fedavg"), records, label_head(), plan)
+    at.batch(SystemSource())
+    at.batch(SystemSource())
+    assert len(set(places)) == 1
+    assert not any(tried)

@@ -6,6 +6,16 @@ from opacus.grad_sample import GradSampleModule
 from torch import Tensor
 
 
+class Finished:
+    """Clipped rows."""
+
+    def __init__(self) -> None:
+        self.rows: list[np.ndarray] = []
+
+    def add(self, rows: np.ndarray) -> None:
+        self.rows += [row.copy() for row in rows]
+
+
 class Kept:
     """Clipped rows, by their bytes."""
 

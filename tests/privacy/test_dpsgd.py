@@ -14,7 +14,7 @@ from tests.privacy.clipped_rows import Kept, opacus_rows
 from yoriai.errors import TrainingError
 from yoriai.privacy.dp.accounting import SampledGaussian
 from yoriai.privacy.dp.dpsgd import ClippedGradientSum, split_like
-from yoriai.privacy.dp.mechanisms import grid_step
+from yoriai.privacy.dp.mechanisms import clip_factors, grid_step
 from yoriai.privacy.dp.randomness import SeededSource
 from yoriai.privacy.dp.skellam import SkellamTable
 
@@ -173,6 +173,28 @@ def test_a_finished_row_that_is_too_long_counts_as_zero(
     total = ClippedGradientSum(list(network.parameters()), 1e-3)
     total.add_piece(opacus_rows(network, records))
     assert not total.flat().any()
+
+
+def test_a_row_that_is_too_long_is_taken_out_and_not_a_bit_of_the_others_changes(
+    network: GradSampleModule, records: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = opacus_rows(network, records)
+    long = float(np.linalg.norm(rows[4].double()))
+
+    def wrong(norms: np.ndarray, clip_norm: float) -> np.ndarray:
+        return clip_factors(norms, clip_norm) * np.where(np.isclose(norms, long), 1 + 1e-12, 1.0)
+
+    def added(chosen: list[int]) -> np.ndarray:
+        total = ClippedGradientSum(list(network.parameters()), CLIP)
+        total.add_piece(rows[:2])
+        total.add_piece(rows[chosen])
+        return total.flat()
+
+    whole, without = added([2, 3, 4, 5, 6]), added([2, 3, 5, 6])
+    assert long > CLIP
+    assert np.linalg.norm(whole - without) == pytest.approx(CLIP)
+    monkeypatch.setattr("yoriai.privacy.dp.dpsgd.clip_factors", wrong)
+    np.testing.assert_array_equal(added([2, 3, 4, 5, 6]), without)
 
 
 def test_an_empty_batch_is_zero_and_is_noised_all_the_same(network: GradSampleModule) -> None:

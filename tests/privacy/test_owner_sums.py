@@ -1,6 +1,7 @@
 """The clipped sum over owners: each owner's records clipped together, however they fall into physical pieces."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -66,6 +67,21 @@ def test_the_sum_is_that_of_a_loop_over_owners_for_pieces_of_any_size(
     expected = looped(network, records, OWNERS, clip_norm)
     found = owner_sum(network, records, OWNERS, size, clip_norm)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * min(1.0, clip_norm))
+
+
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_a_piece_whose_last_unit_does_not_go_on_leaves_the_same_sum_to_the_bit(
+    network: GradSampleModule, records: Tensor, goes_on: bool
+) -> None:
+    """And refuses it where it does."""
+    rows, total = opacus_rows(network, records), ClippedGradientSum(list(network.parameters()), CLIP)
+    total.add_piece(rows[:6], OWNERS[:6], goes_on=goes_on)
+    total.add_piece(rows[6:], OWNERS[6:], goes_on=goes_on)
+    np.testing.assert_array_equal(total.flat(), owner_sum(network, records, OWNERS, 9))
+    total = ClippedGradientSum(list(network.parameters()), CLIP)
+    total.add_piece(rows[:4], OWNERS[:4], goes_on=goes_on)
+    with nullcontext() if goes_on else pytest.raises(TrainingError, match="comes back"):
+        total.add_piece(rows[4:], OWNERS[4:])
 
 
 @pytest.mark.parametrize("size", [2, 9])

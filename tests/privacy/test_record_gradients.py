@@ -53,6 +53,18 @@ def test_a_frozen_map_lets_gradients_through_and_has_none(weights: list[nn.Param
         torch.testing.assert_close(row, expected.flatten(), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(("records", "reused"), [(7, True), (3, True), (8, False)])
+def test_in_space_that_was_used_before_they_are_the_same_where_they_fit(
+    weights: list[nn.Parameter], records: int, reused: bool
+) -> None:
+    space = torch.full((7, 6 * 5 + 3 * 6), torch.nan)
+    gradients = RecordGradients(weights, space=space)
+    outputs(gradients, weights, random(records, 4, 5)).square().sum().backward()
+    found = gradients.take()
+    assert (found.data_ptr() == space.data_ptr()) is reused
+    torch.testing.assert_close(found, taken(weights, random(records, 4, 5)), rtol=0, atol=0)
+
+
 def test_a_blocks_gradients_are_those_rows_and_columns_alone(weights: list[nn.Parameter]) -> None:
     blocks = [(slice(0, 2), slice(1, 4)), (slice(0, 3), slice(0, 1))]
     whole = taken(weights, random(7, 4, 5)).split([30, 18], dim=1)

@@ -16,7 +16,7 @@ from tests.simulations.conftest import Run
 from tests.world import write_job, write_records, write_sites
 from yoriai import cli
 from yoriai.config import load_job
-from yoriai.errors import ConfigError
+from yoriai.errors import EXIT_BAD_INPUT, ConfigError
 from yoriai.simulations.cli.simulate_cli import overrides
 from yoriai.simulations.report.file import load_report
 
@@ -67,6 +67,18 @@ def test_a_simulation_says_what_runs_before_it_loads_a_model_library() -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stdout == "job      the defaults, on the records of sites\n"
     assert "ModuleNotFoundError: import of " in done.stderr  # So that what is loaded next was indeed out of reach.
+
+
+def test_a_job_that_is_no_job_is_refused_before_a_model_library_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "job.toml").write_text('schema = 1\nname = "pumps"\n[lora]\nrank = 0\n')
+    code = (
+        "import sys; sys.modules |= dict.fromkeys(('torch', 'transformers', 'flwr', 'numpy')); "
+        f"sys.argv = ['yoriai', 'job', 'check', {str(tmp_path / 'job.toml')!r}]\n"
+        "from yoriai.cli import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == EXIT_BAD_INPUT
+    assert "lora.rank" in done.stderr
 
 
 def test_simulate_to_a_log_shows_life_and_no_litter(sites: Path, job: Path, tmp_path: Path) -> None:
