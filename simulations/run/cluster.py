@@ -1,0 +1,361 @@
+"""A Ray cluster that is there already, for a simulation: a host at each node plays the sites that are its own.
+
+    this process, a node of the cluster             each node
+      coordinator - Flower - Cluster's hosts   ->     NodeHost: base, sites, their ledgers in the run's shared folder
+
+A site stays with one host, for it keeps keys and promises from message to message. No message is handed out twice: a
+host whose node dies loses what it was at, and its sites are built anew at other nodes with the next message for them,
+as a site of a deployment whose daemon was killed. Their ledgers serve them and a host that was only taken for dead
+alike: under the lock of its file, one charge covers one release.
+
+Only what Ray offers publicly is used, and it is imported when it is needed.
+"""
+
+import fcntl
+import logging
+import os
+import secrets
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from yoriai.errors import ConfigError, TrainingError, YoriaiError
+from yoriai.simulations.run.engines import SiteSpec
+from yoriai.simulations.run.site_host import NodeHost, software
+from yoriai.system.run_files import run_file_fault
+
+# Of a node's first answer, for which it loads libraries; and of the base, which it may have to fetch.
+_START_S: Final = 300.0
+_LOAD_S: Final = 1800.0
+_ANSWER_S: Final = 10.0
+# The first thing that each process of Ray's asks of a cluster's head.
+_ASKS_FOR_RAY: Final = "/ray.rpc.NodeInfoGcsService/GetClusterId"
+_SHARED: Final = ".shared"
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where a run's sites are to be played.
+
+    Attributes:
+        address: HOST:PORT of the cluster's head. This machine is one of its nodes.
+        folder: the run's, absolute; under this name every node sees it, with its locks.
+        say: told of the nodes, and of one that is gone.
+    """
+
+    address: str
+    folder: Path
+    say: Callable[[str], None]
+
+    @contextmanager
+    def hosts(self, specs: Mapping[str, SiteSpec], base_digest: str) -> Iterator["Hosts"]:
+        """A host at each node that has processors, each with its share of the sites; none is left at the end.
+
+        Raises:
+            ConfigError: the cluster cannot be joined, or a node is not as this machine.
+            BaseModelError, AssetError: a node has not the base.
+        """
+        check_cluster(self.address)
+        with _joined(self.address):
+            job = next(iter(specs.values())).job
+            nodes = self._fitting(_started(base_digest))
+            nodes = [node for node, _ in self._asked(nodes, lambda host: host.load.remote(job), _LOAD_S)]
+            hosts = Hosts(nodes, specs, self.say)
+            for node in nodes:
+                self.say(f"node     {node.label}: {len(node.sites)} sites")
+            try:
+                yield hosts
+            finally:
+                hosts.close()
+
+    def _fitting(self, nodes: Iterable["_Node"]) -> list["_Node"]:
+        """The nodes, each with this machine's software and the run's folder, as a file that is locked here shows."""
+        with _shown(self.folder) as (shown, word):
+            looked = self._asked(nodes, lambda host: host.look.remote(shown, word), _START_S)
+        for node, (there, fault) in looked:
+            _check_software(node.label, there)
+            if fault:
+                raise ConfigError(
+                    f"node {node.label} does not share the run's folder {self.folder}",
+                    found=fault,
+                    expected="the folder of this machine under the same name, to be written, and its locks",
+                    remedy="put the run on a file system that all nodes mount there, with locks (--out)",
+                )
+        return [node for node, _ in looked]
+
+    def _asked(
+        self, nodes: Iterable["_Node"], ask: Callable[[Any], Any], timeout_s: float
+    ) -> list[tuple["_Node", Any]]:
+        """What hosts answer before the run begins, all asked at once. Nodes that have died meanwhile are left out."""
+        found = []
+        for node, answer in [(node, ask(node.host)) for node in nodes]:
+            try:
+                found.append((node, _first_answer(node, answer, timeout_s)))
+            except _GoneError:
+                self.say(f"node {node.label} is gone")
+        if not found:
+            raise ConfigError(
+                f"the Ray cluster at {self.address} has no node with processors",
+                remedy=f"start one with: ray start --address={self.address} --num-cpus=N",
+            )
+        return found
+
+
+@dataclass
+class _Node:
+    """A node of the cluster with its host.
+
+    Attributes:
+        number: Ray's.
+        label: its address, name, and the beginning of Ray's number for it.
+        processors: as Ray counts them.
+        host: Ray's handle of its NodeHost.
+        sites: names of those that are its own, with their training records.
+        built: those of them whose first message is on its way.
+    """
+
+    number: str
+    label: str
+    processors: float
+    host: Any
+    sites: dict[str, int] = field(default_factory=dict)
+    built: set[str] = field(default_factory=set)
+
+    def load_with(self, records: int) -> float:
+        """Training records a processor, with so many more."""
+        return (sum(self.sites.values()) + records) / self.processors
+
+
+class Hosts:
+    """The hosts of a run, and which of them plays which site. Safe for several threads.
+
+    Args:
+        nodes: of the cluster, each with its host; at least one.
+        specs: the sites, by name.
+        say: told when a node is gone.
+    """
+
+    def __init__(self, nodes: Iterable[_Node], specs: Mapping[str, SiteSpec], say: Callable[[str], None]) -> None:
+        self._nodes, self._specs, self._say = list(nodes), dict(specs), say
+        self._node_of: dict[str, _Node] = {}
+        self._lock = threading.Lock()
+        self._deal_out({name: max(1, len(spec.records.train)) for name, spec in self._specs.items()})
+
+    def handle(self, site: str, payload: bytes) -> bytes:
+        """A site's answer to a message, from the host that plays it. The message is handed out once.
+
+        Raises:
+            TrainingError: its node died, now or before, or it could not be built.
+        """
+        from ray import get
+        from ray.exceptions import RayActorError, RayTaskError
+
+        with self._lock:  # Ray keeps the order of calls; the one that builds a site comes first.
+            node = self._node_of.get(site)
+            if node is None:
+                raise TrainingError("no node of the Ray cluster is left to play it")
+            spec = None if site in node.built else self._specs[site]
+            node.built.add(site)
+            answer = node.host.handle.remote(site, payload, spec)
+        try:
+            replied: bytes = get(answer)
+        except RayActorError:
+            self._lose(node)
+            raise TrainingError(f"its node {node.label} is gone") from None
+        except RayTaskError as error:
+            with self._lock:
+                node.built.discard(site)
+            raise TrainingError(_what(error)) from None
+        return replied
+
+    def close(self) -> None:
+        """End every host, also one that is at work; whoever waits for its answer gets an error."""
+        with self._lock:
+            ended, self._nodes = self._nodes, []
+            self._node_of.clear()
+        for node in ended:
+            _end(node)
+
+    def _lose(self, node: _Node) -> None:
+        """Deal a lost node's sites out to the others. It gets no further message, even if it was only out of reach."""
+        with self._lock:
+            if node not in self._nodes:
+                return
+            self._nodes.remove(node)
+            _end(node)
+            for site in node.sites:
+                del self._node_of[site]
+            self._deal_out(node.sites)
+            others = len(self._nodes)
+        go_on = f"at {others} other nodes" if others > 1 else "at the last node" if others else "nowhere"
+        self._say(f"node {node.label} is gone; its {len(node.sites)} sites go on {go_on}")
+
+    def _deal_out(self, sites: Mapping[str, int]) -> None:
+        """The largest site first, each to the node that then has the least training records a processor."""
+        for site in sorted(sites, key=lambda name: (-sites[name], name)) if self._nodes else ():
+            node = min(self._nodes, key=lambda each: each.load_with(sites[site]))
+            node.sites[site] = sites[site]
+            self._node_of[site] = node
+
+
+def check_cluster(address: str) -> None:
+    """See that the head of a Ray cluster answers at an address; Ray itself would try for minutes.
+
+    Raises:
+        ConfigError: it is no HOST:PORT, nothing answers there, or what answers is not Ray.
+    """
+    import grpc
+
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or "/" in host:
+        raise ConfigError(
+            "--ray-address is not the address of a Ray cluster",
+            found=address,
+            expected="HOST:PORT of its head",
+            remedy="take the one that `ray start --head` prints for further nodes",
+        )
+    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        try:
+            channel.unary_unary(_ASKS_FOR_RAY)(b"", timeout=_ANSWER_S)
+        except grpc.RpcError as error:
+            code = error.code()
+            if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+                found, remedy = "no answer", f"start its head with: ray start --head --port={port}"
+            elif code == grpc.StatusCode.UNIMPLEMENTED:
+                found, remedy = "a service that is not Ray", "name the HOST:PORT of the cluster's head"
+            else:
+                return  # A head that wants to hear more than this: for Ray itself to settle.
+            raise ConfigError(f"no Ray cluster is at {address}", found=found, remedy=remedy) from None
+
+
+@contextmanager
+def _joined(address: str) -> Iterator[None]:
+    """This process as a driver of the cluster; what it started there ends with it."""
+    import ray
+
+    if ray.is_initialized():
+        raise ConfigError("this process is in a Ray cluster already", remedy="call ray.shutdown() first")
+    try:
+        ray.init(address=address, logging_level=logging.CRITICAL, log_to_driver=False)
+    except Exception as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise ConfigError(
+            f"the Ray cluster at {address} cannot be joined from this machine",
+            found=" ".join(lines)[:500] or type(error).__name__,
+            expected="a node of that cluster on this machine, of the same Ray and Python",
+            remedy=f"start one here with: ray start --address={address}",
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _started(base_digest: str) -> list[_Node]:
+    """A host at each node that is there and has processors.
+
+    It claims none of them from Ray, so that it need not wait for other work on the cluster to end.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    actor = ray.remote(NodeHost)
+    nodes = []
+    for found in sorted(_alive(), key=lambda node: (node["NodeManagerAddress"], node["NodeID"])):
+        processors = found["Resources"].get("CPU", 0.0)
+        if not processors:
+            continue
+        variables = {
+            "OMP_NUM_THREADS": str(max(1, int(processors))),  # Ray gives a process that claims none a single thread,
+            "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # and hides the GPUs from it.
+        }
+        host = actor.options(
+            num_cpus=0,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(found["NodeID"], soft=False),
+            runtime_env={"env_vars": variables},
+        ).remote(base_digest)
+        label = f"{found['NodeManagerAddress']} ({found['NodeManagerHostname']}, {found['NodeID'][:8]})"
+        nodes.append(_Node(found["NodeID"], label, processors, host))
+    return nodes
+
+
+class _GoneError(Exception):
+    """A node has died."""
+
+
+def _alive() -> list[dict[str, Any]]:
+    """The nodes that are there, as Ray describes them."""
+    import ray
+
+    known: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return [node for node in known if node["Alive"]]
+
+
+def _first_answer(node: _Node, answer: Any, timeout_s: float) -> Any:
+    """What a host answers before the run begins; what keeps it from that ends the run, by the name of its node."""
+    from ray import get
+    from ray.exceptions import RayError, RayTaskError
+
+    try:
+        return get(answer, timeout=timeout_s)
+    except RayTaskError as error:
+        if isinstance(error.cause, YoriaiError):
+            cause = error.cause
+            what = f"node {node.label}: {cause.what}"
+            raise type(cause)(what, found=cause.found, expected=cause.expected, remedy=cause.remedy) from None
+        found = _what(error)
+    except RayError as error:
+        if node.number not in {each["NodeID"] for each in _alive()}:
+            raise _GoneError from None
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        found = lines[-1][:300] if lines else type(error).__name__
+    raise ConfigError(
+        f"node {node.label} cannot play sites",
+        found=found,
+        expected="the Yoriai of this machine, with all that it needs",
+        remedy="install it there, and start the node from that environment",
+    )
+
+
+def _check_software(label: str, there: Mapping[str, str]) -> None:
+    here = software()
+    unlike = sorted(name for name in here if here[name] != there.get(name))
+    if unlike:
+        raise ConfigError(
+            f"node {label} has not the software of this machine",
+            found=", ".join(f"{name} {there.get(name, 'missing')}" for name in unlike),
+            expected=", ".join(f"{name} {here[name]}" for name in unlike),
+            remedy="install the same there (constraints.txt names the versions), then start the node anew",
+        )
+
+
+@contextmanager
+def _shown(folder: Path) -> Iterator[tuple[Path, str]]:
+    """A file in the run's folder, with a word that nobody can guess, locked for as long as the block takes."""
+    shown, word = folder / _SHARED, secrets.token_hex(16)
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(shown.open("w"))
+            stack.callback(shown.unlink, missing_ok=True)
+            file.write(word)
+            file.flush()
+            os.fsync(file.fileno())
+            fcntl.lockf(file, fcntl.LOCK_EX)
+        except OSError as error:
+            raise run_file_fault(folder, error) from error
+        yield shown, word
+
+
+def _what(error: Any) -> str:
+    """What a host said; of an error that is not Yoriai's own the type alone, whose text might quote a record."""
+    return error.cause.what if isinstance(error.cause, YoriaiError) else f"internal error: {type(error.cause).__name__}"
+
+
+def _end(node: _Node) -> None:
+    import ray
+
+    ray.kill(node.host)
