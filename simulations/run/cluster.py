@@ -24,7 +24,7 @@ from typing import Any, Final
 
 from yoriai.errors import ConfigError, TrainingError, YoriaiError
 from yoriai.simulations.run.engines import SiteSpec
-from yoriai.simulations.run.site_host import NodeHost, software
+from yoriai.simulations.run.node_host import NodeHost, software
 from yoriai.system.run_files import run_file_fault
 
 # Of a node's first answer, for which it loads libraries; and of the base, which it may have to fetch.
@@ -89,16 +89,17 @@ class Cluster:
     def _asked(
         self, nodes: Iterable["_Node"], ask: Callable[[Any], Any], timeout_s: float
     ) -> list[tuple["_Node", Any]]:
-        """What hosts answer before the run begins, all asked at once. Nodes that have died meanwhile are left out."""
+        """What hosts answer before the run begins, all asked at once. Nodes that start no process are left out."""
         found = []
         for node, answer in [(node, ask(node.host)) for node in nodes]:
             try:
                 found.append((node, _first_answer(node, answer, timeout_s)))
-            except _GoneError:
-                self.say(f"node {node.label} is gone")
+            except _GoneError as error:
+                self.say(f"node {node.label} starts no process, and plays no site: {error}")
         if not found:
             raise ConfigError(
-                f"the Ray cluster at {self.address} has no node with processors",
+                f"the Ray cluster at {self.address} has no node that plays sites",
+                expected="at least one with processors, which starts processes",
                 remedy=f"start one with: ray start --address={self.address} --num-cpus=N",
             )
         return found
@@ -109,7 +110,6 @@ class _Node:
     """A node of the cluster with its host.
 
     Attributes:
-        number: Ray's.
         label: its address, name, and the beginning of Ray's number for it.
         processors: as Ray counts them.
         host: Ray's handle of its NodeHost.
@@ -117,7 +117,6 @@ class _Node:
         built: those of them whose first message is on its way.
     """
 
-    number: str
     label: str
     processors: float
     host: Any
@@ -264,9 +263,10 @@ def _started(base_digest: str) -> list[_Node]:
 
     actor = ray.remote(NodeHost)
     nodes = []
-    for found in sorted(_alive(), key=lambda node: (node["NodeManagerAddress"], node["NodeID"])):
+    known: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    for found in sorted(known, key=lambda node: (node["NodeManagerAddress"], node["NodeID"])):
         processors = found["Resources"].get("CPU", 0.0)
-        if not processors:
+        if not processors or not found["Alive"]:
             continue
         variables = {
             "OMP_NUM_THREADS": str(max(1, int(processors))),  # Ray gives a process that claims none a single thread,
@@ -278,26 +278,18 @@ def _started(base_digest: str) -> list[_Node]:
             runtime_env={"env_vars": variables},
         ).remote(base_digest)
         label = f"{found['NodeManagerAddress']} ({found['NodeManagerHostname']}, {found['NodeID'][:8]})"
-        nodes.append(_Node(found["NodeID"], label, processors, host))
+        nodes.append(_Node(label, processors, host))
     return nodes
 
 
 class _GoneError(Exception):
-    """A node has died."""
-
-
-def _alive() -> list[dict[str, Any]]:
-    """The nodes that are there, as Ray describes them."""
-    import ray
-
-    known: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    return [node for node in known if node["Alive"]]
+    """A node has died, of which Ray may not know yet, or cannot start a process."""
 
 
 def _first_answer(node: _Node, answer: Any, timeout_s: float) -> Any:
     """What a host answers before the run begins; what keeps it from that ends the run, by the name of its node."""
     from ray import get
-    from ray.exceptions import RayError, RayTaskError
+    from ray.exceptions import ActorUnschedulableError, RayActorError, RayError, RayTaskError
 
     try:
         return get(answer, timeout=timeout_s)
@@ -308,10 +300,11 @@ def _first_answer(node: _Node, answer: Any, timeout_s: float) -> Any:
             raise type(cause)(what, found=cause.found, expected=cause.expected, remedy=cause.remedy) from None
         found = _what(error)
     except RayError as error:
-        if node.number not in {each["NodeID"] for each in _alive()}:
-            raise _GoneError from None
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        found = lines[-1][:300] if lines else type(error).__name__
+        found = [line.strip() for line in str(error).splitlines() if line.strip()][-1][:300]
+        if isinstance(error, ActorUnschedulableError | RayActorError) and not getattr(
+            error, "actor_init_failed", False
+        ):
+            raise _GoneError(found) from None
     raise ConfigError(
         f"node {node.label} cannot play sites",
         found=found,

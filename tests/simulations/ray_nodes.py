@@ -70,6 +70,9 @@ def _node(options: list[str], variables: Mapping[str, str]) -> Iterator[str]:
             assert line, "".join(shown)
         yield mark
     finally:
+        started.terminate()  # One that is only killed is looked for by Ray for half a minute.
+        with suppress(subprocess.TimeoutExpired):
+            started.wait(10)
         kill_node(mark)
         started.wait()
         started.stdout.close()

@@ -30,8 +30,8 @@ from yoriai.server.round.registry import Checkpoint, Registry
 from yoriai.simulations.run.api import Options, resume, simulate
 from yoriai.simulations.run.cluster import check_cluster
 from yoriai.simulations.run.engines import SiteSpec
+from yoriai.simulations.run.node_host import fault_of_folder
 from yoriai.simulations.run.simulated_federation import Federation
-from yoriai.simulations.run.site_host import fault_of_folder
 from yoriai.simulations.scenarios.consortium import Consortium
 
 
