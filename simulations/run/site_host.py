@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 class SiteHost:
     """Sites of this process around one base, each built where the first message for it arrives, with its open ledger.
 
+    They share work as far as they meet here; what one of them keeps for a site elsewhere is bounded (`SharedWork`).
+
     Args:
         base_digest: of the base model that their job names.
         synced: whether each row of a ledger is durable by itself. On another machine it has to be: what syncs the

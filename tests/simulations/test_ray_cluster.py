@@ -11,7 +11,7 @@ import grpc
 import pytest
 import ray
 
-from tests.simulations.miniature import SIZES, Miniature
+from tests.simulations.miniature import SIZES, Miniature, StubSpec
 from tests.simulations.ray_nodes import MARK, RayCluster, carrying, kill_node, ray_cluster
 from tests.waiting import wait_for
 from tests.world import Notebook, Stop, job_settings
@@ -22,7 +22,7 @@ from yoriai.client.site.round_trainer import SiteHooks, train_charged
 from yoriai.client.site.site import Site
 from yoriai.client.training.shared_round import SharedSum
 from yoriai.client.training.train import LocalUpdate
-from yoriai.errors import ConfigError
+from yoriai.errors import ConfigError, TrainingError
 from yoriai.privacy.dp.randomness import RandomSource
 from yoriai.privacy.ledger.ledger import Ledger
 from yoriai.privacy.secagg.work import Work
@@ -30,7 +30,7 @@ from yoriai.server.round.registry import Checkpoint, Registry
 from yoriai.simulations.run.api import Options, resume, simulate
 from yoriai.simulations.run.cluster import check_cluster
 from yoriai.simulations.run.engines import SiteSpec
-from yoriai.simulations.run.node_host import fault_of_folder
+from yoriai.simulations.run.node_host import NodeHost, fault_of_folder
 from yoriai.simulations.run.simulated_federation import Federation
 from yoriai.simulations.scenarios.consortium import Consortium
 
@@ -122,6 +122,33 @@ def test_a_folder_is_shared_only_with_its_content_and_its_locks(tmp_path: Path) 
     (tmp_path / "shown").write_text("word")
     assert fault_of_folder(tmp_path / "shown", "another") == "another folder of this name"
     assert "not the locks" in fault_of_folder(tmp_path / "shown", "word")  # Nobody holds one.
+
+
+@dataclass(frozen=True)
+class NotingSpec(StubSpec):
+    """Notes how its ledger is opened."""
+
+    notes: tuple[list[bool], ...] = ()
+
+    def open_ledger(self, *, synced: bool = False) -> Ledger:
+        self.notes[0].append(synced)
+        return super().open_ledger(synced=synced)
+
+
+def test_a_node_syncs_each_charge_and_says_of_an_unexpected_error_its_type_alone(
+    world: Miniature, tmp_path: Path
+) -> None:
+    federation = world.federation(tmp_path)
+    host, notes = NodeHost(world.session(federation).base.digest), list[bool]()
+    working, raising = (
+        NotingSpec(federation.job, SiteRecords(name, (), ()), tmp_path / name, notes=(notes,))
+        for name in ("working", "raising")
+    )
+    assert host.handle("working", b"1", working) == host.handle("working", b"1", None) == b"1working"
+    with pytest.raises(TrainingError) as error:
+        host.handle("raising", b"1", raising)
+    assert str(error.value) == "internal error: RuntimeError"
+    assert notes == [True, True]
 
 
 @pytest.mark.parametrize("address", ["localhost", "ray://localhost:10001", "localhost:gcs", ":6379"])
