@@ -51,8 +51,13 @@ class Cluster:
     say: Callable[[str], None]
 
     @contextmanager
-    def hosts(self, specs: Mapping[str, SiteSpec], base_digest: str) -> Iterator["Hosts"]:
+    def hosts(self, specs: Mapping[str, SiteSpec], base_digest: str, on_none: Callable[[], None]) -> Iterator["Hosts"]:
         """A host at each node that has processors, each with its share of the sites; none is left at the end.
+
+        Args:
+            specs: the sites, by name.
+            base_digest: of the base model that each node loads.
+            on_none: called when no host is left, before the end.
 
         Raises:
             ConfigError: the cluster cannot be joined, or a node is not as this machine.
@@ -63,7 +68,7 @@ class Cluster:
             job = next(iter(specs.values())).job
             nodes = self._fitting(_started(base_digest))
             nodes = [node for node, _ in self._asked(nodes, lambda host: host.load.remote(job), _LOAD_S)]
-            hosts = Hosts(nodes, specs, self.say)
+            hosts = Hosts(nodes, specs, self.say, on_none)
             for node in nodes:
                 self.say(f"node     {node.label}: {len(node.sites)} sites")
             try:
@@ -135,10 +140,17 @@ class Hosts:
         nodes: of the cluster, each with its host; at least one.
         specs: the sites, by name.
         say: told when a node is gone.
+        on_none: called when the last one is.
     """
 
-    def __init__(self, nodes: Iterable[_Node], specs: Mapping[str, SiteSpec], say: Callable[[str], None]) -> None:
-        self._nodes, self._specs, self._say = list(nodes), dict(specs), say
+    def __init__(
+        self,
+        nodes: Iterable[_Node],
+        specs: Mapping[str, SiteSpec],
+        say: Callable[[str], None],
+        on_none: Callable[[], None],
+    ) -> None:
+        self._nodes, self._specs, self._say, self._on_none = list(nodes), dict(specs), say, on_none
         self._node_of: dict[str, _Node] = {}
         self._lock = threading.Lock()
         self._deal_out({name: max(1, len(spec.records.train)) for name, spec in self._specs.items()})
@@ -191,6 +203,8 @@ class Hosts:
             others = len(self._nodes)
         go_on = f"at {others} other nodes" if others > 1 else "at the last node" if others else "nowhere"
         self._say(f"node {node.label} is gone; its {len(node.sites)} sites go on {go_on}")
+        if not others:
+            self._on_none()
 
     def _deal_out(self, sites: Mapping[str, int]) -> None:
         """The largest site first, each to the node that then has the least training records a processor."""
@@ -238,16 +252,15 @@ def _joined(address: str) -> Iterator[None]:
     if ray.is_initialized():
         raise ConfigError("this process is in a Ray cluster already", remedy="call ray.shutdown() first")
     try:
-        ray.init(address=address, logging_level=logging.CRITICAL, log_to_driver=False)
-    except Exception as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise ConfigError(
-            f"the Ray cluster at {address} cannot be joined from this machine",
-            found=" ".join(lines)[:500] or type(error).__name__,
-            expected="a node of that cluster on this machine, of the same Ray and Python",
-            remedy=f"start one here with: ray start --address={address}",
-        ) from error
-    try:
+        try:
+            ray.init(address=address, logging_level=logging.CRITICAL, log_to_driver=False)
+        except Exception as error:
+            raise ConfigError(
+                f"the Ray cluster at {address} cannot be joined from this machine",
+                found=" ".join(str(error).split())[:500] or type(error).__name__,
+                expected="a node of that cluster on this machine, of the same Ray and Python",
+                remedy=f"start one here with: ray start --address={address}",
+            ) from error
         yield
     finally:
         ray.shutdown()

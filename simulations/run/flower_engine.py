@@ -70,13 +70,17 @@ class _FarDoor:
 
 @contextmanager
 def _doors(
-    specs: Mapping[str, SiteSpec], base_digest: str, cluster: Cluster | None
+    specs: Mapping[str, SiteSpec], base_digest: str, cluster: Cluster | None, on_none: Callable[[], None]
 ) -> Iterator[tuple[Callable[["Context"], "Door"], Callable[[], None]]]:
-    """How a site is reached, and what ends those that play sites elsewhere, at work or not."""
+    """How a site is reached, and what ends those that play sites elsewhere, at work or not.
+
+    Args:
+        on_none: called when none of those is left.
+    """
     if cluster is None:
         yield _Doors(dict(specs), base_digest), lambda: None
         return
-    with cluster.hosts(specs, base_digest) as hosts, answering_threads(min(len(specs), _AT_ONCE), hosts.close):
+    with cluster.hosts(specs, base_digest, on_none) as hosts, answering_threads(min(len(specs), _AT_ONCE), hosts.close):
         yield lambda context: _FarDoor(_name_of(context, specs), hosts), hosts.close
 
 
@@ -97,13 +101,17 @@ def run_in_flower(
     Raises:
         ConfigError: there is no such cluster, or a node of it is not as this machine.
         BaseModelError, AssetError: a node of the cluster has not the base.
-        RoundError: Flower's runtime ended before the run did.
+        RoundError: Flower's runtime ended before the run did, or no node of the cluster is left.
     """
     results: list[_Result] = []
     failures: list[BaseException] = []
-    stop = threading.Event()
+    stop, none_left = threading.Event(), threading.Event()
 
-    with _surroundings() as folder, _doors(specs, base_digest, cluster) as (door_of, end_hosts):
+    def abandon() -> None:
+        none_left.set()
+        stop.set()  # The coordinator would offer the job for as long as a site may take to come back.
+
+    with _surroundings() as folder, _doors(specs, base_digest, cluster, abandon) as (door_of, end_hosts):
 
         def guarded(transport: Transport) -> None:
             try:
@@ -131,6 +139,9 @@ def run_in_flower(
                 raise
         finally:
             stop.set()  # After Ctrl-C the coordinator's thread would wait for replies that cannot come.
+    if failures and none_left.is_set():
+        remedy = "start its nodes anew, or see why their processes died, then resume"
+        raise RoundError("no node of the Ray cluster is left to play sites", remedy=remedy) from failures[0]
     if failures:
         raise failures[0]
     if not results:

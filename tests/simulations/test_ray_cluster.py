@@ -1,7 +1,8 @@
 """Flower's engine on a Ray cluster that is there: two real nodes, one that dies at work, others that do not fit."""
 
 import os
-from collections.abc import Iterator, Mapping
+import signal
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -14,7 +15,7 @@ import ray
 from tests.simulations.miniature import SIZES, Miniature, StubSpec
 from tests.simulations.ray_nodes import MARK, RayCluster, carrying, kill_node, ray_cluster
 from tests.waiting import wait_for
-from tests.world import Notebook, Stop, job_settings
+from tests.world import Notebook, job_settings
 from yoriai.client.records.records import SiteRecords
 from yoriai.client.session.model_session import ModelSession
 from yoriai.client.site.job import Round
@@ -22,7 +23,7 @@ from yoriai.client.site.round_trainer import SiteHooks, train_charged
 from yoriai.client.site.site import Site
 from yoriai.client.training.shared_round import SharedSum
 from yoriai.client.training.train import LocalUpdate
-from yoriai.errors import ConfigError, TrainingError
+from yoriai.errors import ConfigError, RoundError, TrainingError
 from yoriai.privacy.dp.randomness import RandomSource
 from yoriai.privacy.ledger.ledger import Ledger
 from yoriai.privacy.secagg.work import Work
@@ -46,9 +47,9 @@ def cluster() -> Iterator[RayCluster]:
         yield found
 
 
-# The interruption is raised where the coordinator runs, which is a thread of Flower's.
+# Flower has its thread end with the coordinator's error.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_run_on_two_nodes_that_is_resumed_on_one_ends_with_the_bits_and_charges_of_the_in_process_engine(
+def test_a_run_whose_hosts_die_is_resumed_on_one_node_and_ends_with_the_bits_and_charges_of_the_in_process_engine(
     world: Miniature, cluster: RayCluster, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     settings = job_settings(world.base, **{"federation.rounds": 2, "evaluation.every": 0})
@@ -58,19 +59,19 @@ def test_a_run_on_two_nodes_that_is_resumed_on_one_ends_with_the_bits_and_charge
 
     there = options(engine="flower", ray_address=cluster.address)
     simulate(data=world.data, settings=settings, out=tmp_path / "alone", options=options())
-    stop, notes = Stop("rounds", 1), Notebook()
+    notes = Notebook()
     with cluster.node() as second:
-        with pytest.raises(KeyboardInterrupt):
-            simulate(data=world.data, settings=settings, out=tmp_path / "there", options=there, observer=stop)
-        for mark in (cluster.head, second):
-            wait_for(lambda mark=mark: not played_by(mark))
-        assert not ray.is_initialized()
+        killing = KillingHosts(1, (cluster.head, second))
+        with pytest.raises(RoundError, match="no node of the Ray cluster is left to play sites; start its nodes anew"):
+            simulate(data=world.data, settings=settings, out=tmp_path / "there", options=there, observer=killing)
     resume(tmp_path / "there", options=there, observer=notes)
-    shares = [line.rpartition(": ")[2] for line in (*stop.said, *notes.said) if line.endswith(" sites")]
+    shares = [line.rpartition(": ")[2] for line in (*killing.said, *notes.said) if line.endswith(" sites")]
     assert shares == ["2 sites", "2 sites", "4 sites"]
     assert stored(tmp_path / "there").adapter == stored(tmp_path / "alone").adapter
     assert [record.answered for record in stored(tmp_path / "there").rounds] == [tuple(sorted(SIZES))] * 2
     assert charges(tmp_path / "there") == charges(tmp_path / "alone")
+    wait_for(lambda: not hosts_of(cluster.head))
+    assert not ray.is_initialized()
     assert not (tmp_path / "there" / ".shared").exists()
     assert "Ray" not in capfd.readouterr().err
 
@@ -203,9 +204,24 @@ def _values(of: Federation | SiteSpec) -> dict[str, object]:
     return {field.name: getattr(of, field.name) for field in fields(of)}
 
 
-def played_by(mark: str) -> list[str]:
-    """The hosts that a node runs now."""
-    return [process for process in carrying(MARK, mark) if "NodeHost" in process]
+class KillingHosts(Notebook):
+    """An observer that kills the hosts of these nodes after so many rounds, as a system without memory left would."""
+
+    def __init__(self, rounds: int, marks: Sequence[str]) -> None:
+        super().__init__()
+        self._rounds, self._marks = rounds, marks
+
+    def advance(self, what: str, done: int, total: int) -> None:
+        """Kill them, if this is the time."""
+        if (what, done) == ("rounds", self._rounds):
+            for mark in self._marks:
+                (host,) = hosts_of(mark)
+                os.kill(host, signal.SIGKILL)
+
+
+def hosts_of(mark: str) -> list[int]:
+    """The processes of hosts that a node runs now."""
+    return [int(process.split()[0]) for process in carrying(MARK, mark) if "NodeHost" in process]
 
 
 def stored(folder: Path) -> Checkpoint:
