@@ -1,5 +1,7 @@
 """Nodes of a real Ray cluster on this machine, each with processes of its own, which are found by a mark."""
 
+import json
+import logging
 import os
 import signal
 import socket
@@ -11,6 +13,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+import ray
 
 from tests.waiting import wait_for
 
@@ -36,6 +40,11 @@ class RayCluster:
     def node(self, variables: Mapping[str, str] | None = None) -> Iterator[str]:
         """One more node, with these variables in its environment; its mark."""
         with _node([f"--address={self.address}"], variables or {}) as mark:
+            ray.init(address=self.address, logging_level=logging.CRITICAL, log_to_driver=False)
+            try:  # A node says that it has started before the head has heard of it.
+                wait_for(lambda: any(mark in node["Resources"] for node in ray.nodes()))
+            finally:
+                ray.shutdown()
             yield mark
 
 
@@ -55,6 +64,7 @@ def ray_cluster() -> Iterator[RayCluster]:
 def _node(options: list[str], variables: Mapping[str, str]) -> Iterator[str]:
     mark = f"node-{uuid.uuid4()}"
     common = ["--block", "--num-cpus=1", "--dashboard-agent-listen-port=0", "--object-store-memory=80000000"]
+    common.append(f"--resources={json.dumps({mark: 1})}")
     started = subprocess.Popen(
         [sys.executable, "-m", "ray.scripts.scripts", "start", *common, *options],
         env={**os.environ, **_QUIET, **variables, MARK: mark},
