@@ -3,11 +3,6 @@
     this process, a node of the cluster             each node
       coordinator - Flower - Cluster's hosts   ->     NodeHost: base, sites, their ledgers in the run's shared folder
 
-A site stays with one host, for it keeps keys and promises from message to message. No message is handed out twice: a
-host whose node dies loses what it was at, and its sites are built anew at other nodes with the next message for them,
-as a site of a deployment whose daemon was killed. Their ledgers serve them and a host that was only taken for dead
-alike: under the lock of its file, one charge covers one release.
-
 Only what Ray offers publicly is used, and it is imported when it is needed.
 """
 
@@ -15,19 +10,19 @@ import fcntl
 import logging
 import os
 import secrets
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from yoriai.errors import ConfigError, TrainingError, YoriaiError
+from yoriai.errors import ConfigError, YoriaiError
 from yoriai.simulations.run.engines import SiteSpec
+from yoriai.simulations.run.hosts import Hosts, Node, what_went_wrong
 from yoriai.simulations.run.node_host import NodeHost, software
 from yoriai.system.run_files import run_file_fault
 
-# Of a node's first answer, for which it loads libraries; and of the base, which it may have to fetch.
+# Of a node's first answer, for which Ray starts a process; of the base, which it may have to fetch; of the head.
 _START_S: Final = 300.0
 _LOAD_S: Final = 1800.0
 _ANSWER_S: Final = 10.0
@@ -51,7 +46,7 @@ class Cluster:
     say: Callable[[str], None]
 
     @contextmanager
-    def hosts(self, specs: Mapping[str, SiteSpec], base_digest: str, on_none: Callable[[], None]) -> Iterator["Hosts"]:
+    def hosts(self, specs: Mapping[str, SiteSpec], base_digest: str, on_none: Callable[[], None]) -> Iterator[Hosts]:
         """A host at each node that has processors, each with its share of the sites; none is left at the end.
 
         Args:
@@ -76,7 +71,7 @@ class Cluster:
             finally:
                 hosts.close()
 
-    def _fitting(self, nodes: Iterable["_Node"]) -> list["_Node"]:
+    def _fitting(self, nodes: Iterable[Node]) -> list[Node]:
         """The nodes, each with this machine's software and the run's folder, as a file that is locked here shows."""
         with _shown(self.folder) as (shown, word):
             looked = self._asked(nodes, lambda host: host.look.remote(shown, word), _START_S)
@@ -91,9 +86,7 @@ class Cluster:
                 )
         return [node for node, _ in looked]
 
-    def _asked(
-        self, nodes: Iterable["_Node"], ask: Callable[[Any], Any], timeout_s: float
-    ) -> list[tuple["_Node", Any]]:
+    def _asked(self, nodes: Iterable[Node], ask: Callable[[Any], Any], timeout_s: float) -> list[tuple[Node, Any]]:
         """What hosts answer before the run begins, all asked at once. Nodes that start no process are left out."""
         found = []
         for node, answer in [(node, ask(node.host)) for node in nodes]:
@@ -108,110 +101,6 @@ class Cluster:
                 remedy=f"start one with: ray start --address={self.address} --num-cpus=N",
             )
         return found
-
-
-@dataclass
-class _Node:
-    """A node of the cluster with its host.
-
-    Attributes:
-        label: its address, name, and the beginning of Ray's number for it.
-        processors: as Ray counts them.
-        host: Ray's handle of its NodeHost.
-        sites: names of those that are its own, with their training records.
-        built: those of them whose first message is on its way.
-    """
-
-    label: str
-    processors: float
-    host: Any
-    sites: dict[str, int] = field(default_factory=dict)
-    built: set[str] = field(default_factory=set)
-
-    def load_with(self, records: int) -> float:
-        """Training records a processor, with so many more."""
-        return (sum(self.sites.values()) + records) / self.processors
-
-
-class Hosts:
-    """The hosts of a run, and which of them plays which site. Safe for several threads.
-
-    Args:
-        nodes: of the cluster, each with its host; at least one.
-        specs: the sites, by name.
-        say: told when a node is gone.
-        on_none: called when the last one is.
-    """
-
-    def __init__(
-        self,
-        nodes: Iterable[_Node],
-        specs: Mapping[str, SiteSpec],
-        say: Callable[[str], None],
-        on_none: Callable[[], None],
-    ) -> None:
-        self._nodes, self._specs, self._say, self._on_none = list(nodes), dict(specs), say, on_none
-        self._node_of: dict[str, _Node] = {}
-        self._lock = threading.Lock()
-        self._deal_out({name: max(1, len(spec.records.train)) for name, spec in self._specs.items()})
-
-    def handle(self, site: str, payload: bytes) -> bytes:
-        """A site's answer to a message, from the host that plays it. The message is handed out once.
-
-        Raises:
-            TrainingError: its node died, now or before, or it could not be built.
-        """
-        from ray import get
-        from ray.exceptions import RayActorError, RayTaskError
-
-        with self._lock:  # Ray keeps the order of calls; the one that builds a site comes first.
-            node = self._node_of.get(site)
-            if node is None:
-                raise TrainingError("no node of the Ray cluster is left to play it")
-            spec = None if site in node.built else self._specs[site]
-            node.built.add(site)
-            answer = node.host.handle.remote(site, payload, spec)
-        try:
-            replied: bytes = get(answer)
-        except RayActorError:
-            self._lose(node)
-            raise TrainingError(f"its node {node.label} is gone") from None
-        except RayTaskError as error:
-            with self._lock:
-                node.built.discard(site)
-            raise TrainingError(_what(error)) from None
-        return replied
-
-    def close(self) -> None:
-        """End every host, also one that is at work; whoever waits for its answer gets an error."""
-        with self._lock:
-            ended, self._nodes = self._nodes, []
-            self._node_of.clear()
-        for node in ended:
-            _end(node)
-
-    def _lose(self, node: _Node) -> None:
-        """Deal a lost node's sites out to the others. It gets no further message, even if it was only out of reach."""
-        with self._lock:
-            if node not in self._nodes:
-                return
-            self._nodes.remove(node)
-            _end(node)
-            for site in node.sites:
-                del self._node_of[site]
-            self._deal_out(node.sites)
-            others = len(self._nodes)
-        go_on = f"at {others} other nodes" if others > 1 else "at the last node" if others else "nowhere"
-        self._say(f"node {node.label} is gone; its {len(node.sites)} sites go on {go_on}")
-        if not others:
-            self._on_none()
-
-    def _deal_out(self, sites: Mapping[str, int]) -> None:
-        """The largest site first, each to the node that then has the least training records a processor."""
-        for site in sorted(sites, key=lambda name: (-sites[name], name)) if self._nodes else ():
-            node = min(self._nodes, key=lambda each: each.load_with(sites[site]))
-            node.sites[site] = sites[site]
-            self._node_of[site] = node
 
 
 def check_cluster(address: str) -> None:
@@ -266,7 +155,7 @@ def _joined(address: str) -> Iterator[None]:
         ray.shutdown()
 
 
-def _started(base_digest: str) -> list[_Node]:
+def _started(base_digest: str) -> list[Node]:
     """A host at each node that is there and has processors.
 
     It claims none of them from Ray, so that it need not wait for other work on the cluster to end.
@@ -291,7 +180,7 @@ def _started(base_digest: str) -> list[_Node]:
             runtime_env={"env_vars": variables},
         ).remote(base_digest)
         label = f"{found['NodeManagerAddress']} ({found['NodeManagerHostname']}, {found['NodeID'][:8]})"
-        nodes.append(_Node(label, processors, host))
+        nodes.append(Node(label, processors, host))
     return nodes
 
 
@@ -299,7 +188,7 @@ class _GoneError(Exception):
     """A node has died, of which Ray may not know yet, or cannot start a process."""
 
 
-def _first_answer(node: _Node, answer: Any, timeout_s: float) -> Any:
+def _first_answer(node: Node, answer: Any, timeout_s: float) -> Any:
     """What a host answers before the run begins; what keeps it from that ends the run, by the name of its node."""
     from ray import get
     from ray.exceptions import ActorUnschedulableError, RayActorError, RayError, RayTaskError
@@ -311,7 +200,7 @@ def _first_answer(node: _Node, answer: Any, timeout_s: float) -> Any:
             cause = error.cause
             what = f"node {node.label}: {cause.what}"
             raise type(cause)(what, found=cause.found, expected=cause.expected, remedy=cause.remedy) from None
-        found = _what(error)
+        found = what_went_wrong(error)
     except RayError as error:
         found = [line.strip() for line in str(error).splitlines() if line.strip()][-1][:300]
         if isinstance(error, ActorUnschedulableError | RayActorError) and not getattr(
@@ -354,14 +243,3 @@ def _shown(folder: Path) -> Iterator[tuple[Path, str]]:
         except OSError as error:
             raise run_file_fault(folder, error) from error
         yield shown, word
-
-
-def _what(error: Any) -> str:
-    """What a host said; of an error that is not Yoriai's own the type alone, whose text might quote a record."""
-    return error.cause.what if isinstance(error.cause, YoriaiError) else f"internal error: {type(error.cause).__name__}"
-
-
-def _end(node: _Node) -> None:
-    import ray
-
-    ray.kill(node.host)

@@ -17,8 +17,9 @@ from yoriai.errors import RoundError
 from yoriai.flower import ENVIRONMENT
 from yoriai.flower_internals import answering_threads
 from yoriai.server.round.messenger import Transport
-from yoriai.simulations.run.cluster import Cluster, Hosts
+from yoriai.simulations.run.cluster import Cluster
 from yoriai.simulations.run.engines import SiteSpec
+from yoriai.simulations.run.hosts import Hosts
 from yoriai.simulations.run.site_host import SiteHost
 
 if TYPE_CHECKING:
