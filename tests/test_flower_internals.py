@@ -7,6 +7,9 @@ from importlib import import_module, metadata
 import httpx
 import pytest
 from flwr.proto import control_pb2, fleet_pb2, runtime_pb2
+from flwr.server.superlink.fleet.vce import vce_api
+from flwr.server.superlink.fleet.vce.backend import raybackend
+from flwr.server.superlink.fleet.vce.backend.backend import Backend
 from flwr.server.superlink.linkstate import in_memory_linkstate, linkstate_factory
 from flwr.supercore.object_store import object_store_factory
 from flwr.supercore.routers.runtime.tracing import RuntimeTracingMiddleware
@@ -20,7 +23,7 @@ from flwr.supernode.cli import flower_supernode
 from yoriai.client.node.node_words import word_of
 from yoriai.errors import ConfigError
 from yoriai.flower import ENVIRONMENT
-from yoriai.flower_internals import VERSION, check_version, supernode
+from yoriai.flower_internals import VERSION, answering_threads, check_version, supernode
 from yoriai.flower_internals.straight import _PATHS
 from yoriai.flower_internals.version import replace
 
@@ -144,6 +147,23 @@ def test_the_state_in_memory_is_flowers_own_default_and_is_made_by_the_names_tha
         in_memory_linkstate.InMemoryLinkState.create_node
     )
     assert "default=FLWR_IN_MEMORY_DB_NAME" in inspect.getsource(inspect.getmodule(superlink_cli))
+
+
+def test_the_simulation_makes_its_backend_and_its_threads_by_the_names_that_are_replaced_for_a_while() -> None:
+    source = inspect.getsource(vce_api)
+    assert "from .backend.raybackend import RayBackend" in source
+    assert "return RayBackend(backend_config)" in source
+    assert "with ThreadPoolExecutor() as executor:" in source
+    assert "for _ in range(backend.num_workers)" in source
+    assert Backend.__abstractmethods__ == {"build", "is_worker_idle", "process_message", "terminate"}
+    own = raybackend.RayBackend, vce_api.ThreadPoolExecutor  # type: ignore[attr-defined]
+    ended: list[str] = []
+    with answering_threads(70, lambda: ended.append("ended")):
+        backend = raybackend.RayBackend({})
+        assert (backend.num_workers, vce_api.ThreadPoolExecutor()._max_workers) == (70, 70)  # type: ignore[attr-defined]
+        backend.terminate()
+    assert ended == ["ended"]
+    assert (raybackend.RayBackend, vce_api.ThreadPoolExecutor) == own  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

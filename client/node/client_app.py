@@ -10,7 +10,7 @@ from typing import Protocol
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from yoriai.errors import DaemonError, WireError
+from yoriai.errors import DaemonError, TrainingError, WireError
 from yoriai.flower_payload import pack, payload_of
 
 
@@ -46,11 +46,18 @@ def answer(content: RecordDict | None, daemon: Callable[[], Door]) -> RecordDict
 
 
 def client_app(daemon_for: Callable[[Context], Door]) -> ClientApp:
-    """A ClientApp of Flower's simulation that hands the payload of every message to the site."""
+    """A ClientApp of Flower's simulation that hands the payload of every message to the site.
+
+    A site that is played elsewhere may raise TrainingError, whose text is then why its reply is missing.
+    """
     app = ClientApp()
 
     @app.query()
     def forward(message: Message, context: Context) -> Message:
-        return Message(answer(message.content, lambda: daemon_for(context)), reply_to=message)
+        try:
+            content = answer(message.content, lambda: daemon_for(context))
+        except TrainingError as error:
+            content = pack(b"", failure=error.what)
+        return Message(content, reply_to=message)
 
     return app

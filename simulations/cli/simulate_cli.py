@@ -105,6 +105,15 @@ Track = Annotated[
     typer.Option("--track", show_default=False, help="mlflow or trackio, of the extra `track`: tell it of each round."),
 ]
 Rounds = Annotated[int | None, typer.Option("--rounds", min=1, help="Rounds in the job.")]
+RayAddress = Annotated[
+    str,
+    typer.Option(
+        "--ray-address",
+        metavar="HOST:PORT",
+        show_default=False,
+        help="A Ray cluster that is there, whose nodes play the sites; with --engine flower.",
+    ),
+]
 
 
 def mount(app: typer.Typer, job: typer.Typer, federation: typer.Typer) -> None:
@@ -144,6 +153,7 @@ def simulate(
     engine: Annotated[
         str, typer.Option("--engine", help="inprocess, one-pass (sites train together), or flower (its runtime).")
     ] = "inprocess",
+    ray_address: RayAddress = "",
     compare: Annotated[
         bool,
         typer.Option(
@@ -157,7 +167,10 @@ def simulate(
         Path | None, typer.Option("--out", help="Folder of the run, new or empty; default: a new one under runs/.")
     ] = None,
     resume: Annotated[
-        Path | None, typer.Option("--resume", help="Carry on the run in this folder; goes with --compare, --live only.")
+        Path | None,
+        typer.Option(
+            "--resume", help="Carry on the run in this folder; goes with --compare, --live and --ray-address."
+        ),
     ] = None,
     live: Annotated[
         bool, typer.Option("--live", help="Show rounds and sites on a page of this machine, until the command ends.")
@@ -184,6 +197,7 @@ def simulate(
     source = DataSource(data, sites, partition, prompt_field, response_field, seed, ready, encoding, test_fraction)
     name = job.stem if job else data.stem if data else ready
     folder = resume or out or api.new_folder(name)
+    onward = f"--resume {folder}{f' --ray-address {ray_address}' if ray_address else ''}"
     with ExitStack() as stack:
         stack.enter_context(quiet_libraries())
         observer: Observer = stack.enter_context(screen(_console))
@@ -191,26 +205,33 @@ def simulate(
             observer = stack.enter_context(live_page(folder, observer))
         try:
             if resume is not None:
-                done = api.resume(resume, compare=compare, observer=observer)
+                done = api.resume(resume, compare=compare, ray_address=ray_address, observer=observer)
             else:
                 done = api.simulate(
                     job,
                     data=source,
                     settings=overrides(rule=rule, epsilon=epsilon, rounds=rounds, noise=noise),
                     out=folder,
-                    options=api.Options(engine=engine, compare=compare, alone=alone, samples=samples, tracker=track),
+                    options=api.Options(
+                        engine=engine,
+                        ray_address=ray_address,
+                        compare=compare,
+                        alone=alone,
+                        samples=samples,
+                        tracker=track,
+                    ),
                     observer=observer,
                 )
         except KeyboardInterrupt:
             stored = (folder / "run.json").exists()
-            again = f"--resume {folder}{' --compare' if resume and compare else ''}"
+            again = f"{onward}{' --compare' if resume and compare else ''}"
             hint = f"carry on with: yoriai simulate {again}" if stored else "nothing had begun yet"
             observer.say(f"interrupted; {hint}")
             raise typer.Exit(EXIT_INTERRUPTED) from None
         except YoriaiError as error:
             begun = isinstance(error, CheckpointError | LedgerError) and (folder / "run.json").exists()
             if (error.exit_code == EXIT_PARTIAL or begun) and "--resume" not in error.remedy:
-                observer.say(f"the finished rounds are kept; carry on with: yoriai simulate --resume {folder}")
+                observer.say(f"the finished rounds are kept; carry on with: yoriai simulate {onward}")
             raise
     print_report(done, _console, api.run_files(folder))
     if done.status != "done":
@@ -369,7 +390,7 @@ def _refuse_beside_resume(ctx: typer.Context) -> None:
     given = [
         name
         for name in ctx.params
-        if name not in ("resume", "compare", "live")
+        if name not in ("resume", "compare", "live", "ray_address")
         and getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE"
     ]
     if given:

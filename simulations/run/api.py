@@ -55,6 +55,7 @@ class Options:
 
     Attributes:
         engine: `inprocess`, `one-pass` or `flower`.
+        ray_address: HOST:PORT of a Ray cluster whose nodes play the sites, with the flower engine; empty: this machine.
         compare: also train each site alone, without privacy, and at one place.
         alone: train each site alone even without `compare`, where a head trains; it costs seconds.
         samples: show some test records with the answers before and after in the report of an instruct task.
@@ -64,6 +65,7 @@ class Options:
     """
 
     engine: str = "inprocess"
+    ray_address: str = ""
     compare: bool = False
     alone: bool = True
     samples: bool = True
@@ -119,8 +121,7 @@ def simulate(
             the folder is made; later on the folder keeps what was finished.
     """
     options, observer = options or Options(), observer or Silent()
-    if options.engine not in ENGINES:
-        raise ConfigError("no such engine", found=options.engine, expected=" or ".join(ENGINES))
+    _check_engine(options)
     if options.tracker:
         check_tracker(options.tracker)
     source = data if isinstance(data, DataSource) else DataSource(path=Path(data) if data is not None else None)
@@ -154,12 +155,18 @@ def simulate(
 
 
 def resume(
-    folder: Path | str, *, compare: bool = False, options: Options | None = None, observer: Observer | None = None
+    folder: Path | str,
+    *,
+    compare: bool = False,
+    ray_address: str = "",
+    options: Options | None = None,
+    observer: Observer | None = None,
 ) -> Report:
     """Carry on a run that was interrupted, from its last finished round; a finished one is only reported again.
 
     Args:
         compare: do the comparisons, even if the run was started without them.
+        ray_address: as in Options. The run does not keep it: a cluster may be gone, or elsewhere, by now.
         options: None repeats those the run was started with.
 
     Raises:
@@ -168,8 +175,13 @@ def resume(
     folder, observer = Path(folder), observer or Silent()
     job, run = run_folder.load(folder)
     options = options or Options(
-        engine=run.engine, compare=run.compare or compare, alone=run.alone, samples=run.samples
+        engine=run.engine,
+        ray_address=ray_address,
+        compare=run.compare or compare,
+        alone=run.alone,
+        samples=run.samples,
     )
+    _check_engine(options)
     with run_folder.locked(folder):
         if (done := _finished(folder, _compared_with(job, options))) is not None:
             return done
@@ -181,6 +193,24 @@ def resume(
                 remedy="put them back, or start a new run",
             )
         return _run(_open(experiment, folder, run.run_id, options, observer))
+
+
+def _check_engine(options: Options) -> None:
+    """An engine that there is, and a cluster for the one that takes it, if it answers."""
+    if options.engine not in ENGINES:
+        raise ConfigError("no such engine", found=options.engine, expected=" or ".join(ENGINES))
+    if not options.ray_address:
+        return
+    if options.engine != "flower":
+        raise ConfigError(
+            "--ray-address goes with Flower's engine alone",
+            found=f"--engine {options.engine}",
+            expected="--engine flower",
+            remedy="leave --ray-address out: the other engines play all sites in one process",
+        )
+    from yoriai.simulations.run.cluster import check_cluster
+
+    check_cluster(options.ray_address)
 
 
 def _compared_with(job: JobConfig, options: Options) -> tuple[str, ...]:
@@ -230,6 +260,7 @@ def _run(running: _Running) -> Report:
         n_params=running.fitted.n_params,
         initial=running.fitted.initial,
         engine=running.options.engine,
+        ray_address=running.options.ray_address,
         noise_seed=running.options.noise_seed,
         observer=watch,
         on_round=lambda checkpoint: _after_round(running, checkpoint, bench, kept, metrics),

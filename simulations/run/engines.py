@@ -109,8 +109,8 @@ class SiteSpec:
             return identity
         return replace(identity, entropy=seeded_entropy(self.noise_seed, name))
 
-    def open_ledger(self) -> Ledger:
-        """The site's ledger, made when missing; the round that is stored syncs all of them at once."""
+    def open_ledger(self, *, synced: bool = False) -> Ledger:
+        """The site's ledger, made when missing; the round that is stored syncs all of them at once, or each its own."""
         privacy = self.job.privacy
         return Ledger.open(
             self.ledger_path,
@@ -120,7 +120,7 @@ class SiteSpec:
             fingerprint=fingerprint(self.records.train),
             accountant=privacy.accountant,
             unit=privacy.unit,
-            synced=False,
+            synced=synced,
         )
 
     def build(

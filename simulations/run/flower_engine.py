@@ -11,14 +11,16 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
-from yoriai.client.base.base_model import choose_device, load_base
-from yoriai.client.session.model_session import ModelSession
 from yoriai.errors import RoundError
 from yoriai.flower import ENVIRONMENT
+from yoriai.flower_internals import answering_threads
 from yoriai.server.round.messenger import Transport
+from yoriai.simulations.run.cluster import Cluster
 from yoriai.simulations.run.engines import SiteSpec
+from yoriai.simulations.run.hosts import Hosts
+from yoriai.simulations.run.site_host import SiteHost
 
 if TYPE_CHECKING:
     from flwr.app import Context
@@ -33,6 +35,8 @@ _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # The worker sees the GPUs although Ray hands out none.
 }
 
+# Messages at a cluster's hosts at a time: so many that no host waits while another one's are handed out.
+_AT_ONCE: Final = 64
 _LONGEST_PLACE = 24  # In characters: Ray's sockets lie 83 below it, and a socket's path has at most 107.
 
 
@@ -44,42 +48,81 @@ class _Doors:
     base_digest: str
 
     def __call__(self, context: "Context") -> "Door":
-        name = sorted(self.specs)[int(context.node_config["partition-id"])]
-        if name not in _BUILT:
-            spec = self.specs[name]
-            if not _WORKBENCHES:
-                device = choose_device(spec.job.speed.device)
-                base = load_base(spec.job.base.model, device=device, expected_digest=self.base_digest)
-                _WORKBENCHES.append(ModelSession(base, spec.job.speed))
-            _BUILT[name] = spec.build(_WORKBENCHES[0], spec.open_ledger())
-        return _BUILT[name]
+        if not _HOST:
+            _HOST.append(SiteHost(self.base_digest))
+        return _HOST[0].site(self.specs[_name_of(context, self.specs)])
 
 
-# Of the worker process, and as long-lived as it: what its sites share, and the sites with their open ledgers.
-_WORKBENCHES: list[ModelSession] = []
-_BUILT: dict[str, "Door"] = {}
+# Of the worker process, and as long-lived as it.
+_HOST: list[SiteHost] = []
 
 
-def run_in_flower(specs: Mapping[str, SiteSpec], base_digest: str, run: Callable[[Transport], _Result]) -> _Result:
+@dataclass(frozen=True)
+class _FarDoor:
+    """A site that a host of a cluster plays."""
+
+    name: str
+    hosts: Hosts
+
+    def handle(self, data: bytes) -> bytes:
+        """Have it answer one message; raises as `Hosts.handle`."""
+        return self.hosts.handle(self.name, data)
+
+
+@contextmanager
+def _doors(
+    specs: Mapping[str, SiteSpec], base_digest: str, cluster: Cluster | None, on_none: Callable[[], None]
+) -> Iterator[tuple[Callable[["Context"], "Door"], Callable[[], None]]]:
+    """How a site is reached, and what ends those that play sites elsewhere, at work or not.
+
+    Args:
+        on_none: called when none of those is left.
+    """
+    if cluster is None:
+        yield _Doors(dict(specs), base_digest), lambda: None
+        return
+    with cluster.hosts(specs, base_digest, on_none) as hosts, answering_threads(min(len(specs), _AT_ONCE), hosts.close):
+        yield lambda context: _FarDoor(_name_of(context, specs), hosts), hosts.close
+
+
+def run_in_flower(
+    specs: Mapping[str, SiteSpec],
+    base_digest: str,
+    run: Callable[[Transport], _Result],
+    cluster: Cluster | None = None,
+) -> _Result:
     """Run a coordinator over Flower's simulation runtime.
 
     Args:
         specs: the sites, by name.
         base_digest: of the base model that the worker loads.
         run: gets the Transport; what it returns is returned, and its error comes out here.
+        cluster: whose nodes play the sites; None: Flower's own worker on this machine does.
+
+    Raises:
+        ConfigError: there is no such cluster, or a node of it is not as this machine.
+        BaseModelError, AssetError: a node of the cluster has not the base.
+        RoundError: Flower's runtime ended before the run did, or no node of the cluster is left.
     """
     results: list[_Result] = []
     failures: list[BaseException] = []
-    stop = threading.Event()
+    stop, none_left = threading.Event(), threading.Event()
 
-    def guarded(transport: Transport) -> None:
-        try:
-            results.append(run(transport))
-        except BaseException as error:
-            failures.append(error)
-            raise
+    def abandon() -> None:
+        none_left.set()
+        stop.set()  # The coordinator would offer the job for as long as a site may take to come back.
 
-    with _surroundings() as folder:
+    with _surroundings() as folder, _doors(specs, base_digest, cluster, abandon) as (door_of, end_hosts):
+
+        def guarded(transport: Transport) -> None:
+            try:
+                results.append(run(transport))
+            except BaseException as error:
+                failures.append(error)
+                raise
+            finally:
+                end_hosts()  # One may still work on what nobody waits for.
+
         from flwr.simulation import run_simulation
 
         from yoriai.client.node.client_app import client_app
@@ -88,7 +131,7 @@ def run_in_flower(specs: Mapping[str, SiteSpec], base_digest: str, run: Callable
         try:
             run_simulation(
                 server_app=server_app(guarded, expected_nodes=len(specs), stop=stop),
-                client_app=client_app(_Doors(dict(specs), base_digest)),
+                client_app=client_app(door_of),
                 num_supernodes=len(specs),
                 backend_config=_backend(folder),  # type: ignore[arg-type]
             )
@@ -97,11 +140,19 @@ def run_in_flower(specs: Mapping[str, SiteSpec], base_digest: str, run: Callable
                 raise
         finally:
             stop.set()  # After Ctrl-C the coordinator's thread would wait for replies that cannot come.
+    if failures and none_left.is_set():
+        remedy = "start its nodes anew, or see why their processes died, then resume"
+        raise RoundError("no node of the Ray cluster is left to play sites", remedy=remedy) from failures[0]
     if failures:
         raise failures[0]
     if not results:
         raise RoundError("Flower's runtime ended before the run did", remedy="resume it")
     return results[0]
+
+
+def _name_of(context: "Context", specs: Mapping[str, SiteSpec]) -> str:
+    """The site of a node of Flower's, which are numbered in the order of the sites' names."""
+    return sorted(specs)[int(context.node_config["partition-id"])]
 
 
 def _backend(folder: str) -> dict[str, object]:

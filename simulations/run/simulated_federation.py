@@ -36,6 +36,7 @@ class Federation:
         n_params: entries that a site sends in a round, at most; needed where noise is distributed.
         initial: the adapter before round 0, which all trainings on one base and task share; None makes it.
         engine: `inprocess`, `one-pass` or `flower`.
+        ray_address: of the cluster whose nodes play the sites of the flower engine; empty: this machine does.
         noise_seed: tests only; see SiteSpec.
         on_round: called after each stored round.
         on_replies: called with each stage's replies by site; of the in-process engine only.
@@ -49,6 +50,7 @@ class Federation:
     n_params: int = 0
     initial: AdapterState | None = None
     engine: str = "inprocess"
+    ray_address: str = ""
     noise_seed: bytes | None = None
     observer: Observer = field(default_factory=Silent)
     on_round: Callable[[Checkpoint], None] | None = None
@@ -64,9 +66,9 @@ class Federation:
         return SiteSpec(
             self.job,
             site,
-            self.folder / "ledgers" / f"{site.name}.sqlite",
+            self.folder.absolute() / "ledgers" / f"{site.name}.sqlite",
             event=event_of(self.job, self.n_params, len(self.roster.weights)),
-            consortium=consortium.folder if consortium else None,
+            consortium=consortium.folder.absolute() if consortium else None,
             noise_seed=self.noise_seed,
         )
 
@@ -144,10 +146,13 @@ def run_federation(federation: Federation, session: ModelSession) -> Outcome:
             )
 
         if federation.engine == "flower":
+            from yoriai.simulations.run.cluster import Cluster
             from yoriai.simulations.run.flower_engine import run_in_flower
 
+            address, folder = federation.ray_address, federation.folder.absolute()
+            cluster = Cluster(address, folder, federation.observer.say) if address else None
             federation.observer.advance("sites (in Flower's runtime)", 0, 0)
-            checkpoint = run_in_flower(specs, base_digest, coordinate)
+            checkpoint = run_in_flower(specs, base_digest, coordinate, cluster)
         else:
             one_pass = OnePass() if federation.engine == "one-pass" else None
             checkpoint, seconds = _run_in_process(federation, specs, session, coordinate, one_pass)

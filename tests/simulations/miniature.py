@@ -9,6 +9,7 @@ from yoriai.client.base.base_model import choose_device, load_base
 from yoriai.client.session.model_session import ModelSession
 from yoriai.client.site.round_trainer import SiteHooks
 from yoriai.privacy.ledger.ledger import Ledger
+from yoriai.privacy.secagg.work import Work
 from yoriai.server.round.registry import Checkpoint
 from yoriai.simulations.run.engines import SiteSpec
 from yoriai.simulations.run.experiment import DataSource, Experiment, resolve
@@ -86,7 +87,9 @@ class StubDoor:
 class StubSpec(SiteSpec):
     """Builds such a site where a real one would be built."""
 
-    def build(self, session: ModelSession, ledger: Ledger, hooks: SiteHooks | None = None) -> StubDoor:  # type: ignore[override]
+    def build(  # type: ignore[override]
+        self, session: ModelSession, ledger: Ledger, hooks: SiteHooks | None = None, work: Work | None = None
+    ) -> StubDoor:
         if self.records.name == "broken":
             raise RuntimeError("this site cannot be built")
         return StubDoor(self.records.name)

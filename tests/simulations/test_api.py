@@ -42,6 +42,11 @@ def interrupted(base: Path, sites: Path, folder: Path, stop: Stop, **more: objec
         simulate(data=sites, settings=job_settings(base, **more), out=folder, options=SEEDED, observer=stop)
 
 
+def test_a_run_of_another_engine_is_not_resumed_on_a_cluster(run: Run) -> None:
+    with pytest.raises(ConfigError, match="--ray-address goes with Flower's engine alone; found --engine inprocess"):
+        resume(run.folder, ray_address="127.0.0.1:1")
+
+
 def test_report_is_valid_by_its_schema_and_holds_every_key_of_the_contract(run: Run) -> None:
     stored = json.loads((run.folder / "report.json").read_text())
     jsonschema.Draft202012Validator(report_schema()).validate(stored)

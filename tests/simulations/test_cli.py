@@ -248,6 +248,7 @@ def _spoil(sites: Path, line: str, name: str = "train.jsonl") -> None:
         ("file", "split the file with --sites N"),
         ("partition", "--sites and --partition split one file"),
         ("engine", "no such engine"),
+        ("cluster", "--ray-address goes with Flower's engine alone; found --engine inprocess"),
         ("out", "is taken"),
         ("misspelt", "did you mean epsilon?"),
         ("data", "cannot be read; found No such file"),
@@ -281,7 +282,11 @@ def test_bad_input_is_one_line_on_stderr_and_exit_code_2(
     more += {"epsilon": ["--epsilon", "0"], "word": ["--epsilon", "much"], "partition": ["--partition", "iid"]}.get(
         case, []
     )
-    more += {"engine": ["--engine", "ray"], "rule": ["--rule", "corre"]}.get(case, [])
+    more += {
+        "cluster": ["--ray-address", "127.0.0.1:1"],
+        "engine": ["--engine", "ray"],
+        "rule": ["--rule", "corre"],
+    }.get(case, [])
     out = sites if case == "out" else tmp_path / "run"
     before = sorted(path.name for path in tmp_path.rglob("*"))
     assert yoriai(monkeypatch, "simulate", job, "--data", data, "--out", out, *more) == 2

@@ -16,6 +16,7 @@ import flwr.supercore.logger  # noqa: F401 - sets the level of its log when it i
 import pytest
 
 from tests.simulations.miniature import SIZES, Miniature, StubSpec
+from tests.simulations.ray_nodes import carrying
 from yoriai import wire
 from yoriai.client.records.records import SiteRecords
 from yoriai.errors import RoundError
@@ -45,9 +46,9 @@ def leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     assert _settings() == environment
     assert logging.getLogger("flwr").level == level
     deadline = time.monotonic() + _SECONDS_TO_DIE
-    while _carrying(mark) and time.monotonic() < deadline:
+    while carrying("YORIAI_TEST_MARK", mark) and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert _carrying(mark) == set()
+    assert carrying("YORIAI_TEST_MARK", mark) == set()
 
 
 @pytest.mark.usefixtures("leaves_nothing")
@@ -83,7 +84,9 @@ def test_site_that_raises_is_a_missing_reply_and_the_coordinators_error_comes_ou
         }
 
         def run(transport: Transport) -> None:
-            assert len(_carrying(os.environ["YORIAI_TEST_MARK"])) >= 3  # So that the search for what is left can find.
+            assert (
+                len(carrying("YORIAI_TEST_MARK", os.environ["YORIAI_TEST_MARK"])) >= 3
+            )  # So that the search for what is left can find.
             found.append((transport.sites(), transport.exchange("train", {"raising": b"1", "working": b"2"}, 60.0)))
             raise RoundError("the coordinator's own", remedy="see above")
 
@@ -100,15 +103,3 @@ def _with_absent_site(federation: Federation) -> Federation:
 
 def _settings() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if key != "PYTEST_CURRENT_TEST"}
-
-
-def _carrying(mark: str) -> set[str]:
-    """The processes that inherited the mark, orphans too."""
-    found = set()
-    for place in Path("/proc").glob("[0-9]*"):
-        try:
-            if mark.encode() in (place / "environ").read_bytes():
-                found.add(f"{place.name} {(place / 'comm').read_text().strip()}")
-        except OSError:
-            continue
-    return found

@@ -8,9 +8,11 @@ Each of the names below belongs to one version of Flower, so another one is refu
     control.py      the coordinator's commands to its SuperLink, without a process of Flower's each
     superlink.py    the SuperLink: it tells what comes and goes
     state.py        what it knows: in memory, with large objects on disk
+    backend.py      the simulation: threads of this process answer in place of Flower's workers
     straight.py     in the SuperLink, the requests of messages: by Flower's handlers, past its layers
 """
 
+from yoriai.flower_internals.backend import answering_threads
 from yoriai.flower_internals.control import Control, is_key_in_use
 from yoriai.flower_internals.runtime import Runtime, Task
 from yoriai.flower_internals.state import KnownNode, keep_in_memory
@@ -27,6 +29,7 @@ __all__ = [
     "Runtime",
     "Task",
     "Waits",
+    "answering_threads",
     "check_version",
     "is_key_in_use",
     "keep_in_memory",
