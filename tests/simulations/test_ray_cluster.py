@@ -49,7 +49,7 @@ def cluster() -> Iterator[RayCluster]:
 
 # Flower has its thread end with the coordinator's error.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_run_whose_hosts_die_is_resumed_on_one_node_and_ends_with_the_bits_and_charges_of_the_in_process_engine(
+def test_a_run_whose_hosts_die_is_resumed_with_the_bits_and_charges_of_the_in_process_engine(
     world: Miniature, cluster: RayCluster, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     settings = job_settings(world.base, **{"federation.rounds": 2, "evaluation.every": 0})
