@@ -9,7 +9,7 @@ MUTATE_ARGS ?=
 BUNDLE ?= gpu-bundle
 DEPLOY_ARGS ?= -n 2 --dist loadfile --timeout 1500
 # Where the tests of deployments are: each worker collects for itself, and all of tests takes half a minute of a core.
-DEPLOY_TESTS := tests/deploy tests/simulations/test_bench_deploy.py
+DEPLOY_TESTS := tests/deploy tests/simulations/bench/test_bench_deploy.py
 DEPLOY_LOG ?= docs/benchmarks/fault-matrix.log
 SHELL := /bin/bash
 

@@ -40,14 +40,18 @@ WORKERS = 2
 _SECAGG = ("privacy/secagg",)
 _LEDGER = ("privacy/test_ledger_rule.py", "privacy/test_ledger_order.py", "privacy/test_ledger_policy.py")
 TESTS: dict[str, tuple[str, ...]] = {
-    "client/offer/policy.py": ("client/test_site.py", "client/test_mixed_ranks.py", "simulations/test_distributed.py"),
-    "client/site/round_trainer.py": (
-        "client/test_round_trainer.py",
-        "client/test_site.py",
-        "client/test_delivery.py",
-        "simulations/test_secure_federation.py",
+    "client/offer/policy.py": (
+        "client/site/test_site.py",
+        "client/training/test_mixed_ranks.py",
+        "simulations/run/test_distributed.py",
     ),
-    "privacy/dp/dpsgd.py": ("privacy/test_dpsgd.py", "privacy/test_owner_sums.py", "client/test_train.py"),
+    "client/site/round_trainer.py": (
+        "client/site/test_round_trainer.py",
+        "client/site/test_site.py",
+        "client/versions/test_delivery.py",
+        "simulations/scenarios/test_secure_federation.py",
+    ),
+    "privacy/dp/dpsgd.py": ("privacy/test_dpsgd.py", "privacy/test_owner_sums.py", "client/training/test_train.py"),
     "privacy/dp/row_sums.py": ("privacy/test_row_sums.py", "privacy/test_dpsgd.py"),
     "privacy/dp/mechanisms.py": ("privacy/test_mechanisms.py", "privacy/test_dpsgd.py"),
     "privacy/ledger/rule.py": (*_LEDGER, "privacy/test_ledger.py"),
@@ -57,13 +61,13 @@ TESTS: dict[str, tuple[str, ...]] = {
         "privacy/test_ledger_format.py",
         "privacy/test_ledger_witness.py",
     ),
-    "client/base/pieces.py": ("client/test_pieces.py", "client/test_units.py"),
-    "client/versions/deliveries.py": ("client/test_delivery.py", "simulations/test_approvals.py"),
-    "client/versions/channel_inbox.py": ("client/test_pull.py", "client/test_judging.py"),
-    "client/versions/counting.py": ("client/test_judging.py",),
-    "client/versions/judging.py": ("client/test_judging.py",),
-    "client/site/instructions.py": ("client/test_instructions.py",),
-    "privacy/statements/instruction.py": ("privacy/test_instruction.py", "client/test_instructions.py"),
+    "client/base/pieces.py": ("client/training/test_pieces.py", "client/records/test_units.py"),
+    "client/versions/deliveries.py": ("client/versions/test_delivery.py", "simulations/run/test_approvals.py"),
+    "client/versions/channel_inbox.py": ("client/versions/test_pull.py", "client/versions/test_judging.py"),
+    "client/versions/counting.py": ("client/versions/test_judging.py",),
+    "client/versions/judging.py": ("client/versions/test_judging.py",),
+    "client/site/instructions.py": ("client/site/test_instructions.py",),
+    "privacy/statements/instruction.py": ("privacy/test_instruction.py", "client/site/test_instructions.py"),
     **{f"privacy/secagg/{path.name}": _SECAGG for path in sorted((ROOT / "privacy" / "secagg").glob("[a-z]*.py"))},
 }
 """The tests of each module, below tests/."""

@@ -361,7 +361,7 @@ def test_job_digest_ignores_speed_and_deadlines_and_nothing_else() -> None:
         "evaluation.every": 3,
         "personal.rounds": 2,
     }
-    heads_alone = {"head", "public"}  # Of a job whose head trains; see tests/client/test_task_defaults.py.
+    heads_alone = {"head", "public"}  # Of a job whose head trains; see tests/client/session/test_task_defaults.py.
     assert {key.partition(".")[0] for key in changes} | {"schema", "speed", "deadlines"} | heads_alone == set(
         job.model_dump(by_alias=True)
     )

@@ -1,6 +1,7 @@
 """Whole masked jobs, from offer to receipt, with one site's records changed: its answers stay alike in all but noise.
 
-`tests/client/test_neighbours.py` has the hostile conversations; here are the messages that only an honest run reaches.
+`tests/client/session/test_neighbours.py` has the hostile conversations; here are the messages that only an honest run
+reaches.
 """
 
 from collections.abc import Mapping

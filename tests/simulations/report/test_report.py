@@ -23,7 +23,7 @@ from yoriai.errors import CheckpointError, ConfigError
 from yoriai.simulations.report.file import load_report, report_json, report_schema, write_report
 from yoriai.simulations.report.report import Report, Score
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "report-schema.md"
+DOCUMENT = Path(__file__).parents[3] / "docs" / "report-schema.md"
 
 
 @pytest.mark.parametrize("report", ALL_KINDS, ids=KIND_NAMES)

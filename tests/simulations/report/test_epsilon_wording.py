@@ -85,7 +85,7 @@ def test_no_text_shows_a_small_epsilon_as_none_at_all() -> None:
 def test_no_other_code_formats_an_epsilon_that_was_worked_out() -> None:
     """What is shown with `:g` is a setting."""
     own = re.compile(r"\{[^{}]*(epsilon|spent|promised|budget\.left)[^{}]*:\.\d[fg]\}|\.\d[fg]\W+format\([^)]*epsilon")
-    root, folders = Path(__file__).parents[2], ("client", "privacy", "server", "simulations", "strategies", "yoriai")
+    root, folders = Path(__file__).parents[3], ("client", "privacy", "server", "simulations", "strategies", "yoriai")
     places = [path for folder in folders for path in (root / folder).rglob("*") if path.suffix in (".py", ".j2")]
     assert not [path.name for path in places if own.search(path.read_text())]
 
