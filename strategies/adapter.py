@@ -76,6 +76,13 @@ class AdapterState:
         """Bytes of the tensors alone, as they travel uncompressed: four a parameter."""
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
+    def norm(self) -> float:
+        """L2 norm over all tensors together, in float64.
+
+        Not by BLAS: its threads would be woken for a moment's work, and wait in busy loops for more.
+        """
+        return math.sqrt(math.fsum(float(np.sum(np.square(t, dtype=np.float64))) for t in self.tensors.values()))
+
     def module_paths(self) -> tuple[str, ...]:
         """Sorted paths of the linear maps that this state has a factor of."""
         return tuple(sorted({name.partition(":")[0] for name in self.tensors}))

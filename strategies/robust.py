@@ -158,7 +158,7 @@ def norm_bounded(update: AdapterState, bound: float) -> AdapterState:
     if not 0.0 < bound < math.inf:
         raise ConfigError("federation.update_norm_bound", found=str(bound), expected="a finite number above 0")
     update.check_finite()
-    norm = math.sqrt(math.fsum(float(np.sum(np.square(t, dtype=np.float64))) for t in update.tensors.values()))
+    norm = update.norm()
     return update if norm <= bound else scaled(update, bound / norm * _ROUNDING_ROOM)
 
 

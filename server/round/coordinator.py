@@ -4,13 +4,10 @@ It knows the job, the roster and the adapters. It has no base model and sees no 
 run this same code over different transports.
 """
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-
-import numpy as np
 
 from yoriai import wire
 from yoriai.config import JobConfig, job_digests
@@ -218,7 +215,7 @@ class Coordinator:
             round_index=checkpoint.next_round,
             answered=collected.answered,
             refused=tuple(sorted({**refused, **collected.missing}.items())),
-            update_norm=math.sqrt(float(np.sum(np.square(collected.mean_update.flatten(), dtype=np.float64)))),
+            update_norm=collected.mean_update.norm(),
             seconds=time.monotonic() - started,
             bytes_up=bytes_up,
             bytes_down=bytes_down,

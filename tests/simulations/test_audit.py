@@ -100,7 +100,7 @@ def test_a_clip_of_the_batch_in_place_of_the_record_is_caught(
 ) -> None:
     """The mean of the batch is clipped and the noise made for one record added, as a plain framework would."""
 
-    def batch_clipped(self: ClippedGradientSum, gradients: torch.Tensor, units: object = None) -> None:
+    def batch_clipped(self: ClippedGradientSum, gradients: torch.Tensor, *_: object, **__: object) -> None:
         factor = min(1.0, float((self._clip_norm or 1.0) / gradients.mean(0).norm()))
         self._sum.add_(factor * gradients.sum(0))
 
