@@ -61,8 +61,8 @@ class NodeHost:
             self._specs[name] = spec
         try:
             return self._sites.site(self._specs[name]).handle(payload)
-        except YoriaiError:
-            raise
+        except YoriaiError as error:
+            raise error from None  # Ray writes down what it came from as well, which might quote a record.
         except Exception as error:  # The type alone: the text might quote a record.
             raise TrainingError(f"internal error: {type(error).__name__}") from None
 
