@@ -106,6 +106,7 @@ class RoundGradients:
                     total.add_piece(gradients, units, goes_on=self.records.by_owner)
                     if not self._space or len(self._space[0]) < len(gradients):
                         self._space[:] = [gradients]
+                    del gradients  # What makes way for a larger piece, or for a trial, must not stay by this name.
         if canaries is not None:
             for first in range(0, len(further), plan.physical_batch_size):
                 total.add_rows(canaries.rows(further[first : first + plan.physical_batch_size] - own))
@@ -147,6 +148,7 @@ class RoundGradients:
         return self.model.rows(self._key(shape), lambda: self._find_out(shape, self.plan.physical_batch_size))
 
     def _find_out(self, shape: Shape, most: int) -> PieceRows:
+        self._space.clear()  # Its size is that of pieces that were drawn, and what fits must not follow from these.
         batch, device = self._public_batch(shape, most), self.model.base.device
 
         def run(rows: Sequence[int]) -> Tensor:

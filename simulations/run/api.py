@@ -24,12 +24,13 @@ from yoriai.client.base.base_model import absolute_name
 from yoriai.client.session.export import save_adapter
 from yoriai.client.session.model_session import ModelSession
 from yoriai.config import JobConfig
-from yoriai.errors import CheckpointError, ConfigError
+from yoriai.errors import CheckpointError
 from yoriai.server.round.registry import Checkpoint, Registry
 from yoriai.simulations.report.file import REPORT_FILE, load_report, write_report
 from yoriai.simulations.report.report import Report, Sample
 from yoriai.simulations.run import compare, run_folder
 from yoriai.simulations.run.adapter_pages import write_pages
+from yoriai.simulations.run.engines import check_engine
 from yoriai.simulations.run.experiment import DataSource, Experiment, noise_multiplier, resolve
 from yoriai.simulations.run.fitted import Fitted, fit
 from yoriai.simulations.run.measuring import Measurements, TestBench
@@ -45,8 +46,6 @@ from yoriai.strategies.adapter import AdapterState
 from yoriai.system.files import room_for
 from yoriai.system.run_files import run_file_fault
 from yoriai.system.trackers import check_tracker
-
-ENGINES = ("inprocess", "one-pass", "flower")
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,7 @@ def simulate(
             the folder is made; later on the folder keeps what was finished.
     """
     options, observer = options or Options(), observer or Silent()
-    _check_engine(options)
+    check_engine(options.engine, options.ray_address)
     if options.tracker:
         check_tracker(options.tracker)
     source = data if isinstance(data, DataSource) else DataSource(path=Path(data) if data is not None else None)
@@ -181,7 +180,7 @@ def resume(
         alone=run.alone,
         samples=run.samples,
     )
-    _check_engine(options)
+    check_engine(options.engine, options.ray_address)
     with run_folder.locked(folder):
         if (done := _finished(folder, _compared_with(job, options))) is not None:
             return done
@@ -193,24 +192,6 @@ def resume(
                 remedy="put them back, or start a new run",
             )
         return _run(_open(experiment, folder, run.run_id, options, observer))
-
-
-def _check_engine(options: Options) -> None:
-    """An engine that there is, and a cluster for the one that takes it, if it answers."""
-    if options.engine not in ENGINES:
-        raise ConfigError("no such engine", found=options.engine, expected=" or ".join(ENGINES))
-    if not options.ray_address:
-        return
-    if options.engine != "flower":
-        raise ConfigError(
-            "--ray-address goes with Flower's engine alone",
-            found=f"--engine {options.engine}",
-            expected="--engine flower",
-            remedy="leave --ray-address out: the other engines play all sites in one process",
-        )
-    from yoriai.simulations.run.cluster import check_cluster
-
-    check_cluster(options.ray_address)
 
 
 def _compared_with(job: JobConfig, options: Options) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The in-process engine: every site is an object, one base model in memory serves them all in turn."""
+"""Which engines there are, and the in-process one: every site is an object, one base in memory serves them in turn."""
 
 import hashlib
 import logging
@@ -17,6 +17,7 @@ from yoriai.client.site.round_trainer import SiteHooks
 from yoriai.client.site.site import Site
 from yoriai.client.site_identity import SiteIdentity
 from yoriai.config import JobConfig, PolicySection, SiteConfig
+from yoriai.errors import ConfigError
 from yoriai.privacy.dp.accounting import Event
 from yoriai.privacy.dp.randomness import RandomSource, SeededSource, SystemSource
 from yoriai.privacy.identity.roster import RosterMemory
@@ -29,6 +30,26 @@ from yoriai.privacy.statements.instruction import SequenceMemory
 from yoriai.simulations.scenarios.consortium import Consortium
 
 _LOG = logging.getLogger(__name__)
+
+ENGINES = ("inprocess", "one-pass", "flower")
+
+
+def check_engine(engine: str, ray_address: str) -> None:
+    """Raise ConfigError unless there is such an engine and, where a cluster is named, it takes one and that answers."""
+    if engine not in ENGINES:
+        raise ConfigError("no such engine", found=engine, expected=" or ".join(ENGINES))
+    if not ray_address:
+        return
+    if engine != "flower":
+        raise ConfigError(
+            "--ray-address goes with Flower's engine alone",
+            found=f"--engine {engine}",
+            expected="--engine flower",
+            remedy="leave --ray-address out: the other engines play all sites in one process",
+        )
+    from yoriai.simulations.run.cluster import check_cluster
+
+    check_cluster(ray_address)
 
 
 def seeded_entropy(seed: bytes, name: str) -> Callable[[int], Entropy]:

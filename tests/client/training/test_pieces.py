@@ -1,5 +1,6 @@
 """No record moves another's gradient: shapes by the unit alone, and rows that agree to the bit wherever they stand."""
 
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -123,6 +124,32 @@ def test_a_batchs_pieces_are_written_over_one_another_and_what_is_tried_is_not(
     records = PreparedRecords(model, some([5, 7, 3, 8, 6, 12, 11, 4, 30, 20, 20]), known={})
     at = RoundGradients.at(model, start_for(model, "fedavg"), records, label_head(), plan)
     at.batch(SystemSource())
+    first = len(places)
     at.batch(SystemSource())
-    assert len(set(places)) == 1
+    assert len(places) > first + 1
+    assert len(set(places[first:])) == 1
     assert not any(tried)
+
+
+def test_how_many_records_fit_is_found_with_no_records_gradients_in_memory(
+    attach: Attach, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a GPU has free would follow from the pieces before, and with it how many records share a pass."""
+    model, added, alive = attach("fedavg"), [], []
+    plan = replace(PLAN, factors=get_rule("fedavg").trainable(0), sampling_rate=1.0, physical_batch_size=4)
+    genuine = ClippedGradientSum.add_piece
+
+    def watched(this: ClippedGradientSum, rows: torch.Tensor, units: Sequence[int], *, goes_on: bool) -> None:
+        added.append(weakref.ref(rows))
+        genuine(this, rows, units, goes_on=goes_on)
+
+    def found(_run: object, most: int, _memory: object) -> int:
+        alive.append([one() is not None for one in added])
+        return most
+
+    monkeypatch.setattr(ClippedGradientSum, "add_piece", watched)
+    monkeypatch.setattr(gradients, "fitting", found)
+    records = PreparedRecords(model, some([5, 7, 3, 8, 6, 12, 11, 4, 30, 20, 20]), known={})
+    RoundGradients.at(model, start_for(model, "fedavg"), records, label_head(), plan).batch(SystemSource())
+    assert any(alive)
+    assert not any(any(before) for before in alive)
