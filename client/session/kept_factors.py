@@ -34,7 +34,7 @@ _ROOMS: Final = ("base", "model", "records", "session")  # Whose code has a part
 def kept_factors(base: BaseModel, job: JobConfig, texts: Sequence[str], make: Callable[[], BaseFactors]) -> BaseFactors:
     """What `make` makes of a job's public texts, or made earlier. A cache that fails costs time alone."""
     path = assets.cache_dir() / "public-factors" / f"{_asked(base, job, texts)}.npz"
-    with suppress(OSError, ValueError, KeyError, EOFError, BadZipFile):
+    with suppress(OSError, ValueError, TypeError, KeyError, EOFError, BadZipFile):
         return _read(path)
     began = time.perf_counter()
     made = make()
@@ -47,7 +47,7 @@ def kept_factors(base: BaseModel, job: JobConfig, texts: Sequence[str], make: Ca
 
 def _asked(base: BaseModel, job: JobConfig, texts: Sequence[str]) -> str:
     settings = [part.model_dump(mode="json") for part in (job.task, job.head, job.public, job.lora)]
-    libraries = [metadata.version(name) for name in ("numpy", "torch", "transformers")]
+    libraries = [metadata.version(name) for name in ("numpy", "tokenizers", "torch", "transformers")]
     asked = json.dumps([base.digest, str(base.device), settings, list(texts), libraries, _code()])
     return hashlib.sha256(asked.encode()).hexdigest()[:32]
 

@@ -1,5 +1,6 @@
 """Fixed factors of public texts, from the cache: the same to the bit, made anew whenever anything differs."""
 
+import io
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -77,7 +78,16 @@ def test_of_another_base_text_setting_or_code_they_are_made_anew(
     assert make.times == 2
 
 
-@pytest.mark.parametrize("spoil", [lambda data: data[:-40], lambda data: b"", lambda data: data.replace(b"|1", b"|2")])
+def plain_array(_: bytes) -> bytes:
+    """A file of numpy's other kind, which is one array and no archive."""
+    content = io.BytesIO()
+    np.save(content, np.zeros(3))
+    return content.getvalue()
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda data: data[:-40], lambda data: b"", lambda data: data.replace(b"|1", b"|2"), plain_array]
+)
 def test_a_spoilt_file_costs_time_alone(
     base: BaseModel, make_job: JobMaker, cache: Path, spoil: Callable[[bytes], bytes]
 ) -> None:
