@@ -77,11 +77,8 @@ class AdapterState:
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
     def norm(self) -> float:
-        """L2 norm over all tensors together, in float64.
-
-        Not by BLAS: its threads would be woken for a moment's work, and wait in busy loops for more.
-        """
-        return math.sqrt(math.fsum(float(np.sum(np.square(t, dtype=np.float64))) for t in self.tensors.values()))
+        """L2 norm over all tensors together, in float64."""
+        return l2_norm(self.tensors.values())
 
     def module_paths(self) -> tuple[str, ...]:
         """Sorted paths of the linear maps that this state has a factor of."""
@@ -187,6 +184,14 @@ class AdapterState:
             _require_shape(name, self.tensors[name], result.shape)
             result += self.tensors[name]
         return result
+
+
+def l2_norm(tensors: Iterable[np.ndarray]) -> float:
+    """L2 norm over all tensors together, in float64.
+
+    Not by BLAS: its threads would be woken for a moment's work, and wait in busy loops for more.
+    """
+    return math.sqrt(math.fsum(float(np.sum(np.square(tensor, dtype=np.float64))) for tensor in tensors))
 
 
 def tensor_name(path: str, factor: str) -> str:

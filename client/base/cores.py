@@ -7,7 +7,7 @@ time, and most of it where one of them has other work as well. Passes of one thr
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TypeVar
 
 import torch
@@ -21,15 +21,19 @@ def cores_of(device: torch.device) -> int:
 
 
 @contextmanager
-def one_core_each(device: torch.device) -> Iterator[None]:
-    """On a CPU one thread for each pass, for as long as the context lasts; in threads that begin in it, for good."""
+def torch_threads(count: int | None) -> Iterator[None]:
+    """So many threads for each operation, for as long as the context lasts; None leaves them as they are."""
     before = torch.get_num_threads()
-    if device.type == "cpu":
-        torch.set_num_threads(1)
+    torch.set_num_threads(count or before)
     try:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def one_core_each(device: torch.device) -> AbstractContextManager[None]:
+    """On a CPU one thread for each pass, for as long as the context lasts; in threads that begin in it, for good."""
+    return torch_threads(1 if device.type == "cpu" else None)
 
 
 def side_by_side(

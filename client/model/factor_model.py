@@ -7,7 +7,7 @@ and is all that training repeats.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Final, Protocol
 
 import numpy as np
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from yoriai.client.base.base_model import BaseModel
-from yoriai.client.base.cores import one_core_each
+from yoriai.client.base.cores import one_core_each, torch_threads
 from yoriai.client.base.pieces import Rows, Shape, filled, public_ids, rows_for, shape_of
 from yoriai.client.records.encoding import Example
 from yoriai.privacy.dp.record_gradients import RecordGradients
@@ -165,15 +165,9 @@ class FactorModel(ABC):
 
         return self.rows(("enter", tokens, most), find_out)
 
-    @contextmanager
-    def threads(self) -> Iterator[None]:
+    def threads(self) -> AbstractContextManager[None]:
         """As many threads as suit the tail's passes, for as long as the context lasts."""
-        before = torch.get_num_threads()
-        torch.set_num_threads(self.tail_threads or before)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
+        return torch_threads(self.tail_threads)
 
     @contextmanager
     def stirred(self) -> Iterator[None]:

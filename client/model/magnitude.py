@@ -5,7 +5,6 @@ errors are of their size. Nothing of the guarantee rests on that (see `yoriai.cl
 tool. The check looks at public values alone.
 """
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
@@ -15,7 +14,7 @@ from torch import nn
 
 from yoriai.config import LoraSection
 from yoriai.errors import AdapterError
-from yoriai.strategies.adapter import AdapterState, tensor_name
+from yoriai.strategies.adapter import AdapterState, l2_norm, tensor_name
 from yoriai.strategies.factors import Maps
 
 LARGEST_SHARE: Final = 100.0
@@ -86,10 +85,10 @@ def check_magnitude(state: AdapterState, weights: Mapping[str, float], scale: fl
 def check_factors(state: AdapterState) -> None:
     """Raise AdapterError if one of these finite factors is out of all proportion."""
     for name, tensor in state.tensors.items():
-        if _norm(tensor) > LARGEST_FACTOR:
+        if l2_norm([tensor]) > LARGEST_FACTOR:
             raise AdapterError(
                 f"factor {name} is too large",
-                found=f"a norm of {_norm(tensor):.3g}",
+                found=f"a norm of {l2_norm([tensor]):.3g}",
                 expected=f"at most {LARGEST_FACTOR:g}",
             )
 
@@ -101,12 +100,7 @@ def _added(state: AdapterState, path: str) -> float:
     right = own["A"].astype(np.float64)
     # |BA|^2 is the trace of (B'B)(AA').
     product = float(np.sqrt(max(0.0, np.sum((left.T @ left) * (right @ right.T)))))
-    return product + (_norm(own["W"]) if "W" in own else 0.0)
-
-
-def _norm(tensor: np.ndarray) -> float:
-    # Not by BLAS: it would wake its threads for a moment's work, and they would wait in busy loops for more.
-    return math.sqrt(float(np.sum(np.square(tensor, dtype=np.float64))))
+    return product + (l2_norm([own["W"]]) if "W" in own else 0.0)
 
 
 def within_bounds(start: AdapterState, far: AdapterState, check: Callable[[AdapterState], None]) -> AdapterState:

@@ -44,8 +44,8 @@ class ClippedGradientSum:
         it would have been clipped twice.
     Precision: norm, factor, product and sum are taken in float64, where no float32 overflows or vanishes when it is
         squared; a row whose norm times its factor is too long counts as zero. So no row that is added is longer than
-        `clip_norm` by more than 1e-11 of it, on a GPU by n * 2^-54 (docs/decisions/0046). Each row is worked on by
-        itself, so that not a bit of it depends on which others are there.
+        `clip_norm` by more than 1e-11 of it, on a GPU by 1e-11 and n * 2^-54 (docs/decisions/0046). Each row is worked
+        on by itself, so that not a bit of it depends on which others are there.
     Does not cover: a change of one record among an owner's, which moves the sum by up to twice `clip_norm`; gradients
         that differ with the other records of their batch before they come here. See `yoriai.client.base.pieces`.
     Edge cases: a unit whose gradient is not finite counts as zero; an empty batch sums to zero and is noised like any

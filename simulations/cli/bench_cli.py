@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from yoriai.simulations.cli import bench_work_cli
-from yoriai.simulations.cli.bench_output import command_line, documented, printed
+from yoriai.simulations.cli.bench_output import command_line, documented, show
 from yoriai.simulations.cli.bench_simulate_cli import simulate
 from yoriai.terminal import say, say_while
 
@@ -109,9 +109,7 @@ def rules(
     if as_json:
         typer.echo(json.dumps(document, indent=1))
         return
-    console = Console()
-    console.print(printed(table))
-    console.print(tables.NOT_COVERED, highlight=False)
+    show(table, lines=[tables.NOT_COVERED])
 
 
 @bench.command()

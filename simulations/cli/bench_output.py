@@ -2,10 +2,11 @@
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 
 
@@ -24,8 +25,16 @@ def documented(found: Mapping[str, Any], file: Path | None) -> dict[str, Any]:
     return document
 
 
-def printed(rows: Sequence[Sequence[str]]) -> Table:
-    """Rows under a head."""
+def show(*tables: Sequence[Sequence[str]], lines: Iterable[str] = ()) -> None:
+    """Print tables, each of rows under a head, and lines below them."""
+    console = Console()
+    for rows in tables:
+        console.print(_printed(rows))
+    for line in lines:
+        console.print(line, highlight=False)
+
+
+def _printed(rows: Sequence[Sequence[str]]) -> Table:
     table = Table(*rows[0], box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for row in rows[1:]:
         table.add_row(*row)

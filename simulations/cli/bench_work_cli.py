@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from yoriai.errors import ServerError
-from yoriai.simulations.cli.bench_output import documented, printed
+from yoriai.simulations.cli.bench_output import documented, show
 from yoriai.terminal import say, say_while
 
 
@@ -57,10 +57,7 @@ def edge(
     with say_while("measuring with llama.cpp"):
         found = bench_edge(asked)
     document = documented(found, json_file)
-    console = Console()
-    for rows in (tables.machine_rows(document), tables.language_rows(document)):
-        console.print(printed(rows))
-    console.print(tables.NOT_COVERED, highlight=False)
+    show(tables.machine_rows(document), tables.language_rows(document), lines=[tables.NOT_COVERED])
 
 
 def bases(
@@ -104,11 +101,8 @@ def bases(
     with say_while("training on each base"):
         found = bench_bases(asked)
     document = documented(found, json_file)
-    console = Console()
-    for rows in (tables.base_rows(document), tables.task_rows(document)):
-        console.print(printed(rows))
-    for line in (*tables.advice_lines(document), tables.NOT_COVERED):
-        console.print(line, highlight=False)
+    lines = [*tables.advice_lines(document), tables.NOT_COVERED]
+    show(tables.base_rows(document), tables.task_rows(document), lines=lines)
 
 
 def serve(
@@ -168,4 +162,4 @@ def redact(
     if as_json:
         typer.echo(json.dumps(found, ensure_ascii=False, indent=1))
         return
-    Console().print(printed(rows(found)))
+    show(rows(found))

@@ -18,6 +18,7 @@ from typing import Any, Self
 
 from yoriai.client.daemon.daemon_client import DaemonClient
 from yoriai.client.daemon.daemon_config import DaemonConfig
+from yoriai.config import SiteConfig, SpeedSection
 from yoriai.errors import YoriaiError
 from yoriai.system.log import EventLog
 
@@ -32,6 +33,20 @@ def context() -> ForkServerContext:
     made = multiprocessing.get_context("forkserver")
     made.set_forkserver_preload(["yoriai.client.daemon.daemon", "yoriai.client.daemon.daemon_site"])
     return made
+
+
+def stub_config(home: Path, site: SiteConfig) -> DaemonConfig:
+    """A daemon without a base, all of whose places lie in one folder."""
+    return DaemonConfig(
+        site=site,
+        base="none",
+        data=home / "data",
+        ledgers=home / "ledgers",
+        witnesses=home / "elsewhere",
+        socket=home / "run" / "daemon.sock",
+        dataset="north",
+        speed=SpeedSection(threads=1, physical_batch_size=8, device="cpu"),
+    )
 
 
 class StubSite:

@@ -106,6 +106,19 @@ def accepted(reply: wire.Message) -> None:
     assert isinstance(reply, wire.Acceptance), reply
 
 
+def charge_and_size(office: Office, job: JobConfig, records: SiteRecords, run: str, **offer: Any) -> tuple[Any, int]:
+    """Have a site with these records train a job's first round: the event of its charge, and its update's bytes."""
+    office.records, office.run = records, run
+    office.rebuild()
+    accepted(office.offer(job, **offer))
+    done = office.train(job)
+    updated(done)
+    assert isinstance(done, wire.PlainUpdate)
+    seen = office.ledger.charges()[-1].event, len(done.payload)
+    office.ledger.finish(office.run)
+    return seen
+
+
 def updated(reply: wire.Message) -> AdapterState:
     """The update that a reply has to be."""
     assert isinstance(reply, wire.PlainUpdate), reply

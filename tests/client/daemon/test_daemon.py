@@ -35,6 +35,7 @@ from tests.client.daemons import (
     refused,
     run_command,
     seeded_hooks,
+    stub_config,
 )
 from tests.client.offices import noise_for
 from tests.coordinators import Known, save_identity, saved_identity
@@ -73,16 +74,8 @@ def config() -> Iterator[DaemonConfig]:
     with tempfile.TemporaryDirectory(prefix="yoriai-") as name:
         home = Path(name)
         home.chmod(0o755)
-        yield DaemonConfig(
-            site=SiteConfig(name="north", policy=PolicySection(epsilon_budget=20.0, allow_plain_updates=True)),
-            base="none",
-            data=home / "data",
-            ledgers=home / "ledgers",
-            witnesses=home / "elsewhere",
-            socket=home / "run" / "daemon.sock",
-            dataset="north",
-            speed=SpeedSection(threads=1, physical_batch_size=8, device="cpu"),
-        )
+        policy = PolicySection(epsilon_budget=20.0, allow_plain_updates=True)
+        yield stub_config(home, SiteConfig(name="north", policy=policy))
 
 
 @pytest.fixture

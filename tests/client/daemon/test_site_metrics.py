@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.client.conftest import LABELS, JobMaker
-from tests.client.daemons import MARKER, Daemon, open_seeded, open_stub, refused
+from tests.client.daemons import MARKER, Daemon, open_seeded, open_stub, refused, stub_config
 from tests.client.offices import noise_for
 from tests.commands import found, site, yoriai
 from tests.deploy.processes import free_port
@@ -27,7 +27,7 @@ from yoriai.client.daemon.expiries import Expiries
 from yoriai.client.folder.site_folder import SiteFolder
 from yoriai.client.node.node import node_state
 from yoriai.client.session.model_session import ModelSession
-from yoriai.config import PolicySection, SiteConfig, SpeedSection, parse_site
+from yoriai.config import PolicySection, SiteConfig, parse_site
 from yoriai.errors import ConfigError
 from yoriai.privacy.identity.enrolment import read_enrolment
 from yoriai.privacy.identity.roster import read_roster
@@ -64,17 +64,8 @@ def metrics_of(port: int) -> dict[str, float]:
 def config(tmp_path: Path) -> DaemonConfig:
     """A daemon with metrics."""
     policy = PolicySection(epsilon_budget=20.0, allow_plain_updates=True)
-    return DaemonConfig(
-        site=SiteConfig(name="north", metrics_port=free_port(), policy=policy),
-        base="none",
-        data=tmp_path / "data",
-        ledgers=tmp_path / "ledgers",
-        witnesses=tmp_path / "elsewhere",
-        socket=tmp_path / "run" / "daemon.sock",
-        dataset="north",
-        speed=SpeedSection(threads=1, physical_batch_size=8, device="cpu"),
-        expiries=of_a_roster,
-    )
+    site = SiteConfig(name="north", metrics_port=free_port(), policy=policy)
+    return replace(stub_config(tmp_path, site), expiries=of_a_roster)
 
 
 def of_a_roster() -> Mapping[str, float]:

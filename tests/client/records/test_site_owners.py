@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.client.conftest import LABELS, JobMaker
-from tests.client.offices import MARKER, Office, accepted, noise_for, refused, updated
-from yoriai import wire
+from tests.client.offices import MARKER, Office, accepted, charge_and_size, noise_for, refused, updated
 from yoriai.client.records.records import Record, SiteRecords
 from yoriai.client.session.model_session import ModelSession
 from yoriai.config import PolicySection
@@ -92,18 +91,12 @@ def test_delta_is_held_against_the_public_bound_on_owners(office: Office, make_j
 
 
 def test_what_a_site_says_does_not_depend_on_one_owner(office: Office, make_job: JobMaker) -> None:
-    job, seen = make_job(privacy__unit="owner"), []
-    for owners in (4, 3):
-        office.records, office.run = owned(2 * owners, owners), f"run-{owners}"
-        office.rebuild()
-        reply = office.offer(job, noise_multiplier=3.0)
-        accepted(reply)
-        done = office.train(job)
-        updated(done)
-        assert isinstance(done, wire.PlainUpdate)
-        seen.append((office.ledger.charges()[-1].event, len(done.payload)))
-        office.ledger.finish(office.run)
-    assert seen[0] == seen[1]
+    job = make_job(privacy__unit="owner")
+    one, other = (
+        charge_and_size(office, job, owned(2 * owners, owners), f"run-{owners}", noise_multiplier=3.0)
+        for owners in (4, 3)
+    )
+    assert one == other
 
 
 def test_too_little_noise_is_refused_with_unit_neighbours_and_accountant_beside_its_epsilon(

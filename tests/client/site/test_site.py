@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.client.conftest import JobMaker
-from tests.client.offices import MARKER, Office, accepted, noise_for, refused, site_records, updated
+from tests.client.offices import MARKER, Office, accepted, charge_and_size, noise_for, refused, site_records, updated
 from yoriai import wire
 from yoriai.base_digest import of_weights
 from yoriai.client.offer.costing import CostWorker
@@ -587,18 +587,8 @@ def test_a_job_whose_model_was_replaced_meanwhile_asks_for_the_offer(office: Off
 def test_what_a_site_says_does_not_depend_on_one_record(office: Office, make_job: JobMaker) -> None:
     """Neighbouring data sets: the same acceptance, the same charge, an update of the same size."""
     job = make_job()
-    seen = []
-    for count in (8, 7):
-        office.records, office.run = site_records(count), f"run-{count}"
-        office.rebuild()
-        reply = office.offer(job)
-        accepted(reply)
-        done = office.train(job)
-        updated(done)
-        assert isinstance(done, wire.PlainUpdate)
-        seen.append((office.ledger.charges()[-1].event, len(done.payload)))
-        office.ledger.finish(office.run)
-    assert seen[0] == seen[1]
+    one, other = (charge_and_size(office, job, site_records(count), f"run-{count}") for count in (8, 7))
+    assert one == other
 
 
 def test_a_job_without_privacy_runs_where_the_policy_allows_it_and_charges_nothing(

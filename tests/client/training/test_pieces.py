@@ -102,27 +102,40 @@ def test_not_a_bit_of_a_records_gradient_depends_on_the_others(
     assert rows(examples[5:6]) < everyone
 
 
+def watch_pieces(monkeypatch: pytest.MonkeyPatch, note: Callable[[torch.Tensor], None]) -> None:
+    """Have each piece's gradients noted before they are added."""
+    genuine = ClippedGradientSum.add_piece
+
+    def watched(this: ClippedGradientSum, rows: torch.Tensor, units: Sequence[int], *, goes_on: bool) -> None:
+        note(rows)
+        genuine(this, rows, units, goes_on=goes_on)
+
+    monkeypatch.setattr(ClippedGradientSum, "add_piece", watched)
+
+
+def in_pieces_of_four(attach: Attach) -> RoundGradients:
+    """A round over all of some records, of several shapes."""
+    model = attach("fedavg")
+    plan = replace(PLAN, factors=get_rule("fedavg").trainable(0), sampling_rate=1.0, physical_batch_size=4)
+    records = PreparedRecords(model, some([5, 7, 3, 8, 6, 12, 11, 4, 30, 20, 20]), known={})
+    return RoundGradients.at(model, start_for(model, "fedavg"), records, label_head(), plan)
+
+
 def test_a_batchs_pieces_are_written_over_one_another_and_what_is_tried_is_not(
     attach: Attach, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Passes that are held against each other, in one memory, would agree whatever the model did."""
-    model, places, tried = attach("fedavg"), [], []
-    plan = replace(PLAN, factors=get_rule("fedavg").trainable(0), sampling_rate=1.0, physical_batch_size=4)
-    genuine = ClippedGradientSum.add_piece
-
-    def watched(this: ClippedGradientSum, rows: torch.Tensor, units: Sequence[int], *, goes_on: bool) -> None:
-        places.append(rows.data_ptr())
-        genuine(this, rows, units, goes_on=goes_on)
+    places: list[int] = []
+    tried: list[bool] = []
 
     def trial(run: Callable[[Sequence[int]], torch.Tensor], *_: object) -> Rows:
         one, other = run([0, 1]), run([1, 0])
         tried.append(one.data_ptr() == other.data_ptr())
         return Rows(4)
 
-    monkeypatch.setattr(ClippedGradientSum, "add_piece", watched)
+    watch_pieces(monkeypatch, lambda rows: places.append(rows.data_ptr()))
     monkeypatch.setattr(gradients, "rows_for", trial)
-    records = PreparedRecords(model, some([5, 7, 3, 8, 6, 12, 11, 4, 30, 20, 20]), known={})
-    at = RoundGradients.at(model, start_for(model, "fedavg"), records, label_head(), plan)
+    at = in_pieces_of_four(attach)
     at.batch(SystemSource())
     first = len(places)
     at.batch(SystemSource())
@@ -135,21 +148,15 @@ def test_how_many_records_fit_is_found_with_no_records_gradients_in_memory(
     attach: Attach, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a GPU has free would follow from the pieces before, and with it how many records share a pass."""
-    model, added, alive = attach("fedavg"), [], []
-    plan = replace(PLAN, factors=get_rule("fedavg").trainable(0), sampling_rate=1.0, physical_batch_size=4)
-    genuine = ClippedGradientSum.add_piece
-
-    def watched(this: ClippedGradientSum, rows: torch.Tensor, units: Sequence[int], *, goes_on: bool) -> None:
-        added.append(weakref.ref(rows))
-        genuine(this, rows, units, goes_on=goes_on)
+    added: list[weakref.ref[torch.Tensor]] = []
+    alive: list[list[bool]] = []
 
     def found(_run: object, most: int, _memory: object) -> int:
         alive.append([one() is not None for one in added])
         return most
 
-    monkeypatch.setattr(ClippedGradientSum, "add_piece", watched)
+    watch_pieces(monkeypatch, lambda rows: added.append(weakref.ref(rows)))
     monkeypatch.setattr(gradients, "fitting", found)
-    records = PreparedRecords(model, some([5, 7, 3, 8, 6, 12, 11, 4, 30, 20, 20]), known={})
-    RoundGradients.at(model, start_for(model, "fedavg"), records, label_head(), plan).batch(SystemSource())
+    in_pieces_of_four(attach).batch(SystemSource())
     assert any(alive)
     assert not any(any(before) for before in alive)
