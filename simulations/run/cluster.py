@@ -10,9 +10,11 @@ import fcntl
 import logging
 import os
 import secrets
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +27,9 @@ from yoriai.system.run_files import run_file_fault
 # Of a node's first answer, for which Ray starts a process; of the base, which it may have to fetch; of the head.
 _START_S: Final = 300.0
 _LOAD_S: Final = 1800.0
+# How long a node that is there may start no process: whoever places it may not know of a node that has just joined.
+_UNPLACED_S: Final = 30.0
+_AGAIN_S: Final = 0.5
 _ANSWER_S: Final = 10.0
 # The first thing that each process of Ray's asks of a cluster's head.
 _ASKS_FOR_RAY: Final = "/ray.rpc.NodeInfoGcsService/GetClusterId"
@@ -91,7 +96,7 @@ class Cluster:
         found = []
         for node, answer in [(node, ask(node.host)) for node in nodes]:
             try:
-                found.append((node, _first_answer(node, answer, timeout_s)))
+                found.append((node, _answered(node, answer, ask, timeout_s)))
             except _GoneError as error:
                 self.say(f"node {node.label} starts no process, and plays no site: {error}")
         if not found:
@@ -160,32 +165,57 @@ def _started(base_digest: str) -> list[Node]:
 
     It claims none of them from Ray, so that it need not wait for other work on the cluster to end.
     """
+    nodes = []
+    for found in sorted(_alive(), key=lambda node: (node["NodeManagerAddress"], node["NodeID"])):
+        processors, ray_id = found["Resources"].get("CPU", 0.0), found["NodeID"]
+        if processors:
+            start = partial(_start, base_digest, ray_id, processors)
+            label = f"{found['NodeManagerAddress']} ({found['NodeManagerHostname']}, {ray_id[:8]})"
+            nodes.append(Node(label, ray_id, processors, start, start()))
+    return nodes
+
+
+def _alive() -> list[dict[str, Any]]:
+    """The nodes that Ray takes for alive, as it describes them."""
+    import ray
+
+    known: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return [node for node in known if node["Alive"]]
+
+
+def _start(base_digest: str, ray_id: str, processors: float) -> Any:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    actor = ray.remote(NodeHost)
-    nodes = []
-    known: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    for found in sorted(known, key=lambda node: (node["NodeManagerAddress"], node["NodeID"])):
-        processors = found["Resources"].get("CPU", 0.0)
-        if not processors or not found["Alive"]:
-            continue
-        variables = {
-            "OMP_NUM_THREADS": str(max(1, int(processors))),  # Ray gives a process that claims none a single thread,
-            "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # and hides the GPUs from it.
-        }
-        host = actor.options(
-            num_cpus=0,
-            scheduling_strategy=NodeAffinitySchedulingStrategy(found["NodeID"], soft=False),
-            runtime_env={"env_vars": variables},
-        ).remote(base_digest)
-        label = f"{found['NodeManagerAddress']} ({found['NodeManagerHostname']}, {found['NodeID'][:8]})"
-        nodes.append(Node(label, processors, host))
-    return nodes
+    variables = {
+        "OMP_NUM_THREADS": str(max(1, int(processors))),  # Ray gives a process that claims none a single thread,
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # and hides the GPUs from it.
+    }
+    settled = ray.remote(NodeHost).options(
+        num_cpus=0,
+        scheduling_strategy=NodeAffinitySchedulingStrategy(ray_id, soft=False),
+        runtime_env={"env_vars": variables},
+    )
+    return settled.remote(base_digest)
 
 
 class _GoneError(Exception):
     """A node has died, of which Ray may not know yet, or cannot start a process."""
+
+
+def _answered(node: Node, answer: Any, ask: Callable[[Any], Any], timeout_s: float) -> Any:
+    """What a host answers first. One that is gone is started anew for a while, as long as Ray counts its node."""
+    lost_at = None
+    while True:
+        try:
+            return _first_answer(node, answer, timeout_s)
+        except _GoneError:
+            lost_at = lost_at or time.monotonic()
+            if time.monotonic() - lost_at > _UNPLACED_S or not any(each["NodeID"] == node.ray_id for each in _alive()):
+                raise
+        time.sleep(_AGAIN_S)
+        node.host = node.start()
+        answer = ask(node.host)
 
 
 def _first_answer(node: Node, answer: Any, timeout_s: float) -> Any:

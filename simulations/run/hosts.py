@@ -20,15 +20,19 @@ class Node:
     """A node of the cluster with its host.
 
     Attributes:
-        label: its address, name, and the beginning of Ray's number for it.
+        label: its address, name, and the beginning of `ray_id`.
+        ray_id: Ray's number for it.
         processors: as Ray counts them.
-        host: Ray's handle of its NodeHost.
+        start: starts a NodeHost there, and returns Ray's handle of it.
+        host: that handle.
         sites: names of those that are its own, with their training records.
         built: those of them whose first message is on its way.
     """
 
     label: str
+    ray_id: str
     processors: float
+    start: Callable[[], Any]
     host: Any
     sites: dict[str, int] = field(default_factory=dict)
     built: set[str] = field(default_factory=set)

@@ -28,6 +28,7 @@ from yoriai.privacy.dp.randomness import RandomSource
 from yoriai.privacy.ledger.ledger import Ledger
 from yoriai.privacy.secagg.work import Work
 from yoriai.server.round.registry import Checkpoint, Registry
+from yoriai.simulations.run import cluster as cluster_module
 from yoriai.simulations.run.api import Options, resume, simulate
 from yoriai.simulations.run.cluster import check_cluster
 from yoriai.simulations.run.engines import SiteSpec
@@ -100,13 +101,30 @@ def test_a_node_of_other_software_is_refused_by_its_name_before_a_site_is_asked(
 ) -> None:
     (tmp_path / "numpy-0.0.1.dist-info").mkdir()
     (tmp_path / "numpy-0.0.1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 0.0.1\n")
-    federation = world.federation(tmp_path / "run", engine="flower")
+    made, notes = world.federation(tmp_path / "run", engine="flower"), Notebook()
+    given = {**_values(made), "ray_address": cluster.address, "observer": notes}
     with cluster.node({"PYTHONPATH": str(tmp_path)}), pytest.raises(ConfigError) as error:
-        world.run(Federation(**{**_values(federation), "ray_address": cluster.address}))
+        raise AssertionError(world.run(Federation(**given)).checkpoint.rounds, notes.said)  # Only if it is not refused.
     assert error.value.what.startswith("node ")
     assert error.value.what.endswith("has not the software of this machine")
     assert error.value.found == "numpy 0.0.1"
     assert not (tmp_path / "run" / "ledgers").exists()
+
+
+def test_a_node_that_is_not_known_yet_to_whoever_places_a_process_is_asked_again(
+    world: Miniature, cluster: RayCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, unknown = cluster_module._start, [ray.NodeID.from_random().hex()]
+
+    def start(base_digest: str, ray_id: str, processors: float) -> object:
+        return real(base_digest, unknown.pop() if unknown else ray_id, processors)
+
+    monkeypatch.setattr(cluster_module, "_start", start)
+    made, notes = world.federation(tmp_path, engine="flower", federation__rounds=1), Notebook()
+    outcome = world.run(Federation(**{**_values(made), "ray_address": cluster.address, "observer": notes}))
+    assert not unknown
+    assert [record.answered for record in outcome.checkpoint.rounds] == [tuple(sorted(SIZES))]
+    assert [line for line in notes.said if "starts no process" in line] == []
 
 
 def test_a_node_that_does_not_share_the_runs_folder_is_refused(
