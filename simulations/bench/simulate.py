@@ -24,7 +24,7 @@ from typing import Any, Final
 from yoriai.client.records.records import Record, SiteRecords
 from yoriai.errors import ConfigError
 from yoriai.simulations.bench.deploy.usage import Usage
-from yoriai.simulations.run.engines import ENGINES
+from yoriai.simulations.engines.choice import ENGINES
 from yoriai.simulations.run.machine import machine, versions
 
 TINY: Final = "tiny"

@@ -30,7 +30,7 @@ def simulate(
 ) -> None:
     """A simulation of so many sites by each engine: seconds, site-rounds a second, memory."""
     from yoriai.simulations.bench.simulate import SimulatePlan, bench_simulate
-    from yoriai.simulations.run.engines import ENGINES
+    from yoriai.simulations.engines.choice import ENGINES
 
     plan = SimulatePlan(sites, rounds, records, base, trains, secure, threads)
     with say_while("simulating") as now:

@@ -1,1 +1,1 @@
-"""A simulated run, from data and job to its folder: engines, federation, comparisons."""
+"""A simulated run, from data and job to its folder: federation, comparisons, report."""

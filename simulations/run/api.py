@@ -26,16 +26,16 @@ from yoriai.client.session.model_session import ModelSession
 from yoriai.config import JobConfig
 from yoriai.errors import CheckpointError
 from yoriai.server.round.registry import Checkpoint, Registry
+from yoriai.simulations.engines.choice import check_engine
+from yoriai.simulations.engines.one_pass import check_one_pass
 from yoriai.simulations.report.file import REPORT_FILE, load_report, write_report
 from yoriai.simulations.report.report import Report, Sample
 from yoriai.simulations.run import compare, run_folder
 from yoriai.simulations.run.adapter_pages import write_pages
-from yoriai.simulations.run.engines import check_engine
 from yoriai.simulations.run.experiment import DataSource, Experiment, noise_multiplier, resolve
 from yoriai.simulations.run.fitted import Fitted, fit
 from yoriai.simulations.run.measuring import Measurements, TestBench
 from yoriai.simulations.run.observers import Observer, Silent
-from yoriai.simulations.run.one_pass import check_one_pass
 from yoriai.simulations.run.personal_adapters import Personal, PersonalRun, personal_adapters
 from yoriai.simulations.run.reporting import Measured, build_report, describe
 from yoriai.simulations.run.run_folder import StoredRun

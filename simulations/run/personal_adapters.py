@@ -16,8 +16,8 @@ from yoriai.client.session.model_session import ModelSession
 from yoriai.client.site.personal import PersonalTraining, personal_run_id, train_personal
 from yoriai.errors import RefusedError, TrainingError
 from yoriai.privacy.dp.accounting import Accountant
+from yoriai.simulations.engines.site_spec import SiteSpec
 from yoriai.simulations.report.report import PERSONAL
-from yoriai.simulations.run.engines import SiteSpec
 from yoriai.simulations.run.measuring import Measurements, TestBench
 from yoriai.simulations.run.simulated_federation import Federation, Outcome
 from yoriai.strategies.adapter import AdapterState

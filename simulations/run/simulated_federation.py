@@ -17,10 +17,11 @@ from yoriai.privacy.secagg.work import SharedWork
 from yoriai.server.round.coordinator import Coordinator
 from yoriai.server.round.messenger import Transport
 from yoriai.server.round.registry import Checkpoint, Registry, last_checkpoint
-from yoriai.simulations.run.engines import InProcessTransport, SiteSpec
+from yoriai.simulations.engines.in_process import InProcessTransport
+from yoriai.simulations.engines.one_pass import OnePass
+from yoriai.simulations.engines.site_spec import SiteSpec
 from yoriai.simulations.run.experiment import event_of, noise_multiplier
 from yoriai.simulations.run.observers import Observer, Silent, refusal_lines
-from yoriai.simulations.run.one_pass import OnePass
 from yoriai.simulations.scenarios.consortium import Consortium
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.rule import rule_of
@@ -146,8 +147,8 @@ def run_federation(federation: Federation, session: ModelSession) -> Outcome:
             )
 
         if federation.engine == "flower":
-            from yoriai.simulations.run.cluster import Cluster
-            from yoriai.simulations.run.flower_engine import run_in_flower
+            from yoriai.simulations.engines.cluster import Cluster
+            from yoriai.simulations.engines.flower_engine import run_in_flower
 
             address, folder = federation.ray_address, federation.folder.absolute()
             cluster = Cluster(address, folder, federation.observer.say) if address else None

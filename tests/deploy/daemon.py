@@ -110,7 +110,7 @@ class Gated:
 
 
 def _seeded(config: DaemonConfig, seed: bytes) -> DaemonConfig:
-    from yoriai.simulations.run.engines import seeded_entropy
+    from yoriai.simulations.engines.site_spec import seeded_entropy
 
     known, name = config.identity, config.site.name
     assert known is not None

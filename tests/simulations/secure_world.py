@@ -16,7 +16,7 @@ from yoriai.privacy.job_terms.round_terms import first_range
 from yoriai.server.round.coordinator import Coordinator
 from yoriai.server.round.registry import Checkpoint, Registry
 from yoriai.server.round.sealing import Sealer
-from yoriai.simulations.run.engines import InProcessTransport
+from yoriai.simulations.engines.in_process import InProcessTransport
 from yoriai.simulations.run.experiment import noise_multiplier
 from yoriai.simulations.scenarios.consortium import Consortium
 from yoriai.strategies.rule import get_rule

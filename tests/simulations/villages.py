@@ -22,7 +22,7 @@ from yoriai.privacy.ledger.ledger import Ledger
 from yoriai.server.round.coordinator import Coordinator
 from yoriai.server.round.messenger import Transport
 from yoriai.server.round.registry import Registry
-from yoriai.simulations.run.engines import InProcessTransport
+from yoriai.simulations.engines.in_process import InProcessTransport
 from yoriai.simulations.run.experiment import noise_multiplier
 from yoriai.strategies.rule import get_rule, largest_update
 

@@ -23,7 +23,7 @@ from yoriai.privacy.dp.randomness import SeededSource
 from yoriai.privacy.dp.skellam import SkellamTable
 from yoriai.privacy.job_terms.noise import DistributedNoise, resolve_noise
 from yoriai.privacy.ledger.ledger import Ledger
-from yoriai.simulations.run import engines
+from yoriai.simulations.engines import site_spec
 from yoriai.simulations.run.api import simulate
 from yoriai.simulations.run.simulated_federation import Federation
 from yoriai.strategies.adapter import AdapterState
@@ -79,7 +79,7 @@ def test_but_for_the_noise_a_run_is_that_of_local_noise(
     mini: Miniature, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rule: str
 ) -> None:
     """The same batches at the same point: the gradient sum of all sites, divided by what the roster stands for."""
-    monkeypatch.setattr(engines, "SeededSource", Quiet)
+    monkeypatch.setattr(site_spec, "SeededSource", Quiet)
     more = {
         "federation.rule": rule,
         "federation.min_sites": 4,

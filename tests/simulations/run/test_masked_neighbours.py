@@ -16,7 +16,7 @@ from tests.world import job_settings, save_tiny_base
 from yoriai import wire
 from yoriai.client.records.records import Record, SiteRecords
 from yoriai.config import JobConfig, override
-from yoriai.simulations.run.engines import InProcessTransport
+from yoriai.simulations.engines.in_process import InProcessTransport
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Full backward hook", "ignore:.is_gradient_checkpointing", "ignore:Pydantic serializer"

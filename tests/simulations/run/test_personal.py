@@ -15,11 +15,12 @@ from yoriai.client.site.personal import PersonalTraining
 from yoriai.client.site.personal import train_personal as real_train_personal
 from yoriai.errors import TrainingError
 from yoriai.privacy.ledger.ledger import Ledger
+from yoriai.simulations.engines.in_process import InProcessTransport
+from yoriai.simulations.engines.site_spec import SiteSpec
 from yoriai.simulations.report.file import load_report, report_json
 from yoriai.simulations.report.report import Report
 from yoriai.simulations.run import personal_adapters as module
 from yoriai.simulations.run.api import Options, resume, simulate
-from yoriai.simulations.run.engines import InProcessTransport, SiteSpec
 from yoriai.strategies.adapter import AdapterState
 
 SEEDED = Options(noise_seed=b"seed")

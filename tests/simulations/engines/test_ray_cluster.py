@@ -28,11 +28,11 @@ from yoriai.privacy.dp.randomness import RandomSource
 from yoriai.privacy.ledger.ledger import Ledger
 from yoriai.privacy.secagg.work import Work
 from yoriai.server.round.registry import Checkpoint, Registry
-from yoriai.simulations.run import cluster as cluster_module
+from yoriai.simulations.engines import cluster as cluster_module
+from yoriai.simulations.engines.cluster import check_cluster
+from yoriai.simulations.engines.node_host import NodeHost, fault_of_folder
+from yoriai.simulations.engines.site_spec import SiteSpec
 from yoriai.simulations.run.api import Options, resume, simulate
-from yoriai.simulations.run.cluster import check_cluster
-from yoriai.simulations.run.engines import SiteSpec
-from yoriai.simulations.run.node_host import NodeHost, fault_of_folder
 from yoriai.simulations.run.simulated_federation import Federation
 from yoriai.simulations.scenarios.consortium import Consortium
 

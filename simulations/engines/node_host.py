@@ -13,8 +13,8 @@ from yoriai.errors import TrainingError, YoriaiError
 
 if TYPE_CHECKING:
     from yoriai.config import JobConfig
-    from yoriai.simulations.run.engines import SiteSpec
-    from yoriai.simulations.run.site_host import SiteHost
+    from yoriai.simulations.engines.site_host import SiteHost
+    from yoriai.simulations.engines.site_spec import SiteSpec
 
 # Whose versions a result hangs on, or what travels between two processes.
 _PACKAGES = ("cryptography", "flwr", "numpy", "peft", "pydantic", "ray", "tokenizers", "torch", "transformers")
@@ -68,7 +68,7 @@ class NodeHost:
 
     @cached_property
     def _sites(self) -> "SiteHost":
-        from yoriai.simulations.run.site_host import SiteHost
+        from yoriai.simulations.engines.site_host import SiteHost
 
         return SiteHost(self._base_digest, synced=True)
 

@@ -1,10 +1,8 @@
-"""Which engines there are, and the in-process one: every site is an object, one base in memory serves them in turn."""
+"""What a simulated site is built from, here or in another process."""
 
 import hashlib
-import logging
-import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -17,7 +15,6 @@ from yoriai.client.site.round_trainer import SiteHooks
 from yoriai.client.site.site import Site
 from yoriai.client.site_identity import SiteIdentity
 from yoriai.config import JobConfig, PolicySection, SiteConfig
-from yoriai.errors import ConfigError
 from yoriai.privacy.dp.accounting import Event
 from yoriai.privacy.dp.randomness import RandomSource, SeededSource, SystemSource
 from yoriai.privacy.identity.roster import RosterMemory
@@ -28,28 +25,6 @@ from yoriai.privacy.secagg.shamir import Entropy
 from yoriai.privacy.secagg.work import OwnWork, Work
 from yoriai.privacy.statements.instruction import SequenceMemory
 from yoriai.simulations.scenarios.consortium import Consortium
-
-_LOG = logging.getLogger(__name__)
-
-ENGINES = ("inprocess", "one-pass", "flower")
-
-
-def check_engine(engine: str, ray_address: str) -> None:
-    """Raise ConfigError unless there is such an engine and, where a cluster is named, it takes one and that answers."""
-    if engine not in ENGINES:
-        raise ConfigError("no such engine", found=engine, expected=" or ".join(ENGINES))
-    if not ray_address:
-        return
-    if engine != "flower":
-        raise ConfigError(
-            "--ray-address goes with Flower's engine alone",
-            found=f"--engine {engine}",
-            expected="--engine flower",
-            remedy="leave --ray-address out: the other engines play all sites in one process",
-        )
-    from yoriai.simulations.run.cluster import check_cluster
-
-    check_cluster(ray_address)
 
 
 def seeded_entropy(seed: bytes, name: str) -> Callable[[int], Entropy]:
@@ -156,56 +131,3 @@ class SiteSpec:
             identity=self.identity(work),
             hooks=hooks or SiteHooks(randomness=self.randomness),
         )
-
-
-class InProcessTransport:
-    """Calls each site in turn, in the order of names.
-
-    Args:
-        handlers: what answers a message, by site.
-        on_stage: called with the stage and the sites before the first of them is asked.
-        on_site: called as (stage, sites done, sites in all).
-        on_replies: called with each stage's replies by site.
-
-    Attributes:
-        seconds: time spent inside each site's handler; what is left of a run is the engine's own.
-    """
-
-    def __init__(
-        self,
-        handlers: Mapping[str, Callable[[bytes], bytes]],
-        *,
-        on_stage: Callable[[str, Collection[str]], None] | None = None,
-        on_site: Callable[[str, int, int], None] | None = None,
-        on_replies: Callable[[str, Mapping[str, bytes]], None] | None = None,
-    ) -> None:
-        self._handlers = dict(sorted(handlers.items()))
-        self._on_stage, self._on_site, self._on_replies = on_stage, on_site, on_replies
-        self.seconds = dict.fromkeys(self._handlers, 0.0)
-
-    def sites(self) -> Sequence[str]:
-        """Every site, always."""
-        return tuple(self._handlers)
-
-    def exchange(self, stage: str, payloads: Mapping[str, bytes], timeout_s: float) -> Mapping[str, bytes]:
-        """Replies by site; a handler that raises is a missing reply, as it would be in a process of its own.
-
-        A call cannot be cut short in process, so `timeout_s` is not enforced here.
-        """
-        replies = {}
-        if self._on_stage is not None:
-            self._on_stage(stage, payloads.keys())
-        for done, site in enumerate(sorted(payloads)):
-            if self._on_site is not None:
-                self._on_site(stage, done, len(payloads))
-            started = time.monotonic()
-            try:
-                replies[site] = self._handlers[site](payloads[site])
-            except Exception as error:  # The type alone: the text might quote a record.
-                _LOG.error("site %s failed in stage %s: %s", site, stage, type(error).__name__)
-            self.seconds[site] += time.monotonic() - started
-        if self._on_site is not None:
-            self._on_site(stage, len(payloads), len(payloads))
-        if self._on_replies is not None:
-            self._on_replies(stage, replies)
-        return replies

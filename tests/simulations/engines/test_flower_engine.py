@@ -21,7 +21,7 @@ from yoriai import wire
 from yoriai.client.records.records import SiteRecords
 from yoriai.errors import RoundError
 from yoriai.server.round.messenger import Transport
-from yoriai.simulations.run.flower_engine import run_in_flower
+from yoriai.simulations.engines.flower_engine import run_in_flower
 from yoriai.simulations.run.simulated_federation import Federation, run_federation
 
 _SECONDS_TO_DIE = 20.0

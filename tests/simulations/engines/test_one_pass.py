@@ -9,7 +9,7 @@ from tests.simulations.miniature import Miniature
 from tests.world import job_settings
 from yoriai.errors import ConfigError, TrainingError
 from yoriai.privacy.ledger.ledger import Ledger
-from yoriai.simulations.run import one_pass
+from yoriai.simulations.engines import one_pass
 from yoriai.simulations.run.api import Options, simulate
 from yoriai.simulations.run.simulated_federation import Outcome
 

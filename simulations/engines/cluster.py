@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from yoriai.errors import ConfigError, YoriaiError
-from yoriai.simulations.run.engines import SiteSpec
-from yoriai.simulations.run.hosts import Hosts, Node, what_went_wrong
-from yoriai.simulations.run.node_host import NodeHost, software
+from yoriai.simulations.engines.hosts import Hosts, Node, what_went_wrong
+from yoriai.simulations.engines.node_host import NodeHost, software
+from yoriai.simulations.engines.site_spec import SiteSpec
 from yoriai.system.run_files import run_file_fault
 
 # Of a node's first answer, for which Ray starts a process; of the base, which it may have to fetch; of the head.

@@ -17,10 +17,10 @@ from yoriai.errors import RoundError
 from yoriai.flower import ENVIRONMENT
 from yoriai.flower_internals import answering_threads
 from yoriai.server.round.messenger import Transport
-from yoriai.simulations.run.cluster import Cluster
-from yoriai.simulations.run.engines import SiteSpec
-from yoriai.simulations.run.hosts import Hosts
-from yoriai.simulations.run.site_host import SiteHost
+from yoriai.simulations.engines.cluster import Cluster
+from yoriai.simulations.engines.hosts import Hosts
+from yoriai.simulations.engines.site_host import SiteHost
+from yoriai.simulations.engines.site_spec import SiteSpec
 
 if TYPE_CHECKING:
     from flwr.app import Context

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from yoriai.errors import TrainingError, YoriaiError
-from yoriai.simulations.run.engines import SiteSpec
+from yoriai.simulations.engines.site_spec import SiteSpec
 
 
 @dataclass

@@ -6,7 +6,7 @@ from yoriai.client.base.base_model import choose_device, load_base
 from yoriai.client.session.model_session import ModelSession
 from yoriai.config import JobConfig
 from yoriai.privacy.secagg.work import SharedWork
-from yoriai.simulations.run.engines import SiteSpec
+from yoriai.simulations.engines.site_spec import SiteSpec
 
 if TYPE_CHECKING:
     from yoriai.client.node.client_app import Door

@@ -9,7 +9,8 @@ from yoriai.client.records.records import SiteRecords
 from yoriai.client.site.personal import personal_event
 from yoriai.config import JobConfig, override
 from yoriai.privacy.dp.randomness import RandomSource, SeededSource, SystemSource
-from yoriai.simulations.run.engines import InProcessTransport, SiteSpec
+from yoriai.simulations.engines.in_process import InProcessTransport
+from yoriai.simulations.engines.site_spec import SiteSpec
 from yoriai.simulations.run.experiment import event_of
 
 JOB = override(JobConfig(name="small"), {"privacy.epsilon": 3.0, "privacy.delta": 1e-6, "federation.min_sites": 3})
@@ -57,7 +58,7 @@ def test_interruption_is_not_taken_for_a_failing_site() -> None:
 
 def test_time_inside_the_sites_is_booked_by_site(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr("yoriai.simulations.run.engines.time.monotonic", lambda: now)
+    monkeypatch.setattr("yoriai.simulations.engines.in_process.time.monotonic", lambda: now)
 
     def slow(data: bytes) -> bytes:
         nonlocal now
