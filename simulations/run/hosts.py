@@ -99,8 +99,8 @@ class Hosts:
             raise TrainingError(f"its node {node.label} is gone") from None
         except RayError as error:  # Of this answer alone, as one that was lost: if the node is, the next one shows it.
             cause = error
-        with self._lock:
-            node.built.discard(site)  # Whether the specification arrived is not known; where it did, it is not looked at.
+        with self._lock:  # Whether the specification arrived is not known; where it did, it is not looked at once more.
+            node.built.discard(site)
         raise TrainingError(what_went_wrong(cause))
 
     def close(self) -> None:

@@ -158,11 +158,11 @@ def test_an_answer_that_is_lost_is_one_sites_loss_and_its_node_lives(
         start = ray.remote(Moody).options(num_cpus=0).remote
         hosts = Hosts([Node("here", "", 1.0, start, start())], {"north": spec}, told.append, lambda: gone.append(True))
         assert [hosts.handle("north", b"") for _ in range(2)] == [b"built", b"goes on"]
-        with pytest.raises(TrainingError, match="^internal error: UnserializableException$"):
+        with pytest.raises(TrainingError, match=r"^internal error: UnserializableException$"):
             hosts.handle("north", b"lost")
         assert [hosts.handle("north", b"") for _ in range(2)] == [b"built", b"goes on"]
         assert (told, gone) == ([], [])
-        with pytest.raises(TrainingError, match="^its node here is gone$"):
+        with pytest.raises(TrainingError, match=r"^its node here is gone$"):
             hosts.handle("north", b"end")
         assert (told, gone) == (["node here is gone; its 1 sites go on nowhere"], [True])
     finally:
