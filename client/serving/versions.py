@@ -9,6 +9,7 @@ some minutes: what it lacked may have been memory or room on a disk.
 """
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -20,7 +21,7 @@ from yoriai.errors import ServerError, YoriaiError
 from yoriai.system.log import EventLog
 
 _LOOK_EVERY_S = 1.0
-# After what was opened, or tried, last: where nobody answers, and where an earlier version does.
+# From the end of one try to the next: where nobody answers, and where an earlier version does.
 _TRY_AGAIN_S = 10.0
 _TRY_FAILED_AGAIN_S = 300.0
 
@@ -55,7 +56,7 @@ class Versions:
         self._place, self._open, self._log, self._look_every_s = place, open_version, log, look_every_s
         self._current: _InUse | None = None
         self._folder: Path | None = None  # Where the link led at the last look.
-        self._tried_at = 0.0
+        self._tried_at = -math.inf
         self._all: list[_InUse] = []
 
     @property
@@ -113,9 +114,10 @@ class Versions:
             self._log.event("version_not_taken", version=folder.name, reason=str(error))
         except Exception as error:  # By type: a library's words may quote what is in a file.
             self._log.event("version_not_taken", version=folder.name, reason=type(error).__name__)
+        self._tried_at = time.monotonic()
 
     async def _bring(self, folder: Path) -> None:
-        self._tried_at = began = time.monotonic()
+        began = time.monotonic()
         fresh = _InUse(await asyncio.to_thread(self._open, folder))
         self._all.append(fresh)
         before, self._current = self._current, fresh
