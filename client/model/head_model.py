@@ -181,7 +181,11 @@ class HeadModel(FactorModel):
             return torch.stack([self._conditioning(row) for row in entering])
 
     def read_once(self, content: bytes, entering: Tensor) -> Tensor:
-        """See FactorModel. x is kept for whoever has an equal record, and for other jobs of the same conditioning."""
+        """See FactorModel. x is kept for whoever has an equal record, and for other jobs of the same conditioning.
+
+        Of each record once, in memory: 4 bytes an entry, and 1.7 kB for the tensor around them. 100,000 records of the
+        1024 entries of a head with the default settings are 0.6 GB.
+        """
         if content not in self._x:
             self._x[content] = super().read_once(content, entering)
         return self._x[content]

@@ -1,6 +1,12 @@
-"""An adapter in llama.cpp's format, kept in the cache under the digest of what it was made from."""
+"""An adapter in llama.cpp's format, kept in the cache under the digest of what it was made from.
 
+An engine reads it at its start alone, and it can be made again. So the files that were used last are kept, and no
+others: each version has one, of up to some hundred MB.
+"""
+
+from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 from yoriai.client.base.gguf_header import read_header
 from yoriai.client.edge.adapter_folder import read_folder
@@ -9,9 +15,11 @@ from yoriai.client.model.adapter_audit import audit_folder, file_digest
 from yoriai.errors import AdapterError
 from yoriai.system.files import cannot_write, make_private_folder
 
+_KEPT: Final = 4  # The versions in use of two channels, and those before them.
+
 
 def adapter_gguf(folder: Path, base: Path, cache: Path) -> Path:
-    """The adapter of a folder as a file for llama.cpp; written once.
+    """The adapter of a folder as a file for llama.cpp; written once, as long as it is among the last ones used.
 
     Args:
         folder: with PEFT's two files.
@@ -37,4 +45,8 @@ def adapter_gguf(folder: Path, base: Path, cache: Path) -> Path:
             raise cannot_write(path, error) from error
         finally:
             unfinished.unlink(missing_ok=True)
+    with suppress(OSError):  # A cache that cannot be tidied answers all the same.
+        path.touch()
+        for older in sorted(cache.glob("*.gguf"), key=lambda file: file.stat().st_mtime)[:-_KEPT]:
+            older.unlink(missing_ok=True)
     return path

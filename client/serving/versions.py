@@ -4,10 +4,12 @@
     it answers            →  requests that come from now on go to it
     the old one's last request has ended  →  the old one is closed
 
-For that time both are in memory. A version that does not open leaves the old one where it is.
+For that time both are in memory. A version that does not open leaves the old one where it is, and is tried again after
+some minutes: what it lacked may have been memory or room on a disk.
 """
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -19,7 +21,9 @@ from yoriai.errors import ServerError, YoriaiError
 from yoriai.system.log import EventLog
 
 _LOOK_EVERY_S = 1.0
+# From the end of one try to the next: where nobody answers, and where an earlier version does.
 _TRY_AGAIN_S = 10.0
+_TRY_FAILED_AGAIN_S = 300.0
 
 
 @dataclass
@@ -51,8 +55,8 @@ class Versions:
     ) -> None:
         self._place, self._open, self._log, self._look_every_s = place, open_version, log, look_every_s
         self._current: _InUse | None = None
-        self._folder: Path | None = None  # That was opened, or tried, last.
-        self._tried_at = 0.0
+        self._folder: Path | None = None  # Where the link led at the last look.
+        self._tried_at = -math.inf
         self._all: list[_InUse] = []
 
     @property
@@ -80,7 +84,10 @@ class Versions:
         await self._bring(self._place.resolve())
 
     async def watch(self) -> None:
-        """Follow the link, and open again what has died, until cancelled. No failure ends it."""
+        """Follow the link from the first version on, and open again what has died, until cancelled.
+
+        No failure to open a version ends it.
+        """
         while True:
             await asyncio.sleep(self._look_every_s)
             await self._look()
@@ -92,22 +99,24 @@ class Versions:
             await one.version.close()
 
     async def _look(self) -> None:
-        folder = self._place.resolve()
-        has_died = self._current is not None and not self._current.version.is_alive
-        is_due = time.monotonic() - self._tried_at >= _TRY_AGAIN_S
-        if folder == self._folder and not (has_died and is_due):
+        folder, current = self._place.resolve(), self.current
+        has_died = not current.is_alive
+        is_new, self._folder = folder != self._folder, folder
+        if folder == current.folder and not has_died:
+            return
+        if not is_new and time.monotonic() - self._tried_at < (_TRY_AGAIN_S if has_died else _TRY_FAILED_AGAIN_S):
             return
         if has_died:
-            self._log.event("engine_ended", version=self._current.version.name if self._current else "")
+            self._log.event("engine_ended", version=current.name)
         try:
             await self._bring(folder)
         except YoriaiError as error:
             self._log.event("version_not_taken", version=folder.name, reason=str(error))
         except Exception as error:  # By type: a library's words may quote what is in a file.
             self._log.event("version_not_taken", version=folder.name, reason=type(error).__name__)
+        self._tried_at = time.monotonic()
 
     async def _bring(self, folder: Path) -> None:
-        self._folder, self._tried_at = folder, time.monotonic()
         began = time.monotonic()
         fresh = _InUse(await asyncio.to_thread(self._open, folder))
         self._all.append(fresh)

@@ -47,7 +47,7 @@ def kept_factors(base: BaseModel, job: JobConfig, texts: Sequence[str], make: Ca
 
 def _asked(base: BaseModel, job: JobConfig, texts: Sequence[str]) -> str:
     settings = [part.model_dump(mode="json") for part in (job.task, job.head, job.public, job.lora)]
-    libraries = [metadata.version(name) for name in ("numpy", "tokenizers", "torch", "transformers")]
+    libraries = [metadata.version(name) for name in ("numpy", "peft", "tokenizers", "torch", "transformers")]
     asked = json.dumps([base.digest, str(base.device), settings, list(texts), libraries, _code()])
     return hashlib.sha256(asked.encode()).hexdigest()[:32]
 

@@ -12,7 +12,7 @@ from yoriai.client.model.measure import Tally
 from yoriai.client.model.prepared import PreparedRecords
 from yoriai.client.model.tasks import TaskHead
 from yoriai.client.training.answer_scores import chrf, token_f1
-from yoriai.client.training.answers import answer
+from yoriai.client.training.answers import answers
 from yoriai.strategies.adapter import AdapterState
 
 # Greedy decoding is slow without a GPU, so at most this many responses are generated for exact match.
@@ -59,20 +59,15 @@ def _with_answers(
 ) -> Tally:
     """The counts with those of the responses that the loaded adapter gives."""
     sample = [example for example in records.examples if example.loss_mask.any()][:EXACT_MATCH_RECORDS]
-    exact, by_word, by_character = np.zeros(len(sample), np.bool_), 0.0, 0.0
-    for done, example in enumerate(sample):
-        tell(done, len(sample))
-        found = answer(model, example)
-        exact[done] = found.exact
-        by_word += token_f1(found.given, found.expected)
-        by_character += chrf(found.given, found.expected)
+    found = answers(model, sample, tell)
+    exact = np.array([answer.exact for answer in found], np.bool_)
     return replace(
         total,
         correct=int(exact.sum()),
         answered=len(sample),
         hits=exact,
-        token_f1_sum=by_word,
-        chrf_sum=by_character,
+        token_f1_sum=sum(token_f1(answer.given, answer.expected) for answer in found),
+        chrf_sum=sum(chrf(answer.given, answer.expected) for answer in found),
     )
 
 

@@ -74,7 +74,6 @@ class ClippedGradientSum:
         self._sum = torch.zeros(entries, dtype=torch.float64, device=parameters[0].device)
         self._begun: set[int] = set()
         self._open: tuple[int, Tensor] | None = None
-        self._ended: list[Tensor] = []
 
     @torch.no_grad()
     def add_piece(self, gradients: Tensor, units: Sequence[int] | None = None, *, goes_on: bool = True) -> None:
@@ -101,25 +100,22 @@ class ClippedGradientSum:
             return
         if len(units) > len(gradients):
             raise TrainingError("a piece has fewer gradients than records")
+        ended: list[Tensor] = []
         for unit, row in zip(units, gradients, strict=False):
-            self._add_record(unit, row)
+            if self._open is not None and self._open[0] == unit:
+                self._open = (unit, self._open[1].double().add_(row))
+                continue
+            self._check_new(unit)
+            ended += self._taken()
+            if ended and ended[-1].dtype == torch.float64:  # Of several records: a vector of its own, and never two.
+                self._add(ended)
+                ended = []
+            self._open = (unit, row)
         if not goes_on:
-            self.end_unit()
-        self._add_ended()
+            ended += self._taken()
+        self._add(ended)
         if self._open is not None:  # On its own, so that the piece's memory is given back.
             self._open = (self._open[0], self._open[1].double())
-
-    def _add_record(self, unit: int, row: Tensor) -> None:
-        """Add a record's row (n,) to its unit's, after ending the unit before it."""
-        if self._open is not None and self._open[0] == unit:
-            self._open = (unit, self._open[1].double().add_(row))
-            return
-        self._check_new(unit)
-        if self._open is not None:
-            self._ended.append(self._open[1])
-            if self._open[1].dtype == torch.float64:  # Of several records, a vector of its own: there are never two.
-                self._add_ended()
-        self._open = (unit, row)
 
     def _check_new(self, unit: int) -> None:
         if unit in self._begun:
@@ -131,16 +127,12 @@ class ClippedGradientSum:
 
     def end_unit(self) -> None:
         """Clip and add the open unit: all of its records are there. A batch's last one ends with the batch."""
-        if self._open is not None:
-            self._ended.append(self._open[1])
-            self._open = None
-            self._add_ended()
+        self._add(self._taken())
 
-    def _add_ended(self) -> None:
-        """Clip and add the units that have ended."""
-        if self._ended:
-            rows, self._ended = self._ended, []
-            self._add(rows)
+    def _taken(self) -> list[Tensor]:
+        """The open unit's gradient, which is open no more; none if there is no such unit."""
+        taken, self._open = self._open, None
+        return [] if taken is None else [taken[1]]
 
     def _add(self, rows: Sequence[Tensor]) -> None:
         """Clip and add the gradients of whole units, each (n,) float32 or float64, in their order."""

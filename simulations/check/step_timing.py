@@ -1,8 +1,8 @@
 """One short real step: what a token costs on this machine, and the memory that it takes. Its gradients are thrown away.
 
 Training records, spread over their lengths with the longest among them, go through the job's own code: the frozen
-prefix, a batch's clipped gradients, a measurement and, where answers are generated, one answer. They are as many as a
-site draws for a batch, since a token costs several times as much in a batch of few; of long ones fewer, for two full
+prefix, a batch's clipped gradients, a measurement and, where answers are generated, their answers. They are as many as
+a site draws for a batch, since a token costs several times as much in a batch of few; of long ones fewer, for two full
 pieces tell what more would. What is found out once about each shape (`client/base/pieces.py`) is timed by itself.
 """
 
@@ -22,7 +22,7 @@ from yoriai.client.model.prepared import PreparedRecords
 from yoriai.client.records.encoding import Example
 from yoriai.client.records.records import Record
 from yoriai.client.site.job import training_plan
-from yoriai.client.training.answers import answer
+from yoriai.client.training.answers import answers
 from yoriai.client.training.evaluate import evaluate
 from yoriai.client.training.gradients import RoundGradients
 from yoriai.privacy.dp.randomness import SystemSource
@@ -120,10 +120,9 @@ def step_records(lengths: NDArray[np.int64], limit: int, *, batch: float) -> int
 
 
 def _answer_rate(model: AdaptedModel, examples: Sequence[Example]) -> float:
-    """Seconds a token of an expected answer, by the longest of them: the loaded adapter is the job's first."""
-    longest = max(examples, key=lambda example: int(example.loss_mask.sum()))
-    took, _ = _timed(lambda: answer(model, longest))
-    return took / max(1, int(longest.loss_mask.sum()))
+    """Seconds a token of an expected answer: the loaded adapter is the job's first."""
+    took, _ = _timed(lambda: answers(model, examples))
+    return took / max(1, sum(int(example.loss_mask.sum()) for example in examples))
 
 
 def _timed(run: Callable[[], T]) -> tuple[float, T]:

@@ -27,7 +27,7 @@ class Work:
         prefix: through the frozen layers below the adapter, once each; 0 where that is part of every step.
         trained: forward and backward, in expectation over the batches that are drawn.
         evaluated: forward, over all measurements.
-        answered: generated one after another, at most, over all measurements.
+        answered: generated, at most, over all measurements.
     """
 
     prefix: float

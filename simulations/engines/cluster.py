@@ -230,7 +230,7 @@ def _first_answer(node: Node, answer: Any, timeout_s: float) -> Any:
             cause = error.cause
             what = f"node {node.label}: {cause.what}"
             raise type(cause)(what, found=cause.found, expected=cause.expected, remedy=cause.remedy) from None
-        found = what_went_wrong(error)
+        found = what_went_wrong(error.cause)
     except RayError as error:
         found = [line.strip() for line in str(error).splitlines() if line.strip()][-1][:300]
         if isinstance(error, ActorUnschedulableError | RayActorError) and not getattr(

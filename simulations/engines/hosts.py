@@ -68,28 +68,40 @@ class Hosts:
         """A site's answer to a message, from the host that plays it. The message is handed out once.
 
         Raises:
-            TrainingError: its node died, now or before, or it could not be built.
+            TrainingError: its node died, now or before; or it could not be built, or its answer did not arrive.
         """
         from ray import get
-        from ray.exceptions import RayError, RayTaskError
+        from ray.exceptions import (
+            ActorUnschedulableError,
+            NodeDiedError,
+            OutOfMemoryError,
+            RayActorError,
+            RayError,
+            RayTaskError,
+            WorkerCrashedError,
+        )
 
         with self._lock:  # Ray keeps the order of calls; the one that builds a site comes first.
             node = self._node_of.get(site)
             if node is None:
                 raise TrainingError("no node of the Ray cluster is left to play it")
             spec = None if site in node.built else self._specs[site]
-            node.built.add(site)
             answer = node.host.handle.remote(site, payload, spec)
+            node.built.add(site)
         try:
             replied: bytes = get(answer)
-        except RayTaskError as error:
-            with self._lock:
-                node.built.discard(site)
-            raise TrainingError(what_went_wrong(error)) from None
-        except RayError:  # Its process or its node has died, or is out of reach.
+            return replied
+        except RayTaskError as error:  # Before the others, for it is of its cause's type as well.
+            cause: BaseException = error.cause
+        except (ActorUnschedulableError, NodeDiedError, OutOfMemoryError, RayActorError, WorkerCrashedError):
+            # Its process or its node has died, or is out of reach.
             self._lose(node)
             raise TrainingError(f"its node {node.label} is gone") from None
-        return replied
+        except RayError as error:  # Of this answer alone, as one that was lost: if the node is, the next one shows it.
+            cause = error
+        with self._lock:  # Whether the specification arrived is not known; where it did, it is not looked at once more.
+            node.built.discard(site)
+        raise TrainingError(what_went_wrong(cause))
 
     def close(self) -> None:
         """End every host, also one that is at work; whoever waits for its answer gets an error."""
@@ -123,9 +135,9 @@ class Hosts:
             self._node_of[site] = node
 
 
-def what_went_wrong(error: Any) -> str:
+def what_went_wrong(cause: BaseException) -> str:
     """What a host said; of an error that is not Yoriai's own the type alone, whose text might quote a record."""
-    return error.cause.what if isinstance(error.cause, YoriaiError) else f"internal error: {type(error.cause).__name__}"
+    return cause.what if isinstance(cause, YoriaiError) else f"internal error: {type(cause).__name__}"
 
 
 def _end(node: Node) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import shutil
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -14,6 +15,8 @@ import pytest
 
 from tests.client.endpoints import CHOOSES, LABELS, WRITES, ServedSite
 from tests.commands import yoriai
+from yoriai.client.serving import versions as versions_module
+from yoriai.client.serving.adapter_gguf import adapter_gguf
 from yoriai.client.serving.api_key import ApiKey, api_key
 from yoriai.client.serving.asked import LARGEST_BODY_BYTES
 from yoriai.client.serving.front import Front
@@ -161,6 +164,60 @@ def test_a_request_ends_on_the_version_that_it_began_on_and_that_is_closed_then(
 
     within(writes, home, log, use)
     assert "version_closed" in log.getvalue()
+
+
+async def not_taken(versions: Versions, log: io.StringIO, pull: Callable[[], object], cache: Path) -> None:
+    """A version comes into use for which the cache has no room, and is not taken."""
+    cache.rename(cache.with_name("away"))
+    cache.touch()
+    pull()
+    while "version_not_taken" not in log.getvalue():
+        await asyncio.sleep(0.01)
+    cache.unlink()
+    cache.with_name("away").rename(cache)
+
+
+def test_a_version_that_did_not_open_is_tried_again(
+    writes: ServedSite, tmp_path: Path, log: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(versions_module, "_TRY_FAILED_AGAIN_S", 0.0)
+
+    async def use(versions: Versions) -> None:
+        watching = asyncio.create_task(versions.watch())
+        await not_taken(versions, log, lambda: writes.pull(3, WRITES, seed=3), tmp_path / "cache")
+        while versions.current.name != "production.3":
+            await asyncio.sleep(0.01)
+        watching.cancel()
+
+    within(writes, tmp_path, log, use)
+
+
+def test_to_go_back_to_the_version_that_still_answers_opens_nothing(
+    writes: ServedSite, tmp_path: Path, log: io.StringIO
+) -> None:
+    async def use(versions: Versions) -> None:
+        watching = asyncio.create_task(versions.watch())
+        await not_taken(versions, log, lambda: writes.pull(4, WRITES, seed=4), tmp_path / "cache")
+        writes.place.roll_back()
+        await asyncio.sleep(0.1)  # Ten times as long as to the next look.
+        writes.place.use(4)
+        while versions.current.name != "production.4":
+            await asyncio.sleep(0.01)
+        watching.cancel()
+
+    within(writes, tmp_path, log, use)
+    assert log.getvalue().count("version_in_use") == 2
+
+
+def test_of_adapters_for_llama_cpp_the_ones_used_last_are_kept(writes: ServedSite, tmp_path: Path) -> None:
+    cache, made = tmp_path / "cache", list[Path]()
+    for seed in range(5):
+        folder = tmp_path / str(seed)
+        shutil.copytree(writes.pull(5 + seed, WRITES, seed=seed), folder)
+        if seed == 4:
+            assert adapter_gguf(tmp_path / "0", writes.base, cache) == made[0]
+        made.append(adapter_gguf(folder, writes.base, cache))
+    assert set(cache.iterdir()) == {made[place] for place in (0, 2, 3, 4)}
 
 
 def test_nothing_is_left_running_at_the_end(writes: ServedSite, home: Path, log: io.StringIO) -> None:

@@ -2,14 +2,16 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
 import pytest
 import torch
+from torch import nn
 
 from tests.client.conftest import LABELS, JobMaker
 from yoriai.client.base.base_model import BaseModel
-from yoriai.client.base.cores import side_by_side
+from yoriai.client.base.cores import side_by_side, torch_threads
 from yoriai.client.base.states import FrozenStates, places
 from yoriai.client.records.records import Record
 from yoriai.client.session.model_session import ModelSession
@@ -58,6 +60,44 @@ def test_what_fails_is_raised_and_ends_what_was_not_begun() -> None:
         side_by_side(work, range(1000), CPU)
     assert len(begun) < 1000
     assert torch.get_num_threads() == 2
+
+
+def test_contexts_that_overlap_in_two_threads_end_with_the_number_from_before_the_first() -> None:
+    seen: dict[str, int] = {}
+    first_is_in, second_is_in, first_is_out = (threading.Event() for _ in range(3))
+
+    def second() -> None:
+        assert first_is_in.wait(60)
+        with torch_threads(1):
+            with torch_threads(3):
+                pass
+            seen["inside"] = torch.get_num_threads()
+            second_is_in.set()
+            assert first_is_out.wait(60)
+        seen["second"] = torch.get_num_threads()
+
+    thread = threading.Thread(target=second)
+    thread.start()
+    with torch_threads(1):
+        first_is_in.set()
+        assert second_is_in.wait(60)
+    first_is_out.set()
+    thread.join()
+    later = threading.Thread(target=lambda: seen.update(later=torch.get_num_threads()))
+    later.start()
+    later.join()
+    assert seen == {"inside": 1, "second": 2, "later": 2}
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_passes_have_as_much_of_autograd_as_their_caller(mode: Callable[[], AbstractContextManager[None]]) -> None:
+    layer, given = nn.Linear(2, 2), torch.ones(1, 2)
+    found: list[torch.Tensor] = []
+    with mode():
+        here = layer(given)
+        side_by_side(lambda _item: found.append(layer(given)), range(2), CPU)
+    assert [(one.requires_grad, one.is_inference()) for one in found] == [(here.requires_grad, here.is_inference())] * 2
 
 
 def test_passes_that_share_their_layers_read_what_is_their_own(base: BaseModel) -> None:

@@ -1,5 +1,8 @@
 """Per-record gradients of everything that trains, against PEFT's own pass on one record after another, and Opacus."""
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -45,23 +48,40 @@ def by_opacus(model: AdaptedModel, batch: Batch, factors: tuple[str, ...]) -> di
     return found
 
 
+def exact(model: AdaptedModel, batch: Batch, factors: tuple[str, ...]) -> Tensor:
+    """(N, n) float64: the same, by the loop in float64."""
+    model.peft_model.double()
+    try:
+        return rowwise(looped(model, replace(batch, entering=batch.entering.double()), factors))
+    finally:
+        model.peft_model.float()  # Every float32 comes back as it was.
+
+
+def rowwise(found: Mapping[str, Tensor]) -> Tensor:
+    return torch.cat([part.flatten(1).double() for part in found.values()], 1)
+
+
 @pytest.mark.parametrize("alpha", [4.0, 5.3])
 @pytest.mark.parametrize(
     ("rule", "factors"), [("core", ("R",)), ("fedavg", ("A", "B")), ("fedavg", ("A",)), ("ffa", ("B",)), ("core", "RU")]
 )
-def test_they_are_those_of_a_loop_over_single_records_and_of_opacus(
+def test_they_are_as_near_to_the_exact_ones_as_those_of_a_loop_over_single_records_and_of_opacus(
     attach: Attach, rule: str, factors: tuple[str, ...], alpha: float
 ) -> None:
-    model = attach(rule, target_modules=EVERY, alpha=alpha)
+    """How near float32 comes depends on a machine's order of sums: 1e-6 of a gradient's length here, 3e-6 there."""
+    model, factors = attach(rule, target_modules=EVERY, alpha=alpha), tuple(factors)
     model.load(start_for(model, rule))
     (batch,) = prepared(model).batches(range(len(examples())), 64)
-    found = by_record(model, tuple(factors), lambda: losses(model, batch))
-    for expected in (looped(model, batch, tuple(factors)), by_opacus(model, batch, tuple(factors))):
-        assert expected.keys() == found.keys()
-        ours, theirs = (torch.cat([part.flatten(1) for part in rows.values()], 1) for rows in (found, expected))
-        # A scale of 1 rounds nothing. Another one is multiplied in elsewhere, which moves last bits.
-        within = 1e-6 if alpha == model.rank else 5e-6
-        assert bool(((ours - theirs).norm(dim=1) <= within * theirs.norm(dim=1)).all())
+    ours = by_record(model, factors, lambda: losses(model, batch))
+    theirs = looped(model, batch, factors), by_opacus(model, batch, factors)
+    assert all(found.keys() == ours.keys() for found in theirs)
+    wanted = exact(model, batch, factors)
+
+    def error(found: Mapping[str, Tensor]) -> float:
+        return float(((rowwise(found) - wanted).norm(dim=1) / wanted.norm(dim=1)).max())
+
+    assert error(ours) <= 1e-6 + 2 * max(error(found) for found in theirs)
+    assert error(ours) <= 2e-5
 
 
 @pytest.mark.parametrize("rule", ["core", "fedavg"])

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -64,16 +65,21 @@ def test_what_was_made_once_is_read_to_the_bit(base: BaseModel, make_job: JobMak
         lambda asked: asked | {"job": asked["make_job"](lora__rank=2)},
         lambda asked: asked | {"job": asked["make_job"](task__template="{prompt}?")},
         lambda asked: asked | {"code": "other"},
+        lambda asked: asked | {"library": "numpy"},
+        lambda asked: asked | {"library": "peft"},
     ],
 )
-def test_of_another_base_text_setting_or_code_they_are_made_anew(
+def test_of_another_base_text_setting_code_or_library_they_are_made_anew(
     base: BaseModel, make_job: JobMaker, monkeypatch: pytest.MonkeyPatch, differs: Callable[[dict[str, Any]], Any]
 ) -> None:
-    make, asked = Maker(), {"base": base, "job": make_job(), "texts": TEXTS, "make_job": make_job, "code": None}
+    make, asked = Maker(), {"base": base, "job": make_job(), "texts": TEXTS, "make_job": make_job}
     kept_factors(base, make_job(), TEXTS, make)
     asked = differs(asked)
-    if asked["code"]:
-        monkeypatch.setattr(module, "_code", lambda: asked["code"])
+    if code := asked.get("code"):
+        monkeypatch.setattr(module, "_code", lambda: code)
+    if library := asked.get("library"):
+        here = metadata.version
+        monkeypatch.setattr(metadata, "version", lambda name: "0.0.1" if name == library else here(name))
     kept_factors(asked["base"], asked["job"], asked["texts"], make)
     assert make.times == 2
 

@@ -5,13 +5,15 @@ import pytest
 import torch
 
 from tests.client.conftest import LABELS, JobMaker, start_for
+from yoriai.client.model.lora import AdaptedModel
 from yoriai.client.model.tasks import LabelHead
 from yoriai.client.records.encoding import Example
 from yoriai.client.records.records import Record
 from yoriai.client.session.model_session import ModelSession
+from yoriai.client.training import answers as answers_module
 from yoriai.client.training import evaluate as module
 from yoriai.client.training.answer_scores import chrf, token_f1
-from yoriai.client.training.answers import answer, both_answer
+from yoriai.client.training.answers import answers, both_answer
 from yoriai.client.training.evaluate import evaluate
 
 ORDERS = [Record(prompt=f"{'long ' * (n % 3)}order {n}", response=LABELS[n % 3]) for n in range(7)]
@@ -81,40 +83,64 @@ def test_no_records_give_no_score(session: ModelSession, make_job: JobMaker) -> 
     assert (tally.records, tally.accuracy) == (0, None)
 
 
-def test_exact_match_counts_responses_generated_whole(
-    session: ModelSession, make_job: JobMaker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    job = make_job(task__kind="instruct", task__labels=())
-    model, records = session.model(job), session.prepare(PAIRS, job)
-    wanted = {len(e.token_ids) - int(e.loss_mask.sum()): e.token_ids.tolist() for e in records.examples}
-    assert len(wanted) == 2
-    answers = {start: torch.tensor([ids]) for start, ids in wanted.items()}
-    answers[max(answers)][0, -2] += 1  # The second response is wrong in one token.
-    monkeypatch.setattr(model.peft_model, "generate", lambda **given: answers[given["input_ids"].shape[1]])
-    tally = evaluate(
-        model, start_for(model, "core"), records, session.head(job), physical_batch_size=4, exact_match=True
-    )
-    assert (tally.correct, tally.answered, tally.accuracy) == (1, 2, 0.5)
-
-
 def test_greedy_decoding_with_the_adapter_is_what_is_compared(session: ModelSession, make_job: JobMaker) -> None:
-    """A response made of what the adapted model itself says next matches; one of what it does not say, does not."""
+    """A response made of what the adapted model itself says next matches; one that differs in a token does not."""
     job = make_job(task__kind="instruct", task__labels=())
-    model = session.model(job)
-    adapter = start_for(model, "core")
-    records = session.prepare(PAIRS[:1], job)
-    (example,) = records.examples
-    start = int(np.flatnonzero(example.loss_mask)[0])
-    ids = torch.from_numpy(example.token_ids).long()[None]
+    model, adapter = session.model(job), start_for(session.model(job), "core")
     model.load(adapter)
+    prompts = [[5], [7, 9, 11, 13, 15, 17, 19], [21, 8, 30]]
+    own = [
+        asked([*prompt, *said_next(session, model, prompt, 4 + place)], len(prompt))
+        for place, prompt in enumerate(prompts)
+    ]
+    wrong = asked([*own[1].token_ids[:-1].tolist(), 3], len(prompts[1]))
+    records = module.PreparedRecords(model, [*own, wrong], known=None)
+    tally = evaluate(model, adapter, records, session.head(job), physical_batch_size=4, exact_match=True)
+    assert (tally.correct, tally.answered, tally.accuracy) == (3, 4, 0.75)
+    assert tally.hits is not None
+    assert tally.hits.tolist() == [True, True, True, False]
+
+
+def said_next(session: ModelSession, model: AdaptedModel, prompt: list[int], count: int) -> list[int]:
+    """What the adapted model says next, token by token, of this prompt alone."""
+    ids = list(prompt)
     with torch.no_grad():
-        for position in range(start, ids.shape[1]):
-            hidden = model.final_hidden(model.prefix(ids[:, :position]))[0, -1]
-            ids[0, position] = (session.base.model.get_output_embeddings().weight @ hidden).argmax()
-    said = module.PreparedRecords(model, [type(example)(ids[0].int().numpy(), example.loss_mask)], known=None)
-    head = session.head(job)
-    assert evaluate(model, adapter, said, head, physical_batch_size=1, exact_match=True).correct == 1
-    assert evaluate(model, adapter, records, head, physical_batch_size=1, exact_match=True).correct == 0
+        for _ in range(count):
+            hidden = model.final_hidden(model.prefix(torch.tensor([ids])))[0, -1]
+            ids.append(int((session.base.model.get_output_embeddings().weight @ hidden).argmax()))
+    assert not session.base.end_tokens.intersection(ids)
+    return ids[len(prompt) :]
+
+
+@pytest.mark.parametrize("at_once", [1, 40, 4096])
+def test_however_many_are_written_at_once_each_answer_is_its_own(
+    session: ModelSession, make_job: JobMaker, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    monkeypatch.setattr(answers_module, "_TOKENS_AT_ONCE", at_once)
+    model = session.model(make_job(task__kind="instruct", task__labels=()))
+    model.load(start_for(model, "core"))
+    generator = np.random.default_rng(0)
+    examples = [asked(generator.integers(3, 200, n + m).tolist(), n) for n, m in ((1, 9), (30, 2), (4, 4), (12, 6))]
+    ended = asked([5, 6, 7], 1)
+    rows, told = [], list[tuple[int, int]]()
+    real = model.peft_model.generate
+
+    def generate(**given: torch.Tensor) -> torch.Tensor:
+        rows.append(len(given["input_ids"]))
+        written: torch.Tensor = real(**given)
+        return written
+
+    monkeypatch.setattr(model.peft_model, "generate", generate)
+    found = answers(model, [*examples, ended], lambda done, total: told.append((done, total)))
+    for example, answer in zip(examples, found, strict=False):
+        start = int(example.loss_mask.argmax())
+        alone = said_next(session, model, example.token_ids[:start].tolist(), len(example.token_ids) - start)
+        assert answer.given == session.base.tokenizer.decode(alone, skip_special_tokens=True)
+    assert told[0] == (0, 5)
+    assert len(told) == len(rows)
+    assert sum(rows) == 5
+    assert (max(rows) == 1) == (at_once == 1)
+    assert (len(rows) == 1) == (at_once == 4096)
 
 
 def test_at_most_so_many_responses_are_generated_and_none_without_targets(
@@ -149,9 +175,9 @@ def test_a_response_is_compared_up_to_where_generation_ends(
     assert session.base.end_tokens == {2, end}
     for behind in ([], [9], [9, 9, 9]):
         whole = [*prompt, *own, *behind]
-        assert answer(model, asked(whole, 4)).exact
+        assert answers(model, [asked(whole, 4)])[0].exact
     wrong = [*prompt, (own[0] + 1) % 200 + 3, *own[1:]]
-    assert not answer(model, asked(wrong, 4)).exact
+    assert not answers(model, [asked(wrong, 4)])[0].exact
 
 
 def asked(token_ids: list[int], start: int) -> Example:
@@ -159,26 +185,20 @@ def asked(token_ids: list[int], start: int) -> Example:
     return Example(np.array(token_ids, np.int32), np.arange(len(token_ids)) >= start)
 
 
-def test_answers_that_come_near_are_scored_by_how_near(
-    session: ModelSession, make_job: JobMaker, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_answers_that_come_near_are_scored_by_how_near(session: ModelSession, make_job: JobMaker) -> None:
     job = make_job(task__kind="instruct", task__labels=())
-    model, records = session.model(job), session.prepare(PAIRS, job)
-    said = {"yes": "yes", "no no no": "no on"}
-
-    def generate(**given: torch.Tensor) -> torch.Tensor:
-        wanted = "yes" if given["input_ids"].shape[1] == min(starts) else "no no no"
-        words = session.base.tokenizer.encode(said[wanted], add_special_tokens=False)
-        return torch.cat([given["input_ids"], torch.tensor([[*words, session.base.tokenizer.eos_token_id]])], 1)
-
-    starts = [int(np.flatnonzero(example.loss_mask)[0]) for example in records.examples]
-    monkeypatch.setattr(model.peft_model, "generate", generate)
-    tally = evaluate(
-        model, start_for(model, "core"), records, session.head(job), physical_batch_size=4, exact_match=True
-    )
+    model, adapter = session.model(job), start_for(session.model(job), "core")
+    model.load(adapter)
+    own = said_next(session, model, [5, 6], 12)
+    examples = [asked([5, 6, *own], 2), asked([5, 6, *own[:9], 100, 101, 102], 2)]
+    records = module.PreparedRecords(model, examples, known=None)
+    tally = evaluate(model, adapter, records, session.head(job), physical_batch_size=4, exact_match=True)
+    found = answers(model, examples)
     assert (tally.correct, tally.answered) == (1, 2)
-    assert tally.token_f1 == pytest.approx((1 + token_f1("no on", "no no no")) / 2)
-    assert tally.chrf == pytest.approx((1 + chrf("no on", "no no no")) / 2)
+    near = [token_f1(found[1].given, found[1].expected), chrf(found[1].given, found[1].expected)]
+    assert 0 < near[1] < 1
+    assert tally.token_f1 == pytest.approx((1 + near[0]) / 2)
+    assert tally.chrf == pytest.approx((1 + near[1]) / 2)
     twice = tally + tally
     assert (twice.token_f1, twice.chrf) == (tally.token_f1, tally.chrf)
 

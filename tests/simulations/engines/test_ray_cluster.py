@@ -1,5 +1,6 @@
 """Flower's engine on a Ray cluster that is there: two real nodes, one that dies at work, others that do not fit."""
 
+import logging
 import os
 import signal
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,6 +31,7 @@ from yoriai.privacy.secagg.work import Work
 from yoriai.server.round.registry import Checkpoint, Registry
 from yoriai.simulations.engines import cluster as cluster_module
 from yoriai.simulations.engines.cluster import check_cluster
+from yoriai.simulations.engines.hosts import Hosts, Node
 from yoriai.simulations.engines.node_host import NodeHost, fault_of_folder
 from yoriai.simulations.engines.site_spec import SiteSpec
 from yoriai.simulations.run.api import Options, resume, simulate
@@ -125,6 +127,46 @@ def test_a_node_that_is_not_known_yet_to_whoever_places_a_process_is_asked_again
     assert not unknown
     assert [record.answered for record in outcome.checkpoint.rounds] == [tuple(sorted(SIZES))]
     assert [line for line in notes.said if "starts no process" in line] == []
+
+
+class Unreadable(Exception):
+    """Arrives as an error of Ray's own, for it cannot be made again of what is sent of it."""
+
+    def __init__(self, one: str, two: str) -> None:
+        super().__init__(one + two)
+
+
+class Moody:
+    """A host whose answer may be lost, or whose process ends; else it says whether it was told what the site is."""
+
+    def handle(self, name: str, payload: bytes, spec: object) -> bytes:
+        if payload == b"lost":
+            raise Unreadable(name, "a record")
+        if payload == b"end":
+            os._exit(1)
+        return b"built" if spec else b"goes on"
+
+
+def test_an_answer_that_is_lost_is_one_sites_loss_and_its_node_lives(
+    world: Miniature, cluster: RayCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # As a host has it; without it Ray warns.
+    told, gone = list[str](), list[bool]()
+    spec = StubSpec(world.federation(tmp_path).job, SiteRecords("north", (), ()), tmp_path)
+    ray.init(address=cluster.address, logging_level=logging.CRITICAL, log_to_driver=False)
+    try:
+        start = ray.remote(Moody).options(num_cpus=0).remote
+        hosts = Hosts([Node("here", "", 1.0, start, start())], {"north": spec}, told.append, lambda: gone.append(True))
+        assert [hosts.handle("north", b"") for _ in range(2)] == [b"built", b"goes on"]
+        with pytest.raises(TrainingError, match=r"^internal error: UnserializableException$"):
+            hosts.handle("north", b"lost")
+        assert [hosts.handle("north", b"") for _ in range(2)] == [b"built", b"goes on"]
+        assert (told, gone) == ([], [])
+        with pytest.raises(TrainingError, match=r"^its node here is gone$"):
+            hosts.handle("north", b"end")
+        assert (told, gone) == (["node here is gone; its 1 sites go on nowhere"], [True])
+    finally:
+        ray.shutdown()
 
 
 def test_a_node_that_does_not_share_the_runs_folder_is_refused(
