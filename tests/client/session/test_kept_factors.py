@@ -23,7 +23,7 @@ TEXTS = ("the pump leaks", "the cabin is cold")
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache that keeps whatever was made, however quickly."""
     monkeypatch.setenv("YORIAI_CACHE", str(tmp_path))
-    monkeypatch.setattr(module, "_WORTH_KEEPING_S", 0.0)
+    monkeypatch.setattr(module, "_KEPT", replace(module._KEPT, worth_s=0.0))
     return tmp_path / "public-factors"
 
 
@@ -73,7 +73,7 @@ def test_of_another_base_text_setting_or_code_they_are_made_anew(
     kept_factors(base, make_job(), TEXTS, make)
     asked = differs(asked)
     if asked["code"]:
-        monkeypatch.setattr(module, "_code", lambda: asked["code"])
+        monkeypatch.setattr(module, "code_digest", lambda *_: asked["code"])
     kept_factors(asked["base"], asked["job"], asked["texts"], make)
     assert make.times == 2
 
@@ -107,7 +107,7 @@ def test_a_cache_that_cannot_be_written_costs_time_alone(base: BaseModel, make_j
 def test_what_is_made_in_no_time_is_not_kept(
     base: BaseModel, make_job: JobMaker, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_WORTH_KEEPING_S", 60.0)
+    monkeypatch.setattr(module, "_KEPT", replace(module._KEPT, worth_s=60.0))
     kept_factors(base, make_job(), TEXTS, Maker())
     assert not cache.exists()
 
