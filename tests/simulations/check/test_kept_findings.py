@@ -226,6 +226,24 @@ def test_what_was_said_of_a_sites_records_is_said_at_each_check(base: Path, tmp_
     assert not folder.exists()
 
 
+def test_a_rule_of_another_package_whose_code_nobody_follows_is_looked_at_each_time(
+    checked: Checking, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "stranger"
+    about = package / "stranger_rule-1.0.dist-info"
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger\nVersion: 1\n")
+    (about / "entry_points.txt").write_text("[yoriai.rules]\nother = stranger_rule:Rule\n")
+    source = 'from yoriai.strategies.ffa import FFA\nclass Rule(FFA):\n    name = "other"\n'
+    (package / "stranger_rule.py").write_text(source)
+    monkeypatch.syspath_prepend(package)
+    for _ in range(2):
+        checked({"federation.rule": "other"})
+        assert checked.loaded
+    assert not folder.exists()
+    monkeypatch.delitem(sys.modules, "stranger_rule")
+
+
 @pytest.mark.usefixtures("folder")
 def test_the_second_command_loads_no_model_library(base: Path, own_sites: Path, tmp_path: Path) -> None:
     job = write_job(tmp_path / "job.toml", base)
