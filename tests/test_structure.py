@@ -162,7 +162,8 @@ def _loaded_with(module: str, seen: set[str]) -> set[str]:
     ("module", "needs", "idle"),
     [
         ("yoriai.cli", "typer", {"flwr", "jinja2", "numpy", "pydantic", "torch"}),
-        ("yoriai.simulations.check.job_check", "torch", {"flwr", "matplotlib", "mlflow", "opacus", "ray"}),
+        ("yoriai.simulations.check.job_check", "numpy", {"flwr", "matplotlib", "peft", "torch", "transformers"}),
+        ("yoriai.simulations.check.with_base", "torch", {"flwr", "matplotlib", "mlflow", "opacus", "ray"}),
     ],
 )
 def test_a_command_begins_without_what_it_does_not_need(module: str, needs: str, idle: set[str]) -> None:

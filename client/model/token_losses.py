@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Tokens of the vocabulary at once: enough for the product's speed, few enough to matter little in memory.
-AT_ONCE = 8192
+from yoriai.client.model.limits import VOCABULARY_AT_ONCE
 
 
 def token_losses(hidden: Tensor, output_embedding: Tensor, wanted: Tensor, cap: float | None = None) -> Tensor:
@@ -46,7 +45,7 @@ class _TokenLosses(torch.autograd.Function):
         top = torch.full_like(of_wanted, -torch.inf)
         total = torch.zeros_like(of_wanted)
         pulled = torch.zeros_like(hidden) if ctx.needs_input_grad[0] else None
-        for part in map(Tensor.float, torch.split(embedding, AT_ONCE)):
+        for part in map(Tensor.float, torch.split(embedding, VOCABULARY_AT_ONCE)):
             logits = hidden @ part.T  # (N, tokens of the part)
             if cap is not None:
                 logits = torch.tanh_(logits.div_(cap)).mul_(cap)

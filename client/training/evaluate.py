@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from yoriai.client.model.factor_model import FactorModel
+from yoriai.client.model.limits import EXACT_MATCH_RECORDS
 from yoriai.client.model.lora import AdaptedModel
 from yoriai.client.model.measure import Tally
 from yoriai.client.model.prepared import PreparedRecords
@@ -14,9 +15,6 @@ from yoriai.client.model.tasks import TaskHead
 from yoriai.client.training.answer_scores import chrf, token_f1
 from yoriai.client.training.answers import answers
 from yoriai.strategies.adapter import AdapterState
-
-# Greedy decoding is slow without a GPU, so at most this many responses are generated for exact match.
-EXACT_MATCH_RECORDS = 64
 
 
 @torch.no_grad()

@@ -1,4 +1,7 @@
-"""`yoriai job check`: what a job will do, spend, move and take. One step is timed; nothing that is trained is kept."""
+"""`yoriai job check`: what a job will do, spend, move and take. One step is timed; nothing that is trained is kept.
+
+Nothing here needs the base: what only it can tell comes with the `Findings`, which an earlier check may have left.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,15 +18,17 @@ from yoriai.privacy.job_terms.noise import all_rounds
 from yoriai.privacy.ledger.book import Book, Policy
 from yoriai.privacy.ledger.rule import BudgetRule
 from yoriai.simulations.check.estimate import Estimate, estimate
-from yoriai.simulations.check.lengths import SiteLengths, distribution, length_limit, site_lengths
+from yoriai.simulations.check.findings import Findings
+from yoriai.simulations.check.kept_findings import findings_of
+from yoriai.simulations.check.lengths import SiteLengths, distribution
 from yoriai.simulations.check.noise_modes import NoiseModes, compare_noise, noise_line
 from yoriai.simulations.check.size_lines import estimate_lines, length_lines
 from yoriai.simulations.check.traffic import Traffic, traffic
 from yoriai.simulations.report.html import size_text
+from yoriai.simulations.run.description import describe
 from yoriai.simulations.run.experiment import DataSource, Experiment, accountant_of, event_of, noise_multiplier, resolve
-from yoriai.simulations.run.fitted import Fitted, fit
 from yoriai.simulations.run.observers import Observer, Silent
-from yoriai.simulations.run.reporting import describe
+from yoriai.strategies.rule import largest_update, rule_of
 
 
 @dataclass(frozen=True)
@@ -31,17 +36,18 @@ class Check:
     """What `check` found out.
 
     Attributes:
+        n_params: entries that a site sends in a round, at most.
         modes: what noise the opened sum would carry in each mode; None without privacy.
         accountant: what added these up; None without privacy.
         epsilon: of all rounds without the spare ones; None without privacy.
         epsilon_with_spares: of all rounds and spare ones.
         jobs_that_fit: such jobs in the budget of a site with the default policy; None without privacy.
-        lengths: of each site's records, in the order of the experiment's sites.
         alike: sites that one site's own records stood for; 0 where each had its own.
     """
 
     experiment: Experiment
-    fitted: Fitted
+    findings: Findings
+    n_params: int
     noise_multiplier: float | None
     modes: NoiseModes | None
     accountant: Accountant | None
@@ -49,9 +55,14 @@ class Check:
     epsilon_with_spares: float | None
     jobs_that_fit: int | None
     traffic: Traffic
-    lengths: tuple[SiteLengths, ...]
     estimate: Estimate
     alike: int = 0
+
+    @property
+    def site_lengths(self) -> dict[str, SiteLengths]:
+        """Of each site's records, by the site's name; of one site where all are alike."""
+        sites = self.experiment.sites[: 1 if self.alike else None]
+        return {site.name: lengths for site, lengths in zip(sites, self.findings.lengths, strict=False)}
 
 
 def check(
@@ -59,8 +70,14 @@ def check(
     source: DataSource,
     settings: Mapping[str, object] | None = None,
     observer: Observer | None = None,
+    *,
+    keep: bool = False,
+    anew: bool = False,
 ) -> Check:
     """Validate job and records together.
+
+    Args:
+        keep, anew: as `findings_of`.
 
     Raises:
         YoriaiError: the first thing that would stop a run, with its remedy.
@@ -71,25 +88,24 @@ def check(
         source = replace(source, alike=max(2, override(job, settings or {}).federation.min_sites))
     experiment = resolve(job, source, settings)
     job = experiment.job
-    fitted = fit(experiment, observer)
-    tokenizer = fitted.session.base.tokenizer
-    lengths = tuple(site_lengths(site, tokenizer, job.task) for site in experiment.sites)
+    findings = findings_of(experiment, observer, keep=keep, anew=anew)
     observer.advance("adding up the privacy", 0, 0)
-    sites = len(experiment.sites)
-    noise, event = noise_multiplier(job, fitted.n_params, sites), event_of(job, fitted.n_params, sites)
+    adapter, sites = findings.blank_adapter(), len(experiment.sites)
+    n_params = largest_update(rule_of(job), adapter)
+    noise, event = noise_multiplier(job, n_params, sites), event_of(job, n_params, sites)
     return Check(
         experiment=experiment,
-        fitted=fitted,
+        findings=findings,
+        n_params=n_params,
         noise_multiplier=noise,
-        modes=compare_noise(job, fitted.n_params, sites),
+        modes=compare_noise(job, n_params, sites),
         accountant=accountant_of(job, event),
         epsilon=_epsilon(job, event, job.federation.rounds),
         epsilon_with_spares=_epsilon(job, event, all_rounds(job)),
         jobs_that_fit=None if event is None else _default_rule(job).jobs_that_fit(Book(), event, all_rounds(job)),
-        traffic=traffic(experiment, fitted, noise),
-        lengths=lengths,
+        traffic=traffic(experiment, findings.base_digest, adapter, noise),
         alike=source.alike,
-        estimate=estimate(experiment, fitted, lengths, observer),
+        estimate=estimate(job, findings),
     )
 
 
@@ -99,11 +115,11 @@ def print_check(found: Check, console: Console) -> None:
     training, federation = job.training, job.federation
     moved = found.traffic
     lines = [
-        *map(Text, describe(experiment, found.fitted.session, found.fitted.cut)),
+        *map(Text, describe(experiment, found.findings.base_digest, sum(found.findings.cut))),
         *([Text(f"sites    one site's own records, checked as {found.alike} sites alike")] if found.alike else []),
-        *length_lines(found.lengths[:1] if found.alike else found.lengths, length_limit(experiment, found.fitted)),
+        *length_lines(found.site_lengths, found.findings.limit),
         Text(
-            f"training {job.trained_by}, {found.fitted.n_params:,} parameters, {federation.rounds} rounds of "
+            f"training {job.trained_by}, {found.n_params:,} parameters, {federation.rounds} rounds of "
             f"{training.local_steps} local step{'s' * (training.local_steps > 1)}, sampling rate "
             f"{training.sampling_rate:g}"
         ),
@@ -174,15 +190,15 @@ def _table(found: Check) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     for heading in ("median", "90 %", "longest"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for site, lengths in list(zip(experiment.sites, found.lengths, strict=True))[: 1 if found.alike else None]:
-        tokens = distribution(lengths.every, length_limit(experiment, found.fitted))
+    for site, lengths, cut in zip(experiment.sites, found.site_lengths.values(), found.findings.cut, strict=False):
+        tokens = distribution(lengths.every, found.findings.limit)
         table.add_row(
             Text(site.shown),
             str(len(site.train)),
             *([str(owners[site.name])] if by_owner else []),
             str(len(site.test)),
             str(weights[site.name]),
-            str(found.fitted.cut[site.name]),
+            str(cut),
             epsilon_text(found.epsilon, 3),
             "-" if found.epsilon is None else f"{experiment.job.privacy.delta:g}",
             *(str(length) for length in (tokens.median, tokens.ninetieth, tokens.longest)),

@@ -1,18 +1,15 @@
 """How long records are in the base's tokens, what of them is cut, and whether the tokenizer suits their language."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from yoriai.client.records.control_tokens import Tokenizer
 from yoriai.client.records.encoding import encode_fitting
 from yoriai.client.records.records import Record, SiteRecords
 from yoriai.config import TaskSection
-from yoriai.simulations.run.experiment import Experiment
-from yoriai.simulations.run.fitted import Fitted
 
 # Above it a token stands for less than two bytes. The packaged base takes 0.24 tokens a byte of English work orders,
 # 0.33 to 0.40 of other European languages and of Russian, 0.60 to 0.83 of Japanese, Chinese, Thai and Korean, which it
@@ -21,27 +18,26 @@ POOR_TOKENS_PER_BYTE: Final = 0.5
 _NO_LIMIT: Final = 1_000_000
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class SiteLengths:
     """One site's records in tokens, as the task encodes them and before anything is cut.
 
     Attributes:
-        train, test: (n,) and (m,) int64, tokens of each record, template included.
-        test_targets: (m,) int64, target tokens of each.
+        train, test: tokens of each record, template included.
+        test_targets: target tokens of each test record.
         text_tokens, text_bytes: of the records' own texts, without template and labels.
     """
 
-    name: str
-    train: NDArray[np.int64]
-    test: NDArray[np.int64]
-    test_targets: NDArray[np.int64]
+    train: tuple[int, ...]
+    test: tuple[int, ...]
+    test_targets: tuple[int, ...]
     text_tokens: int
     text_bytes: int
 
     @property
-    def every(self) -> NDArray[np.int64]:
+    def every(self) -> tuple[int, ...]:
         """Training records, then test records."""
-        return np.concatenate([self.train, self.test])
+        return self.train + self.test
 
     @property
     def tokens_per_byte(self) -> float:
@@ -70,11 +66,10 @@ def site_lengths(site: SiteRecords, tokenizer: Tokenizer, task: TaskSection) -> 
     unbounded = task.model_copy(update={"max_tokens": _NO_LIMIT, "too_long": "cut"})
     records = (*site.train, *site.test)
     examples = encode_fitting(records, tokenizer, unbounded, context_tokens=_NO_LIMIT).examples
-    whole = np.array([len(example.token_ids) for example in examples], np.int64)
-    targets = np.array([int(example.loss_mask.sum()) for example in examples[len(site.train) :]], np.int64)
+    whole = tuple(len(example.token_ids) for example in examples)
+    targets = tuple(int(example.loss_mask.sum()) for example in examples[len(site.train) :])
     texts = [text for record in records for text in _texts(record, task.kind)]
     return SiteLengths(
-        name=site.name,
         train=whole[: len(site.train)],
         test=whole[len(site.train) :],
         test_targets=targets,
@@ -83,20 +78,16 @@ def site_lengths(site: SiteRecords, tokenizer: Tokenizer, task: TaskSection) -> 
     )
 
 
-def length_limit(experiment: Experiment, fitted: Fitted) -> int:
-    """Tokens that a record may have."""
-    return min(experiment.job.task.max_tokens, fitted.session.base.context_tokens)
-
-
-def distribution(lengths: NDArray[np.int64], limit: int) -> Distribution:
+def distribution(lengths: Sequence[int], limit: int) -> Distribution:
     """Of at least one record; lengths that occur, not means of two."""
     median, ninetieth, longest = np.quantile(lengths, (0.5, 0.9, 1.0), method="inverted_cdf")
-    return Distribution(len(lengths), int(median), int(ninetieth), int(longest), int((lengths > limit).sum()))
+    cut = sum(length > limit for length in lengths)
+    return Distribution(len(lengths), int(median), int(ninetieth), int(longest), cut)
 
 
-def poorly_read(sites: Sequence[SiteLengths]) -> list[SiteLengths]:
+def poorly_read(sites: Mapping[str, SiteLengths]) -> list[str]:
     """Sites with whose texts the base's tokenizer does poorly."""
-    return [site for site in sites if site.tokens_per_byte > POOR_TOKENS_PER_BYTE]
+    return [name for name, site in sites.items() if site.tokens_per_byte > POOR_TOKENS_PER_BYTE]
 
 
 def _texts(record: Record, kind: str) -> list[str]:

@@ -9,7 +9,7 @@ pieces tell what more would. What is found out once about each shape (`client/ba
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -27,7 +27,8 @@ from yoriai.client.training.evaluate import evaluate
 from yoriai.client.training.gradients import RoundGradients
 from yoriai.privacy.dp.randomness import SystemSource
 from yoriai.privacy.job_terms.noise import LocalNoise, NoNoise
-from yoriai.simulations.check.lengths import SiteLengths, length_limit
+from yoriai.simulations.check.findings import TimedStep
+from yoriai.simulations.check.lengths import SiteLengths
 from yoriai.simulations.check.workload import Rates
 from yoriai.simulations.run.experiment import Experiment
 from yoriai.simulations.run.fitted import Fitted
@@ -41,33 +42,18 @@ _STEP_TOKENS: Final = 1536
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class TimedStep:
-    """What was measured.
-
-    Attributes:
-        records: how many went through it.
-        peak_bytes: largest resident size of this process so far.
-        resident_bytes: after the step.
-        device_bytes: largest memory of the GPU; 0 without one.
-    """
-
-    rates: Rates
-    records: int
-    peak_bytes: int
-    resident_bytes: int
-    device_bytes: int
-
-
-def timed_step(experiment: Experiment, fitted: Fitted, sites: Sequence[SiteLengths], observer: Observer) -> TimedStep:
+def timed_step(
+    experiment: Experiment, fitted: Fitted, sites: Sequence[SiteLengths], limit: int, observer: Observer
+) -> TimedStep:
     """Take one step of the job and throw it away.
 
     Args:
         sites: lengths, in the order of the experiment's sites.
+        limit: to which records are cut, in tokens.
     """
     job, session = experiment.job, fitted.session
     model, head = session.model(job), session.head(job)
-    records = _spread(experiment, sites, length_limit(experiment, fitted))
+    records = _spread(experiment, sites, limit)
     examples = session.encode(records, job.task).examples
     tokens = sum(len(example.token_ids) for example in examples)
     distinct = sum({example.content: len(example.token_ids) for example in examples}.values())
@@ -100,7 +86,7 @@ def timed_step(experiment: Experiment, fitted: Fitted, sites: Sequence[SiteLengt
 def _spread(experiment: Experiment, sites: Sequence[SiteLengths], limit: int) -> list[Record]:
     """Training records of all lengths, the longest among them."""
     records = [record for site in experiment.sites for record in site.train]
-    lengths = np.concatenate([site.train for site in sites])
+    lengths = np.concatenate([np.array(site.train, np.int64) for site in sites])
     count = step_records(lengths, limit, batch=experiment.job.training.sampling_rate * len(records) / len(sites))
     order = np.argsort(lengths, kind="stable")
     chosen = np.unique(np.linspace(0, len(order) - 1, count).round().astype(np.int64))

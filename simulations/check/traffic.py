@@ -9,9 +9,8 @@ from yoriai.privacy.secagg import FixedPoint
 from yoriai.privacy.secagg.fixedpoint import packed_bytes
 from yoriai.privacy.secagg.messages import HEADER_BYTES, SIGNATURE_BYTES
 from yoriai.simulations.run.experiment import Experiment
-from yoriai.simulations.run.fitted import Fitted
 from yoriai.strategies.adapter import AdapterState
-from yoriai.strategies.rule import CYCLE, rule_of
+from yoriai.strategies.rule import CYCLE, largest_update, rule_of
 
 # Of a masked update: its frame, the count of clipped values, the signature.
 MASKED_OVERHEAD_BYTES = HEADER_BYTES + 8 + SIGNATURE_BYTES
@@ -36,20 +35,20 @@ class Traffic:
     word_bits: int | None
 
 
-def traffic(experiment: Experiment, fitted: Fitted, noise: float | None) -> Traffic:
+def traffic(experiment: Experiment, base_digest: str, adapter: AdapterState, noise: float | None) -> Traffic:
     """What each message of the job takes.
 
     Args:
+        adapter: as large as the one before round 0; its values do not count.
         noise: the calibrated noise multiplier; None without privacy.
     """
-    job, initial = experiment.job, fitted.initial
-    rule = rule_of(job)
+    job, rule = experiment.job, rule_of(experiment.job)
     # Which factors move takes turns under some rules; the adapter of a request holds all that may have changed.
-    moving = initial.select(rule.moving)
-    longest = max((initial.select(rule.trainable(index)) for index in range(CYCLE)), key=lambda state: state.size_bytes)
-    entries, word_bits = _words(experiment, fitted.n_params, noise)
+    moving = adapter.select(rule.moving)
+    longest = max((adapter.select(rule.trainable(index)) for index in range(CYCLE)), key=lambda state: state.size_bytes)
+    entries, word_bits = _words(experiment, largest_update(rule, adapter), noise)
     return Traffic(
-        bytes_offer=len(wire.encode(_offer(experiment, fitted, noise))),
+        bytes_offer=len(wire.encode(_offer(experiment, base_digest, adapter, noise))),
         bytes_down=len(wire.encode(_request(job, moving))),
         bytes_up=len(wire.encode(_update(experiment, longest, entries, word_bits))),
         entries=entries,
@@ -57,14 +56,14 @@ def traffic(experiment: Experiment, fitted: Fitted, noise: float | None) -> Traf
     )
 
 
-def _offer(experiment: Experiment, fitted: Fitted, noise: float | None) -> wire.JobOffer:
+def _offer(experiment: Experiment, base_digest: str, adapter: AdapterState, noise: float | None) -> wire.JobOffer:
     return wire.JobOffer(
         run_id=_run_id(experiment.job),
         job=experiment.job.model_dump(mode="json", by_alias=True),
         roster=experiment.roster(),
-        base_digest=fitted.session.base.digest,
+        base_digest=base_digest,
         noise_multiplier=noise,
-        payload=fitted.initial.to_bytes(),
+        payload=adapter.to_bytes(),
     )
 
 

@@ -10,9 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from yoriai.client.model.prepared import STATES_IN_MEMORY_BYTES
-from yoriai.client.model.token_losses import AT_ONCE
-from yoriai.client.training.evaluate import EXACT_MATCH_RECORDS
+from yoriai.client.model.limits import EXACT_MATCH_RECORDS, STATES_IN_MEMORY_BYTES, VOCABULARY_AT_ONCE
 from yoriai.config import JobConfig
 from yoriai.simulations.check.lengths import SiteLengths
 
@@ -103,7 +101,7 @@ def logits_bytes(job: JobConfig, sites: Sequence[SiteLengths], limit: int, sizes
     for site in sites:
         rows = min(job.speed.physical_batch_size, len(site.test))
         largest = max(largest, rows * int(np.minimum(site.test_targets, limit).max(initial=0)))
-    return largest * min(sizes.vocabulary, AT_ONCE) * _FLOAT
+    return largest * min(sizes.vocabulary, VOCABULARY_AT_ONCE) * _FLOAT
 
 
 def _measurements(job: JobConfig) -> int:

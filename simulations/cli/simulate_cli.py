@@ -351,6 +351,10 @@ def job_check(
     encoding: Encoding = "",
     test_fraction: TestFraction = None,
     seed: Seed = 0,
+    anew: Annotated[
+        bool,
+        typer.Option("--anew", help="Load the base and time a step, whatever an earlier check left in the cache."),
+    ] = False,
 ) -> None:
     """Check all of a job without training: settings, records, noise, epsilon per site, bytes per round."""
     from yoriai.config import load_job
@@ -358,7 +362,6 @@ def job_check(
     loaded = load_job(job)
     _refuse_two_sources(scenario, data)
     with say_while("loading libraries"):
-        from yoriai.client.base.quiet import quiet_libraries
         from yoriai.simulations.check.job_check import check, print_check
         from yoriai.simulations.run.experiment import DataSource
         from yoriai.simulations.run.observers import screen
@@ -367,8 +370,8 @@ def job_check(
     ready = scenario or DEFAULT
     source = DataSource(data, sites, partition, prompt_field, response_field, seed, ready, encoding, test_fraction)
     settings = overrides(rule=rule, epsilon=epsilon, rounds=rounds, noise=noise)
-    with quiet_libraries(), screen(_console) as observer:
-        found = check(loaded, source, settings, observer)
+    with screen(_console) as observer:
+        found = check(loaded, source, settings, observer, keep=True, anew=anew)
     print_check(found, _console)
 
 

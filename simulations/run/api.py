@@ -32,12 +32,13 @@ from yoriai.simulations.report.file import REPORT_FILE, load_report, write_repor
 from yoriai.simulations.report.report import Report, Sample
 from yoriai.simulations.run import compare, run_folder
 from yoriai.simulations.run.adapter_pages import write_pages
+from yoriai.simulations.run.description import describe
 from yoriai.simulations.run.experiment import DataSource, Experiment, noise_multiplier, resolve
 from yoriai.simulations.run.fitted import Fitted, fit
 from yoriai.simulations.run.measuring import Measurements, TestBench
 from yoriai.simulations.run.observers import Observer, Silent
 from yoriai.simulations.run.personal_adapters import Personal, PersonalRun, personal_adapters
-from yoriai.simulations.run.reporting import Measured, build_report, describe
+from yoriai.simulations.run.reporting import Measured, build_report
 from yoriai.simulations.run.run_folder import StoredRun
 from yoriai.simulations.run.simulated_federation import Federation, Outcome, run_federation
 from yoriai.simulations.run.timing import Stopwatch
@@ -222,7 +223,7 @@ def _open(
     # Calibrated here, it is not taken for the coordinator's overhead.
     noise_multiplier(experiment.job, fitted.n_params, len(experiment.sites))
     watch.lap("load")
-    for line in describe(experiment, fitted.session, fitted.cut):
+    for line in describe(experiment, fitted.session.base.digest, sum(fitted.cut.values())):
         observer.say(line)
     return _Running(experiment, folder, run_id, options, fitted, observer, watch)
 

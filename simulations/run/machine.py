@@ -9,15 +9,24 @@ _PACKAGES = ("yoriai", "torch", "transformers", "peft", "opacus", "numpy", "flwr
 
 
 def machine() -> dict[str, object]:
-    """Processor model, cores that this process may use, memory in GiB, system, and graphics card if there is one."""
+    """`hardware`, and the graphics card if there is one."""
+    return hardware() | {"gpu": _gpu()}
+
+
+def hardware() -> dict[str, object]:
+    """Processor model, cores that this process may use, memory in GiB, and system."""
     pages, page_bytes = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
     return {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(pages * page_bytes / 2**30, 1),
         "system": f"{platform.system()} {platform.machine()}",
-        "gpu": _gpu(),
     }
+
+
+def cards() -> list[str]:
+    """What NVIDIA's driver says of each graphics card, for whoever has no torch at hand; empty without one."""
+    return [file.read_text() for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))]
 
 
 def versions() -> dict[str, str]:

@@ -8,7 +8,6 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 import yoriai
-from yoriai.client.base import assets
 from yoriai.client.model.measure import Tally
 from yoriai.client.records.units import owner_name
 from yoriai.client.session.model_session import ModelSession
@@ -19,7 +18,6 @@ from yoriai.simulations.report.report import (
     PERSONAL,
     TRAININGS,
     AdapterReport,
-    Base,
     Privacy,
     Refusal,
     Report,
@@ -29,6 +27,7 @@ from yoriai.simulations.report.report import (
     SiteReport,
     Task,
 )
+from yoriai.simulations.run.description import base_of
 from yoriai.simulations.run.experiment import Experiment, accountant_of, event_of, noise_multiplier
 from yoriai.simulations.run.measuring import Measurements, TestBench, paired, score, together
 from yoriai.simulations.run.pairing import against, changed
@@ -65,20 +64,6 @@ class Measured:
     samples: tuple[Sample, ...] = ()
 
 
-def describe(experiment: Experiment, session: ModelSession, cut: dict[str, int]) -> list[str]:
-    """What a run works on, in lines for its beginning: base and records with licence and source, and the task."""
-    base, data, task = base_of(session), experiment.data, experiment.job.task
-    lines = [
-        f"base     {base.name}; licence: {base.licence}; source: {base.source}",
-        f"records  {data.title}; licence: {data.licence}; source: {data.source}",
-        f"task     {task.kind}. {experiment.reason}",
-    ]
-    if long := sum(cut.values()):
-        records = sum(len(site.train) + len(site.test) for site in experiment.sites)
-        lines.append(f"cut      {long} of {records} records are longer than {task.max_tokens} tokens and lose the rest")
-    return lines
-
-
 def build_report(
     experiment: Experiment,
     session: ModelSession,
@@ -101,7 +86,7 @@ def build_report(
             labels=job.task.labels,
             metrics=_METRICS[job.task.kind],
         ),
-        base=base_of(session),
+        base=base_of(session.base.name, session.base.digest),
         data=experiment.data,
         job=job.model_dump(mode="json", by_alias=True),
         privacy=_privacy(experiment, outcome.checkpoint.adapter),
@@ -117,15 +102,6 @@ def build_report(
         notes=(*_notes(experiment, outcome, measured.cut), *_personal_notes(experiment, measured)),
         samples=measured.samples,
     )
-
-
-def base_of(session: ModelSession) -> Base:
-    """The base with its licence and source."""
-    base = session.base
-    if base.name in assets.ASSETS:
-        info = assets.asset_info(base.name)
-        return Base(name=base.name, digest=base.digest, licence=info.licence, source=info.source)
-    return Base(name=base.name, digest=base.digest, licence="see its source", source=base.name)
 
 
 def _privacy(experiment: Experiment, adapter: AdapterState) -> Privacy:

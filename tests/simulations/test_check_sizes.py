@@ -12,7 +12,7 @@ from rich.console import Console
 from tests.simulations.conftest import Run
 from tests.tiny import tiny_tokenizer
 from tests.world import Notebook, job_settings, write_records
-from yoriai.client.model.token_losses import AT_ONCE
+from yoriai.client.model.limits import VOCABULARY_AT_ONCE
 from yoriai.client.records.records import Record, SiteRecords
 from yoriai.config import JobConfig, override
 from yoriai.simulations.check.job_check import Check, check, print_check
@@ -38,9 +38,14 @@ def job(**settings: object) -> JobConfig:
     return override(JobConfig(name="sizes"), {key.replace("__", "."): value for key, value in settings.items()})
 
 
-def lengths(train: list[int], test: list[int], targets: list[int] | None = None, *, name: str = "a") -> SiteLengths:
-    counts = [np.array(part, np.int64) for part in (train, test, test if targets is None else targets)]
-    return SiteLengths(name, *counts, text_tokens=10, text_bytes=40)
+def lengths(train: list[int], test: list[int], targets: list[int] | None = None) -> SiteLengths:
+    counts = [tuple(part) for part in (train, test, test if targets is None else targets)]
+    return SiteLengths(*counts, text_tokens=10, text_bytes=40)
+
+
+def with_lengths(found: Check, *sites: SiteLengths) -> Check:
+    """The same check of records with other lengths."""
+    return dataclasses.replace(found, findings=dataclasses.replace(found.findings, lengths=sites))
 
 
 @pytest.fixture
@@ -55,12 +60,12 @@ def texts(tmp_path: Path) -> Path:
 
 def test_lengths_are_those_before_the_cut_and_the_cut_is_counted_with_its_share(base: Path, texts: Path) -> None:
     found = checked(base, texts, **TEXT | {"task.max_tokens": 50})
-    english, japanese = found.lengths
-    assert english.train.tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9, 60]
-    assert japanese.train.tolist() == [3 * n for n in english.train]
-    assert distribution(english.every, 50) == (dist := distribution(np.array([60, 20, *range(1, 11)]), 50))
+    english, japanese = found.findings.lengths
+    assert english.train == (1, 2, 3, 4, 5, 6, 7, 8, 9, 60)
+    assert japanese.train == tuple(3 * n for n in english.train)
+    assert distribution(english.every, 50) == (dist := distribution([60, 20, *range(1, 11)], 50))
     assert (dist.median, dist.ninetieth, dist.longest, dist.cut) == (6, 20, 60, 1)
-    assert sum(distribution(site.every, 50).cut for site in found.lengths) == sum(found.fitted.cut.values()) == 3
+    assert sum(distribution(site.every, 50).cut for site in found.findings.lengths) == sum(found.findings.cut) == 3
     flat = " ".join(shown(found).split())
     assert "longest 180 (template included); 3 of 24 (12.5%) are longer than 50 and cut" in flat
     assert "en 10 2 1 1" in flat
@@ -71,11 +76,10 @@ def test_the_template_and_every_kind_of_record_are_counted() -> None:
     tokenizer = tiny_tokenizer()
     asked = SiteRecords("a", (Record(prompt="ab", response="cde"),), (Record(prompt="a", response="b"),))
     found = site_lengths(asked, tokenizer, job(task__kind="instruct", task__template="[{prompt}]").task)
-    assert (found.train.tolist(), found.test.tolist()) == ([2 + 2 + 3 + 1], [2 + 1 + 1 + 1])
-    assert found.test_targets.tolist() == [2]
+    assert (found.train, found.test, found.test_targets) == ((2 + 2 + 3 + 1,), (2 + 1 + 1 + 1,), (2,))
     assert (found.text_tokens, found.text_bytes) == (7, 7)
     label = job(task__kind="classify", task__labels=("cde", "b"), task__template="[{prompt}]").task
-    assert site_lengths(asked, tokenizer, label).train.tolist() == [4]
+    assert site_lengths(asked, tokenizer, label).train == (4,)
     assert site_lengths(asked, tokenizer, label).text_bytes == 3
     talk = SiteRecords("a", (Record(messages=(("user", "油"), ("assistant", "ok"))),), ())
     assert site_lengths(talk, tokenizer, job(task__kind="instruct").task).text_bytes == 5
@@ -87,11 +91,11 @@ def test_a_tokenizer_that_is_poor_on_a_sites_texts_draws_a_note_with_the_reason(
     assert "1.00 for each byte of text" in flat
     assert "tokenizer is poor on the texts of en 1.00, ja 1.00: more than 0.5 tokens a byte" in flat
     assert "pieces of characters" in flat
-    good = tuple(dataclasses.replace(site, text_tokens=site.text_bytes // 4) for site in found.lengths)
-    assert "tokenizer is poor" not in shown(dataclasses.replace(found, lengths=good))
-    mixed = (good[0], dataclasses.replace(good[1], text_tokens=good[1].text_bytes * 6 // 10))
-    assert [site.name for site in poorly_read(mixed)] == ["ja"]
-    assert "poor on the texts of ja 0.60" in " ".join(shown(dataclasses.replace(found, lengths=mixed)).split())
+    good = [dataclasses.replace(site, text_tokens=site.text_bytes // 4) for site in found.findings.lengths]
+    assert "tokenizer is poor" not in shown(with_lengths(found, *good))
+    worse = dataclasses.replace(good[1], text_tokens=good[1].text_bytes * 6 // 10)
+    assert poorly_read({"en": good[0], "ja": worse}) == ["ja"]
+    assert "poor on the texts of ja 0.60" in " ".join(shown(with_lengths(found, good[0], worse)).split())
 
 
 @pytest.mark.slow
@@ -106,11 +110,11 @@ def test_the_packaged_base_is_poor_on_japanese_and_not_on_english() -> None:
         "de": "Die Hydraulikpumpe verliert Öl, die Dichtung wurde ersetzt.",
         "ja": "油圧ポンプから油が漏れているため、シールを交換した。",
     }
-    sites = [
-        site_lengths(SiteRecords(name, (Record(text=text),), ()), tokenizer, job(task__kind="lm").task)
+    sites = {
+        name: site_lengths(SiteRecords(name, (Record(text=text),), ()), tokenizer, job(task__kind="lm").task)
         for name, text in said.items()
-    ]
-    assert [site.name for site in poorly_read(sites)] == ["ja"]
+    }
+    assert poorly_read(sites) == ["ja"]
 
 
 def test_work_is_counted_by_hand() -> None:
@@ -121,7 +125,7 @@ def test_work_is_counted_by_hand() -> None:
         training__sampling_rate=0.5,
         evaluation__every=10,
     )
-    sites = [lengths([4, 6, 99], [5, 7], [2, 3]), lengths([10], [], name="b")]
+    sites = [lengths([4, 6, 99], [5, 7], [2, 3]), lengths([10], [])]
     # 21 rounds are measured before, after 10 and 20, and at the end; 99 tokens are cut to 10.
     assert work_of(asked, sites, 10) == Work(prefix=42, trained=21 * 2 * 0.5 * 30, evaluated=4 * 12, answered=4 * 5)
     alone = job(task__kind="lm", speed__prefix_cache=False, evaluation__every=0, personal__rounds=3)
@@ -145,11 +149,11 @@ def test_time_is_work_at_the_measured_rates() -> None:
 
 def test_memory_by_count_is_that_of_states_and_of_the_largest_batch_of_tests() -> None:
     sizes = Sizes(hidden=8, vocabulary=100)
-    sites = [lengths([10, 20], [5, 9], [4, 6]), lengths([10], [30], [40], name="b")]
+    sites = [lengths([10, 20], [5, 9], [4, 6]), lengths([10], [30], [40])]
     reading = job(task__kind="lm", speed__physical_batch_size=2)
     assert states_bytes(reading, sites, 25, sizes) == 4 * 8 * (30 + 14 + 10 + 25)
     assert logits_bytes(reading, sites, 25, sizes) == 4 * 100 * max(2 * 6, 1 * 25)
-    assert logits_bytes(reading, sites, 25, Sizes(hidden=8, vocabulary=10**6)) == 4 * AT_ONCE * 25
+    assert logits_bytes(reading, sites, 25, Sizes(hidden=8, vocabulary=10**6)) == 4 * VOCABULARY_AT_ONCE * 25
     assert states_bytes(job(speed__prefix_cache=False), sites, 25, sizes) == 0
     assert logits_bytes(job(task__kind="classify"), sites, 25, sizes) == 0
     large = Sizes(hidden=8_000_000, vocabulary=1)
@@ -184,7 +188,7 @@ def test_a_step_is_a_batch_of_the_mean_site_and_of_long_records_no_more_than_two
 
 def test_more_rounds_take_longer_at_the_same_rates(base: Path, texts: Path) -> None:
     found = checked(base, texts, **TEXT)
-    longer = work_of(override(found.experiment.job, {"federation.rounds": 300}), found.lengths, 128)
+    longer = work_of(override(found.experiment.job, {"federation.rounds": 300}), found.findings.lengths, 128)
     assert seconds(longer, found.estimate.step.rates) > 3 * seconds(found.estimate.work, found.estimate.step.rates) / 2
 
 

@@ -172,8 +172,9 @@ def test_report_shows_a_run_again(
 
 
 def test_job_check_prints_noise_epsilon_and_bytes(
-    job: Path, sites: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    job: Path, sites: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setenv("YORIAI_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "200")
     assert yoriai(monkeypatch, "job", "check", job, "--data", sites, "--epsilon", "4") == 0
     shown = capsys.readouterr()
@@ -182,6 +183,16 @@ def test_job_check_prints_noise_epsilon_and_bytes(
     assert "with 1 spare, at delta 1e-05" in flat
     assert "masking 16 bits a value in words of 19 bits" in flat
     assert litter(shown.err) == []
+
+
+def test_job_check_says_what_was_measured_before_and_measures_anew_where_asked(
+    job: Path, sites: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("YORIAI_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "400")
+    for options, expected in ([], "measured in"), ([], "as measured on"), (["--anew"], "measured in"):
+        assert yoriai(monkeypatch, "job", "check", job, "--data", sites, *options) == 0
+        assert f"between half and twice that): {expected}" in capsys.readouterr().out
 
 
 def test_job_init_writes_what_job_check_reads(
@@ -361,6 +372,7 @@ def test_options_name_columns_encoding_and_share_of_tests(
     for site in ("大阪", "東京"):
         (tmp_path / "sites" / site).mkdir(parents=True)
         (tmp_path / "sites" / site / "train.csv").write_bytes(f"text;label\n{rows}".encode("cp932"))
+    monkeypatch.setenv("YORIAI_CACHE", str(tmp_path / "cache"))
     job = write_job(tmp_path / "job.toml", base)
     names = ("--prompt-field", "text", "--response-field", "label", "--encoding", "cp932", "--test-fraction", "0.25")
     assert yoriai(monkeypatch, "job", "check", job, "--data", tmp_path / "sites", *names) == 0

@@ -17,7 +17,7 @@ STATES, VOCABULARY, WIDTH = 5, 23, 4
 @pytest.fixture(autouse=True)
 def _pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three whole ones and a shorter one."""
-    monkeypatch.setattr(module, "AT_ONCE", 7)
+    monkeypatch.setattr(module, "VOCABULARY_AT_ONCE", 7)
 
 
 def _drawn(scale: float = 3.0) -> tuple[Tensor, Tensor, Tensor]:

@@ -24,7 +24,7 @@ TEXTS = ("the pump leaks", "the cabin is cold")
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache that keeps whatever was made, however quickly."""
     monkeypatch.setenv("YORIAI_CACHE", str(tmp_path))
-    monkeypatch.setattr(module, "_WORTH_KEEPING_S", 0.0)
+    monkeypatch.setattr(module, "_KEPT", replace(module._KEPT, worth_s=0.0))
     return tmp_path / "public-factors"
 
 
@@ -76,7 +76,7 @@ def test_of_another_base_text_setting_code_or_library_they_are_made_anew(
     kept_factors(base, make_job(), TEXTS, make)
     asked = differs(asked)
     if code := asked.get("code"):
-        monkeypatch.setattr(module, "_code", lambda: code)
+        monkeypatch.setattr(module, "code_digest", lambda *_: code)
     if library := asked.get("library"):
         here = metadata.version
         monkeypatch.setattr(metadata, "version", lambda name: "0.0.1" if name == library else here(name))
@@ -113,7 +113,7 @@ def test_a_cache_that_cannot_be_written_costs_time_alone(base: BaseModel, make_j
 def test_what_is_made_in_no_time_is_not_kept(
     base: BaseModel, make_job: JobMaker, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_WORTH_KEEPING_S", 60.0)
+    monkeypatch.setattr(module, "_KEPT", replace(module._KEPT, worth_s=60.0))
     kept_factors(base, make_job(), TEXTS, Maker())
     assert not cache.exists()
 

@@ -37,7 +37,7 @@ def test_it_foretells_noise_epsilon_and_bytes_of_the_run(run: Run, base: Path, s
     assert found.epsilon is not None
     assert found.epsilon_with_spares is not None
     assert found.epsilon < found.epsilon_with_spares <= 8.0
-    assert found.fitted.n_params == report.adapter.parameters_trained
+    assert found.n_params == report.adapter.parameters_trained
 
 
 def test_it_says_how_many_such_jobs_a_sites_default_budget_bears(base: Path, sites: Path) -> None:
@@ -110,10 +110,8 @@ def test_without_privacy_it_says_so(base: Path, sites: Path) -> None:
 
 def test_cut_records_are_counted_for_each_site(base: Path, sites: Path) -> None:
     found = checked(base, sites, **{"task.max_tokens": 12, "task.template": "{prompt}: it is"})
-    assert all(0 < found.fitted.cut[name] <= count for name, count in (("a", 42), ("b", 36), ("c", 32)))
-    assert f"{sum(found.fitted.cut.values())} of 110 records are longer than 12 tokens" in " ".join(
-        shown(found).split()
-    )
+    assert all(0 < cut <= count for cut, count in zip(found.findings.cut, (42, 36, 32), strict=True))
+    assert f"{sum(found.findings.cut)} of 110 records are longer than 12 tokens" in " ".join(shown(found).split())
 
 
 def test_a_fault_of_a_record_names_its_site_and_place(base: Path, sites: Path) -> None:
@@ -131,4 +129,4 @@ def test_rules_whose_factors_take_turns_are_counted_at_most(base: Path, sites: P
     core, both = checked(base, sites), checked(base, sites, **{"federation.rule": "fedavg"})
     ffa = checked(base, sites, **{"federation.rule": "ffa"})
     assert core.traffic.bytes_up < ffa.traffic.bytes_up < both.traffic.bytes_up
-    assert core.fitted.n_params == 14 * 4 * 4
+    assert core.n_params == 14 * 4 * 4

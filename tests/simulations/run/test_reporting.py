@@ -12,10 +12,11 @@ from yoriai.client.base.base_model import choose_device, load_base
 from yoriai.client.session.model_session import ModelSession
 from yoriai.server.round.registry import Registry
 from yoriai.simulations.report.report import Report
+from yoriai.simulations.run.description import base_of, describe
 from yoriai.simulations.run.experiment import DataSource, Experiment, resolve
 from yoriai.simulations.run.measuring import Measurements, TestBench
 from yoriai.simulations.run.observers import Silent
-from yoriai.simulations.run.reporting import Measured, base_of, build_report, describe
+from yoriai.simulations.run.reporting import Measured, build_report
 from yoriai.simulations.run.simulated_federation import Outcome
 
 NOW = datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC)
@@ -104,18 +105,17 @@ def test_notes_tell_of_cut_records_labels_small_tests_and_absent_sites(
     assert "Site c did not take part: budget" in notes
 
 
-def test_a_packaged_base_has_its_own_licence_and_source(session: ModelSession, base: Path) -> None:
-    own = base_of(session)
-    assert (own.name, own.source) == (str(base), str(base))
-    packaged = ModelSession(replace(session.base, name="smollm2-135m-instruct"), session.speed)
-    assert base_of(packaged).licence == "Apache-2.0"
+def test_a_packaged_base_has_its_own_licence_and_source() -> None:
+    own = base_of("/models/own", "0" * 64)
+    assert (own.name, own.source) == ("/models/own", "/models/own")
+    assert base_of("smollm2-135m-instruct", "0" * 64).licence == "Apache-2.0"
 
 
-def test_the_beginning_of_a_run_names_licences_task_and_cuts(experiment: Experiment, session: ModelSession) -> None:
-    lines = describe(experiment, session, {"a": 2, "b": 1, "c": 0})
+def test_the_beginning_of_a_run_names_licences_task_and_cuts(experiment: Experiment) -> None:
+    lines = describe(experiment, "0" * 64, 3)
     assert [line.split()[0] for line in lines] == ["base", "records", "task", "cut"]
     assert lines[3] == "cut      3 of 110 records are longer than 128 tokens and lose the rest"
-    assert len(describe(experiment, session, {"a": 0, "b": 0, "c": 0})) == 3
+    assert len(describe(experiment, "0" * 64, 0)) == 3
 
 
 def test_a_site_without_test_records_is_in_the_report_without_a_score(base: Path, tmp_path: Path) -> None:
