@@ -20,7 +20,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, TypeAlias, get_args
+from typing import Final, Literal, TypeAlias, get_args
 
 from yoriai.privacy.dp import tight
 from yoriai.privacy.dp.events import (
@@ -66,6 +66,8 @@ Accountant: TypeAlias = Literal["pld", "prv", "rdp"]
 Events: TypeAlias = Iterable[tuple[Event, int] | Event]
 
 RELATIVE_TOLERANCE = 1e-3
+# What calibration leaves of a target, so that another machine's accountant, which rounds otherwise, does not exceed it.
+_LEFT: Final = 1e-6
 # With less than a hundredth a single noised step tells a record from its absence for all practical purposes, whatever
 # the sampling makes of the bound; sites refuse it.
 SMALLEST_NOISE_MULTIPLIER, LARGEST_NOISE_MULTIPLIER = 1e-2, 1e6
@@ -237,12 +239,14 @@ def _least_noise(cost: Callable[[float], float], target: float) -> float:
 
     Args:
         cost: epsilon of a noise multiplier; falls as it grows, steps are allowed.
-        target: epsilon, > 0 and finite.
+        target: epsilon, > 0 and finite; all but _LEFT of it is used.
 
     Raises:
         ConfigError: LARGEST_NOISE_MULTIPLIER does not reach the target.
     """
     from scipy.optimize import brentq
+
+    target *= 1.0 - _LEFT
 
     def excess(log_noise: float) -> float:
         """Logarithm of epsilon over the target: close to a straight line, so that few evaluations suffice."""

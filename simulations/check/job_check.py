@@ -92,7 +92,8 @@ def check(
     observer.advance("adding up the privacy", 0, 0)
     adapter, sites = findings.blank_adapter(), len(experiment.sites)
     n_params = largest_update(rule_of(job), adapter)
-    noise, event = noise_multiplier(job, n_params, sites), event_of(job, n_params, sites)
+    noise = noise_multiplier(job, n_params, sites)
+    event = event_of(job, noise, n_params, sites)
     return Check(
         experiment=experiment,
         findings=findings,

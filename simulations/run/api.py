@@ -3,7 +3,7 @@
 RUN/
   job.toml  run.json  .lock   what runs, and on which data (run_folder.py)
   checkpoint.json  adapters/  state/   the coordinator's (server/round/registry.py)
-  ledgers/                    one a site
+  ledgers/  noise.json        one a site; the noise that the run began with (kept_noise.py)
   metrics.jsonl               a line of figures a round, for trackers (tracking.py)
   measurements.json  seconds.json      what the test records said so far, and how long it took
   compare/                    the comparisons' own checkpoints and ledgers

@@ -168,10 +168,9 @@ def noise_multiplier(job: JobConfig, n_params: int = 0, sites: int = 0) -> float
     return calibrated(job, n_params=n_params, sites=sites)
 
 
-def event_of(job: JobConfig, n_params: int = 0, sites: int = 0) -> Event | None:
-    """What one round costs at that noise; None without privacy."""
-    noise = resolve_noise(job, noise_multiplier(job, n_params, sites), n_params=n_params, sites=sites)
-    return round_event(job, noise)
+def event_of(job: JobConfig, noise_multiplier: float | None, n_params: int = 0, sites: int = 0) -> Event | None:
+    """What one round costs at a noise; None without privacy."""
+    return round_event(job, resolve_noise(job, noise_multiplier, n_params=n_params, sites=sites))
 
 
 def accountant_of(job: JobConfig, event: Event | None) -> Accountant | None:

@@ -28,12 +28,11 @@ from yoriai.simulations.report.report import (
     Task,
 )
 from yoriai.simulations.run.description import base_of
-from yoriai.simulations.run.experiment import Experiment, accountant_of, event_of, noise_multiplier
+from yoriai.simulations.run.experiment import Experiment, accountant_of, event_of
 from yoriai.simulations.run.measuring import Measurements, TestBench, paired, score, together
 from yoriai.simulations.run.pairing import against, changed
 from yoriai.simulations.run.personal_adapters import Personal
 from yoriai.simulations.run.simulated_federation import Outcome
-from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.rule import largest_update, rule_of
 
 _METRICS = {
@@ -89,7 +88,7 @@ def build_report(
         base=base_of(session.base.name, session.base.digest),
         data=experiment.data,
         job=job.model_dump(mode="json", by_alias=True),
-        privacy=_privacy(experiment, outcome.checkpoint.adapter),
+        privacy=_privacy(experiment, outcome),
         overall=_overall(experiment, measured),
         paired=paired(_all(kept, "base"), _all(kept, "federated")),
         paired_personal=paired(_all(kept, "federated"), _all(kept, PERSONAL)) if PERSONAL in kept else None,
@@ -104,7 +103,7 @@ def build_report(
     )
 
 
-def _privacy(experiment: Experiment, adapter: AdapterState) -> Privacy:
+def _privacy(experiment: Experiment, outcome: Outcome) -> Privacy:
     job = experiment.job
     steps = job.federation.rounds * job.training.local_steps
     masked = job.secure_aggregation.enabled
@@ -118,20 +117,21 @@ def _privacy(experiment: Experiment, adapter: AdapterState) -> Privacy:
             secure_aggregation=masked,
         )
     shares = job.privacy.noise == "distributed"
-    sizes = (largest_update(rule_of(job), adapter), len(experiment.sites))
+    n_params = largest_update(rule_of(job), outcome.checkpoint.adapter)
+    event = event_of(job, outcome.noise_multiplier, n_params, len(experiment.sites))
     return Privacy(
         noise=job.privacy.noise,
         honest_shares=honest_shares(job) if shares else None,
         colluding=job.privacy.colluding if shares else None,
         epsilon_target=job.privacy.epsilon,
         delta=job.privacy.delta,
-        noise_multiplier=noise_multiplier(job, *sizes),
+        noise_multiplier=outcome.noise_multiplier,
         unit=job.privacy.unit,
         adjacency=adjacency(job.privacy.unit),
         clip_norm=job.privacy.clip_norm,
         sampling_rate=job.training.sampling_rate,
         steps=steps,
-        accountant=accountant_of(job, event_of(job, *sizes)),
+        accountant=accountant_of(job, event),
         secure_aggregation=masked,
     )
 

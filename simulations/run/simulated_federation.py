@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 
 from yoriai import wire
@@ -20,6 +20,7 @@ from yoriai.server.round.registry import Checkpoint, Registry, last_checkpoint
 from yoriai.simulations.engines.in_process import InProcessTransport
 from yoriai.simulations.engines.one_pass import OnePass
 from yoriai.simulations.engines.site_spec import SiteSpec
+from yoriai.simulations.run import kept_noise
 from yoriai.simulations.run.experiment import event_of, noise_multiplier
 from yoriai.simulations.run.observers import Observer, Silent, refusal_lines
 from yoriai.simulations.scenarios.consortium import Consortium
@@ -57,10 +58,11 @@ class Federation:
     on_round: Callable[[Checkpoint], None] | None = None
     on_replies: Callable[[str, Mapping[str, bytes]], None] | None = None
 
-    @property
+    @cached_property
     def noise_multiplier(self) -> float | None:
-        """As calibrated; None without privacy."""
-        return noise_multiplier(self.job, self.n_params, len(self.roster.weights))
+        """With which it began or, if it has not begun, as calibrated; None without privacy."""
+        begun = kept_noise.begun_with(self.folder, self.run_id) if self.job.privacy.noise != "none" else None
+        return begun or noise_multiplier(self.job, self.n_params, len(self.roster.weights))
 
     def spec(self, site: SiteRecords, consortium: Consortium | None = None) -> SiteSpec:
         """What one of its sites is made from."""
@@ -68,7 +70,7 @@ class Federation:
             self.job,
             site,
             self.folder.absolute() / "ledgers" / f"{site.name}.sqlite",
-            event=event_of(self.job, self.n_params, len(self.roster.weights)),
+            event=event_of(self.job, self.noise_multiplier, self.n_params, len(self.roster.weights)),
             consortium=consortium.folder.absolute() if consortium else None,
             noise_seed=self.noise_seed,
         )
@@ -84,6 +86,7 @@ class Outcome:
         seconds: time inside each site; empty with the flower engine, whose sites live elsewhere, with the one-pass
             engine, whose sites train together, and for a run that was finished already.
         refused: sites that took part in no round, with the reason.
+        noise_multiplier: of every round; None without privacy.
     """
 
     checkpoint: Checkpoint
@@ -91,6 +94,7 @@ class Outcome:
     spending: dict[str, list[tuple[int, float]]]
     seconds: dict[str, float]
     refused: dict[str, str]
+    noise_multiplier: float | None = None
 
 
 class _SyncingRegistry(Registry):
@@ -119,6 +123,7 @@ def run_federation(federation: Federation, session: ModelSession) -> Outcome:
     specs = {site.name: federation.spec(site, consortium) for site in federation.sites}
     base_digest = session.base.digest
     checkpoint = last_checkpoint(registry, job_digests(job, base_digest), federation.run_id)
+    kept_noise.keep(federation.folder, federation.noise_multiplier)
     seconds: dict[str, float] = {}
     if checkpoint is None or not (checkpoint.ended_early or checkpoint.next_round == job.federation.rounds):
         first = checkpoint.adapter if checkpoint else federation.initial
@@ -165,7 +170,8 @@ def run_federation(federation: Federation, session: ModelSession) -> Outcome:
             remedy=f"start a new run with more privacy.spare_rounds (now {job.privacy.spare_rounds}); "
             "on the same records it spends anew",
         )
-    return Outcome(checkpoint, epsilon, spending, seconds, _never_took_part(checkpoint))
+    refused = _never_took_part(checkpoint)
+    return Outcome(checkpoint, epsilon, spending, seconds, refused, federation.noise_multiplier)
 
 
 def _consortium(federation: Federation) -> Consortium | None:

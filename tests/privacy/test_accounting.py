@@ -127,7 +127,7 @@ def test_calibrated_noise_meets_the_target_and_is_nearly_the_smallest(
     accountant: Accountant, rate: float, steps: int
 ) -> None:
     noise = calibrate(epsilon=4.0, delta=DELTA, sampling_rate=rate, steps=steps, accountant=accountant)
-    assert epsilon([SampledGaussian(rate, noise, steps)], DELTA, accountant) <= 4.0
+    assert epsilon([SampledGaussian(rate, noise, steps)], DELTA, accountant) <= 4.0 - 3e-6  # Others round otherwise.
     assert epsilon([SampledGaussian(rate, noise / 1.001, steps)], DELTA, accountant) > 4.0
 
 

@@ -11,7 +11,7 @@ from yoriai.config import JobConfig, override
 from yoriai.privacy.dp.randomness import RandomSource, SeededSource, SystemSource
 from yoriai.simulations.engines.in_process import InProcessTransport
 from yoriai.simulations.engines.site_spec import SiteSpec
-from yoriai.simulations.run.experiment import event_of
+from yoriai.simulations.run.experiment import event_of, noise_multiplier
 
 JOB = override(JobConfig(name="small"), {"privacy.epsilon": 3.0, "privacy.delta": 1e-6, "federation.min_sites": 3})
 
@@ -19,7 +19,9 @@ JOB = override(JobConfig(name="small"), {"privacy.epsilon": 3.0, "privacy.delta"
 def spec(folder: Path, *, name: str = "north", noise_seed: bytes | None = None, **settings: object) -> SiteSpec:
     job = override(JOB, {key.replace("__", "."): value for key, value in settings.items()})
     path = folder / "ledgers" / "site.sqlite"
-    return SiteSpec(job, SiteRecords(name, (), ()), path, event=event_of(job), noise_seed=noise_seed)
+    return SiteSpec(
+        job, SiteRecords(name, (), ()), path, event=event_of(job, noise_multiplier(job)), noise_seed=noise_seed
+    )
 
 
 def test_replies_come_back_by_site_and_sites_are_asked_in_order_of_names() -> None:
@@ -91,7 +93,7 @@ def test_budget_holds_the_job_with_its_spare_rounds_and_the_personal_adapter_as_
     tmp_path: Path,
 ) -> None:
     own = spec(tmp_path, personal__rounds=2, federation__rounds=3)
-    alone, round_of_job = personal_event(own.job), event_of(own.job)
+    alone, round_of_job = personal_event(own.job), event_of(own.job, noise_multiplier(own.job))
     assert alone is not None
     assert round_of_job is not None
     with own.open_ledger() as ledger:

@@ -80,6 +80,37 @@ def test_resume_after_any_round_gives_the_bits_of_the_uninterrupted_run(
         assert [r.adapter_digest for r in resumed.rounds] == [r.adapter_digest for r in whole.rounds]
 
 
+@pytest.mark.parametrize(
+    ("settings", "is_kept"),
+    [({}, True), ({"privacy__noise": "distributed", "training__local_steps": 1}, True), ({}, False)],
+)
+def test_a_run_goes_on_with_its_noise_where_it_would_be_calibrated_otherwise(
+    world: Miniature, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, object], is_kept: bool
+) -> None:
+    """As on another machine, or by another version. One that kept no file is told by its ledgers."""
+    whole, halved = (world.federation(tmp_path / name, **settings) for name in ("whole", "halved"))
+    expected = world.run(whole)
+    with pytest.raises(KeyboardInterrupt):
+        world.run(replace(halved, on_round=interrupt_after(1)))
+    if not is_kept:
+        (halved.folder / "noise.json").unlink()
+    began_with = expected.noise_multiplier
+    assert began_with is not None
+    monkeypatch.setattr(federations, "noise_multiplier", lambda *_: began_with * (1 + 1e-9))
+    ended = world.run(replace(halved, on_round=None))
+    assert ended.noise_multiplier == began_with
+    assert ended.checkpoint.adapter == expected.checkpoint.adapter
+    assert ended.epsilon == expected.epsilon
+
+
+def test_a_damaged_file_of_the_noise_ends_the_run_before_a_site_is_asked(world: Miniature, tmp_path: Path) -> None:
+    federation = world.federation(tmp_path)
+    (tmp_path / "noise.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"noise.json is damaged; found KeyError"):
+        world.run(federation)
+    assert not (tmp_path / "ledgers").exists()
+
+
 def test_sites_are_asked_in_one_order_whatever_the_order_of_the_records(world: Miniature, tmp_path: Path) -> None:
     federation = world.federation(tmp_path / "1")
     turned = replace(

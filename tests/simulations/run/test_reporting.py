@@ -41,7 +41,7 @@ def outcome(run: Run) -> Outcome:
     assert checkpoint is not None
     epsilon = {"a": 6.0, "b": 5.0, "c": 5.5}
     spending = {"a": [(1, 3.0), (2, 4.5), (3, 6.0)], "b": [(1, 3.0), (3, 5.0)], "c": [(3, 5.5)]}
-    return Outcome(checkpoint, epsilon, spending, {}, {})
+    return Outcome(checkpoint, epsilon, spending, {}, {}, 1.25)
 
 
 @pytest.fixture(scope="module")
