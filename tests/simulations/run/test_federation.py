@@ -14,6 +14,8 @@ from yoriai.server.round.registry import Registry
 from yoriai.simulations.run import simulated_federation as federations
 from yoriai.simulations.run.simulated_federation import Federation
 
+SHARED = {"privacy__noise": "distributed", "training__local_steps": 1, "training__records_per_weight": 20}
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Miniature:
@@ -82,7 +84,7 @@ def test_resume_after_any_round_gives_the_bits_of_the_uninterrupted_run(
 
 @pytest.mark.parametrize(
     ("settings", "is_kept"),
-    [({}, True), ({"privacy__noise": "distributed", "training__local_steps": 1}, True), ({}, False)],
+    [({}, True), (SHARED, True), ({}, False)],
 )
 def test_a_run_goes_on_with_its_noise_where_it_would_be_calibrated_otherwise(
     world: Miniature, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, object], is_kept: bool
