@@ -78,8 +78,14 @@ class Node:
         from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
         identity = replies[0].metadata.message_id
-        contents = {key: self.store.get(key) for key in _parts(self.store.get_object_tree(identity))}  # type: ignore[attr-defined]
-        wait_until(lambda: all(contents.values()), WAIT_S, "parts are missing")
+        contents: dict[str, bytes] = {}
+
+        def whole() -> bool:  # The message is there before its parts are.
+            parts = _parts(self.store.get_object_tree(identity))  # type: ignore[attr-defined]
+            contents.update({key: self.store.get(key) for key in parts})  # type: ignore[attr-defined]
+            return all(contents.values())
+
+        wait_until(whole, WAIT_S, "parts are missing")
         message = inflate_object_from_contents(identity, contents)
         assert isinstance(message, Message)
         return message.content
