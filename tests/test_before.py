@@ -14,7 +14,8 @@ import pytest
 from yoriai.client.offer.job_book import JobBook
 from yoriai.config import load_job
 from yoriai.privacy.ledger.ledger import Ledger
-from yoriai.simulations.run.api import Options, resume
+from yoriai.simulations.run.api import resume
+from yoriai.simulations.run.options import Options
 from yoriai.strategies.adapter import AdapterState
 
 

@@ -191,6 +191,7 @@ def simulate(
         from yoriai.simulations.run import api
         from yoriai.simulations.run.experiment import DataSource
         from yoriai.simulations.run.observers import screen
+        from yoriai.simulations.run.options import Options
         from yoriai.simulations.scenarios import DEFAULT
 
     ready = scenario or DEFAULT
@@ -212,7 +213,7 @@ def simulate(
                     data=source,
                     settings=overrides(rule=rule, epsilon=epsilon, rounds=rounds, noise=noise),
                     out=folder,
-                    options=api.Options(
+                    options=Options(
                         engine=engine,
                         ray_address=ray_address,
                         compare=compare,

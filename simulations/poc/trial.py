@@ -19,10 +19,11 @@ from yoriai.client.records.records import Record
 from yoriai.client.session.model_session import ModelSession
 from yoriai.simulations.poc.curve import Curve, fit
 from yoriai.simulations.report.report import Report
-from yoriai.simulations.run.api import Options, simulate
+from yoriai.simulations.run.api import simulate
 from yoriai.simulations.run.experiment import DataSource, resolve
 from yoriai.simulations.run.measuring import Measurements
 from yoriai.simulations.run.observers import Observer
+from yoriai.simulations.run.options import Options
 from yoriai.simulations.scenarios.partition import partition
 
 PARTS: Final = 4

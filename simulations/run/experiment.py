@@ -9,15 +9,16 @@ from pathlib import Path
 from yoriai import wire
 from yoriai.client.records.columns import Reading
 from yoriai.client.records.records import read_site
-from yoriai.client.records.units import owner_units, unit_count
+from yoriai.client.records.units import unit_count
 from yoriai.client.session.task_defaults import settled
 from yoriai.config import JobConfig, override
-from yoriai.errors import ConfigError, RecordError
+from yoriai.errors import ConfigError
 from yoriai.privacy.dp.accounting import Accountant, Event, effective_accountant
 from yoriai.privacy.identity.roster import MAX_WEIGHT
 from yoriai.privacy.job_terms.calibration import calibrated
-from yoriai.privacy.job_terms.noise import BATCH_FACTOR, all_rounds, resolve_noise, round_event
+from yoriai.privacy.job_terms.noise import all_rounds, resolve_noise, round_event
 from yoriai.simulations.report.report import Data
+from yoriai.simulations.run.record_checks import check_batch, check_delta, check_owners, check_sites
 from yoriai.simulations.scenarios import DEFAULT, get_scenario
 from yoriai.simulations.scenarios.partition import (
     Record,
@@ -132,7 +133,7 @@ def resolve(job: JobConfig | None, source: DataSource, settings: Mapping[str, ob
         AssetError: a scenario's records cannot be fetched.
     """
     sites, data = _read(source)
-    _check_sites(sites)
+    check_sites(sites)
     if job is None:
         job = get_scenario(source.scenario).job() if source.path is None else _job_for(source.path, sites)
         job = _sized(_overridden(job, settings or {}), sites, frozenset(settings or {}))
@@ -142,9 +143,9 @@ def resolve(job: JobConfig | None, source: DataSource, settings: Mapping[str, ob
         }
         job = _sized(_overridden(job, settings or {}), sites, frozenset({*named, *(settings or {})}))
     check_fit(job)  # An unknown rule is one of its faults.
-    _check_owners(job, sites)
-    _check_delta(job, sites)
-    _check_batch(job, sites)
+    check_owners(job, sites)
+    check_delta(job, sites)
+    check_batch(job, sites)
     if len(sites) < job.federation.min_sites:
         raise ConfigError(
             "federation.min_sites is above the number of sites",
@@ -251,44 +252,6 @@ def _partitioned(records: Sequence[Record], source: DataSource) -> tuple[SiteRec
     return tuple(SiteRecords(value, *split(own, fraction, source.seed)) for value, own in parts.items())
 
 
-def _check_sites(sites: Sequence[SiteRecords]) -> None:
-    """Something to train on at each site, and something to measure at all."""
-    for site in sites:
-        if not site.train:
-            raise RecordError(f"site {site.shown} has no training records", remedy="add some, or leave the site out")
-    if not any(site.test for site in sites):
-        raise RecordError(
-            "no site has a test record, so nothing can be measured",
-            found=f"{sum(len(site.train) for site in sites)} training records at {len(sites)} sites",
-            remedy="add records, or split them over fewer sites",
-        )
-
-
-def _check_owners(job: JobConfig, sites: Sequence[SiteRecords]) -> None:
-    """Every training record has an owner, where owners are protected."""
-    for site in sites:
-        try:
-            owner_units(site.train, job.privacy)
-        except RecordError as error:
-            raise RecordError(
-                f"site {site.shown}: {error.what}", found=error.found, expected=error.expected, remedy=error.remedy
-            ) from None
-
-
-def _check_delta(job: JobConfig, sites: Sequence[SiteRecords]) -> None:
-    """Delta must be below one over the records, or owners: above it, one of them may be published whole."""
-    name, count = max(((site.shown, unit_count(site.train, job.privacy)) for site in sites), key=lambda pair: pair[1])
-    bound = 1 / count
-    if job.privacy.noise != "none" and job.privacy.delta >= bound:
-        whose = "training records" if job.privacy.unit == "record" else "owners of training records"
-        raise ConfigError(
-            f"privacy.delta is not below 1 / ({whose} of site {name})",
-            found=f"{job.privacy.delta:g}",
-            expected=f"below {bound:.3g}",
-            remedy="lower privacy.delta",
-        )
-
-
 def _overridden(job: JobConfig, settings: Mapping[str, object]) -> JobConfig:
     """The job with these settings; an epsilon for a job without noise asks for some."""
     noise = {"privacy.noise": "local"} if "privacy.epsilon" in settings and job.privacy.noise == "none" else {}
@@ -304,21 +267,6 @@ def _sized(job: JobConfig, sites: Sequence[SiteRecords], named: Collection[str])
     mean = max(1, round(units / len(sites)))
     defaults = {"federation.min_sites": len(sites), "training.records_per_weight": mean}
     return override(job, {key: value for key, value in defaults.items() if key not in named})
-
-
-def _check_batch(job: JobConfig, sites: Sequence[SiteRecords]) -> None:
-    """The words of the secure sum are as wide as the batches that the job announces."""
-    if job.privacy.noise != "distributed":
-        return
-    mean = sum(unit_count(site.train, job.privacy) for site in sites) / len(sites)
-    unit = job.training.records_per_weight
-    if mean > BATCH_FACTOR * unit:
-        raise ConfigError(
-            "training.records_per_weight is too small: with distributed noise it is what a site has on average",
-            found=str(unit),
-            expected=f"about {mean:.0f}",
-            remedy="raise it; the words of the secure sum follow it",
-        )
 
 
 def _job_for(path: Path, sites: tuple[SiteRecords, ...]) -> JobConfig:

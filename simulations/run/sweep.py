@@ -23,9 +23,10 @@ from yoriai.client.session.model_session import ModelSession
 from yoriai.config import JobConfig
 from yoriai.errors import ConfigError
 from yoriai.simulations.report.report import Report, Score
-from yoriai.simulations.run.api import Options, resume, simulate
+from yoriai.simulations.run.api import resume, simulate
 from yoriai.simulations.run.experiment import DataSource, resolve
 from yoriai.simulations.run.observers import Observer
+from yoriai.simulations.run.options import Options
 from yoriai.system.run_files import write_run_file
 
 EPSILONS: Final = (8.0, 3.0, 1.0)

@@ -10,7 +10,8 @@ from tests.world import job_settings
 from yoriai.errors import ConfigError, TrainingError
 from yoriai.privacy.ledger.ledger import Ledger
 from yoriai.simulations.engines import one_pass
-from yoriai.simulations.run.api import Options, simulate
+from yoriai.simulations.run.api import simulate
+from yoriai.simulations.run.options import Options
 from yoriai.simulations.run.simulated_federation import Outcome
 
 HEAD = {"task__head": "trained", "head__directions": 8, "head__words": 16}

@@ -34,7 +34,8 @@ from yoriai.simulations.engines.cluster import check_cluster
 from yoriai.simulations.engines.hosts import Hosts, Node
 from yoriai.simulations.engines.node_host import NodeHost, fault_of_folder
 from yoriai.simulations.engines.site_spec import SiteSpec
-from yoriai.simulations.run.api import Options, resume, simulate
+from yoriai.simulations.run.api import resume, simulate
+from yoriai.simulations.run.options import Options
 from yoriai.simulations.run.simulated_federation import Federation
 from yoriai.simulations.scenarios.consortium import Consortium
 

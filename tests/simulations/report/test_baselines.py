@@ -11,7 +11,8 @@ from tests.world import Notebook, Stop, job_settings
 from yoriai.simulations.report.claims import LABELS, claims
 from yoriai.simulations.report.file import load_report
 from yoriai.simulations.report.report import TRAININGS, Report, Score, SiteReport
-from yoriai.simulations.run.api import Options, resume, simulate
+from yoriai.simulations.run.api import resume, simulate
+from yoriai.simulations.run.options import Options
 
 HEAD = {"task.head": "trained", "head.directions": 8, "head.words": 32, "public.written": 0}
 COUNTED = ["naive_bayes_own", "naive_bayes_all", "naive_bayes_private"]

@@ -20,7 +20,8 @@ from yoriai.simulations.engines.site_spec import SiteSpec
 from yoriai.simulations.report.file import load_report, report_json
 from yoriai.simulations.report.report import Report
 from yoriai.simulations.run import personal_adapters as module
-from yoriai.simulations.run.api import Options, resume, simulate
+from yoriai.simulations.run.api import resume, simulate
+from yoriai.simulations.run.options import Options
 from yoriai.strategies.adapter import AdapterState
 
 SEEDED = Options(noise_seed=b"seed")
