@@ -18,7 +18,7 @@ from yoriai.errors import ConfigError
 from yoriai.simulations.report.file import write_report
 from yoriai.simulations.report.report import Report, Score
 from yoriai.simulations.report.sweep_figure import draw_sweep, sweep_table
-from yoriai.simulations.run import api
+from yoriai.simulations.run import sitting
 from yoriai.simulations.run import sweep as module
 from yoriai.simulations.run.experiment import DataSource
 from yoriai.simulations.run.observers import Silent
@@ -47,7 +47,7 @@ def _watched(monkeypatch: pytest.MonkeyPatch) -> tuple[Counter[bytes], list[Path
         write_report(report, folder)
 
     monkeypatch.setattr(HeadModel, "enter", entering)
-    monkeypatch.setattr(api, "write_report", writing)
+    monkeypatch.setattr(sitting, "write_report", writing)
     return passed, written
 
 
