@@ -1,4 +1,4 @@
-"""Commands of the simulation: `simulate`, `fetch`, `report`, `audit`, `job check`, `job init`."""
+"""Commands of the simulation: `simulate`, `fetch` and `report`, and where the others are mounted."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,8 +20,30 @@ from yoriai.simulations.cli.audit_cli import audit
 from yoriai.simulations.cli.bench_cli import bench
 from yoriai.simulations.cli.demo_cli import demo
 from yoriai.simulations.cli.evaluate_cli import evaluate
-from yoriai.simulations.cli.options import of_deployment, overrides
+from yoriai.simulations.cli.job_file_cli import job_check, job_init, job_schema
+from yoriai.simulations.cli.options import overrides
 from yoriai.simulations.cli.poc_cli import poc
+from yoriai.simulations.cli.record_options import (
+    Alone,
+    DataPath,
+    Encoding,
+    Epsilon,
+    JobFile,
+    Noise,
+    Partition,
+    PromptField,
+    RayAddress,
+    ResponseField,
+    Rounds,
+    RuleName,
+    Samples,
+    ScenarioName,
+    Seed,
+    Sites,
+    TestFraction,
+    Track,
+    refuse_two_sources,
+)
 from yoriai.simulations.cli.suggest_cli import suggest
 from yoriai.simulations.cli.track_cli import track_run
 from yoriai.simulations.cli.try_cli import try_federation
@@ -31,89 +53,6 @@ if TYPE_CHECKING:
     from yoriai.simulations.run.observers import Observer
 
 _console = Console()
-
-JobFile = Annotated[
-    Path | None, typer.Argument(metavar="[JOB.toml]", help="Job file; none takes defaults for the data.")
-]
-DataPath = Annotated[
-    Path | None,
-    typer.Option(
-        "--data", help="Folder with a folder a site, or one .jsonl, .json or .csv file to split with --sites."
-    ),
-]
-ScenarioName = Annotated[
-    str | None,
-    typer.Option("--scenario", help="Ready records and job: excavators (the default), commands or findings."),
-]
-Sites = Annotated[int | None, typer.Option("--sites", min=1, help="Split one file over this many sites.")]
-Partition = Annotated[
-    str | None, typer.Option("--partition", help="How to split it: iid (the default), dirichlet:ALPHA or by:FIELD.")
-]
-PromptField = Annotated[
-    str,
-    typer.Option(
-        "--prompt-field",
-        show_default=False,
-        help="Key or column of the prompt; of the text or the messages, where there is no response.",
-    ),
-]
-ResponseField = Annotated[
-    str, typer.Option("--response-field", show_default=False, help="Key or column of the response.")
-]
-Encoding = Annotated[
-    str,
-    typer.Option(
-        "--encoding", show_default=False, help="Encoding of the records, such as cp932 or latin-1; default: UTF-8."
-    ),
-]
-TestFraction = Annotated[
-    float | None,
-    typer.Option(
-        "--test-fraction",
-        help="Share of the records that only measure: of one file (default: 0.2), or at sites without a test file.",
-    ),
-]
-Seed = Annotated[int, typer.Option("--seed", help="Of partition and split of the records; never of noise.")]
-Epsilon = Annotated[
-    str | None,
-    typer.Option(
-        "--epsilon", help='Privacy of the whole job, for one record or owner added or removed: a number, or "none".'
-    ),
-]
-Noise = Annotated[
-    str | None,
-    typer.Option(
-        "--noise", help="local: each site adds all of it. distributed: the sites share it, in the secure sum."
-    ),
-]
-RuleName = Annotated[str | None, typer.Option("--rule", help="Aggregation rule.")]
-Samples = Annotated[
-    bool,
-    typer.Option(
-        "--samples/--no-samples",
-        help="Whether the report of an instruct task shows five test records with the answers before and after.",
-    ),
-]
-Alone = Annotated[
-    bool,
-    typer.Option(
-        "--alone/--no-alone", help="Whether each site is also trained alone where a head trains, which costs seconds."
-    ),
-]
-Track = Annotated[
-    str,
-    typer.Option("--track", show_default=False, help="mlflow or trackio, of the extra `track`: tell it of each round."),
-]
-Rounds = Annotated[int | None, typer.Option("--rounds", min=1, help="Rounds in the job.")]
-RayAddress = Annotated[
-    str,
-    typer.Option(
-        "--ray-address",
-        metavar="HOST:PORT",
-        show_default=False,
-        help="A Ray cluster that is there, whose nodes play the sites; with --engine flower.",
-    ),
-]
 
 
 def mount(app: typer.Typer, job: typer.Typer, federation: typer.Typer) -> None:
@@ -182,7 +121,7 @@ def simulate(
     """
     if resume is not None:
         _refuse_beside_resume(ctx)
-    _refuse_two_sources(scenario, data)
+    refuse_two_sources(scenario, data)
     say(_what_runs(job, data, scenario, resume))  # The libraries take seconds: a first line tells that it is at work.
     with say_while("loading libraries"):
         from yoriai.client.base.quiet import quiet_libraries
@@ -290,96 +229,6 @@ def report(
         remedy = f"write it elsewhere: yoriai report {run} --out DIR"
         raise StorageError(error.what, found=error.found, remedy=remedy) from error
     print_report(loaded, _console, files)
-
-
-def job_init(
-    path: Annotated[Path, typer.Argument(metavar="JOB.toml", help="Where to write; must not exist.")] = Path(
-        "job.toml"
-    ),
-    epsilon: Epsilon = None,
-    noise: Noise = None,
-    sites: Annotated[int | None, typer.Option("--sites", min=2, help="Sites that will be asked.")] = None,
-    records: Annotated[
-        int | None, typer.Option("--records", min=1, help="Training records of a site, on average, about.")
-    ] = None,
-    start: Annotated[
-        Path | None, typer.Option("--from", help="Go on from this version, a file of `server export-version`.")
-    ] = None,
-) -> None:
-    """Write a complete job file with every setting explained, or that of a version's job, which goes on from it."""
-    from yoriai.config import job_template, job_to_toml, override
-
-    settings = overrides(rule=None, epsilon=epsilon, rounds=None, noise=noise) | of_deployment(noise, sites, records)
-    if start is None:
-        text = job_template(settings)
-    else:
-        from yoriai.client.session.continuing import job_from, read_start
-        from yoriai.system.files import read_carried
-
-        version = read_start(read_carried(start, "the version", at_most_mib=2048))
-        text = job_to_toml(override(job_from(version), settings))
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError:
-        raise ConfigError(f"{path} exists", remedy="name another file") from None
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be written", found=error.strerror or "", remedy="name another file") from None
-    _console.print(f"wrote {path}; check it with: yoriai job check {path}", highlight=False, markup=False)
-
-
-def job_schema() -> None:
-    """Print the JSON Schema of job files, for editors."""
-    import json
-
-    from yoriai.config import job_json_schema
-
-    typer.echo(json.dumps(job_json_schema(), indent=2))
-
-
-def job_check(
-    job: Annotated[Path, typer.Argument(metavar="JOB.toml")],
-    data: DataPath = None,
-    scenario: ScenarioName = None,
-    rule: RuleName = None,
-    epsilon: Epsilon = None,
-    noise: Noise = None,
-    rounds: Rounds = None,
-    sites: Sites = None,
-    partition: Partition = None,
-    prompt_field: PromptField = "",
-    response_field: ResponseField = "",
-    encoding: Encoding = "",
-    test_fraction: TestFraction = None,
-    seed: Seed = 0,
-    anew: Annotated[
-        bool,
-        typer.Option("--anew", help="Load the base and time a step, whatever an earlier check left in the cache."),
-    ] = False,
-) -> None:
-    """Check all of a job without training: settings, records, noise, epsilon per site, bytes per round."""
-    from yoriai.config import load_job
-
-    loaded = load_job(job)
-    _refuse_two_sources(scenario, data)
-    with say_while("loading libraries"):
-        from yoriai.simulations.check.job_check import check, print_check
-        from yoriai.simulations.run.experiment import DataSource
-        from yoriai.simulations.run.observers import screen
-        from yoriai.simulations.scenarios import DEFAULT
-
-    ready = scenario or DEFAULT
-    source = DataSource(data, sites, partition, prompt_field, response_field, seed, ready, encoding, test_fraction)
-    settings = overrides(rule=rule, epsilon=epsilon, rounds=rounds, noise=noise)
-    with screen(_console) as observer:
-        found = check(loaded, source, settings, observer, keep=True, anew=anew)
-    print_check(found, _console)
-
-
-def _refuse_two_sources(scenario: str | None, data: Path | None) -> None:
-    """--data beside the name of any scenario is refused, the default's too."""
-    if scenario is not None and data is not None:
-        raise ConfigError("--scenario and --data both name the records", remedy="leave one of them out")
 
 
 def _what_runs(job: Path | None, data: Path | None, scenario: str | None, resume: Path | None) -> str:
