@@ -61,7 +61,7 @@ class Kept(Generic[Made]):
         if time.perf_counter() - began >= self.worth_s and (data := self.write(made)) is not None:
             with suppress(OSError):
                 replace_content(path, data, mode=self.mode)
-                _forget_old(path.parent)
+                forget_older(path.parent.iterdir(), _MOST)
         return made
 
 
@@ -83,7 +83,11 @@ def code_digest(*rooms: str) -> str:
     return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
 
 
-def _forget_old(folder: Path) -> None:
-    by_use = sorted(folder.iterdir(), key=lambda file: file.stat().st_mtime_ns)
-    for file in by_use[:-_MOST]:
+def forget_older(files: Iterable[Path], most: int) -> None:
+    """Remove all but so many of the files: those stay that were used last.
+
+    Raises:
+        OSError: one of them cannot be removed, or is gone already when it is looked at.
+    """
+    for file in sorted(files, key=lambda file: file.stat().st_mtime_ns)[:-most]:
         file.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from yoriai.client.base.gguf_header import read_header
+from yoriai.client.base.kept import forget_older
 from yoriai.client.edge.adapter_folder import read_folder
 from yoriai.client.edge.gguf_writing import stored, write_adapter
 from yoriai.client.model.adapter_audit import audit_folder, file_digest
@@ -47,6 +48,5 @@ def adapter_gguf(folder: Path, base: Path, cache: Path) -> Path:
             unfinished.unlink(missing_ok=True)
     with suppress(OSError):  # A cache that cannot be tidied answers all the same.
         path.touch()
-        for older in sorted(cache.glob("*.gguf"), key=lambda file: file.stat().st_mtime)[:-_KEPT]:
-            older.unlink(missing_ok=True)
+        forget_older(cache.glob("*.gguf"), _KEPT)
     return path
