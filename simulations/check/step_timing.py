@@ -1,11 +1,12 @@
 """One short real step: what a token costs on this machine, and the memory that it takes. Its gradients are thrown away.
 
 Training records, spread over their lengths with the longest among them, go through the job's own code: the frozen
-prefix, a batch's clipped gradients, a measurement and, where answers are generated, their answers. They are as many as
+prefix, a batch's clipped gradients, a measurement and, where answers are generated, a few of them. They are as many as
 a site draws for a batch, since a token costs several times as much in a batch of few; of long ones fewer, for two full
 pieces tell what more would. What is found out once about each shape (`client/base/pieces.py`) is timed by itself.
 """
 
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -38,6 +39,7 @@ from yoriai.simulations.run.reporting import peak_memory_mb
 _FEWEST: Final = 2
 # Tokens of a step: two pieces of a batch on a CPU (`client/base/pieces.py`).
 _STEP_TOKENS: Final = 1536
+_ANSWERS: Final = 16
 
 T = TypeVar("T")
 
@@ -106,9 +108,10 @@ def step_records(lengths: NDArray[np.int64], limit: int, *, batch: float) -> int
 
 
 def _answer_rate(model: AdaptedModel, examples: Sequence[Example]) -> float:
-    """Seconds a token of an expected answer: the loaded adapter is the job's first."""
-    took, _ = _timed(lambda: answers(model, examples))
-    return took / max(1, sum(int(example.loss_mask.sum()) for example in examples))
+    """Seconds a token of an expected answer: the loaded adapter is the job's first. Few are timed, for each is slow."""
+    timed = examples[:: math.ceil(len(examples) / _ANSWERS)]
+    took, _ = _timed(lambda: answers(model, timed))
+    return took / max(1, sum(int(example.loss_mask.sum()) for example in timed))
 
 
 def _timed(run: Callable[[], T]) -> tuple[float, T]:

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,12 @@ from tests.simulations.conftest import Run
 from tests.tiny import tiny_tokenizer
 from tests.world import Notebook, job_settings, write_records
 from yoriai.client.model.limits import VOCABULARY_AT_ONCE
+from yoriai.client.model.lora import AdaptedModel
+from yoriai.client.records.encoding import Example
 from yoriai.client.records.records import Record, SiteRecords
+from yoriai.client.training.answers import Answer
 from yoriai.config import JobConfig, override
+from yoriai.simulations.check import step_timing
 from yoriai.simulations.check.job_check import Check, check, print_check
 from yoriai.simulations.check.lengths import SiteLengths, distribution, poorly_read, site_lengths
 from yoriai.simulations.check.step_timing import step_records
@@ -201,6 +206,26 @@ def test_an_answer_is_timed_where_answers_are_generated_and_few_records_suffice(
     assert found.estimate.step.records == 2
     assert found.estimate.step.rates.answered > 0
     assert found.estimate.work.answered == 2 * 2 * len("the answer ") + 2 * 2 * len("the answer ")
+
+
+def test_few_answers_are_timed_however_many_records_a_step_has(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(step_timing, "_ANSWERS", 3)
+    real, timed = step_timing.answers, list[int]()
+
+    def counted(model: AdaptedModel, examples: Sequence[Example]) -> list[Answer]:
+        timed.append(len(examples))
+        return real(model, examples)
+
+    monkeypatch.setattr(step_timing, "answers", counted)
+    records: list[dict[str, object]] = [{"prompt": f"ask {n}", "response": "yes"} for n in range(30)]
+    for part in ("train", "test"):
+        for site in ("a", "b"):
+            write_records(tmp_path / "asked" / site / f"{part}.jsonl", records)
+    found = checked(base, tmp_path / "asked", **{"task.kind": "instruct", "training.sampling_rate": 1.0})
+    assert timed == [3]
+    assert found.estimate.step.rates.answered > 0
 
 
 def test_a_job_is_checked_on_one_sites_own_folder_as_so_many_sites_alike(base: Path, texts: Path) -> None:
