@@ -55,10 +55,19 @@ class Metric:
     label: str
     more_is_better: bool
 
+    @property
+    def is_share(self) -> bool:
+        """Whether it counts right answers; only such a measure has an interval of its own."""
+        return self.key in ("accuracy", "exact_match")
+
     def of(self, score: Score | None) -> float | None:
         """This metric of a score, if it was measured."""
         value: float | None = None if score is None else getattr(score, self.key)
         return value
+
+    def interval_of(self, score: Score | None) -> tuple[float, float] | None:
+        """Its 95 % interval, if it has one."""
+        return score.interval if score is not None and self.is_share else None
 
 
 def known_metrics(names: Iterable[str]) -> list[Metric]:
@@ -68,12 +77,23 @@ def known_metrics(names: Iterable[str]) -> list[Metric]:
 
 
 def main_metric(report: Report) -> Metric:
-    """The first of the task's metrics that is a known one and that the base was scored by."""
+    """The first of the task's metrics that is a known one and that the base was scored by.
+
+    Where no model gives a single answer word for word, that is bits per byte: an exact match of 0.00 on either side
+    would say nothing of what was learnt.
+    """
     base, every = report.overall["base"], known_metrics(key for key, _, _ in _METRICS)
-    for metric in [*known_metrics(report.task.metrics), *every]:
+    asked = ("bits_per_byte",) if never_exact(report) else report.task.metrics
+    for metric in [*known_metrics(asked), *every]:
         if metric.of(base) is not None:
             return metric
     return every[-1]  # The loss.
+
+
+def never_exact(report: Report) -> bool:
+    """Whether answers were compared whole, and none of any model is the expected one."""
+    compared = report.overall["base"].exact_match is not None
+    return compared and not any(score.exact_match for score in report.overall.values())
 
 
 def verdict(before: Score | None, after: Score | None, paired: Paired | None = None) -> Verdict:
@@ -99,14 +119,21 @@ def change_verdict(metric: Metric, change: Change | None) -> Verdict:
 
 def site_verdict(site: SiteReport, metric: Metric) -> Verdict:
     """Whether the federated adapter is shown to be better than the base at this site."""
-    found = verdict(site.base, site.federated, site.paired)
-    return change_verdict(metric, site.changes.get(metric.key)) if found == "unmeasured" else found
+    return metric_verdict(metric, (site.base, site.federated), site.paired, site.changes.get(metric.key))
 
 
 def overall_verdict(report: Report, metric: Metric) -> Verdict:
     """Likewise over all sites."""
-    found = verdict(report.overall["base"], report.overall.get("federated"), report.paired)
-    return change_verdict(metric, _against_base(report, metric)) if found == "unmeasured" else found
+    scores = (report.overall["base"], report.overall.get("federated"))
+    return metric_verdict(metric, scores, report.paired, _against_base(report, metric))
+
+
+def metric_verdict(
+    metric: Metric, scores: tuple[Score | None, Score | None], paired: Paired | None, change: Change | None = None
+) -> Verdict:
+    """Of a share by its right answers; of any other measure, or where they are not known, by its change."""
+    found = verdict(*scores, paired) if metric.is_share else "unmeasured"
+    return change_verdict(metric, change) if found == "unmeasured" else found
 
 
 def claims(report: Report) -> tuple[str, ...]:
@@ -117,8 +144,7 @@ def claims(report: Report) -> tuple[str, ...]:
     metric = main_metric(report)
     sentences = [_overall_claim(report, metric, federated)]
     sentences += _site_claims(report, metric)
-    if federated.interval is not None:
-        sentences += _majority_claims(report)
+    sentences += _majority_claims(report)
     sentences += _nearness_claims(report, federated)
     sentences += _comparison_claims(report, metric, federated)
     return tuple(sentences)
@@ -127,7 +153,7 @@ def claims(report: Report) -> tuple[str, ...]:
 def _overall_claim(report: Report, metric: Metric, after: Score) -> str:
     before = report.overall["base"]
     change = f"over all sites, {metric.label} goes from {_shown(metric, before)} to {_shown(metric, after)}"
-    if after.interval is None:
+    if metric.interval_of(after) is None:
         return _change_claim(metric, change, _against_base(report, metric))
     outcome = verdict(before, after, report.paired)
     if outcome == "open":
@@ -163,7 +189,7 @@ def _site_claims(report: Report, metric: Metric) -> list[str]:
         if outcomes[site.name] == "open" and site.federated is not None:
             sentences.append(
                 f"Not shown: at {site.name} ({site.test_records} test records) {metric.label} goes from "
-                f"{_shown(metric, site.base)} to {_shown(metric, site.federated)}; {_site_how(site)} "
+                f"{_shown(metric, site.base)} to {_shown(metric, site.federated)}; {_site_how(site, metric)} "
                 "cannot tell this from chance."
             )
     return sentences
@@ -197,7 +223,10 @@ def _nearness_claims(report: Report, after: Score) -> list[str]:
     if not measured:
         return []
     changes = [f"{one.label} goes from {one.of(before):.2f} to {one.of(after):.2f}" for one in measured]
-    return [f"Measured: over all sites, {_listed(changes)}; no interval is known for these, so no gain is claimed."]
+    exact = "; no answer of any model is word for word the expected one" if never_exact(report) else ""
+    return [
+        f"Measured: over all sites, {_listed(changes)}{exact}; no interval is known for these, so no gain is claimed."
+    ]
 
 
 def _comparison_claims(report: Report, metric: Metric, federated: Score) -> list[str]:
@@ -218,24 +247,22 @@ def against_verdict(report: Report, metric: Metric, training: str) -> Verdict:
         return sign_test(compared.paired.gained, compared.paired.lost)
     if compared is not None and metric.key in compared.changes:
         return change_verdict(metric, compared.changes[metric.key])
-    return verdict(report.overall[training], report.overall.get("federated"))
+    return metric_verdict(metric, (report.overall[training], report.overall.get("federated")), None)
 
 
 def _shown(metric: Metric, score: Score | None) -> str:
     value = metric.of(score)
     text = "not measured" if value is None else f"{value:.2f}"
-    if score is None or score.interval is None:
-        return text
-    return f"{text} [{score.interval[0]:.2f}, {score.interval[1]:.2f}]"
+    interval = metric.interval_of(score)
+    return text if interval is None else f"{text} [{interval[0]:.2f}, {interval[1]:.2f}]"
 
 
 def _how(paired: Paired | None) -> str:
     return "overlapping 95 % intervals" if paired is None else "the records whose answer changed"
 
 
-def _site_how(site: SiteReport) -> str:
-    judged_by_change = site.federated is not None and site.federated.interval is None
-    return "the 95 % interval of the change" if judged_by_change else _how(site.paired)
+def _site_how(site: SiteReport, metric: Metric) -> str:
+    return "the 95 % interval of the change" if metric.interval_of(site.federated) is None else _how(site.paired)
 
 
 def _why(paired: Paired | None) -> str:

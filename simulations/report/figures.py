@@ -247,8 +247,8 @@ def _bar(axes: "Axes", x: float, score: Score | None, metric: Metric, colour: st
         return
     axes.bar(x, value, width=0.34, color=colour, zorder=2)
     top = value
-    if score.interval is not None and metric.more_is_better:
-        low, top = score.interval
+    if (interval := metric.interval_of(score)) is not None:
+        low, top = interval
         axes.vlines(x, low, top, color=_INK, linewidth=1.1, zorder=4)
     axes.annotate(f"{value:.2f}", (x, top), (0, 3), textcoords="offset points", ha="center", va="bottom", fontsize=10.5)
 
@@ -286,8 +286,8 @@ def _compared(report: Report, metric: Metric) -> Drawing | None:
     for index, (name, score) in enumerate(rows):
         colour = _AFTER if name == "federated" else _BEFORE
         value = metric.of(score) or 0.0
-        if score.interval is not None and metric.more_is_better:
-            axes.hlines(index, *score.interval, color=colour, linewidth=2.4, zorder=3)
+        if (interval := metric.interval_of(score)) is not None:
+            axes.hlines(index, *interval, color=colour, linewidth=2.4, zorder=3)
         axes.plot(value, index, "o", color=colour, markersize=8, zorder=4)
         _label_above(axes, value, index, f"{value:.2f}")
     axes.set_yticks(range(len(rows)), [LABELS[name] for name, _ in rows])

@@ -20,9 +20,9 @@ from yoriai.simulations.report.claims import (
     Metric,
     claims,
     main_metric,
+    metric_verdict,
     overall_verdict,
     site_verdict,
-    verdict,
 )
 from yoriai.simulations.report.figures import Drawing, draw
 from yoriai.simulations.report.manager import manager_page
@@ -56,7 +56,7 @@ def render_html(report: Report, drawings: tuple[Drawing, ...], language: str = "
         manager=manager_page(report, language),
         has_majority=metric.of(report.overall.get("majority")) is not None,
         has_counting="naive_bayes_own" in report.overall,
-        has_intervals=report.overall["base"].interval is not None,
+        has_intervals=metric.interval_of(report.overall["base"]) is not None,
         result=result_text(report),
         price=price_text(report),
         claims=[_split_claim(sentence) for sentence in claims(report)],
@@ -118,7 +118,7 @@ _MEASURES = {
 def meanings(report: Report, metric: Metric) -> tuple[str, str, str]:
     """The three sentences that tell a reader outside the field what the numbers are."""
     interval = "; the range in brackets is its 95 % interval, which is wide where a site has few test records"
-    measure = f"{_MEASURES[metric.key]}{interval if metric.more_is_better else ''}."
+    measure = f"{_MEASURES[metric.key]}{interval if metric.is_share else ''}."
     unit, spent = report.privacy.unit, report.epsilon_spent or 0.0
     bound = f"Epsilon bounds how much one {unit}, added or removed, can change what anybody learns from the adapter"
     if report.privacy.noise == "none":
@@ -195,12 +195,12 @@ def _personal_row(
     name: str, scores: tuple[Score | None, Score | None], metric: Metric, paired: Paired | None
 ) -> dict[str, Any]:
     before, after = scores
-    outcome = verdict(before, after, paired)
+    outcome = metric_verdict(metric, scores, paired)
     return {
         "name": name,
         "federated": score_text(before, metric),
         "personal": score_text(after, metric),
-        "personal_interval": interval_text(after),
+        "personal_interval": interval_text(after, metric),
         "change": _change_text(before, after, metric, outcome),
         "verdict": outcome,
         "gained": "–" if paired is None else f"{paired.gained}",
@@ -216,9 +216,9 @@ def _row(
         "name": name,
         "majority": score_text(majority, metric),
         "base": score_text(before, metric),
-        "base_interval": interval_text(before),
+        "base_interval": interval_text(before, metric),
         "federated": score_text(after, metric),
-        "federated_interval": interval_text(after),
+        "federated_interval": interval_text(after, metric),
         "change": _change_text(before, after, metric, outcome),
         "verdict": outcome,
     }
@@ -238,7 +238,12 @@ def _comparisons(report: Report, metric: Metric) -> list[dict[str, str]]:
     if not extra:
         return []
     return [
-        {"key": name, "name": LABELS[name], "value": score_text(score, metric), "interval": interval_text(score)}
+        {
+            "key": name,
+            "name": LABELS[name],
+            "value": score_text(score, metric),
+            "interval": interval_text(score, metric),
+        }
         for name in TRAININGS
         if (score := report.overall.get(name)) is not None
     ]
@@ -250,11 +255,10 @@ def score_text(score: Score | None, metric: Metric) -> str:
     return "–" if value is None else f"{value:.2f}"
 
 
-def interval_text(score: Score | None) -> str:
+def interval_text(score: Score | None, metric: Metric) -> str:
     """Such as [0.50, 0.61], or nothing."""
-    if score is None or score.interval is None:
-        return ""
-    return f"[{score.interval[0]:.2f}, {score.interval[1]:.2f}]"
+    interval = metric.interval_of(score)
+    return "" if interval is None else f"[{interval[0]:.2f}, {interval[1]:.2f}]"
 
 
 def size_text(size_bytes: int) -> str:

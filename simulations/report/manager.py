@@ -20,6 +20,7 @@ from yoriai.simulations.report.claims import (
     against_verdict,
     below_majority,
     main_metric,
+    never_exact,
     overall_verdict,
     site_verdict,
 )
@@ -91,26 +92,22 @@ def decide(report: Report, metric: Metric) -> tuple[str, tuple[str, ...]]:
     return ("go_some" if worse else "go"), worse
 
 
-def _is_share(metric: Metric) -> bool:
-    return metric.key in ("accuracy", "exact_match")
-
-
 def _figure(report: Report, metric: Metric, words: Mapping[str, str]) -> tuple[str, str]:
     before, after = metric.of(report.overall["base"]), metric.of(report.overall.get("federated"))
     if before is None or after is None:
         return "–", ""
-    scale, digits = (100, 0) if _is_share(metric) else (1, 2)
+    scale, digits = (100, 0) if metric.is_share else (1, 2)
     before_text, after_text = f"{scale * before:.{digits}f}", f"{scale * after:.{digits}f}"
-    key = "figure_share" if _is_share(metric) else "figure_bits"
+    key = "figure_share" if metric.is_share else "figure_bits"
     return after_text, words[key].format(measure=metric.label, range=_range(report, metric, words), before=before_text)
 
 
 def _range(report: Report, metric: Metric, words: Mapping[str, str]) -> str:
     """Of the one figure; empty for a measure that has none by itself."""
-    score = report.overall.get("federated")
-    if score is None or score.interval is None or not _is_share(metric):
+    interval = metric.interval_of(report.overall.get("federated"))
+    if interval is None:
         return ""
-    low, high = (f"{100 * end:.0f}" for end in score.interval)
+    low, high = (f"{100 * end:.0f}" for end in interval)
     return words["range"].format(low=low, high=high)
 
 
@@ -123,7 +120,7 @@ def _interval(report: Report, metric: Metric, words: Mapping[str, str]) -> str:
     change = None if compared is None else compared.changes.get(metric.key)
     if change is None:
         return words["no_interval"].format(**counts)
-    scale, digits = (100, 0) if _is_share(metric) else (1, 2)
+    scale, digits = (100, 0) if metric.is_share else (1, 2)
     if scale == 100 and abs(change.change) < _SMALL:  # From 47 to 45 is a change of -1.5, not of -1.
         digits = 1
     ends = {name: _signed(scale * getattr(change, name), digits) for name in ("change", "low", "high")}
@@ -191,8 +188,10 @@ def _privacy(report: Report, words: Mapping[str, str]) -> str:
 def _risks(report: Report, metric: Metric, words: Mapping[str, str]) -> tuple[str, ...]:
     """What a manager should know before saying yes; the most telling first."""
     risks, after = [], metric.of(report.overall.get("federated"))
-    if after is not None and _is_share(metric):
+    if after is not None and metric.is_share:
         risks.append(words["risk_wrong"].format(wrong=f"{100 * (1 - after):.0f}"))
+    if never_exact(report):
+        risks.append(words["risk_never_exact"])
     for training, key in (("local", "risk_alone"), ("naive_bayes_private", "risk_words")):
         if training in report.overall and after is not None and against_verdict(report, metric, training) != "gain":
             risks.append(words[key])

@@ -18,7 +18,7 @@ from typing import Final
 from pydantic import ValidationError
 
 from yoriai.config import KpiSection
-from yoriai.simulations.report.claims import Metric, main_metric
+from yoriai.simulations.report.claims import main_metric
 from yoriai.simulations.report.report import Change, Report
 
 # Parts of a run's time that a job in earnest would take too; evaluation and comparisons are the simulation's own.
@@ -90,7 +90,7 @@ def money_of(report: Report, kpi: KpiSection | None = None) -> tuple[Money, ...]
     found = []
     for name in BASELINES:
         compared = report.against.get(name)
-        change = None if compared is None or not _is_share(metric) else compared.changes.get(metric.key)
+        change = None if compared is None or not metric.is_share else compared.changes.get(metric.key)
         if change is not None:
             found.append(_money(name, change, kpi, training_seconds(report)))
     return tuple(found)
@@ -100,10 +100,6 @@ def training_seconds(report: Report) -> float:
     """Seconds of wall time on the machine that played all sites: loading, training, accounting; else the whole run."""
     parts = [report.seconds[name] for name in _TRAINING if name in report.seconds]
     return sum(parts) if "train" in report.seconds else report.seconds["total"]
-
-
-def _is_share(metric: Metric) -> bool:
-    return metric.key in ("accuracy", "exact_match")
 
 
 def _money(name: str, change: Change, kpi: KpiSection, seconds: float) -> Money:

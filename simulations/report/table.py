@@ -203,7 +203,7 @@ def comparison_table(report: Report, metric: Metric) -> Table | None:
     for name in TRAININGS:
         if (score := report.overall.get(name)) is not None:
             style = "bold" if name == "federated" else ""
-            table.add_row(LABELS[name], score_text(score, metric), escape(interval_text(score)), style=style)
+            table.add_row(LABELS[name], score_text(score, metric), escape(interval_text(score, metric)), style=style)
     return table
 
 

@@ -57,4 +57,4 @@ def measures_of(report: Report) -> list[Measure]:
     value = metric.of(after)
     if after is None or value is None:
         return []
-    return [Measure(metric.key, value, after.interval, metric.of(report.overall.get("base")), after.records)]
+    return [Measure(metric.key, value, metric.interval_of(after), metric.of(report.overall.get("base")), after.records)]

@@ -191,7 +191,7 @@ def _models(found: "OwnModels") -> "Table":
 
 
 def _changes(found: "OwnModels") -> "Table":
-    """The adapter against every other model, by the task's first measure."""
+    """The adapter against every other model, by the measure that tells most."""
     from yoriai.client.evaluation.tables import MEASURES, changed_cells, ruled
 
     main = _main(found)
@@ -213,7 +213,11 @@ def _others(found: "OwnModels") -> Iterator[str]:
 
 
 def _main(found: "OwnModels") -> str:
-    return {"classify": "accuracy", "instruct": "exact_match"}.get(found.kind, "bits_per_byte")
+    """The task's first measure; where no model gives an answer word for word, exact match would say nothing."""
+    if found.kind == "classify":
+        return "accuracy"
+    exact = any(_score(tally, "exact_match") for tally in found.tallies.values())
+    return "exact_match" if exact else "bits_per_byte"
 
 
 def _score(tally: "Tally", name: str) -> float | None:

@@ -12,7 +12,7 @@ from tests.simulations.report_fixture import (
     language_model_report,
 )
 from yoriai.simulations.report.claims import claims, main_metric, verdict
-from yoriai.simulations.report.report import Paired, Score
+from yoriai.simulations.report.report import Change, Compared, Paired, Score
 
 
 @pytest.mark.parametrize(
@@ -83,3 +83,24 @@ def test_answers_that_come_nearer_are_measured_and_claimed_to_be_no_gain() -> No
     assert sentence.startswith(f"Measured: over all sites, {changes};")
     assert sentence.endswith("no gain is claimed.")
     assert not any("chrF" in one for one in claims(example_report()))
+
+
+def test_where_no_answer_is_exact_the_change_in_bits_per_byte_leads() -> None:
+    report, change = instruct_report(), Change(change=-0.22, low=-0.25, high=-0.19)
+    against = {"base": Compared(changes={"exact_match": Change(change=0, low=0, high=0), "bits_per_byte": change})}
+    sites = [one.model_copy(update={"changes": {"bits_per_byte": change}}) for one in report.sites]
+    report = changed(report, against=against, sites=sites)
+    assert main_metric(report).key == "bits_per_byte"
+    sentences = claims(report)
+    assert sentences[0].startswith("Shown: over all sites, bits per byte goes from 1.31 to 1.09; the change is -0.220")
+    assert sentences[1] == "Shown: a gain at A, B, C, D and E, each on its own test records."
+    assert any("no answer of any model is word for word the expected one" in one for one in sentences)
+    assert not any("exact match" in one for one in sentences)
+
+
+def test_a_single_exact_answer_lets_exact_match_lead() -> None:
+    report = instruct_report()
+    score = Score.measured(320, exact_match=1 / 320, bits_per_byte=1.09)
+    report = changed(report, overall=report.overall | {"federated": score})
+    assert main_metric(report).key == "exact_match"
+    assert claims(report)[0].startswith("Not shown: over all sites, exact match goes from 0.00 [0.00, 0.01] to 0.00")
