@@ -32,6 +32,7 @@ from yoriai.simulations.run.compare import wanted
 from yoriai.simulations.run.description import describe
 from yoriai.simulations.run.experiment import DataSource, Experiment, noise_multiplier, resolve
 from yoriai.simulations.run.fitted import fit
+from yoriai.simulations.run.kept_noise import begun_with
 from yoriai.simulations.run.observers import Observer, Silent
 from yoriai.simulations.run.options import Options
 from yoriai.simulations.run.run_folder import StoredRun
@@ -162,8 +163,8 @@ def _open(
     watch = Stopwatch(folder / "seconds.json", sorted(site.name for site in experiment.sites), observer)
     fitted = fit(experiment, watch, session)
     observer.advance("adding up the privacy", 0, 0)
-    # Calibrated here, it is not taken for the coordinator's overhead.
-    noise_multiplier(experiment.job, fitted.n_params, len(experiment.sites))
+    if begun_with(folder, run_id) is None:  # Calibrated here, it is not taken for the coordinator's overhead.
+        noise_multiplier(experiment.job, fitted.n_params, len(experiment.sites))
     watch.lap("load")
     for line in describe(experiment, fitted.session.base.digest, sum(fitted.cut.values())):
         observer.say(line)
