@@ -32,7 +32,7 @@ from yoriai.privacy.dp.skellam import SkellamTable
 from yoriai.privacy.job_terms.noise import Noise, all_rounds, resolve_noise, round_event
 from yoriai.privacy.ledger.ledger import Ledger
 from yoriai.simulations.audit.attacked_site import AttackedSite
-from yoriai.simulations.run.experiment import noise_multiplier
+from yoriai.simulations.experiment.experiment import noise_multiplier
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.rule import largest_update, rule_of
 

@@ -21,8 +21,8 @@ from yoriai.config import JobConfig
 from yoriai.errors import RecordError
 from yoriai.privacy.dp.empirical_epsilon import auc, true_positive_rate
 from yoriai.privacy.dp.randomness import RandomSource
+from yoriai.simulations.experiment.observers import Observer
 from yoriai.simulations.run.compare import alone
-from yoriai.simulations.run.observers import Observer
 from yoriai.simulations.run.simulated_federation import Federation, run_federation
 from yoriai.strategies.adapter import AdapterState
 

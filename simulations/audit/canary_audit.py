@@ -35,9 +35,9 @@ from yoriai.privacy.dp.empirical_epsilon import (
 from yoriai.privacy.dp.randomness import RandomSource, SystemSource
 from yoriai.simulations.audit import attack_records
 from yoriai.simulations.audit.attack import Carrier, Dirac, Directions, Noiseless, RandomDirections, attack, for_attack
-from yoriai.simulations.run.experiment import Experiment
-from yoriai.simulations.run.machine import machine, versions
-from yoriai.simulations.run.observers import Observer, Silent
+from yoriai.simulations.experiment.experiment import Experiment
+from yoriai.simulations.experiment.machine import machine, versions
+from yoriai.simulations.experiment.observers import Observer, Silent
 from yoriai.simulations.scenarios.tiny import tiny_llama, tiny_tokenizer
 
 TINY = "tiny"

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from yoriai.errors import ConfigError
-from yoriai.simulations.run.machine import machine, versions
+from yoriai.simulations.experiment.machine import machine, versions
 
 if TYPE_CHECKING:
     from yoriai.client.base.base_model import BaseModel

@@ -25,7 +25,7 @@ from yoriai.client.records.records import Record, SiteRecords
 from yoriai.errors import ConfigError
 from yoriai.simulations.bench.deploy.usage import Usage
 from yoriai.simulations.engines.choice import ENGINES
-from yoriai.simulations.run.machine import machine, versions
+from yoriai.simulations.experiment.machine import machine, versions
 
 TINY: Final = "tiny"
 TRAINS: Final = ("head", "core")

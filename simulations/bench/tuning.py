@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from yoriai.errors import ConfigError
-from yoriai.simulations.run.machine import machine, versions
+from yoriai.simulations.experiment.machine import machine, versions
 
 METHODS: Final = ("full", "full_clipped", "lora", "core", "head")
 _TEXTS: Final[dict[str, object]] = {"task.kind": "lm", "task.labels": [], "lora.factors": "svd"}

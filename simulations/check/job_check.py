@@ -24,10 +24,17 @@ from yoriai.simulations.check.lengths import SiteLengths, distribution
 from yoriai.simulations.check.noise_modes import NoiseModes, compare_noise, noise_line
 from yoriai.simulations.check.size_lines import estimate_lines, length_lines
 from yoriai.simulations.check.traffic import Traffic, traffic
+from yoriai.simulations.experiment.description import describe
+from yoriai.simulations.experiment.experiment import (
+    DataSource,
+    Experiment,
+    accountant_of,
+    event_of,
+    noise_multiplier,
+    resolve,
+)
+from yoriai.simulations.experiment.observers import Observer, Silent
 from yoriai.simulations.report.html import size_text
-from yoriai.simulations.run.description import describe
-from yoriai.simulations.run.experiment import DataSource, Experiment, accountant_of, event_of, noise_multiplier, resolve
-from yoriai.simulations.run.observers import Observer, Silent
 from yoriai.strategies.rule import largest_update, rule_of
 
 

@@ -21,9 +21,9 @@ from pydantic import TypeAdapter
 from yoriai.client.base.base_files import base_files
 from yoriai.client.base.kept import Kept, code_digest, stamps
 from yoriai.simulations.check.findings import Findings
-from yoriai.simulations.run.experiment import Experiment
-from yoriai.simulations.run.machine import cards, hardware
-from yoriai.simulations.run.observers import Observer
+from yoriai.simulations.experiment.experiment import Experiment
+from yoriai.simulations.experiment.machine import cards, hardware
+from yoriai.simulations.experiment.observers import Observer
 from yoriai.strategies.rule import built_in_rules
 from yoriai.system.files import PRIVATE
 

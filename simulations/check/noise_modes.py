@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from yoriai.config import JobConfig, override
 from yoriai.errors import ConfigError
 from yoriai.privacy.job_terms.noise import DistributedNoise, honest_shares, resolve_noise
-from yoriai.simulations.run.experiment import noise_multiplier
+from yoriai.simulations.experiment.experiment import noise_multiplier
 
 
 @dataclass(frozen=True)

@@ -31,9 +31,9 @@ from yoriai.privacy.job_terms.noise import LocalNoise, NoNoise
 from yoriai.simulations.check.findings import TimedStep
 from yoriai.simulations.check.lengths import SiteLengths
 from yoriai.simulations.check.workload import Rates
-from yoriai.simulations.run.experiment import Experiment
-from yoriai.simulations.run.fitted import Fitted
-from yoriai.simulations.run.observers import Observer
+from yoriai.simulations.experiment.experiment import Experiment
+from yoriai.simulations.experiment.fitted import Fitted
+from yoriai.simulations.experiment.observers import Observer
 from yoriai.simulations.run.reporting import peak_memory_mb
 
 _FEWEST: Final = 2

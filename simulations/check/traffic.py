@@ -8,7 +8,7 @@ from yoriai.privacy.job_terms.noise import DistributedNoise, resolve_noise
 from yoriai.privacy.secagg import FixedPoint
 from yoriai.privacy.secagg.fixedpoint import packed_bytes
 from yoriai.privacy.secagg.messages import HEADER_BYTES, SIGNATURE_BYTES
-from yoriai.simulations.run.experiment import Experiment
+from yoriai.simulations.experiment.experiment import Experiment
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.rule import CYCLE, largest_update, rule_of
 

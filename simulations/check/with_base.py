@@ -5,9 +5,9 @@ from yoriai.simulations.check.findings import Findings
 from yoriai.simulations.check.lengths import site_lengths
 from yoriai.simulations.check.step_timing import timed_step
 from yoriai.simulations.check.workload import Sizes
-from yoriai.simulations.run.experiment import Experiment
-from yoriai.simulations.run.fitted import fit
-from yoriai.simulations.run.observers import Observer
+from yoriai.simulations.experiment.experiment import Experiment
+from yoriai.simulations.experiment.fitted import fit
+from yoriai.simulations.experiment.observers import Observer
 
 
 def find(experiment: Experiment, observer: Observer) -> Findings:

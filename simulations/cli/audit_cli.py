@@ -46,8 +46,8 @@ def audit(
         from yoriai.simulations.audit.attack import check_claim
         from yoriai.simulations.audit.canary_audit import TINY, TINY_SETTINGS, AuditPlan, base_for
         from yoriai.simulations.audit.canary_audit import audit as run
-        from yoriai.simulations.run.experiment import DataSource, resolve
-        from yoriai.simulations.run.observers import screen
+        from yoriai.simulations.experiment.experiment import DataSource, resolve
+        from yoriai.simulations.experiment.observers import screen
 
     settings = overrides(rule=None, epsilon=epsilon, rounds=None, noise=noise)
     if base is not None:

@@ -32,11 +32,11 @@ def demo(
     say(f"demo     alone and together, on the records of {data or 'five machines of a mine'}")
     with say_while("loading libraries"):
         from yoriai.client.base.quiet import quiet_libraries
+        from yoriai.simulations.experiment.experiment import DataSource
+        from yoriai.simulations.experiment.observers import screen
         from yoriai.simulations.report.sweep_figure import draw_sweep, sweep_table
         from yoriai.simulations.report.table import print_report
         from yoriai.simulations.run import api, sweep
-        from yoriai.simulations.run.experiment import DataSource
-        from yoriai.simulations.run.observers import screen
         from yoriai.system.run_files import write_run_file
 
     folder, epsilons = out or api.new_folder("demo"), tuple(epsilon or sweep.EPSILONS)

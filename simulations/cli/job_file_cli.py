@@ -101,8 +101,8 @@ def job_check(
     refuse_two_sources(scenario, data)
     with say_while("loading libraries"):
         from yoriai.simulations.check.job_check import check, print_check
-        from yoriai.simulations.run.experiment import DataSource
-        from yoriai.simulations.run.observers import screen
+        from yoriai.simulations.experiment.experiment import DataSource
+        from yoriai.simulations.experiment.observers import screen
         from yoriai.simulations.scenarios import DEFAULT
 
     ready = scenario or DEFAULT

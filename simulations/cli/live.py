@@ -11,7 +11,7 @@ from yoriai.console.running import served
 from yoriai.errors import CheckpointError, ConfigError
 from yoriai.server.round.manifest import summary_of
 from yoriai.server.service.status import took_part
-from yoriai.simulations.run.observers import Observer
+from yoriai.simulations.experiment.observers import Observer
 
 _EVERY_S = 2.0
 

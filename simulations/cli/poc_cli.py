@@ -39,8 +39,8 @@ def poc(
     with say_while("loading libraries"):
         from yoriai.client.base.quiet import quiet_libraries
         from yoriai.client.records.columns import Reading
+        from yoriai.simulations.experiment.observers import screen
         from yoriai.simulations.poc.proof import example_site, prove, prove_site, write
-        from yoriai.simulations.run.observers import screen
 
     with quiet_libraries(), screen(_console) as observer:
         if records is None:

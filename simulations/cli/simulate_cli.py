@@ -17,7 +17,7 @@ from yoriai.errors import (
     YoriaiError,
 )
 from yoriai.simulations.cli.audit_cli import audit
-from yoriai.simulations.cli.bench_cli import bench
+from yoriai.simulations.cli.bench.bench_cli import bench
 from yoriai.simulations.cli.demo_cli import demo
 from yoriai.simulations.cli.evaluate_cli import evaluate
 from yoriai.simulations.cli.job_file_cli import job_check, job_init, job_schema
@@ -50,7 +50,7 @@ from yoriai.simulations.cli.try_cli import try_federation
 from yoriai.terminal import say, say_while
 
 if TYPE_CHECKING:
-    from yoriai.simulations.run.observers import Observer
+    from yoriai.simulations.experiment.observers import Observer
 
 _console = Console()
 
@@ -126,10 +126,10 @@ def simulate(
     with say_while("loading libraries"):
         from yoriai.client.base.quiet import quiet_libraries
         from yoriai.simulations.cli.live import live_page
+        from yoriai.simulations.experiment.experiment import DataSource
+        from yoriai.simulations.experiment.observers import screen
         from yoriai.simulations.report.table import print_report
         from yoriai.simulations.run import api
-        from yoriai.simulations.run.experiment import DataSource
-        from yoriai.simulations.run.observers import screen
         from yoriai.simulations.run.options import Options
         from yoriai.simulations.scenarios import DEFAULT
 
@@ -185,7 +185,7 @@ def fetch(
 ) -> None:
     """Fetch the default base model and the scenarios' records (105 MB) into the cache, or take them from a folder."""
     from yoriai.client.base import assets
-    from yoriai.simulations.run.observers import screen
+    from yoriai.simulations.experiment.observers import screen
 
     with screen(_console) as observer:
         for name in assets.ASSETS:

@@ -50,8 +50,8 @@ def suggest(
     with say_while("loading libraries"):
         from yoriai.client.base.quiet import quiet_libraries
         from yoriai.config import load_job
-        from yoriai.simulations.run.experiment import DataSource
-        from yoriai.simulations.run.observers import screen
+        from yoriai.simulations.experiment.experiment import DataSource
+        from yoriai.simulations.experiment.observers import screen
         from yoriai.simulations.suggest.job_file import job_file
         from yoriai.simulations.suggest.trials import suggest as tried
         from yoriai.system.files import write_atomically

@@ -17,10 +17,10 @@ from yoriai.client.records.records import SiteRecords
 from yoriai.client.session.forgetting import Forgetting, forgetting
 from yoriai.errors import CheckpointError, ConfigError
 from yoriai.simulations.evaluation.latency import Latency, measure
+from yoriai.simulations.experiment.experiment import resolve
 from yoriai.simulations.report.file import load_report
 from yoriai.simulations.report.report import TRAININGS, Report
 from yoriai.simulations.run import run_folder
-from yoriai.simulations.run.experiment import resolve
 from yoriai.simulations.run.measuring import Measurements, SiteTallies, together
 
 MEASUREMENTS = "measurements.json"

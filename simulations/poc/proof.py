@@ -10,11 +10,11 @@ from typing import Any, Final
 from yoriai.client.records.columns import Reading
 from yoriai.client.records.records import Record, SiteRecords, is_site, read_records, read_site
 from yoriai.errors import ConfigError
+from yoriai.simulations.experiment.observers import Observer
 from yoriai.simulations.poc.answer import Answer, answer, no_trial
 from yoriai.simulations.poc.sanity import Sanity, examine
 from yoriai.simulations.poc.trial import FEWEST_TRAIN, MOST_TEST, MOST_TRAIN, Trial, run_trial
 from yoriai.simulations.report.report import Report
-from yoriai.simulations.run.observers import Observer
 from yoriai.simulations.scenarios import DEFAULT, get_scenario
 from yoriai.simulations.scenarios.partition import infer_task_kind, split
 from yoriai.system.run_files import write_run_file

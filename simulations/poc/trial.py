@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from yoriai.client.base.base_model import choose_device, load_base
 from yoriai.client.records.records import Record
 from yoriai.client.session.model_session import ModelSession
+from yoriai.simulations.experiment.experiment import DataSource, resolve
+from yoriai.simulations.experiment.observers import Observer
 from yoriai.simulations.poc.curve import Curve, fit
 from yoriai.simulations.report.report import Report
 from yoriai.simulations.run.api import simulate
-from yoriai.simulations.run.experiment import DataSource, resolve
 from yoriai.simulations.run.measuring import Measurements
-from yoriai.simulations.run.observers import Observer
 from yoriai.simulations.run.options import Options
 from yoriai.simulations.scenarios.partition import partition
 

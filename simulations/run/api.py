@@ -25,15 +25,15 @@ from yoriai.config import JobConfig
 from yoriai.errors import CheckpointError
 from yoriai.simulations.engines.choice import check_engine
 from yoriai.simulations.engines.one_pass import check_one_pass
+from yoriai.simulations.experiment.description import describe
+from yoriai.simulations.experiment.experiment import DataSource, Experiment, noise_multiplier, resolve
+from yoriai.simulations.experiment.fitted import fit
+from yoriai.simulations.experiment.observers import Observer, Silent
 from yoriai.simulations.report.file import REPORT_FILE, load_report
 from yoriai.simulations.report.report import Report
 from yoriai.simulations.run import run_folder
 from yoriai.simulations.run.compare import wanted
-from yoriai.simulations.run.description import describe
-from yoriai.simulations.run.experiment import DataSource, Experiment, noise_multiplier, resolve
-from yoriai.simulations.run.fitted import fit
 from yoriai.simulations.run.kept_noise import begun_with
-from yoriai.simulations.run.observers import Observer, Silent
 from yoriai.simulations.run.options import Options
 from yoriai.simulations.run.run_folder import StoredRun
 from yoriai.simulations.run.sitting import Sitting, run_to_report

@@ -20,8 +20,8 @@ from yoriai.client.training.answers import SAMPLES, both_answer
 from yoriai.client.training.evaluate import evaluate
 from yoriai.config import JobConfig
 from yoriai.errors import CheckpointError
+from yoriai.simulations.experiment.observers import Observer
 from yoriai.simulations.report.report import Paired, Sample, Score
-from yoriai.simulations.run.observers import Observer
 from yoriai.simulations.scenarios.private_counts import private_baseline
 from yoriai.strategies.adapter import AdapterState
 from yoriai.system.run_files import write_run_file

@@ -14,6 +14,8 @@ from yoriai.client.session.model_session import ModelSession
 from yoriai.privacy.dp.wording import adjacency
 from yoriai.privacy.job_terms.noise import honest_shares
 from yoriai.server.round.manifest import RoundRecord
+from yoriai.simulations.experiment.description import base_of
+from yoriai.simulations.experiment.experiment import Experiment, accountant_of, event_of
 from yoriai.simulations.report.report import (
     PERSONAL,
     TRAININGS,
@@ -27,8 +29,6 @@ from yoriai.simulations.report.report import (
     SiteReport,
     Task,
 )
-from yoriai.simulations.run.description import base_of
-from yoriai.simulations.run.experiment import Experiment, accountant_of, event_of
 from yoriai.simulations.run.measuring import Measurements, TestBench, paired, score, together
 from yoriai.simulations.run.pairing import against, changed
 from yoriai.simulations.run.personal_adapters import Personal

@@ -11,7 +11,7 @@ from typing import Any
 
 from yoriai.config import JobConfig, job_to_toml, load_job
 from yoriai.errors import CheckpointError, ConfigError
-from yoriai.simulations.run.experiment import DataSource
+from yoriai.simulations.experiment.experiment import DataSource
 from yoriai.system.files import room_for
 from yoriai.system.run_files import write_run_file
 

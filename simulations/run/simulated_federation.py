@@ -20,9 +20,9 @@ from yoriai.server.round.registry import Checkpoint, Registry, last_checkpoint
 from yoriai.simulations.engines.in_process import InProcessTransport
 from yoriai.simulations.engines.one_pass import OnePass
 from yoriai.simulations.engines.site_spec import SiteSpec
+from yoriai.simulations.experiment.experiment import event_of, noise_multiplier
+from yoriai.simulations.experiment.observers import Observer, Silent, refusal_lines
 from yoriai.simulations.run import kept_noise
-from yoriai.simulations.run.experiment import event_of, noise_multiplier
-from yoriai.simulations.run.observers import Observer, Silent, refusal_lines
 from yoriai.simulations.scenarios.consortium import Consortium
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.rule import rule_of

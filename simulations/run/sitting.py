@@ -11,14 +11,14 @@ from yoriai.client.session.model_session import ModelSession
 from yoriai.config import JobConfig
 from yoriai.errors import CheckpointError
 from yoriai.server.round.registry import Checkpoint, Registry
+from yoriai.simulations.experiment.experiment import Experiment
+from yoriai.simulations.experiment.fitted import Fitted
+from yoriai.simulations.experiment.observers import Observer
 from yoriai.simulations.report.file import write_report
 from yoriai.simulations.report.report import Report, Sample
 from yoriai.simulations.run import compare
 from yoriai.simulations.run.adapter_pages import write_pages
-from yoriai.simulations.run.experiment import Experiment
-from yoriai.simulations.run.fitted import Fitted
 from yoriai.simulations.run.measuring import Measurements, TestBench
-from yoriai.simulations.run.observers import Observer
 from yoriai.simulations.run.options import Options
 from yoriai.simulations.run.personal_adapters import Personal, PersonalRun, personal_adapters
 from yoriai.simulations.run.reporting import Measured, build_report

@@ -22,10 +22,10 @@ from yoriai.client.base.base_model import choose_device, load_base
 from yoriai.client.session.model_session import ModelSession
 from yoriai.config import JobConfig
 from yoriai.errors import ConfigError
+from yoriai.simulations.experiment.experiment import DataSource, resolve
+from yoriai.simulations.experiment.observers import Observer
 from yoriai.simulations.report.report import Report, Score
 from yoriai.simulations.run.api import resume, simulate
-from yoriai.simulations.run.experiment import DataSource, resolve
-from yoriai.simulations.run.observers import Observer
 from yoriai.simulations.run.options import Options
 from yoriai.system.run_files import write_run_file
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from yoriai.simulations.run.observers import Observer
+from yoriai.simulations.experiment.observers import Observer
 from yoriai.system.run_files import write_run_file
 
 _AT_A_SITE = ("steps at site ", "prefix of site ")

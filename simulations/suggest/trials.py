@@ -24,11 +24,11 @@ from yoriai.client.records.records import Record, SiteRecords
 from yoriai.client.session.model_session import ModelSession
 from yoriai.config import JobConfig, override
 from yoriai.errors import ConfigError
+from yoriai.simulations.experiment.experiment import DataSource, Experiment, resolve
+from yoriai.simulations.experiment.observers import Observer
 from yoriai.simulations.report.report import PERSONAL, Change, Report
 from yoriai.simulations.run.api import simulate
-from yoriai.simulations.run.experiment import DataSource, Experiment, resolve
 from yoriai.simulations.run.measuring import Measurements, SiteTallies
-from yoriai.simulations.run.observers import Observer
 from yoriai.simulations.run.options import Options
 from yoriai.simulations.run.pairing import changed
 from yoriai.simulations.scenarios.partition import split

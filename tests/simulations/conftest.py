@@ -12,9 +12,9 @@ from tests.simulations.secure_world import World
 from tests.world import Notebook, job_settings, save_tiny_base, write_sites
 from yoriai.client.session.model_session import ModelSession
 from yoriai.simulations.audit.canary_audit import base_for
+from yoriai.simulations.experiment.experiment import Experiment
 from yoriai.simulations.report.report import Report
 from yoriai.simulations.run.api import simulate
-from yoriai.simulations.run.experiment import Experiment
 from yoriai.simulations.run.options import Options
 
 SIZES = {"a": 30, "b": 24, "c": 20}

@@ -12,7 +12,7 @@ from yoriai.privacy.ledger.ledger import Ledger
 from yoriai.privacy.secagg.work import Work
 from yoriai.server.round.registry import Checkpoint
 from yoriai.simulations.engines.site_spec import SiteSpec
-from yoriai.simulations.run.experiment import DataSource, Experiment, resolve
+from yoriai.simulations.experiment.experiment import DataSource, Experiment, resolve
 from yoriai.simulations.run.simulated_federation import Federation, Outcome, run_federation
 from yoriai.strategies.rule import get_rule, largest_update
 

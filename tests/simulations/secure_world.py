@@ -17,7 +17,7 @@ from yoriai.server.round.coordinator import Coordinator
 from yoriai.server.round.registry import Checkpoint, Registry
 from yoriai.server.round.sealing import Sealer
 from yoriai.simulations.engines.in_process import InProcessTransport
-from yoriai.simulations.run.experiment import noise_multiplier
+from yoriai.simulations.experiment.experiment import noise_multiplier
 from yoriai.simulations.scenarios.consortium import Consortium
 from yoriai.strategies.rule import get_rule
 

@@ -27,7 +27,7 @@ from yoriai.simulations.audit.attack import Carrier, Dirac, Noiseless, RandomDir
 from yoriai.simulations.audit.attack_records import Candidates, Losses, candidates, membership
 from yoriai.simulations.audit.canary_audit import TINY_SETTINGS, audit
 from yoriai.simulations.cli.audit_cli import print_audit
-from yoriai.simulations.run.experiment import DataSource, Experiment, resolve
+from yoriai.simulations.experiment.experiment import DataSource, Experiment, resolve
 
 pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook", "ignore:.is_gradient_checkpointing")
 

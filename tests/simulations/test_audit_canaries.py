@@ -15,7 +15,7 @@ from yoriai.client.training.train import train_round
 from yoriai.privacy.dp.randomness import SeededSource
 from yoriai.simulations.audit.attack import Carrier, Dirac, GradientCanaries, Noiseless, attack, for_attack
 from yoriai.simulations.audit.canary_audit import TINY_SETTINGS, attack_records
-from yoriai.simulations.run.experiment import DataSource, Experiment, resolve
+from yoriai.simulations.experiment.experiment import DataSource, Experiment, resolve
 
 pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook", "ignore:.is_gradient_checkpointing")
 

@@ -14,8 +14,8 @@ from yoriai.cli import command
 from yoriai.errors import EXIT_BAD_INPUT, ConfigError
 from yoriai.simulations.audit import canary_audit as auditing
 from yoriai.simulations.cli.audit_cli import EXIT_REFUTED, print_audit
-from yoriai.simulations.run.experiment import Experiment
-from yoriai.simulations.run.observers import Observer
+from yoriai.simulations.experiment.experiment import Experiment
+from yoriai.simulations.experiment.observers import Observer
 
 
 def _part(correct: int, guesses: int, epsilon: float) -> dict[str, Any]:

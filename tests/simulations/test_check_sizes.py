@@ -24,7 +24,7 @@ from yoriai.simulations.check.job_check import Check, check, print_check
 from yoriai.simulations.check.lengths import SiteLengths, distribution, poorly_read, site_lengths
 from yoriai.simulations.check.step_timing import step_records
 from yoriai.simulations.check.workload import Rates, Sizes, Work, logits_bytes, seconds, states_bytes, work_of
-from yoriai.simulations.run.experiment import DataSource
+from yoriai.simulations.experiment.experiment import DataSource
 
 TEXT = {"task.kind": "lm"}
 

@@ -13,7 +13,7 @@ from tests.simulations.conftest import Run
 from tests.world import write_job
 from yoriai.console.pages import Asked
 from yoriai.simulations.cli.live import Watched
-from yoriai.simulations.run.observers import Silent
+from yoriai.simulations.experiment.observers import Silent
 
 
 def pages(client: httpx.Client) -> Iterator[str]:

@@ -14,6 +14,7 @@ from tests.world import Notebook, save_tiny_base, write_sites
 from yoriai.client.evaluation.language import guess
 from yoriai.client.records.records import Record
 from yoriai.errors import EXIT_BAD_INPUT, ConfigError
+from yoriai.simulations.experiment.observers import Silent
 from yoriai.simulations.poc.answer import answer, beats
 from yoriai.simulations.poc.curve import NEAR, fit
 from yoriai.simulations.poc.personal_data import kinds_in
@@ -21,7 +22,6 @@ from yoriai.simulations.poc.proof import Proof, document, example_site, prove, w
 from yoriai.simulations.poc.sanity import examine
 from yoriai.simulations.poc.trial import Trial
 from yoriai.simulations.report.report import Compared, Paired
-from yoriai.simulations.run.observers import Silent
 
 SMALL = {"head.directions": 8, "head.words": 32, "federation.rounds": 2, "speed.threads": 1}
 

@@ -16,7 +16,7 @@ from yoriai.privacy.dp.randomness import SeededSource
 from yoriai.privacy.dp.skellam import SkellamTable
 from yoriai.simulations.audit.attack import Carrier, Dirac, Noiseless, attack, for_attack
 from yoriai.simulations.audit.canary_audit import audit
-from yoriai.simulations.run.experiment import DataSource, Experiment, resolve
+from yoriai.simulations.experiment.experiment import DataSource, Experiment, resolve
 
 pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook", "ignore:.is_gradient_checkpointing")
 

@@ -23,7 +23,7 @@ from yoriai.server.round.coordinator import Coordinator
 from yoriai.server.round.messenger import Transport
 from yoriai.server.round.registry import Registry
 from yoriai.simulations.engines.in_process import InProcessTransport
-from yoriai.simulations.run.experiment import noise_multiplier
+from yoriai.simulations.experiment.experiment import noise_multiplier
 from yoriai.strategies.rule import get_rule, largest_update
 
 KNOWN, NAMES = Known(), ("east", "north", "south")

@@ -24,12 +24,12 @@ from yoriai.server.round.registry import Registry
 from yoriai.simulations.bench.bases.advice import advice
 from yoriai.simulations.bench.bases.rounding import KINDS, bits_a_weight, rounded
 from yoriai.simulations.bench.bases.tasks import Task
+from yoriai.simulations.experiment.experiment import DataSource
+from yoriai.simulations.experiment.machine import machine, versions
+from yoriai.simulations.experiment.observers import Silent
 from yoriai.simulations.run import run_folder
 from yoriai.simulations.run.api import simulate
-from yoriai.simulations.run.experiment import DataSource
-from yoriai.simulations.run.machine import machine, versions
 from yoriai.simulations.run.measuring import Measurements, SiteTallies, TestBench, together
-from yoriai.simulations.run.observers import Silent
 from yoriai.simulations.run.options import Options
 from yoriai.strategies.adapter import AdapterState
 

@@ -26,7 +26,7 @@ from yoriai.simulations.deployment.processes import (
     running,
     traffic_file,
 )
-from yoriai.simulations.run.machine import machine, versions
+from yoriai.simulations.experiment.machine import machine, versions
 
 _POLL_S = 1.0
 _LONGEST_EMPTY_S = 3600.0

@@ -24,7 +24,7 @@ from yoriai.client.model.public_texts import shipped_texts
 from yoriai.errors import BaseModelError, ConfigError
 from yoriai.simulations.bench.edge.asking import Asker, Language, Measured
 from yoriai.simulations.bench.edge.energy import EnergyMeter
-from yoriai.simulations.run.machine import machine
+from yoriai.simulations.experiment.machine import machine
 from yoriai.simulations.scenarios import get_scenario
 
 QUANTISATIONS: Final = ("own", *MERGED_TYPES)

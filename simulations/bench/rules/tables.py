@@ -6,8 +6,8 @@ from typing import Any, Final
 
 from yoriai.privacy.dp.wording import terms
 from yoriai.simulations.bench.rules.run import Found, Result
+from yoriai.simulations.experiment.machine import machine, versions
 from yoriai.simulations.report.html import size_text
-from yoriai.simulations.run.machine import machine, versions
 
 _NAMES = {
     "local": "alone",

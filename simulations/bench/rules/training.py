@@ -17,11 +17,11 @@ from yoriai.server.round.registry import Checkpoint
 from yoriai.simulations.bench.rules.plan import FEDERATED_LOCAL, Training, job_of
 from yoriai.simulations.bench.rules.product_error import product_error
 from yoriai.simulations.bench.rules.store import Measured
+from yoriai.simulations.experiment.experiment import Experiment
+from yoriai.simulations.experiment.observers import Silent
 from yoriai.simulations.report.report import Data
 from yoriai.simulations.run import compare
-from yoriai.simulations.run.experiment import Experiment
 from yoriai.simulations.run.measuring import SiteTallies, TestBench
-from yoriai.simulations.run.observers import Silent
 from yoriai.simulations.run.simulated_federation import Federation, run_federation
 from yoriai.simulations.scenarios import get_scenario
 from yoriai.simulations.scenarios.partition import partition

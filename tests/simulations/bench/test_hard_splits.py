@@ -9,7 +9,7 @@ from tests.commands import yoriai
 from yoriai.client.records.records import Record, SiteRecords, read_sites
 from yoriai.config import load_job
 from yoriai.simulations.bench.hard_splits import MANY, SPLITS, disjoint, fifty, one_label, write_splits
-from yoriai.simulations.run.experiment import DataSource, resolve
+from yoriai.simulations.experiment.experiment import DataSource, resolve
 from yoriai.simulations.scenarios.excavators import excavators
 
 

@@ -17,7 +17,7 @@ from tests.world import Notebook, job_settings, write_job, write_records, write_
 from yoriai.config import JobConfig
 from yoriai.simulations.check import kept_findings as module
 from yoriai.simulations.check.job_check import Check, check, print_check
-from yoriai.simulations.run.experiment import DataSource
+from yoriai.simulations.experiment.experiment import DataSource
 
 ROOT = Path(__file__).parents[3]
 NAMES = ("northern-plant", "southern-plant")

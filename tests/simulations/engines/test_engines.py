@@ -11,7 +11,7 @@ from yoriai.config import JobConfig, override
 from yoriai.privacy.dp.randomness import RandomSource, SeededSource, SystemSource
 from yoriai.simulations.engines.in_process import InProcessTransport
 from yoriai.simulations.engines.site_spec import SiteSpec
-from yoriai.simulations.run.experiment import event_of, noise_multiplier
+from yoriai.simulations.experiment.experiment import event_of, noise_multiplier
 
 JOB = override(JobConfig(name="small"), {"privacy.epsilon": 3.0, "privacy.delta": 1e-6, "federation.min_sites": 3})
 

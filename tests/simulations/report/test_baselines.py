@@ -118,7 +118,7 @@ def test_without_privacy_nothing_is_counted_privately(base: Path, sites: Path, t
 def test_texts_have_no_counting(base: Path, tmp_path: Path) -> None:
     records = "".join(json.dumps({"text": f"pump number {n} leaks oil"}) + "\n" for n in range(40))
     (tmp_path / "texts.jsonl").write_text(records)
-    from yoriai.simulations.run.experiment import DataSource
+    from yoriai.simulations.experiment.experiment import DataSource
 
     source = DataSource(tmp_path / "texts.jsonl", sites=2)
     settings = job_settings(base, **{"federation.rounds": 1})

@@ -22,9 +22,9 @@ from yoriai.errors import EXIT_PARTIAL, BudgetError, CheckpointError, ConfigErro
 from yoriai.privacy.dp.wording import epsilon_text
 from yoriai.privacy.ledger.ledger import Charge, Ledger
 from yoriai.server.round.registry import Checkpoint, Registry
+from yoriai.simulations.experiment.experiment import DataSource
 from yoriai.simulations.report.file import load_report, report_schema
 from yoriai.simulations.run.api import resume, simulate
-from yoriai.simulations.run.experiment import DataSource
 from yoriai.simulations.run.options import Options
 
 SEEDED = Options(noise_seed=b"seed")

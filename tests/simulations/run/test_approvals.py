@@ -14,7 +14,7 @@ from yoriai.client.versions.adapter_place import VERSION, folder_of, read_evalua
 from yoriai.config import JobConfig, override
 from yoriai.privacy.statements.delivery import read_delivery
 from yoriai.server.round.registry import Checkpoint, Registry
-from yoriai.simulations.run.experiment import noise_multiplier
+from yoriai.simulations.experiment.experiment import noise_multiplier
 from yoriai.strategies.adapter import AdapterState
 
 pytestmark = pytest.mark.filterwarnings(

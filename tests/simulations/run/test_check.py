@@ -11,8 +11,8 @@ from tests.world import job_settings
 from yoriai.config import JobConfig
 from yoriai.errors import RecordError
 from yoriai.simulations.check.job_check import Check, check, print_check
+from yoriai.simulations.experiment.experiment import DataSource
 from yoriai.simulations.run.api import simulate
-from yoriai.simulations.run.experiment import DataSource
 
 # Names and numbers of a message's header differ in length by a few characters.
 HEADER_SLACK = 40

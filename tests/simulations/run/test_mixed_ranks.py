@@ -10,7 +10,7 @@ from tests.simulations.miniature import Miniature
 from yoriai.errors import RoundError
 from yoriai.privacy.job_terms.round_terms import first_range
 from yoriai.server.round.registry import Checkpoint
-from yoriai.simulations.run.experiment import noise_multiplier
+from yoriai.simulations.experiment.experiment import noise_multiplier
 from yoriai.simulations.run.simulated_federation import Federation
 
 pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook", "ignore:.is_gradient_checkpointing")

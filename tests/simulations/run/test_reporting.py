@@ -11,11 +11,11 @@ from tests.world import job_settings, write_sites
 from yoriai.client.base.base_model import choose_device, load_base
 from yoriai.client.session.model_session import ModelSession
 from yoriai.server.round.registry import Registry
+from yoriai.simulations.experiment.description import base_of, describe
+from yoriai.simulations.experiment.experiment import DataSource, Experiment, resolve
+from yoriai.simulations.experiment.observers import Silent
 from yoriai.simulations.report.report import Report
-from yoriai.simulations.run.description import base_of, describe
-from yoriai.simulations.run.experiment import DataSource, Experiment, resolve
 from yoriai.simulations.run.measuring import Measurements, TestBench
-from yoriai.simulations.run.observers import Silent
 from yoriai.simulations.run.reporting import Measured, build_report
 from yoriai.simulations.run.simulated_federation import Outcome
 

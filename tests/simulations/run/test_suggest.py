@@ -14,9 +14,9 @@ from tests.commands import yoriai
 from tests.world import WORDS, save_tiny_base, write_sites
 from yoriai.config import JobConfig, load_job, override, parse_job
 from yoriai.errors import EXIT_BAD_INPUT, ConfigError
+from yoriai.simulations.experiment.experiment import DataSource
+from yoriai.simulations.experiment.observers import Silent
 from yoriai.simulations.report.report import Change
-from yoriai.simulations.run.experiment import DataSource
-from yoriai.simulations.run.observers import Silent
 from yoriai.simulations.suggest.job_file import job_file
 from yoriai.simulations.suggest.trials import Proposal, Split, Suggestion, Tried, check_public, suggest
 

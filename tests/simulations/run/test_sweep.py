@@ -15,13 +15,13 @@ from tests.world import Notebook, save_tiny_base, write_sites
 from yoriai.client.model.head_model import HeadModel
 from yoriai.client.records.encoding import Example
 from yoriai.errors import ConfigError
+from yoriai.simulations.experiment.experiment import DataSource
+from yoriai.simulations.experiment.observers import Silent
 from yoriai.simulations.report.file import write_report
 from yoriai.simulations.report.report import Report, Score
 from yoriai.simulations.report.sweep_figure import draw_sweep, sweep_table
 from yoriai.simulations.run import sitting
 from yoriai.simulations.run import sweep as module
-from yoriai.simulations.run.experiment import DataSource
-from yoriai.simulations.run.observers import Silent
 from yoriai.simulations.run.sweep import ROWS, run_folder_of, sweep
 
 SMALL = {"head.directions": 8, "head.words": 32, "federation.rounds": 2, "speed.threads": 1}

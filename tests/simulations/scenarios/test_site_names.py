@@ -9,10 +9,10 @@ import pytest
 from tests.simulations.report_fixture import example_report
 from tests.world import job_settings, write_records, write_sites
 from yoriai.errors import ConfigError, RecordError
+from yoriai.simulations.experiment.experiment import DataSource, resolve
 from yoriai.simulations.report.figures import draw
 from yoriai.simulations.report.file import load_report
 from yoriai.simulations.run.api import simulate
-from yoriai.simulations.run.experiment import DataSource, resolve
 from yoriai.simulations.scenarios.site_names import site_names
 
 

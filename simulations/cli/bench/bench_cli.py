@@ -10,14 +10,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from yoriai.simulations.cli import bench_work_cli
-from yoriai.simulations.cli.bench_output import command_line, documented, show
-from yoriai.simulations.cli.bench_simulate_cli import simulate
+from yoriai.simulations.cli.bench import work_cli
+from yoriai.simulations.cli.bench.output import command_line, documented, show
+from yoriai.simulations.cli.bench.simulate_cli import simulate
 from yoriai.terminal import say, say_while
 
 bench = typer.Typer(help="Measure Yoriai on this machine.", no_args_is_help=True)
 bench.command()(simulate)
-bench_work_cli.mount(bench)
+work_cli.mount(bench)
 
 
 @bench.command()

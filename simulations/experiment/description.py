@@ -1,8 +1,8 @@
 """What a run works on, in lines for its beginning; told without a model."""
 
 from yoriai.client.base import assets
+from yoriai.simulations.experiment.experiment import Experiment
 from yoriai.simulations.report.report import Base
-from yoriai.simulations.run.experiment import Experiment
 
 
 def describe(experiment: Experiment, base_digest: str, cut: int) -> list[str]:

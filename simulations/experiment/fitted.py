@@ -8,8 +8,8 @@ from yoriai.client.records.records import SiteRecords
 from yoriai.client.session.model_session import ModelSession
 from yoriai.client.session.prepare import with_digests
 from yoriai.errors import RecordError
-from yoriai.simulations.run.experiment import Experiment
-from yoriai.simulations.run.observers import Observer
+from yoriai.simulations.experiment.experiment import Experiment
+from yoriai.simulations.experiment.observers import Observer
 from yoriai.strategies.adapter import AdapterState
 from yoriai.strategies.rule import largest_update, rule_of
 

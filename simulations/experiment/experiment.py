@@ -17,8 +17,8 @@ from yoriai.privacy.dp.accounting import Accountant, Event, effective_accountant
 from yoriai.privacy.identity.roster import MAX_WEIGHT
 from yoriai.privacy.job_terms.calibration import calibrated
 from yoriai.privacy.job_terms.noise import all_rounds, resolve_noise, round_event
+from yoriai.simulations.experiment.record_checks import check_batch, check_delta, check_owners, check_sites
 from yoriai.simulations.report.report import Data
-from yoriai.simulations.run.record_checks import check_batch, check_delta, check_owners, check_sites
 from yoriai.simulations.scenarios import DEFAULT, get_scenario
 from yoriai.simulations.scenarios.partition import (
     Record,

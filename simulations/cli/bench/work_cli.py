@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from yoriai.errors import ServerError
-from yoriai.simulations.cli.bench_output import documented, show
+from yoriai.simulations.cli.bench.output import documented, show
 from yoriai.terminal import say, say_while
 
 

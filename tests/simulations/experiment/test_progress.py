@@ -10,7 +10,7 @@ from rich.console import Console
 
 from tests.world import Notebook
 from yoriai.client.base.quiet import quiet_libraries
-from yoriai.simulations.run.observers import Bars, Lines, screen
+from yoriai.simulations.experiment.observers import Bars, Lines, screen
 from yoriai.simulations.run.timing import Stopwatch
 
 

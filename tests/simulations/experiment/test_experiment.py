@@ -12,8 +12,8 @@ from yoriai import cli
 from yoriai.config import JobConfig, job_to_toml, override
 from yoriai.errors import ConfigError
 from yoriai.simulations import scenarios
+from yoriai.simulations.experiment.experiment import DataSource, noise_multiplier, resolve
 from yoriai.simulations.run import run_folder
-from yoriai.simulations.run.experiment import DataSource, noise_multiplier, resolve
 from yoriai.simulations.run.run_folder import StoredRun
 from yoriai.simulations.scenarios import SCENARIOS, Scenario
 from yoriai.simulations.scenarios.partition import Record, SiteRecords

@@ -1,0 +1,1 @@
+"""`yoriai bench`: its commands, and how they say what was measured."""
