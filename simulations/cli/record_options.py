@@ -70,9 +70,11 @@ Samples = Annotated[
     ),
 ]
 Alone = Annotated[
-    bool,
+    bool | None,
     typer.Option(
-        "--alone/--no-alone", help="Whether each site is also trained alone where a head trains, which costs seconds."
+        "--alone/--no-alone",
+        show_default=False,
+        help="Whether each site is also trained alone; default: where a head trains, which costs seconds.",
     ),
 ]
 Track = Annotated[

@@ -99,7 +99,7 @@ def simulate(
             "--compare", help="Also train each site alone, without privacy, and at one place: about five times as long."
         ),
     ] = False,
-    alone: Alone = True,
+    alone: Alone = None,
     samples: Samples = True,
     track: Track = "",
     out: Annotated[

@@ -87,7 +87,7 @@ def simulate(
         data=source,
         engine=options.engine,
         compare=options.compare,
-        alone=options.alone,
+        each_alone=options.each_alone(experiment.job),
         reason=experiment.reason,
         labels_from_records=experiment.labels_from_records,
         records_digest=experiment.records_digest(),
@@ -124,12 +124,12 @@ def resume(
         engine=run.engine,
         ray_address=ray_address,
         compare=run.compare or compare,
-        alone=run.alone,
+        alone=run.each_alone,
         samples=run.samples,
     )
     check_engine(options.engine, options.ray_address)
     with run_folder.locked(folder):
-        comparisons = wanted(job, every=options.compare, alone=options.alone)
+        comparisons = wanted(job, every=options.compare, alone=options.each_alone(job))
         if (done := _finished(folder, comparisons)) is not None:
             return done
         observer.advance("reading the records", 0, 0)

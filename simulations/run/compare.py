@@ -47,15 +47,15 @@ def alone(job: JobConfig) -> JobConfig:
     return override(job, {**_ALONE, "privacy.noise": "local"} if shares else _ALONE)
 
 
-def wanted(job: JobConfig, *, every: bool, alone: bool = True) -> tuple[str, ...]:
+def wanted(job: JobConfig, *, every: bool, alone: bool) -> tuple[str, ...]:
     """Names of the trainings that a job is compared with, in their order.
 
     Args:
-        every: all there are; otherwise none but each site alone, and that where a head trains, which costs seconds.
-        alone: False leaves even that out.
+        every: all there are.
+        alone: otherwise each site alone, or none.
     """
     if not every:
-        return ("local",) if alone and job.trains_head else ()
+        return ("local",) if alone else ()
     names = {
         "none": (),
         "local": ("federated_no_privacy", "central"),
@@ -70,7 +70,7 @@ def comparisons(federation: Federation, names: Sequence[str] | None = None) -> I
     Args:
         names: of the wanted ones; None for every one.
     """
-    names = wanted(federation.job, every=True) if names is None else names
+    names = wanted(federation.job, every=True, alone=True) if names is None else names
     folder = federation.folder / "compare"
     everyone = tuple(site.name for site in federation.sites)
     for name in names:

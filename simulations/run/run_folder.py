@@ -5,7 +5,7 @@ import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ class StoredRun:
         reason, labels_from_records: of the Experiment; the stored job has kind and labels settled already.
         records_digest: of the records it began with.
         samples: whether answers are shown side by side.
-        alone: whether each site is trained alone too, where a head trains.
+        each_alone: whether each site is trained alone too.
     """
 
     run_id: str
@@ -35,7 +35,7 @@ class StoredRun:
     labels_from_records: bool
     records_digest: str
     samples: bool = True
-    alone: bool = True
+    each_alone: bool = False
 
 
 def must_be_free(folder: Path) -> None:
@@ -87,6 +87,8 @@ def load(folder: Path) -> tuple[JobConfig, StoredRun]:
         data = stored["data"]
         if (data.get("prompt_field"), data.get("response_field")) == ("prompt", "response"):
             data = {**data, "prompt_field": "", "response_field": ""}  # So runs once stored that nothing was named.
+        # So runs once stored, or left out, that each site is trained alone if a head trains.
+        if_head = stored.pop("alone", "each_alone" not in stored)
         source = DataSource(**{**data, "path": Path(data["path"]) if data["path"] else None})
         run = StoredRun(**{**stored, "data": source})
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -95,7 +97,8 @@ def load(folder: Path) -> tuple[JobConfig, StoredRun]:
             found="no run.json" if isinstance(error, OSError) else "a damaged run.json",
             remedy="name the folder of a run",
         ) from error
-    return load_job(folder / "job.toml"), run
+    job = load_job(folder / "job.toml")
+    return job, replace(run, each_alone=job.trains_head) if if_head else run
 
 
 @contextmanager

@@ -156,7 +156,8 @@ def _personal(
 
 
 def _compare(sitting: Sitting, federation: Federation, kept: Measurements, bench: TestBench) -> None:
-    names = compare.wanted(sitting.job, every=sitting.options.compare, alone=sitting.options.alone)
+    options, job = sitting.options, sitting.job
+    names = compare.wanted(job, every=options.compare, alone=options.each_alone(job))
     # The stopwatch times the federation's sites; those of comparisons are told to the observer alone.
     for comparison in compare.comparisons(replace(federation, observer=sitting.observer), names):
         sitting.observer.say(f"compare  {comparison.name.replace('_', ' ')}")

@@ -243,6 +243,18 @@ def test_a_run_stored_before_there_were_scenarios_has_the_excavators(tmp_path: P
     assert run_folder.load(tmp_path / "run")[1].data == DataSource(seed=2, scenario="excavators")
 
 
+@pytest.mark.parametrize(("stored_alone", "head"), [(True, True), (True, False), (False, True), (None, True)])
+def test_a_run_that_stored_alone_for_heads_is_resumed_so(stored_alone: bool | None, head: bool, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    job = override(JobConfig(name="j"), {"task.kind": "classify", "task.head": "trained" if head else "labels"})
+    run_folder.store(folder, job, StoredRun("j-1", DataSource(), "inprocess", False, "why", False, "00"))
+    stored = json.loads((folder / "run.json").read_text())
+    del stored["each_alone"]
+    (folder / "run.json").write_text(json.dumps(stored if stored_alone is None else stored | {"alone": stored_alone}))
+    assert run_folder.load(folder)[1].each_alone is (head and stored_alone is not False)
+
+
 @pytest.mark.parametrize("command", ["simulate", "job check"])
 @pytest.mark.parametrize(
     ("options", "message"),

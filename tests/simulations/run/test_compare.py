@@ -12,6 +12,7 @@ from yoriai.client.session.task_defaults import head_rate, settled
 from yoriai.config import JobConfig, override
 from yoriai.privacy.ledger.ledger import Ledger
 from yoriai.simulations.run.compare import Comparison, comparisons, wanted
+from yoriai.simulations.run.options import Options
 from yoriai.simulations.run.simulated_federation import Federation
 
 
@@ -121,9 +122,16 @@ def test_an_adapters_rate_is_the_same_everywhere(tmp_path: Path) -> None:
 
 def test_without_being_asked_a_head_alone_is_compared_and_with_each_site_alone_only() -> None:
     head, adapter = head_job(), JobConfig(name="tiny")
-    assert wanted(head, every=False) == ("local",)
-    assert wanted(head, every=False, alone=False) == wanted(adapter, every=False) == ()
-    assert wanted(head, every=True, alone=False) == wanted(adapter, every=True)
+    assert Options().each_alone(head)
+    assert not Options().each_alone(adapter)
+    assert wanted(head, every=False, alone=True) == ("local",)
+    assert wanted(head, every=False, alone=False) == ()
+    assert wanted(head, every=True, alone=False) == wanted(head, every=True, alone=True)
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_whoever_asks_has_each_site_trained_alone_or_not_whatever_trains(asked: bool) -> None:
+    assert Options(alone=asked).each_alone(head_job()) is Options(alone=asked).each_alone(JobConfig(name="t")) is asked
 
 
 def test_a_site_alone_keeps_its_records_weight_and_steps(tmp_path: Path) -> None:
