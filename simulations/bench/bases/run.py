@@ -142,6 +142,7 @@ def _task(
             "train_seconds": seconds,
             "base": _score(trained.base),
             "federated": _score(trained.federated),
+            "sites": _by_site(trained),
         }
         if teacher is not None and trained.job.trains_head:
             found["distilled"] = _distilled(bench, trained, task.prompts, teacher)
@@ -174,6 +175,11 @@ def _train(task: Task, plan: BasesPlan, session: ModelSession, place: Path) -> t
 def _score(tallies: SiteTallies) -> dict[str, Any]:
     whole = together(tallies)
     return {"correct": int(whole.correct or 0), "records": whole.records}
+
+
+def _by_site(trained: _Trained) -> dict[str, Any]:
+    both = {"base": trained.base, "federated": trained.federated}
+    return {site: {name: _score({site: one[site]}) for name, one in both.items()} for site in trained.base}
 
 
 def _of(bench: TestBench, records: Sequence[Record], adapter: AdapterState) -> Tally:

@@ -1,6 +1,7 @@
-"""`bench bases` as tables: the bases, the tasks on them, and what is advised."""
+"""`bench bases` as tables: the bases, the tasks on them by score and site, and what is advised."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any, Final
 
 from yoriai.comparison import wilson_interval
@@ -16,40 +17,71 @@ NOT_COVERED: Final = (
 
 
 def base_rows(document: Mapping[str, Any]) -> Rows:
-    """A row a base: size, and bits a byte of general texts by language."""
+    """A row a base: size, and that of its file in each type."""
     bases: Sequence[Mapping[str, Any]] = document["bases"]
-    languages = list(bases[0]["bits_per_byte"])
-    head = ["base", "parameters", *(f"{kind} file" for kind in bases[0]["bytes"]), *languages]
     rows = []
-    for one in bases:
+    for name, one in zip(_names(document), bases, strict=True):
         sizes = (f"{size / 1e6:,.0f} MB" for size in one["bytes"].values())
-        bits = (f"{one['bits_per_byte'][language]:.2f}" for language in languages)
-        rows.append([one["name"], f"{one['parameters'] / 1e6:,.0f} M", *sizes, *bits])
-    return [head, *rows]
+        rows.append([name, f"{one['parameters'] / 1e6:,.0f} M", *sizes])
+    return [["base", "parameters", *(f"{kind} file" for kind in bases[0]["bytes"])], *rows]
+
+
+def language_rows(document: Mapping[str, Any]) -> Rows:
+    """Bits a byte of general texts: a row a language, a column a base."""
+    bits = [one["bits_per_byte"] for one in document["bases"]]
+    rows = [[language, *(f"{of_base[language]:.2f}" for of_base in bits)] for language in bits[0]]
+    return [["bits a byte", *_names(document)], *rows]
 
 
 def task_rows(document: Mapping[str, Any]) -> Rows:
-    """A row a task and base."""
-    head = ["task", "base", "epsilon", "untrained", "trained", *KINDS, "distilled", "core s / 1,000 answers", "cost"]
+    """A row a task and base: its score before and after, and what an answer costs."""
+    head = ["task", "base", "epsilon", "before", "trained", "core s / 1,000 answers", "cost"]
+    return [head, *(_task_row(task, name, one) for task, name, one in _each(document))]
+
+
+def kept_rows(document: Mapping[str, Any]) -> Rows:
+    """A row a task and base: what rounding and distilling keep of the score."""
+    rows = [
+        [
+            task,
+            name,
+            *(_rounded(one["rounded"][kind]) for kind in KINDS),
+            _score(one["distilled"]) if "distilled" in one else "–",
+        ]
+        for task, name, one in _each(document)
+    ]
+    return [["task", "base", *KINDS, "distilled"], *rows]
+
+
+def site_rows(document: Mapping[str, Any]) -> Rows:
+    """A row a task and site: its score on each base, before and after."""
     rows = []
     for task in document["advice"]:
-        for base in document["bases"]:
-            one = base["tasks"][task]
-            thousand = one["thousand_answers"]
-            rows.append(
-                [
-                    task,
-                    base["name"],
-                    epsilon_text(one["epsilon"]),
-                    _score(one["base"]),
-                    _interval(one["federated"]),
-                    *(_rounded(one["rounded"][kind]) for kind in KINDS),
-                    _score(one["distilled"]) if "distilled" in one else "–",
-                    f"{thousand['core_seconds']:.0f}",
-                    f"{thousand['cost']:.4f}" if "cost" in thousand else "–",
-                ]
-            )
-    return [head, *rows]
+        of_bases = [base["tasks"][task]["sites"] for base in document["bases"]]
+        for site in of_bases[0]:
+            scores = (f"{_score(one[site]['base'])} → {_score(one[site]['federated'])}" for one in of_bases)
+            rows.append([task, site, f"{of_bases[0][site]['base']['records']}", *scores])
+    return [["task", "site", "records", *_names(document)], *rows]
+
+
+def _each(document: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    for task in document["advice"]:
+        for name, base in zip(_names(document), document["bases"], strict=True):
+            yield task, name, base["tasks"][task]
+
+
+def _names(document: Mapping[str, Any]) -> list[str]:
+    """Of files and folders what they are called themselves, if that tells them apart."""
+    whole = [base["name"] for base in document["bases"]]
+    short = [PurePath(name).name.removesuffix(".gguf") if PurePath(name).is_absolute() else name for name in whole]
+    return short if len(set(short)) == len(short) else whole
+
+
+def _task_row(task: str, name: str, one: Mapping[str, Any]) -> list[str]:
+    thousand = one["thousand_answers"]
+    cost = f"{thousand['cost']:.4f}" if "cost" in thousand else "–"
+    scores = _score(one["base"]), _interval(one["federated"])
+    return [task, name, epsilon_text(one["epsilon"]), *scores, f"{thousand['core_seconds']:.0f}", cost]
 
 
 def advice_lines(document: Mapping[str, Any]) -> list[str]:

@@ -102,7 +102,8 @@ def bases(
         found = bench_bases(asked)
     document = documented(found, json_file)
     lines = [*tables.advice_lines(document), tables.NOT_COVERED]
-    show(tables.base_rows(document), tables.task_rows(document), lines=lines)
+    parts = (tables.base_rows, tables.language_rows, tables.task_rows, tables.kept_rows, tables.site_rows)
+    show(*(part(document) for part in parts), lines=lines)
 
 
 def serve(

@@ -15,6 +15,7 @@ from yoriai.cli import app
 from yoriai.client.model.measure import Tally
 from yoriai.client.model.per_record import PerRecord
 from yoriai.errors import ConfigError
+from yoriai.simulations.bench.bases import table
 from yoriai.simulations.bench.bases.advice import advice
 from yoriai.simulations.bench.bases.rounding import rounded
 from yoriai.simulations.bench.bases.run import BasesPlan, bench_bases
@@ -59,6 +60,23 @@ def test_each_base_has_its_size_bits_by_language_and_scores_of_the_same_records(
     for one in (small, large):
         assert one["bits_per_byte"]["ja"] > 0
         assert one["tasks"]["sites"]["federated"]["records"] == 24
+
+
+def test_the_scores_of_all_sites_add_up_to_the_tasks(document: dict[str, Any]) -> None:
+    for base in document["bases"]:
+        task = base["tasks"]["sites"]
+        assert sorted(task["sites"]) == sorted(SIZES)
+        for model in ("base", "federated"):
+            for key in ("correct", "records"):
+                assert sum(site[model][key] for site in task["sites"].values()) == task[model][key]
+
+
+def test_tables_call_a_base_by_its_files_name_and_tell_two_of_one_name_apart(document: dict[str, Any]) -> None:
+    small, large = document["bases"]
+    assert table.base_rows(document)[1][0] == "small"
+    assert table.site_rows(document)[0] == ["task", "site", "records", "small", "large"]
+    alike = document | {"bases": [small | {"name": "/a/base.gguf"}, large | {"name": "/b/base.gguf"}]}
+    assert [row[1] for row in table.task_rows(alike)[1:]] == ["/a/base.gguf", "/b/base.gguf"]
 
 
 def test_a_head_survives_eight_bits_and_a_larger_bases_labels(document: dict[str, Any]) -> None:
