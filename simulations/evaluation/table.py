@@ -17,8 +17,8 @@ from yoriai.client.evaluation.tables import (
     ruled,
 )
 from yoriai.simulations.evaluation.evaluation import Evaluation
-from yoriai.simulations.report.claims import LABELS, Metric, known_metrics, main_metric
-from yoriai.simulations.report.html import score_text, size_text
+from yoriai.simulations.report.html import size_text
+from yoriai.simulations.report.metrics import LABELS, Metric, known_metrics, main_metric
 from yoriai.simulations.report.report import TRAININGS, Compared, Report
 
 
@@ -48,7 +48,7 @@ def models_table(found: Evaluation) -> Table:
         if (score := report.overall.get(name)) is not None:
             calibrated = found.calibration.get(name)
             error = (f"{calibrated.error:.2f}" if calibrated else "–",) if found.calibration else ()
-            values = (score_text(score, metric) for metric in metrics)
+            values = (metric.text_of(score) for metric in metrics)
             table.add_row(escape(LABELS[name]), *values, *error, style="bold" if name == "federated" else "")
     return table
 

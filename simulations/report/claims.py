@@ -4,37 +4,14 @@ A share of right answers is judged by the exact sign test, or two intervals (`yo
 the paired bootstrap interval of its change.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final
 
 from yoriai.comparison import Verdict, apart, sign_test
+from yoriai.simulations.report.metrics import LABELS, Metric, known_metrics, main_metric, never_exact
 from yoriai.simulations.report.report import Change, Paired, Report, Score, SiteReport
 
-# Name in the report, name for readers, whether more is better; the first that a score has is what is shown.
-_METRICS: Final = (
-    ("accuracy", "accuracy", True),
-    ("exact_match", "exact match", True),
-    ("token_f1", "token F1", True),
-    ("chrf", "chrF", True),
-    ("bits_per_byte", "bits per byte", False),
-    ("loss", "loss", False),
-)
 # What a claim's sentence opens with.
 CLAIM_KINDS: Final = ("Shown", "Not shown", "Measured", "Compared")
-LABELS: Final = {
-    "majority": "commonest label",
-    "base": "base before",
-    "naive_bayes_own": "naive Bayes on own records",
-    "naive_bayes_all": "naive Bayes on what none may pool",
-    "naive_bayes_private": "naive Bayes, same epsilon",
-    "local": "each site alone",
-    "federated": "federated",
-    "federated_local_noise": "federated, local noise",
-    "federated_no_privacy": "federated, no privacy",
-    "central": "all at one place",
-    "central_no_privacy": "all at one place, no privacy",
-}
 _COMPARED: Final = (
     "naive_bayes_own",
     "naive_bayes_private",
@@ -45,55 +22,6 @@ _COMPARED: Final = (
     "federated_no_privacy",
     "central_no_privacy",
 )
-
-
-@dataclass(frozen=True)
-class Metric:
-    """The measure that a report leads with."""
-
-    key: str
-    label: str
-    more_is_better: bool
-
-    @property
-    def is_share(self) -> bool:
-        """Whether it counts right answers; only such a measure has an interval of its own."""
-        return self.key in ("accuracy", "exact_match")
-
-    def of(self, score: Score | None) -> float | None:
-        """This metric of a score, if it was measured."""
-        value: float | None = None if score is None else getattr(score, self.key)
-        return value
-
-    def interval_of(self, score: Score | None) -> tuple[float, float] | None:
-        """Its 95 % interval, if it has one."""
-        return score.interval if score is not None and self.is_share else None
-
-
-def known_metrics(names: Iterable[str]) -> list[Metric]:
-    """Those of a report's metrics that are shown, in its order."""
-    known = {key: Metric(key, label, better) for key, label, better in _METRICS}
-    return [known[name] for name in names if name in known]
-
-
-def main_metric(report: Report) -> Metric:
-    """The first of the task's metrics that is a known one and that the base was scored by.
-
-    Where no model gives a single answer word for word, that is bits per byte: an exact match of 0.00 on either side
-    would say nothing of what was learnt.
-    """
-    base, every = report.overall["base"], known_metrics(key for key, _, _ in _METRICS)
-    asked = ("bits_per_byte",) if never_exact(report) else report.task.metrics
-    for metric in [*known_metrics(asked), *every]:
-        if metric.of(base) is not None:
-            return metric
-    return every[-1]  # The loss.
-
-
-def never_exact(report: Report) -> bool:
-    """Whether answers were compared whole, and none of any model is the expected one."""
-    compared = report.overall["base"].exact_match is not None
-    return compared and not any(score.exact_match for score in report.overall.values())
 
 
 def verdict(before: Score | None, after: Score | None, paired: Paired | None = None) -> Verdict:
@@ -236,8 +164,20 @@ def _comparison_claims(report: Report, metric: Metric, federated: Score) -> list
     for training in _COMPARED:
         if (other := report.overall.get(training)) is not None:
             values = f"{LABELS[training]} {_shown(metric, other)}, federated {_shown(metric, federated)}"
-            sentences.append(f"Compared: {values}: {outcomes[against_verdict(report, metric, training)]}.")
+            change = change_text(report, metric, training)
+            told = f"{values} ({change})" if change else values
+            sentences.append(f"Compared: {told}: {outcomes[against_verdict(report, metric, training)]}.")
     return sentences
+
+
+def change_text(report: Report, metric: Metric, training: str) -> str:
+    """The federated adapter's measure minus another training's, of a measure that has no interval by itself.
+
+    Such as -0.017 [-0.029, -0.005], the 95 % interval; empty where it is not known.
+    """
+    compared = report.against.get(training)
+    change = None if compared is None or metric.is_share else compared.changes.get(metric.key)
+    return "" if change is None else f"{change.change:+.3f} [{change.low:+.3f}, {change.high:+.3f}]"
 
 
 def against_verdict(report: Report, metric: Metric, training: str) -> Verdict:
@@ -251,8 +191,7 @@ def against_verdict(report: Report, metric: Metric, training: str) -> Verdict:
 
 
 def _shown(metric: Metric, score: Score | None) -> str:
-    value = metric.of(score)
-    text = "not measured" if value is None else f"{value:.2f}"
+    text = "not measured" if metric.of(score) is None else metric.text_of(score)
     interval = metric.interval_of(score)
     return text if interval is None else f"{text} [{interval[0]:.2f}, {interval[1]:.2f}]"
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from yoriai.privacy.dp.wording import epsilon_text, terms
-from yoriai.simulations.report.claims import LABELS, Metric, main_metric
+from yoriai.simulations.report.metrics import LABELS, Metric, main_metric
 from yoriai.simulations.report.report import TRAININGS, Report, Score
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ def _by_site(report: Report, metric: Metric) -> Drawing | None:
     axes.margins(y=0.14)
     axes.set_ylim(bottom=0)
     _key(axes, with_majority=any(metric.of(row[3]) is not None for row in shown))
-    words = "; ".join(f"{name} {metric.of(b):.2f} to {metric.of(a):.2f}" for name, b, a, _ in shown)
+    words = "; ".join(f"{name} {metric.text_of(b)} to {metric.text_of(a)}" for name, b, a, _ in shown)
     alt = f"Bars: {metric.label} by site, before to after: {words}."
     return _drawing(figure, "sites", "Each site, before and after", alt, wide=True, png_names=plain)
 
@@ -250,7 +250,9 @@ def _bar(axes: "Axes", x: float, score: Score | None, metric: Metric, colour: st
     if (interval := metric.interval_of(score)) is not None:
         low, top = interval
         axes.vlines(x, low, top, color=_INK, linewidth=1.1, zorder=4)
-    axes.annotate(f"{value:.2f}", (x, top), (0, 3), textcoords="offset points", ha="center", va="bottom", fontsize=10.5)
+    axes.annotate(
+        metric.text_of(score), (x, top), (0, 3), textcoords="offset points", ha="center", va="bottom", fontsize=10.5
+    )
 
 
 def _epsilon_by_round(report: Report, _metric: Metric) -> Drawing | None:
@@ -289,14 +291,14 @@ def _compared(report: Report, metric: Metric) -> Drawing | None:
         if (interval := metric.interval_of(score)) is not None:
             axes.hlines(index, *interval, color=colour, linewidth=2.4, zorder=3)
         axes.plot(value, index, "o", color=colour, markersize=8, zorder=4)
-        _label_above(axes, value, index, f"{value:.2f}")
+        _label_above(axes, value, index, metric.text_of(score))
     axes.set_yticks(range(len(rows)), [LABELS[name] for name, _ in rows])
     axes.set_ylim(len(rows) - 0.4, -0.8)
     axes.set_xlim(left=0)
     axes.grid(axis="y", visible=False)
     axes.grid(axis="x", visible=True)
     axes.set_xlabel(metric.label)
-    words = "; ".join(f"{LABELS[name]} {metric.of(score):.2f}" for name, score in rows)
+    words = "; ".join(f"{LABELS[name]} {metric.text_of(score)}" for name, score in rows)
     return _drawing(figure, "compared", "Compared with other trainings", f"Dots: {metric.label}: {words}.")
 
 

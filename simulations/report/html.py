@@ -16,16 +16,15 @@ from yoriai.comparison import Verdict
 from yoriai.privacy.dp.wording import accountant_name, epsilon_text, terms
 from yoriai.simulations.report.claims import (
     CLAIM_KINDS,
-    LABELS,
-    Metric,
+    change_text,
     claims,
-    main_metric,
     metric_verdict,
     overall_verdict,
     site_verdict,
 )
 from yoriai.simulations.report.figures import Drawing, draw
 from yoriai.simulations.report.manager import manager_page
+from yoriai.simulations.report.metrics import LABELS, Metric, main_metric
 from yoriai.simulations.report.report import PERSONAL, TRAININGS, Paired, Privacy, Report, Score
 from yoriai.simulations.report.scores import score_rows, shown_metrics
 
@@ -89,7 +88,8 @@ def result_text(report: Report) -> str:
     majority = metric.of(overall.get("majority"))
     aside = "" if majority is None else f" (always giving the commonest label: {majority:.2f})"
     start = f"{metric.label[0].upper()}{metric.label[1:]} over {len(report.sites)} sites"
-    return f"{start}: {before:.2f} before, {after:.2f} after{aside}."
+    shown = metric.text_of(overall["base"]), metric.text_of(overall.get("federated"))
+    return f"{start}: {shown[0]} before, {shown[1]} after{aside}."
 
 
 def price_text(report: Report) -> str:
@@ -198,8 +198,8 @@ def _personal_row(
     outcome = metric_verdict(metric, scores, paired)
     return {
         "name": name,
-        "federated": score_text(before, metric),
-        "personal": score_text(after, metric),
+        "federated": metric.text_of(before),
+        "personal": metric.text_of(after),
         "personal_interval": interval_text(after, metric),
         "change": _change_text(before, after, metric, outcome),
         "verdict": outcome,
@@ -214,10 +214,10 @@ def _row(
     majority, before, after = scores
     return {
         "name": name,
-        "majority": score_text(majority, metric),
-        "base": score_text(before, metric),
+        "majority": metric.text_of(majority),
+        "base": metric.text_of(before),
         "base_interval": interval_text(before, metric),
-        "federated": score_text(after, metric),
+        "federated": metric.text_of(after),
         "federated_interval": interval_text(after, metric),
         "change": _change_text(before, after, metric, outcome),
         "verdict": outcome,
@@ -229,7 +229,7 @@ def _change_text(before: Score | None, after: Score | None, metric: Metric, outc
     old, new = metric.of(before), metric.of(after)
     if old is None or new is None:
         return ""
-    change = f"{new - old:+.2f}".replace("-", "−")
+    change = f"{new - old:+.{metric.digits}f}".replace("-", "−")
     return f"{change} ?" if outcome == "open" else change
 
 
@@ -241,18 +241,12 @@ def _comparisons(report: Report, metric: Metric) -> list[dict[str, str]]:
         {
             "key": name,
             "name": LABELS[name],
-            "value": score_text(score, metric),
-            "interval": interval_text(score, metric),
+            "value": metric.text_of(score),
+            "interval": interval_text(score, metric) or change_text(report, metric, name),
         }
         for name in TRAININGS
         if (score := report.overall.get(name)) is not None
     ]
-
-
-def score_text(score: Score | None, metric: Metric) -> str:
-    """Two digits, or an en dash where nothing was measured."""
-    value = metric.of(score)
-    return "–" if value is None else f"{value:.2f}"
 
 
 def interval_text(score: Score | None, metric: Metric) -> str:

@@ -15,15 +15,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from yoriai.privacy.dp.wording import accountant_name, epsilon_text
-from yoriai.simulations.report.claims import (
-    Metric,
-    against_verdict,
-    below_majority,
-    main_metric,
-    never_exact,
-    overall_verdict,
-    site_verdict,
-)
+from yoriai.simulations.report.claims import against_verdict, below_majority, overall_verdict, site_verdict
+from yoriai.simulations.report.metrics import Metric, main_metric, never_exact
 from yoriai.simulations.report.money import Figure, Formula, Money, money_of
 from yoriai.simulations.report.phrases import phrases
 from yoriai.simulations.report.report import Report
@@ -96,7 +89,7 @@ def _figure(report: Report, metric: Metric, words: Mapping[str, str]) -> tuple[s
     before, after = metric.of(report.overall["base"]), metric.of(report.overall.get("federated"))
     if before is None or after is None:
         return "–", ""
-    scale, digits = (100, 0) if metric.is_share else (1, 2)
+    scale, digits = (100, 0) if metric.is_share else (1, metric.digits)
     before_text, after_text = f"{scale * before:.{digits}f}", f"{scale * after:.{digits}f}"
     key = "figure_share" if metric.is_share else "figure_bits"
     return after_text, words[key].format(measure=metric.label, range=_range(report, metric, words), before=before_text)
@@ -120,7 +113,7 @@ def _interval(report: Report, metric: Metric, words: Mapping[str, str]) -> str:
     change = None if compared is None else compared.changes.get(metric.key)
     if change is None:
         return words["no_interval"].format(**counts)
-    scale, digits = (100, 0) if metric.is_share else (1, 2)
+    scale, digits = (100, 0) if metric.is_share else (1, metric.digits)
     if scale == 100 and abs(change.change) < _SMALL:  # From 47 to 45 is a change of -1.5, not of -1.
         digits = 1
     ends = {name: _signed(scale * getattr(change, name), digits) for name in ("change", "low", "high")}

@@ -18,7 +18,7 @@ from typing import Final
 from pydantic import ValidationError
 
 from yoriai.config import KpiSection
-from yoriai.simulations.report.claims import main_metric
+from yoriai.simulations.report.metrics import main_metric
 from yoriai.simulations.report.report import Change, Report
 
 # Parts of a run's time that a job in earnest would take too; evaluation and comparisons are the simulation's own.

@@ -6,7 +6,7 @@ per byte are two readings of the same text. A classifier's accuracy needs no suc
 
 from dataclasses import dataclass
 
-from yoriai.simulations.report.claims import Metric, known_metrics
+from yoriai.simulations.report.metrics import Metric, known_metrics
 from yoriai.simulations.report.report import Report, Score
 
 

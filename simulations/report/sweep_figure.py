@@ -7,8 +7,8 @@ from typing import Final
 from rich.table import Table
 
 from yoriai.privacy.dp.wording import epsilon_text
-from yoriai.simulations.report.claims import LABELS
 from yoriai.simulations.report.figures import new_figure, page_style
+from yoriai.simulations.report.metrics import LABELS
 from yoriai.simulations.report.report import Score
 from yoriai.terminal import RULED
 

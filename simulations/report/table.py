@@ -11,15 +11,15 @@ from rich.text import Text
 
 from yoriai.comparison import Verdict
 from yoriai.privacy.dp.wording import accountant_name, epsilon_text, terms
-from yoriai.simulations.report.claims import LABELS, Metric, claims, main_metric, overall_verdict, site_verdict
+from yoriai.simulations.report.claims import change_text, claims, overall_verdict, site_verdict
 from yoriai.simulations.report.html import (
     headline,
     interval_text,
     personal_rows,
-    score_text,
     size_text,
     small_text,
 )
+from yoriai.simulations.report.metrics import LABELS, Metric, main_metric
 from yoriai.simulations.report.report import PERSONAL, TRAININGS, Report, Score, SiteReport
 from yoriai.simulations.report.scores import score_rows, shown_metrics
 from yoriai.terminal import RULED
@@ -78,9 +78,9 @@ def _site_cells(site: SiteReport, metric: Metric, *, with_majority: bool) -> lis
         escape(site.name),
         f"{site.train_records}",
         f"{site.test_records}",
-        *([score_text(site.majority, metric)] if with_majority else []),
-        score_text(site.base, metric),
-        score_text(site.federated, metric),
+        *([metric.text_of(site.majority)] if with_majority else []),
+        metric.text_of(site.base),
+        metric.text_of(site.federated),
         _change(site.base, site.federated, metric, site_verdict(site, metric)),
         *_privacy_cells(site.epsilon, site.delta),
         size_text(site.bytes_up),
@@ -95,9 +95,9 @@ def _total_cells(report: Report, metric: Metric, *, with_majority: bool) -> list
         "all sites",
         f"{sum(site.train_records for site in sites)}",
         f"{sum(site.test_records for site in sites)}",
-        *([score_text(report.overall.get("majority"), metric)] if with_majority else []),
-        score_text(base, metric),
-        score_text(after, metric),
+        *([metric.text_of(report.overall.get("majority"))] if with_majority else []),
+        metric.text_of(base),
+        metric.text_of(after),
         _change(base, after, metric, overall_verdict(report, metric)),
         *_privacy_cells(report.epsilon_spent, report.privacy.delta if report.epsilon_spent is not None else None),
         size_text(sum(site.bytes_up for site in sites)),
@@ -114,7 +114,7 @@ def _change(before: Score | None, after: Score | None, metric: Metric, outcome: 
     old, new = metric.of(before), metric.of(after)
     if old is None or new is None:
         return Text("")
-    return Text(f"{new - old:+.2f}{_CHANGE_SIGN[outcome]}", style=_CHANGE_STYLE[outcome])
+    return Text(f"{new - old:+.{metric.digits}f}{_CHANGE_SIGN[outcome]}", style=_CHANGE_STYLE[outcome])
 
 
 def _clock(seconds: float) -> str:
@@ -199,11 +199,12 @@ def comparison_table(report: Report, metric: Metric) -> Table | None:
     table = Table(box=RULED, padding=(0, 0, 0, 1), pad_edge=False, show_edge=False)
     table.add_column("compared over all sites")
     table.add_column(metric.label, justify="right")
-    table.add_column("95 % interval", justify="right")
+    table.add_column("95 % interval" if metric.is_share else "federated less it, 95 %", justify="right")
     for name in TRAININGS:
         if (score := report.overall.get(name)) is not None:
             style = "bold" if name == "federated" else ""
-            table.add_row(LABELS[name], score_text(score, metric), escape(interval_text(score, metric)), style=style)
+            interval = interval_text(score, metric) or change_text(report, metric, name)
+            table.add_row(LABELS[name], metric.text_of(score), escape(interval), style=style)
     return table
 
 

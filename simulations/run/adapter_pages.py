@@ -8,7 +8,7 @@ from yoriai.privacy.documents.adapter_facts import AdapterFacts
 from yoriai.privacy.documents.certificate import certificate_page
 from yoriai.privacy.documents.model_card import CARD_FILE, Measure, card_text
 from yoriai.simulations.experiment.machine import versions
-from yoriai.simulations.report.claims import main_metric
+from yoriai.simulations.report.metrics import main_metric
 from yoriai.simulations.report.report import Report
 from yoriai.system.run_files import write_run_file
 

@@ -8,8 +8,9 @@ import pytest
 from tests.simulations.conftest import Run
 from tests.simulations.report_fixture import changed, example_report
 from tests.world import Notebook, Stop, job_settings
-from yoriai.simulations.report.claims import LABELS, claims
+from yoriai.simulations.report.claims import claims
 from yoriai.simulations.report.file import load_report
+from yoriai.simulations.report.metrics import LABELS
 from yoriai.simulations.report.report import TRAININGS, Report, Score, SiteReport
 from yoriai.simulations.run.api import resume, simulate
 from yoriai.simulations.run.options import Options

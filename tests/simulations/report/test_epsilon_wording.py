@@ -19,9 +19,9 @@ from yoriai.privacy.dp.wording import adjacency, epsilon_text, per_unit, terms
 from yoriai.simulations.bench.rules import tables
 from yoriai.simulations.check.job_check import check, print_check
 from yoriai.simulations.experiment.experiment import DataSource, resolve
-from yoriai.simulations.report.claims import main_metric
 from yoriai.simulations.report.figures import draw
 from yoriai.simulations.report.html import meanings, price_text, render_html
+from yoriai.simulations.report.metrics import main_metric
 from yoriai.simulations.report.report import Report
 from yoriai.simulations.report.table import print_report
 from yoriai.simulations.run.api import simulate

@@ -11,9 +11,9 @@ from tests.simulations.browser import in_browser, opened, sheets
 from tests.simulations.report_fixture import ALL_KINDS, KIND_NAMES, changed, example_report, interrupted_report
 from yoriai.errors import ConfigError
 from yoriai.privacy.dp.wording import terms
-from yoriai.simulations.report.claims import main_metric
 from yoriai.simulations.report.file import write_report
 from yoriai.simulations.report.manager import decide, manager_page
+from yoriai.simulations.report.metrics import main_metric
 from yoriai.simulations.report.phrases import LANGUAGES, phrases
 from yoriai.simulations.report.report import Change, Compared, Paired, Report
 

@@ -11,7 +11,8 @@ from tests.simulations.report_fixture import (
     interrupted_report,
     language_model_report,
 )
-from yoriai.simulations.report.claims import claims, main_metric, verdict
+from yoriai.simulations.report.claims import claims, verdict
+from yoriai.simulations.report.metrics import main_metric
 from yoriai.simulations.report.report import Change, Compared, Paired, Score
 
 
@@ -92,7 +93,7 @@ def test_where_no_answer_is_exact_the_change_in_bits_per_byte_leads() -> None:
     report = changed(report, against=against, sites=sites)
     assert main_metric(report).key == "bits_per_byte"
     sentences = claims(report)
-    assert sentences[0].startswith("Shown: over all sites, bits per byte goes from 1.31 to 1.09; the change is -0.220")
+    assert sentences[0].startswith("Shown: over all sites, bits per byte goes from 1.310 to 1.090; the change is")
     assert sentences[1] == "Shown: a gain at A, B, C, D and E, each on its own test records."
     assert any("no answer of any model is word for word the expected one" in one for one in sentences)
     assert not any("exact match" in one for one in sentences)
@@ -104,3 +105,12 @@ def test_a_single_exact_answer_lets_exact_match_lead() -> None:
     report = changed(report, overall=report.overall | {"federated": score})
     assert main_metric(report).key == "exact_match"
     assert claims(report)[0].startswith("Not shown: over all sites, exact match goes from 0.00 [0.00, 0.01] to 0.00")
+
+
+def test_of_bits_the_comparison_says_by_how_much_and_how_surely() -> None:
+    report = instruct_report()
+    alone = Score.measured(320, exact_match=0.0, bits_per_byte=1.107)
+    against = {"local": Compared(changes={"bits_per_byte": Change(change=-0.017, low=-0.029, high=-0.005)})}
+    sentences = claims(changed(report, overall=report.overall | {"local": alone}, against=against))
+    told = "each site alone 1.107, federated 1.090 (-0.017 [-0.029, -0.005]): the federation is better."
+    assert f"Compared: {told}" in sentences
