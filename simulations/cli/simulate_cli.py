@@ -96,7 +96,7 @@ def simulate(
     compare: Annotated[
         bool,
         typer.Option(
-            "--compare", help="Also train each site alone, without privacy, and at one place: about five times as long."
+            "--compare", help="Also train each site alone, without privacy, and at one place: up to five times as long."
         ),
     ] = False,
     alone: Alone = None,

@@ -294,7 +294,10 @@ def _compared(report: Report, metric: Metric) -> Drawing | None:
         _label_above(axes, value, index, metric.text_of(score))
     axes.set_yticks(range(len(rows)), [LABELS[name] for name, _ in rows])
     axes.set_ylim(len(rows) - 0.4, -0.8)
-    axes.set_xlim(left=0)
+    if metric.is_share:  # Bits of several trainings lie close together, and none of them near zero.
+        axes.set_xlim(left=0)
+    else:
+        axes.margins(x=0.1)
     axes.grid(axis="y", visible=False)
     axes.grid(axis="x", visible=True)
     axes.set_xlabel(metric.label)
