@@ -5,7 +5,7 @@ interrupted after the first, the ledgers and the end of the same run uninterrupt
 """
 
 import json
-import tarfile
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +23,7 @@ from yoriai.strategies.adapter import AdapterState
 def before(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folders; the run is told where its records lie now."""
     place = tmp_path_factory.mktemp("before")
-    with tarfile.open(Path(__file__).with_name("before") / "folders.tar.gz") as archive:
-        archive.extractall(place, filter="fully_trusted")
+    shutil.unpack_archive(Path(__file__).with_name("before") / "folders.tar.gz", place)
     run = place / "run" / "run.json"
     run.write_text(run.read_text().replace("@HERE@", str(place)))
     return place

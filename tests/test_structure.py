@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
 import tomllib
 import zipfile
 from importlib.metadata import packages_distributions
@@ -245,8 +244,7 @@ def test_wheel_from_the_sdist_holds_every_file_once_and_works_outside_the_checko
     build = "import sys; from setuptools import build_meta as b; getattr(b, sys.argv[1])(sys.argv[2])"
     assert _run("-c", build, "build_sdist", str(tmp_path), cwd=copy).returncode == 0
     (sdist,) = tmp_path.glob("yoriai-*.tar.gz")
-    with tarfile.open(sdist) as archive:
-        archive.extractall(tmp_path / "sdist", filter="data")
+    shutil.unpack_archive(sdist, tmp_path / "sdist")
     (unpacked,) = (tmp_path / "sdist").iterdir()
     assert _run("-c", build, "build_wheel", str(tmp_path), cwd=unpacked).returncode == 0
     (wheel,) = tmp_path.glob("yoriai-*.whl")
