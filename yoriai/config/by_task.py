@@ -35,7 +35,7 @@ TEXTS: Final[Settings] = MappingProxyType(
         "lora.layers": "last:2",
         "training.sampling_rate": 0.25,
         "federation.rounds": 12,
-        "federation.server_learning_rate": 0.006,
+        "federation.server_learning_rate": 0.003,
         "evaluation.every": 4,
     }
 )
