@@ -99,7 +99,7 @@ def _change_claim(metric: Metric, text: str, change: Change | None) -> str:
     """Of a measure that is no share: judged by the paired interval of its change."""
     if change is None:
         return f"Measured: {text}; no interval is known, so no gain is claimed."
-    interval = f"the change is {change.change:+.3f} [{change.low:+.3f}, {change.high:+.3f}] (95 %, paired bootstrap)"
+    interval = f"the change is {_told(change)} (95 %, paired bootstrap)"
     outcome = change_verdict(metric, change)
     if outcome == "open":
         return f"Not shown: {text}; {interval}, which may be none."
@@ -177,7 +177,11 @@ def change_text(report: Report, metric: Metric, training: str) -> str:
     """
     compared = report.against.get(training)
     change = None if compared is None or metric.is_share else compared.changes.get(metric.key)
-    return "" if change is None else f"{change.change:+.3f} [{change.low:+.3f}, {change.high:+.3f}]"
+    return "" if change is None else _told(change)
+
+
+def _told(change: Change) -> str:
+    return f"{change.change:+.3f} [{change.low:+.3f}, {change.high:+.3f}]"
 
 
 def against_verdict(report: Report, metric: Metric, training: str) -> Verdict:
@@ -192,8 +196,7 @@ def against_verdict(report: Report, metric: Metric, training: str) -> Verdict:
 
 def _shown(metric: Metric, score: Score | None) -> str:
     text = "not measured" if metric.of(score) is None else metric.text_of(score)
-    interval = metric.interval_of(score)
-    return text if interval is None else f"{text} [{interval[0]:.2f}, {interval[1]:.2f}]"
+    return f"{text} {metric.interval_text_of(score)}".rstrip()
 
 
 def _how(paired: Paired | None) -> str:

@@ -200,7 +200,7 @@ def _personal_row(
         "name": name,
         "federated": metric.text_of(before),
         "personal": metric.text_of(after),
-        "personal_interval": interval_text(after, metric),
+        "personal_interval": metric.interval_text_of(after),
         "change": _change_text(before, after, metric, outcome),
         "verdict": outcome,
         "gained": "–" if paired is None else f"{paired.gained}",
@@ -216,9 +216,9 @@ def _row(
         "name": name,
         "majority": metric.text_of(majority),
         "base": metric.text_of(before),
-        "base_interval": interval_text(before, metric),
+        "base_interval": metric.interval_text_of(before),
         "federated": metric.text_of(after),
-        "federated_interval": interval_text(after, metric),
+        "federated_interval": metric.interval_text_of(after),
         "change": _change_text(before, after, metric, outcome),
         "verdict": outcome,
     }
@@ -242,17 +242,11 @@ def _comparisons(report: Report, metric: Metric) -> list[dict[str, str]]:
             "key": name,
             "name": LABELS[name],
             "value": metric.text_of(score),
-            "interval": interval_text(score, metric) or change_text(report, metric, name),
+            "interval": metric.interval_text_of(score) or change_text(report, metric, name),
         }
         for name in TRAININGS
         if (score := report.overall.get(name)) is not None
     ]
-
-
-def interval_text(score: Score | None, metric: Metric) -> str:
-    """Such as [0.50, 0.61], or nothing."""
-    interval = metric.interval_of(score)
-    return "" if interval is None else f"[{interval[0]:.2f}, {interval[1]:.2f}]"
 
 
 def size_text(size_bytes: int) -> str:

@@ -62,6 +62,11 @@ class Metric:
         """Its 95 % interval, if it has one."""
         return score.interval if score is not None and self.is_share else None
 
+    def interval_text_of(self, score: Score | None) -> str:
+        """Such as [0.50, 0.61], or nothing."""
+        interval = self.interval_of(score)
+        return "" if interval is None else f"[{interval[0]:.2f}, {interval[1]:.2f}]"
+
 
 def known_metrics(names: Iterable[str]) -> list[Metric]:
     """Those of a report's metrics that are shown, in its order."""

@@ -14,7 +14,6 @@ from yoriai.privacy.dp.wording import accountant_name, epsilon_text, terms
 from yoriai.simulations.report.claims import change_text, claims, overall_verdict, site_verdict
 from yoriai.simulations.report.html import (
     headline,
-    interval_text,
     personal_rows,
     size_text,
     small_text,
@@ -203,7 +202,7 @@ def comparison_table(report: Report, metric: Metric) -> Table | None:
     for name in TRAININGS:
         if (score := report.overall.get(name)) is not None:
             style = "bold" if name == "federated" else ""
-            interval = interval_text(score, metric) or change_text(report, metric, name)
+            interval = metric.interval_text_of(score) or change_text(report, metric, name)
             table.add_row(LABELS[name], metric.text_of(score), escape(interval), style=style)
     return table
 
